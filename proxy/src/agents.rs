@@ -1,0 +1,108 @@
+//! Connections to agents: kept alive between requests, so that a cursor image costs no handshake, and made
+//! anew where none is left. One pool per worker; a connection is lent to one request at a time.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::task::Context;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::net::Stream;
+use crate::peer::{Fault, Peer, Scratch};
+
+/// Limits of the pool.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolLimits {
+    /// How long an idle connection is kept.
+    pub idle: Duration,
+    /// How many idle connections are kept per agent.
+    pub per_agent: usize,
+}
+
+/// Idle connections by agent, the one used last at the end.
+pub struct Pool<S> {
+    idle: HashMap<SocketAddr, Vec<Idle<S>>>,
+    limits: PoolLimits,
+}
+
+struct Idle<S> {
+    peer: Peer<S>,
+    since: Instant,
+}
+
+/// Why an agent can't be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ReachError {
+    /// It refused, or there is no way to it.
+    #[error("can't be reached: {0}")]
+    Refused(io::Error),
+    /// It said nothing in time.
+    #[error("did not answer in time")]
+    TimedOut,
+    /// The TLS handshake failed.
+    #[error("failed in the TLS handshake: {0}")]
+    Handshake(Fault),
+}
+
+impl ReachError {
+    /// The status that the client is given.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::TimedOut => 504,
+            Self::Refused(error) if error.kind() == io::ErrorKind::TimedOut => 504,
+            Self::Refused(_) | Self::Handshake(_) => 502,
+        }
+    }
+}
+
+impl<S: Stream> Pool<S> {
+    /// An empty pool.
+    pub fn new(limits: PoolLimits) -> Self {
+        Self { idle: HashMap::new(), limits }
+    }
+
+    /// The connection to `agent` that was used last and is still good; bad ones are dropped on the way.
+    pub fn take(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        agent: SocketAddr,
+    ) -> Option<Peer<S>> {
+        let idle = self.idle.get_mut(&agent)?;
+        while let Some(mut candidate) = idle.pop() {
+            if candidate.is_good(cx, scratch, &self.limits) {
+                return Some(candidate.peer);
+            }
+        }
+        None
+    }
+
+    /// Keeps `peer` for the next request, if there is room.
+    pub fn put(&mut self, agent: SocketAddr, peer: Peer<S>) {
+        let idle = self.idle.entry(agent).or_default();
+        if idle.len() < self.limits.per_agent {
+            idle.push(Idle { peer, since: Instant::now() });
+        }
+    }
+
+    /// Drops what has been idle for too long or was ended by its agent.
+    pub fn reap(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) {
+        for idle in self.idle.values_mut() {
+            idle.retain_mut(|candidate| candidate.is_good(cx, scratch, &self.limits));
+        }
+        self.idle.retain(|_, idle| !idle.is_empty());
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        self.idle.clear();
+    }
+}
+
+impl<S: Stream> Idle<S> {
+    fn is_good(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, limits: &PoolLimits) -> bool {
+        self.since.elapsed() < limits.idle && self.peer.is_quiet(cx, scratch)
+    }
+}

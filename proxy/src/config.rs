@@ -1,0 +1,375 @@
+//! Flags as they are typed, and the configuration they resolve to, one way. Everything that can be wrong is
+//! found here, before anything is bound; every limit has its name and default here.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use crate::agents::PoolLimits;
+use crate::exchange::ExchangeLimits;
+use crate::forward::{HostHeader, Prefix};
+use crate::head::{HEADERS_MAX, HeadLimits};
+use crate::relay::RelayLimits;
+use crate::route::AllowedAgents;
+use crate::tls::{AgentTrust, CertificatePair, Pin};
+
+/// A proxy for Amazon DCV desktops: one HTTPS address in front of many agents.
+#[derive(Debug, Parser)]
+#[command(name = "dcv-splice", version, args_conflicts_with_subcommands = true)]
+pub struct CommandLine {
+    /// What to do; to run where nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The flags of `run`.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve (the default).
+    Run(Flags),
+    /// Resolve and validate everything, print the result, and exit: 0 if it could run, 2 if not.
+    Check(Flags),
+}
+
+/// How TLS to the agents is done.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum AgentTls {
+    /// TLS, any certificate.
+    Insecure,
+    /// TLS, verified by --agent-ca (with --agent-name) or --agent-pin.
+    Verify,
+    /// Plain HTTP.
+    Off,
+}
+
+/// The flags, as typed.
+#[derive(Args, Clone, Debug)]
+pub struct Flags {
+    /// Where to accept HTTPS; may be repeated [default: 0.0.0.0:8443, unless --listen-plain is given]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Vec<SocketAddr>,
+    /// Where to accept plain HTTP, behind a balancer that ends TLS; may be repeated
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen_plain: Vec<SocketAddr>,
+    /// The agents that may be dialled; may be repeated. Without it, none
+    #[arg(long, value_name = "CIDR")]
+    pub agents: Vec<IpNet>,
+    /// The agent for paths that name none; must lie inside --agents
+    #[arg(long, value_name = "IP")]
+    pub default_agent: Option<IpAddr>,
+    /// The port of every agent
+    #[arg(long, value_name = "PORT", default_value_t = 8443, value_parser = clap::value_parser!(u16).range(1..))]
+    pub agent_port: u16,
+    /// TLS to the agents
+    #[arg(long, value_enum, default_value_t = AgentTls::Insecure)]
+    pub agent_tls: AgentTls,
+    /// The CA certificates (PEM) that agents are verified by
+    #[arg(long, value_name = "PEM", conflicts_with = "agent_pin")]
+    pub agent_ca: Option<PathBuf>,
+    /// The name that every agent's certificate carries, where it is not its address
+    #[arg(long, value_name = "NAME", requires = "agent_ca")]
+    pub agent_name: Option<String>,
+    /// An agent certificate's digest; may be repeated
+    #[arg(long, value_name = "sha256:HEX")]
+    pub agent_pin: Vec<Pin>,
+    /// A certificate chain (PEM); repeatable with --key. None: a self-signed one is made in memory
+    #[arg(long, value_name = "PEM")]
+    pub cert: Vec<PathBuf>,
+    /// The private key (PEM) of the --cert at the same place
+    #[arg(long, value_name = "PEM")]
+    pub key: Vec<PathBuf>,
+    /// Whether agents see the /<ip> prefix
+    #[arg(long, value_enum, default_value_t)]
+    pub prefix: Prefix,
+    /// What agents are told as Host
+    #[arg(long, value_enum, default_value_t)]
+    pub host_header: HostHeader,
+    /// Threads that serve [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
+    /// A line per request or session: a file, stdout, or off
+    #[arg(long, value_name = "PATH|stdout|off", default_value = "off")]
+    pub access_log: String,
+    /// The limits.
+    #[command(flatten)]
+    pub limits: LimitFlags,
+}
+
+/// The limits, as typed.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitFlags {
+    /// Client connections in all
+    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    pub connections_max: usize,
+    /// Seconds for a client's handshake, and for each request head
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub head_s: u64,
+    /// Bytes of a head
+    #[arg(long, value_name = "N", default_value_t = 32 * 1024)]
+    pub head_bytes_max: usize,
+    /// Bytes of a request line
+    #[arg(long, value_name = "N", default_value_t = 16 * 1024)]
+    pub line_bytes_max: usize,
+    /// Header lines of a head, at most 256
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub headers_max: usize,
+    /// Bytes of a request body
+    #[arg(long, value_name = "N", default_value_t = 1 << 30)]
+    pub body_bytes_max: u64,
+    /// Seconds that a request body may pause
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub body_gap_s: u64,
+    /// Seconds that a client may keep an unused connection
+    #[arg(long, value_name = "S", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub keep_alive_s: u64,
+    /// Milliseconds to reach an agent, TLS included
+    #[arg(long, value_name = "MS", default_value_t = 2500, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    pub connect_ms: u64,
+    /// Seconds to an agent's first response byte, or between two of a response
+    #[arg(long, value_name = "S", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub response_s: u64,
+    /// Seconds that an agent's unused connection is kept
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub agent_idle_s: u64,
+    /// Unused connections kept per agent and worker
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub agent_idle_max: usize,
+    /// Seconds that a side may take no bytes that wait for it
+    #[arg(long, value_name = "S", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub stall_s: u64,
+    /// Seconds that a WebSocket may be silent
+    #[arg(long, value_name = "S", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub relay_idle_s: u64,
+    /// The same once one side has ended it
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub half_closed_s: u64,
+    /// Bytes that one direction of a session moves before the others have their turn
+    #[arg(long, value_name = "N", default_value_t = 64 * 1024)]
+    pub turn_bytes: usize,
+    /// Seconds that sessions may go on after SIGTERM
+    #[arg(long, value_name = "S", default_value_t = 30)]
+    pub drain_s: u64,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AccessLogTo {
+    /// Nowhere.
+    Off,
+    /// The standard output.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+/// Limits of the front: what a client may take before a desktop is behind it.
+#[derive(Clone, Copy, Debug)]
+pub struct FrontLimits {
+    /// Client connections in all workers.
+    pub connections_max: usize,
+    /// For a handshake, and for a head from its first byte.
+    pub head: Duration,
+    /// Of the request head.
+    pub head_size: HeadLimits,
+    /// For an unused connection.
+    pub keep_alive: Duration,
+    /// For reaching an agent.
+    pub connect: Duration,
+    /// For a side that takes no bytes.
+    pub stall: Duration,
+    /// For sessions after the stop signal.
+    pub drain: Duration,
+}
+
+/// What the program runs by.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// HTTPS listeners.
+    pub listen: Vec<SocketAddr>,
+    /// Plain HTTP listeners.
+    pub listen_plain: Vec<SocketAddr>,
+    /// Which agents may be dialled.
+    pub agents: AllowedAgents,
+    /// The agent for paths that name none.
+    pub default_agent: Option<IpAddr>,
+    /// The port of every agent.
+    pub agent_port: u16,
+    /// How agents are verified; none where they speak plain HTTP.
+    pub agent_trust: Option<AgentTrust>,
+    /// The proxy's own certificates.
+    pub certificates: Vec<CertificatePair>,
+    /// Whether agents see the prefix.
+    pub prefix: Prefix,
+    /// What agents are told as Host.
+    pub host_header: HostHeader,
+    /// Threads that serve.
+    pub workers: usize,
+    /// Where the access log goes.
+    pub access_log: AccessLogTo,
+    /// Limits of the front.
+    pub front: FrontLimits,
+    /// Limits of an exchange.
+    pub exchange: ExchangeLimits,
+    /// Limits of a relay.
+    pub relay: RelayLimits,
+    /// Limits of the agent pool.
+    pub pool: PoolLimits,
+}
+
+/// What can't be meant so, and what to write instead.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// A certificate without its key, or a key without its certificate.
+    #[error("{0} --cert but {1} --key: give each --cert PEM its --key PEM, in the same order")]
+    Pairs(usize, usize),
+    /// The default agent may not be dialled.
+    #[error("--default-agent {0} lies in no --agents prefix: add --agents {0}/{1}")]
+    DefaultAgent(IpAddr, u8),
+    /// Verification without anything to verify by.
+    #[error("--agent-tls verify needs --agent-ca PEM, or --agent-pin sha256:HEX")]
+    NothingToVerifyBy,
+    /// Something to verify by without verification.
+    #[error("--agent-ca and --agent-pin verify nothing without --agent-tls verify")]
+    NotVerified,
+    /// The same address twice.
+    #[error("{0} is listened on twice")]
+    ListenTwice(SocketAddr),
+    /// A limit that can't work.
+    #[error("{0}")]
+    Limit(&'static str),
+}
+
+impl Flags {
+    /// Resolves the flags; no file is read and nothing is bound.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let listen = self.listeners()?;
+        let agents = AllowedAgents::new(self.agents.clone());
+        if let Some(agent) = self.default_agent.filter(|agent| !agents.allows(*agent)) {
+            return Err(ConfigError::DefaultAgent(agent, if agent.is_ipv4() { 32 } else { 128 }));
+        }
+        let relay = self.limits.relay();
+        Ok(Config {
+            listen,
+            agents,
+            agent_trust: self.trust()?,
+            certificates: self.certificates()?,
+            workers: self.workers.map_or_else(cores, usize::from),
+            access_log: access_log(&self.access_log),
+            front: self.limits.front()?,
+            exchange: self.limits.exchange(),
+            relay,
+            pool: self.limits.pool(),
+            listen_plain: self.listen_plain,
+            default_agent: self.default_agent,
+            agent_port: self.agent_port,
+            prefix: self.prefix,
+            host_header: self.host_header,
+        })
+    }
+
+    fn listeners(&self) -> Result<Vec<SocketAddr>, ConfigError> {
+        let mut listen = self.listen.clone();
+        if listen.is_empty() && self.listen_plain.is_empty() {
+            listen.push(SocketAddr::from(([0, 0, 0, 0], 8443)));
+        }
+        let mut seen = std::collections::HashSet::new();
+        let twice = listen.iter().chain(&self.listen_plain).find(|at| at.port() != 0 && !seen.insert(**at));
+        twice.map_or(Ok(listen.clone()), |at| Err(ConfigError::ListenTwice(*at)))
+    }
+
+    fn trust(&self) -> Result<Option<AgentTrust>, ConfigError> {
+        let given = self.agent_ca.is_some() || !self.agent_pin.is_empty();
+        match (self.agent_tls, &self.agent_ca) {
+            (AgentTls::Verify, Some(file)) => {
+                Ok(Some(AgentTrust::Authority { file: file.clone(), name: self.agent_name.clone() }))
+            }
+            (AgentTls::Verify, None) if given => Ok(Some(AgentTrust::Pinned(self.agent_pin.clone()))),
+            (AgentTls::Verify, None) => Err(ConfigError::NothingToVerifyBy),
+            _ if given => Err(ConfigError::NotVerified),
+            (AgentTls::Insecure, _) => Ok(Some(AgentTrust::Anything)),
+            (AgentTls::Off, _) => Ok(None),
+        }
+    }
+
+    fn certificates(&self) -> Result<Vec<CertificatePair>, ConfigError> {
+        if self.cert.len() != self.key.len() {
+            return Err(ConfigError::Pairs(self.cert.len(), self.key.len()));
+        }
+        let pairs = self.cert.iter().zip(&self.key);
+        Ok(pairs.map(|(c, k)| CertificatePair { certificate: c.clone(), key: k.clone() }).collect())
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn access_log(to: &str) -> AccessLogTo {
+    match to {
+        "off" => AccessLogTo::Off,
+        "stdout" => AccessLogTo::Stdout,
+        path => AccessLogTo::File(PathBuf::from(path)),
+    }
+}
+
+impl LimitFlags {
+    fn head(&self) -> HeadLimits {
+        HeadLimits {
+            head_bytes_max: self.head_bytes_max,
+            line_bytes_max: self.line_bytes_max,
+            headers_max: self.headers_max,
+        }
+    }
+
+    fn front(&self) -> Result<FrontLimits, ConfigError> {
+        if self.headers_max > HEADERS_MAX {
+            return Err(ConfigError::Limit("--headers-max can be 256 at the most"));
+        }
+        if !(256..=1 << 20).contains(&self.head_bytes_max) {
+            return Err(ConfigError::Limit("--head-bytes-max must lie between 256 and 1048576"));
+        }
+        if self.line_bytes_max > self.head_bytes_max {
+            return Err(ConfigError::Limit("--line-bytes-max can't be more than --head-bytes-max"));
+        }
+        if self.turn_bytes < 4096 {
+            return Err(ConfigError::Limit("--turn-bytes must be 4096 at the least"));
+        }
+        Ok(FrontLimits {
+            connections_max: self.connections_max,
+            head: Duration::from_secs(self.head_s),
+            head_size: self.head(),
+            keep_alive: Duration::from_secs(self.keep_alive_s),
+            connect: Duration::from_millis(self.connect_ms),
+            stall: Duration::from_secs(self.stall_s),
+            drain: Duration::from_secs(self.drain_s),
+        })
+    }
+
+    fn exchange(&self) -> ExchangeLimits {
+        ExchangeLimits {
+            head: self.head(),
+            body_gap: Duration::from_secs(self.body_gap_s),
+            response: Duration::from_secs(self.response_s),
+            body_bytes_max: self.body_bytes_max,
+        }
+    }
+
+    fn relay(&self) -> RelayLimits {
+        RelayLimits {
+            turn_bytes: self.turn_bytes,
+            idle: Duration::from_secs(self.relay_idle_s),
+            half_closed_idle: Duration::from_secs(self.half_closed_s),
+        }
+    }
+
+    fn pool(&self) -> PoolLimits {
+        PoolLimits { idle: Duration::from_secs(self.agent_idle_s), per_agent: self.agent_idle_max }
+    }
+}

@@ -1,0 +1,607 @@
+//! One client connection, from accept to close. Each phase is a type and each step takes the phase by value,
+//! so what a phase has not earned yet (an agent, a parsed head) can't be touched.
+//!
+//! ```text
+//! Accepted → Secured → Requested → Paired → { exchange → Secured | Upgraded } → closed, its ledger written
+//! ```
+
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use crate::account::{Ending, Ledger, Side};
+use crate::agents::ReachError;
+use crate::body::{BodyError, Framing};
+use crate::exchange::{Asked, Exchange, Failure, Outcome};
+use crate::forward::{self, Forward, Mount, Prefix};
+use crate::head::{self, HeadEnd, HeadError, RequestHead, Version};
+use crate::net::Net;
+use crate::peer::{Fault, Peer};
+use crate::relay::{Moved, Surroundings, relay};
+use crate::reply::Reply;
+use crate::route::Route;
+use crate::stop::Phase;
+use crate::tls::TlsEnd;
+use crate::worker::Worker;
+
+/// Bytes of a request line that the access log keeps.
+const LOGGED_LINE_BYTES: usize = 1024;
+/// How long, and for how many bytes, a closed connection is read on, so that the answer isn't lost in a reset
+/// (RFC 9112 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1 << 20;
+
+struct Accepted<S> {
+    stream: S,
+    client: SocketAddr,
+    secure: bool,
+}
+
+/// A client that may ask for something.
+struct Secured<S> {
+    peer: Peer<S>,
+    client: IpAddr,
+    secure: bool,
+    /// Whether it has been answered before.
+    again: bool,
+}
+
+/// A client that has asked for something that an agent is to answer.
+struct Requested<S> {
+    client: Secured<S>,
+    asked: Asked,
+    agent: SocketAddr,
+    /// The head that the agent is to see.
+    head: Vec<u8>,
+    entry: Entry,
+}
+
+/// A client, and the agent that has its request.
+struct Paired<S> {
+    requested: Requested<S>,
+    agent: Peer<S>,
+    /// Whether the agent's connection has served another request before.
+    reused: bool,
+}
+
+/// A client and an agent that speak to each other.
+struct Upgraded<S> {
+    client: Peer<S>,
+    agent: Peer<S>,
+    entry: Entry,
+}
+
+/// What comes after an answer: the next request, or nothing.
+enum After<S> {
+    Next(Secured<S>),
+    Closed,
+}
+
+/// What becomes of a pair.
+enum Exchanged<S> {
+    Answered(After<S>),
+    Upgraded(Box<Upgraded<S>>),
+}
+
+/// Serves a connection to its end.
+pub async fn serve<N: Net>(worker: &Worker<N>, stream: N::Stream, client: SocketAddr, secure: bool) {
+    let Some(mut secured) = (Accepted { stream, client, secure }).secure(worker).await else { return };
+    while let After::Next(next) = secured.one_request(worker).await {
+        secured = next;
+    }
+}
+
+impl<S> Accepted<S> {
+    async fn secure<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Option<Secured<S>>
+    where
+        S: crate::net::Stream,
+    {
+        let Self { stream, client, secure } = self;
+        let tls = if secure { worker.shared.acceptor.accept().ok()? } else { TlsEnd::plain() };
+        let mut secured = Secured { peer: Peer::new(stream, tls), client: client.ip(), secure, again: false };
+        if !secure {
+            return Some(secured);
+        }
+        let handshake = secured.peer.handshake(&worker.scratch);
+        match timeout(worker.shared.config.front.head, handshake).await.unwrap_or(Err(Fault::TimedOut)) {
+            Ok(()) => Some(secured),
+            Err(Fault::NoTls) => {
+                secured.peer = secured.peer.into_plain();
+                let entry = Entry::new(client.ip());
+                secured.refuse(worker, entry, &not_tls(), None).await;
+                None
+            }
+            Err(fault) => {
+                tracing::debug!("{client}: no TLS: {fault}");
+                None
+            }
+        }
+    }
+}
+
+fn not_tls() -> Reply {
+    Reply::new(400, "This port speaks HTTPS: write https:// in front of the address.")
+}
+
+impl<S: crate::net::Stream> Secured<S> {
+    async fn one_request<N: Net<Stream = S>>(self, worker: &Worker<N>) -> After<S> {
+        match self.answer_one(worker).await {
+            Ok(after) | Err(after) => after,
+        }
+    }
+
+    async fn answer_one<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Result<After<S>, After<S>> {
+        let requested = self.read_request(worker).await?;
+        let paired = requested.reach_agent(worker).await?;
+        match paired.exchange(worker).await? {
+            Exchanged::Answered(after) => Ok(after),
+            Exchanged::Upgraded(upgraded) => {
+                upgraded.relay(worker).await;
+                Ok(After::Closed)
+            }
+        }
+    }
+
+    /// Reads a head and decides who answers it.
+    async fn read_request<N: Net<Stream = S>>(
+        mut self,
+        worker: &Worker<N>,
+    ) -> Result<Requested<S>, After<S>> {
+        if !self.wait_for_request(worker).await {
+            return Err(self.close(worker).await);
+        }
+        let entry = Entry::new(self.client);
+        let length = match timeout(worker.shared.config.front.head, self.read_head(worker)).await {
+            Ok(Ok(length)) => length,
+            Ok(Err(HeadFault::Gone)) => return Err(After::Closed),
+            Ok(Err(HeadFault::Refused(error))) => return Err(self.refuse_head(worker, entry, error).await),
+            Err(_) if self.peer.plain.is_empty() => return Err(self.close(worker).await),
+            Err(_) => return Err(self.refuse(worker, entry, &head_took_too_long(), None).await),
+        };
+        self.route_request(worker, entry, length).await
+    }
+
+    /// Waits for the first byte; false where the client leaves or is to leave.
+    async fn wait_for_request<N: Net<Stream = S>>(&mut self, worker: &Worker<N>) -> bool {
+        if !self.peer.plain.is_empty() {
+            return true;
+        }
+        let front = &worker.shared.config.front;
+        let limit = if self.again { front.keep_alive } else { front.head };
+        self.peer.plain.release();
+        tokio::select! {
+            filled = timeout(limit, self.peer.fill(&worker.scratch)) => matches!(filled, Ok(Ok(gained)) if gained > 0),
+            () = worker.stop.reached(Phase::Draining) => false,
+        }
+    }
+
+    async fn read_head<N: Net<Stream = S>>(&mut self, worker: &Worker<N>) -> Result<usize, HeadFault> {
+        let mut scan = HeadEnd::default();
+        let limits = &worker.shared.config.front.head_size;
+        loop {
+            let found = scan.find(self.peer.plain.filled(), limits);
+            if let Some(length) = found.map_err(HeadFault::Refused)? {
+                return Ok(length);
+            }
+            match self.peer.fill(&worker.scratch).await {
+                Ok(gained) if gained > 0 => {}
+                _ => return Err(HeadFault::Gone),
+            }
+        }
+    }
+
+    async fn route_request<N: Net<Stream = S>>(
+        mut self,
+        worker: &Worker<N>,
+        mut entry: Entry,
+        length: usize,
+    ) -> Result<Requested<S>, After<S>> {
+        let config = &worker.shared.config;
+        let head = match RequestHead::parse(&self.peer.plain.filled()[..length], &config.front.head_size) {
+            Ok(head) => head,
+            Err(error) => return Err(self.refuse_head(worker, entry, error).await),
+        };
+        entry.note(&head);
+        let mut asked = asked(&head, worker);
+        let decision = decide(&head, worker, self.client, self.secure, &mut asked);
+        self.peer.plain.consume(length);
+        match decision {
+            Ok((agent, head)) => {
+                entry.ledger.agent = Some(agent);
+                Ok(Requested { client: self, asked, agent, head, entry })
+            }
+            Err(reply) => Err(self.refuse(worker, entry, &reply, Some(&asked)).await),
+        }
+    }
+
+    async fn refuse_head<N: Net<Stream = S>>(
+        self,
+        worker: &Worker<N>,
+        mut entry: Entry,
+        error: HeadError,
+    ) -> After<S> {
+        entry.note_bytes(self.peer.plain.filled());
+        let mut reply = Reply::new(error.status(), error.to_string());
+        if error == HeadError::Method {
+            reply = reply.with_header("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned());
+        }
+        self.refuse(worker, entry, &reply, None).await
+    }
+
+    /// Gives the proxy's own answer. The connection stays only where the request is known to its last byte.
+    async fn refuse<N: Net<Stream = S>>(
+        mut self,
+        worker: &Worker<N>,
+        mut entry: Entry,
+        reply: &Reply,
+        asked: Option<&Asked>,
+    ) -> After<S> {
+        let running = worker.stop.phase() == Phase::Running;
+        let whole = |asked: &Asked| asked.keep_alive && asked.framing == Framing::Empty && !asked.websocket;
+        let keep = running && asked.is_some_and(whole);
+        let head_only = asked.is_some_and(|asked| asked.method == "HEAD");
+        if reply.status >= 400 {
+            tracing::info!("{}: {} {}", self.client, reply.status, reply.text);
+        }
+        let sent = self.send(worker, &reply.render(keep, head_only)).await;
+        entry.ledger.to_client = reply.text.len() as u64;
+        match sent {
+            Ok(()) => entry.close(worker, reply.status, Ending::Refused),
+            Err(fault) => entry.close(worker, reply.status, Ending::failed(Side::Client, &fault)),
+        }
+        if keep { self.next() } else { self.close(worker).await }
+    }
+
+    async fn send<N: Net<Stream = S>>(&mut self, worker: &Worker<N>, bytes: &[u8]) -> Result<(), Fault> {
+        self.peer.write(bytes)?;
+        let sent = timeout(worker.shared.config.front.stall, self.peer.flush()).await;
+        sent.unwrap_or(Err(Fault::TimedOut))
+    }
+
+    fn next(mut self) -> After<S> {
+        self.again = true;
+        After::Next(self)
+    }
+
+    /// Ends the connection in order: what was sent is brought over, what still comes is thrown away.
+    async fn close<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> After<S> {
+        let farewell = async {
+            self.peer.finish().await?;
+            let mut discarded = 0;
+            while self.peer.end().is_none() && discarded < LINGER_BYTES {
+                discarded += self.peer.fill(&worker.scratch).await?;
+                let waiting = self.peer.plain.len();
+                self.peer.plain.consume(waiting);
+            }
+            Ok::<_, Fault>(())
+        };
+        // Whether the client listens to the end is its own affair.
+        let _ = timeout(LINGER, farewell).await;
+        After::Closed
+    }
+}
+
+enum HeadFault {
+    Gone,
+    Refused(HeadError),
+}
+
+fn head_took_too_long() -> Reply {
+    Reply::new(408, "The request head did not come in time.")
+}
+
+fn asked<N: Net>(head: &RequestHead<'_>, worker: &Worker<N>) -> Asked {
+    Asked {
+        method: head.method.to_owned(),
+        framing: head.framing,
+        websocket: head.websocket,
+        http10: head.version == Version::Http10,
+        keep_alive: head.keep_alive && worker.stop.phase() == Phase::Running,
+        mount: None,
+    }
+}
+
+/// Who answers: an agent, with the head it is to see, or the proxy itself.
+fn decide<N: Net>(
+    head: &RequestHead<'_>,
+    worker: &Worker<N>,
+    client: IpAddr,
+    secure: bool,
+    asked: &mut Asked,
+) -> Result<(SocketAddr, Vec<u8>), Reply> {
+    let config = &worker.shared.config;
+    let (agent, rest, mounted) = match Route::of(head.path) {
+        Route::Health => return Err(health(head.method)),
+        Route::NotAnAddress => {
+            return Err(Reply::new(
+                404,
+                "The first part of the path is no IPv4 address: write /10.0.0.5/ for 10.0.0.5.",
+            ));
+        }
+        Route::Default => match config.default_agent {
+            Some(agent) => (agent, head.path.to_owned(), None),
+            None => {
+                return Err(Reply::new(404, "No desktop is named: write https://<this host>/<agent IP>/."));
+            }
+        },
+        Route::Agent(ip, rest) => (IpAddr::V4(ip), rest.to_owned(), Some(ip)),
+        Route::NoSlash(ip, query) => (IpAddr::V4(ip), format!("/{query}"), Some(ip)),
+    };
+    if !config.agents.allows(agent) {
+        tracing::warn!("{client}: {agent} is in no --agents prefix and was not dialled");
+        return Err(Reply::new(403, "This address is none of the agents this proxy serves (--agents)."));
+    }
+    if config.exchange.body_bytes_max < content_length(head.framing) {
+        return Err(Reply::new(413, BodyError::TooLarge.to_string()));
+    }
+    if let (Route::NoSlash(ip, query), false) = (Route::of(head.path), head.websocket) {
+        return Err(Reply::new(308, "The desktop is one slash further.")
+            .with_header(format!("Location: /{ip}/{query}")));
+    }
+    let agent = SocketAddr::new(agent, config.agent_port);
+    let stripped = config.prefix == Prefix::Strip;
+    let path = if stripped { rest.as_str() } else { head.path };
+    let forward = Forward { client, secure, agent, host_header: config.host_header, path };
+    let host = forward::host_for(head, &forward);
+    let mut out = Vec::with_capacity(1024 + head.path.len());
+    forward::request(head, &forward, &host, &mut out);
+    asked.mount = mounted.filter(|_| stripped).map(|agent| Mount { agent, port: config.agent_port, host });
+    Ok((agent, out))
+}
+
+fn content_length(framing: Framing) -> u64 {
+    if let Framing::Length(length) = framing { length } else { 0 }
+}
+
+fn health(method: &str) -> Reply {
+    match method {
+        "GET" | "HEAD" => Reply::new(200, "DCV Proxy OK"),
+        _ => Reply::new(405, "/health answers GET and HEAD.").with_header("Allow: GET, HEAD".to_owned()),
+    }
+}
+
+impl<S: crate::net::Stream> Requested<S> {
+    /// Takes an idle connection to the agent, or makes one, and writes the head to it.
+    async fn reach_agent<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Result<Paired<S>, After<S>> {
+        let pooled = poll_fn(|cx| {
+            let mut scratch = worker.scratch.borrow_mut();
+            Poll::Ready(worker.pool.borrow_mut().take(cx, &mut scratch, self.agent))
+        });
+        match pooled.await {
+            Some(agent) => self.pair(worker, agent, true).await,
+            None => self.reach_anew(worker).await,
+        }
+    }
+
+    async fn reach_anew<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Result<Paired<S>, After<S>> {
+        let reached = timeout(worker.shared.config.front.connect, connect(worker, self.agent)).await;
+        match reached.unwrap_or(Err(ReachError::TimedOut)) {
+            Ok(agent) => self.pair(worker, agent, false).await,
+            Err(error) => {
+                tracing::warn!("agent {} {error}", self.agent);
+                let reply = Reply::new(
+                    error.status(),
+                    format!("The desktop at {} {}", self.agent.ip(), cause(&error)),
+                );
+                Err(self.refuse(worker, &reply).await)
+            }
+        }
+    }
+
+    async fn pair<N: Net<Stream = S>>(
+        self,
+        worker: &Worker<N>,
+        mut agent: Peer<S>,
+        reused: bool,
+    ) -> Result<Paired<S>, After<S>> {
+        match agent.write(&self.head) {
+            Ok(()) => Ok(Paired { requested: self, agent, reused }),
+            Err(fault) => {
+                tracing::warn!("agent {}: {fault}", self.agent);
+                let reply = bad_gateway(self.agent.ip(), "can't be written to");
+                Err(self.refuse(worker, &reply).await)
+            }
+        }
+    }
+
+    async fn refuse<N: Net<Stream = S>>(self, worker: &Worker<N>, reply: &Reply) -> After<S> {
+        self.client.refuse(worker, self.entry, reply, Some(&self.asked)).await
+    }
+}
+
+async fn connect<N: Net>(worker: &Worker<N>, agent: SocketAddr) -> Result<Peer<N::Stream>, ReachError> {
+    let stream = worker.net.connect(agent).await.map_err(ReachError::Refused)?;
+    let Some(connector) = &worker.shared.connector else { return Ok(Peer::new(stream, TlsEnd::plain())) };
+    let tls = connector.connect(agent.ip()).map_err(|error| ReachError::Handshake(error.into()))?;
+    let mut peer = Peer::new(stream, tls);
+    peer.handshake(&worker.scratch).await.map_err(ReachError::Handshake)?;
+    Ok(peer)
+}
+
+/// What the client is told; the details are for the operator.
+fn cause(error: &ReachError) -> &'static str {
+    match error {
+        ReachError::TimedOut => "did not answer in time: is it running, and may this proxy reach it?",
+        ReachError::Refused(_) => "refused the connection: is its DCV server running?",
+        ReachError::Handshake(_) => {
+            "failed in the TLS handshake: does it speak HTTPS with a certificate this proxy accepts?"
+        }
+    }
+}
+
+fn bad_gateway(agent: IpAddr, what: &str) -> Reply {
+    Reply::new(502, format!("The desktop at {agent} {what}."))
+}
+
+impl<S: crate::net::Stream> Paired<S> {
+    async fn exchange<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> Result<Exchanged<S>, After<S>> {
+        let mut exchange = Exchange {
+            client: &mut self.requested.client.peer,
+            agent: &mut self.agent,
+            net: &worker.net,
+            scratch: &worker.scratch,
+            limits: worker.shared.config.exchange,
+            to_agent: 0,
+            to_client: 0,
+        };
+        let outcome = exchange.run(&self.requested.asked).await;
+        let ledger = &mut self.requested.entry.ledger;
+        (ledger.to_agent, ledger.to_client) = (exchange.to_agent, exchange.to_client);
+        match outcome {
+            Ok(Outcome::Upgraded) => Ok(Exchanged::Upgraded(self.upgrade())),
+            Ok(Outcome::Answered { status, keep_client, keep_agent }) => {
+                Ok(Exchanged::Answered(self.answered(worker, status, keep_client, keep_agent).await))
+            }
+            Err(failure) if self.may_retry(&failure) => {
+                let again = self.requested.reach_anew(worker).await?;
+                Box::pin(again.exchange(worker)).await
+            }
+            Err(failure) => Err(self.failed(worker, failure).await),
+        }
+    }
+
+    /// A kept connection may have been closed by the agent just as it was used. The request is sent once more
+    /// if it may be (RFC 9110 9.2.2), has no body, and not a byte of an answer came.
+    fn may_retry(&self, failure: &Failure) -> bool {
+        let asked = &self.requested.asked;
+        let unanswered = self.agent.plain.is_empty()
+            && matches!(failure, Failure::Fault(Side::Agent, Fault::Io(_) | Fault::EndedEarly, None));
+        let idempotent = matches!(asked.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE");
+        self.reused && unanswered && idempotent && asked.framing == Framing::Empty
+    }
+
+    fn upgrade(self) -> Box<Upgraded<S>> {
+        let Requested { client, entry, .. } = self.requested;
+        Box::new(Upgraded { client: client.peer, agent: self.agent, entry })
+    }
+
+    async fn answered<N: Net<Stream = S>>(
+        self,
+        worker: &Worker<N>,
+        status: u16,
+        keep_client: bool,
+        keep_agent: bool,
+    ) -> After<S> {
+        let Self { requested, mut agent, .. } = self;
+        requested.entry.close(worker, status, Ending::Complete);
+        let running = worker.stop.phase() == Phase::Running;
+        if keep_agent && running {
+            agent.plain.release();
+            worker.pool.borrow_mut().put(requested.agent, agent);
+        }
+        if keep_client { requested.client.next() } else { requested.client.close(worker).await }
+    }
+
+    async fn failed<N: Net<Stream = S>>(self, worker: &Worker<N>, failure: Failure) -> After<S> {
+        let Requested { client, entry, agent, mut asked, .. } = self.requested;
+        if let Failure::Fault(side, fault, Some(status)) = &failure {
+            tracing::info!("{} and agent {agent}: the {side} {fault} after status {status}", client.client);
+            entry.close(worker, *status, Ending::failed(*side, fault));
+            return After::Closed;
+        }
+        match reply_to(&failure, agent.ip()) {
+            None => {
+                entry.close(worker, 0, Ending::Ended(Side::Client));
+                After::Closed
+            }
+            Some(reply) => {
+                tracing::info!("{} and agent {agent}: {failure:?}", client.client);
+                // Where the agent failed, the rest of the request's body is still on its way.
+                asked.keep_alive &= asked.framing == Framing::Empty;
+                client.refuse(worker, entry, &reply, Some(&asked)).await
+            }
+        }
+    }
+}
+
+/// What the client is told of a failure; nothing where it is gone itself.
+fn reply_to(failure: &Failure, agent: IpAddr) -> Option<Reply> {
+    match failure {
+        Failure::BadHead(_) => Some(bad_gateway(agent, "answered with what is no valid HTTP response")),
+        Failure::UnaskedUpgrade => Some(bad_gateway(agent, "switched to a protocol that nobody asked for")),
+        Failure::Fault(Side::Client, Fault::Body(BodyError::TooLarge), _) => {
+            Some(Reply::new(413, BodyError::TooLarge.to_string()))
+        }
+        Failure::Fault(Side::Client, Fault::Body(error), _) => Some(Reply::new(400, error.to_string())),
+        Failure::Fault(Side::Client, Fault::TimedOut, _) => {
+            Some(Reply::new(408, "The request's body did not come in time."))
+        }
+        Failure::Fault(Side::Client, _, _) => None,
+        Failure::Fault(Side::Agent, Fault::TimedOut, _) => {
+            Some(Reply::new(504, format!("The desktop at {agent} did not answer in time.")))
+        }
+        Failure::Fault(Side::Agent, _, _) => {
+            Some(bad_gateway(agent, "closed the connection without an answer"))
+        }
+    }
+}
+
+impl<S: crate::net::Stream> Upgraded<S> {
+    async fn relay<N: Net<Stream = S>>(self: Box<Self>, worker: &Worker<N>) {
+        let Self { mut client, mut agent, mut entry } = *self;
+        let around = Surroundings {
+            net: &worker.net,
+            scratch: &worker.scratch,
+            pipes: &worker.pipes,
+            stop: &worker.stop,
+            limits: worker.shared.config.relay,
+        };
+        let (ending, Moved { to_agent, to_client }) = relay(&mut client, &mut agent, &around).await;
+        (entry.ledger.to_agent, entry.ledger.to_client) = (to_agent, to_client);
+        entry.close(worker, 101, ending);
+    }
+}
+
+/// A ledger that is being written.
+struct Entry {
+    ledger: Ledger,
+    started: Instant,
+}
+
+impl Entry {
+    fn new(client: IpAddr) -> Self {
+        let ledger = Ledger {
+            client,
+            request: String::new(),
+            referer: String::new(),
+            user_agent: String::new(),
+            status: 0,
+            agent: None,
+            to_agent: 0,
+            to_client: 0,
+            duration: Duration::ZERO,
+            ending: Ending::Refused,
+        };
+        Self { ledger, started: Instant::now() }
+    }
+
+    fn note(&mut self, head: &RequestHead<'_>) {
+        let version = if head.version == Version::Http11 { "HTTP/1.1" } else { "HTTP/1.0" };
+        let path: String = head.path.chars().take(LOGGED_LINE_BYTES).collect();
+        self.ledger.request = format!("{} {path} {version}", head.method);
+        self.ledger.referer = first_value(head, "referer");
+        self.ledger.user_agent = first_value(head, "user-agent");
+    }
+
+    /// Of a head that can't be parsed, what stands in its first line.
+    fn note_bytes(&mut self, bytes: &[u8]) {
+        let line = bytes.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
+        let line = &line[..line.len().min(LOGGED_LINE_BYTES)];
+        self.ledger.request = String::from_utf8_lossy(line).into_owned();
+    }
+
+    fn close<N: Net>(mut self, worker: &Worker<N>, status: u16, ending: Ending) {
+        self.ledger.status = status;
+        self.ledger.ending = ending;
+        self.ledger.duration = self.started.elapsed();
+        worker.shared.log.write(&self.ledger);
+    }
+}
+
+fn first_value(head: &RequestHead<'_>, name: &str) -> String {
+    let value = head::values(&head.headers, name).next().unwrap_or_default();
+    String::from_utf8_lossy(&value[..value.len().min(LOGGED_LINE_BYTES)]).into_owned()
+}

@@ -1,0 +1,436 @@
+//! One request and its response, both bodies on their way at the same time: an answer is passed on as soon as
+//! the agent gives it, also while the client is still sending. Nothing is buffered whole.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::Sleep;
+
+use crate::account::Side;
+use crate::body::{self, Decoder, Framing, Piece};
+use crate::forward::{self, Mount, Passing};
+use crate::head::{HeadEnd, HeadError, HeadLimits, ResponseHead};
+use crate::net::{Net, Stream};
+use crate::peer::{Broken, FILL_BYTES, Fault, Peer, Scratch};
+
+/// Limits of an exchange.
+#[derive(Clone, Copy, Debug)]
+pub struct ExchangeLimits {
+    /// Of the response head.
+    pub head: HeadLimits,
+    /// How long a request body may pause.
+    pub body_gap: Duration,
+    /// How long the agent may take to its first response byte, or pause in the response.
+    pub response: Duration,
+    /// Bytes of a request body.
+    pub body_bytes_max: u64,
+}
+
+/// What the response depends on in the request.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The method.
+    pub method: String,
+    /// How the body of the request is delimited.
+    pub framing: Framing,
+    /// Whether it asks for a WebSocket.
+    pub websocket: bool,
+    /// Whether the client speaks HTTP/1.0.
+    pub http10: bool,
+    /// Whether the client would send another request.
+    pub keep_alive: bool,
+    /// The prefix that was taken off.
+    pub mount: Option<Mount>,
+}
+
+/// How an exchange went.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The response was passed on whole.
+    Answered {
+        /// Its status.
+        status: u16,
+        /// Whether the client may send another request.
+        keep_client: bool,
+        /// Whether the agent may be sent another request.
+        keep_agent: bool,
+    },
+    /// The agent speaks the protocol that was asked for from here on.
+    Upgraded,
+}
+
+/// Why an exchange failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// A side failed. Where `status` is none, the client has not been given anything yet.
+    Fault(Side, Fault, Option<u16>),
+    /// The agent's head can't be passed on; the client has not been given anything yet.
+    BadHead(HeadError),
+    /// The agent agreed to an upgrade that nobody asked for.
+    UnaskedUpgrade,
+}
+
+/// An exchange on its way.
+pub struct Exchange<'a, N: Net> {
+    /// Who asked.
+    pub client: &'a mut Peer<N::Stream>,
+    /// Who answers; the request's head has been written to it.
+    pub agent: &'a mut Peer<N::Stream>,
+    /// For letting others have their turn.
+    pub net: &'a N,
+    /// The worker's buffers.
+    pub scratch: &'a RefCell<Scratch>,
+    /// The limits.
+    pub limits: ExchangeLimits,
+    /// Body bytes to the agent, as far as they got.
+    pub to_agent: u64,
+    /// Body bytes to the client, as far as they got.
+    pub to_client: u64,
+}
+
+/// A body on its way.
+struct Transfer {
+    decoder: Decoder,
+    /// The framing that the receiver was told.
+    framing: Framing,
+    moved: u64,
+    done: bool,
+}
+
+/// Bytes of body that one exchange moves before others have their turn.
+const TURN_BYTES: usize = 16 * FILL_BYTES;
+
+/// How a transfer stands.
+enum Turn {
+    Done,
+    Again,
+}
+
+impl Transfer {
+    fn new(from: Framing, to: Framing, bytes_max: u64) -> Self {
+        Self { decoder: Decoder::new(from, bytes_max), framing: to, moved: 0, done: from == Framing::Empty }
+    }
+
+    fn poll<S: Stream>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Peer<S>,
+        to: &mut Peer<S>,
+        scratch: &mut Scratch,
+    ) -> Poll<Result<Turn, Broken>> {
+        let mut left = TURN_BYTES;
+        loop {
+            ready!(to.poll_flush(cx)).map_err(Broken::To)?;
+            if self.done {
+                return Poll::Ready(Ok(Turn::Done));
+            }
+            if left == 0 {
+                return Poll::Ready(Ok(Turn::Again));
+            }
+            if self.recode(from, to, scratch)? {
+                continue;
+            }
+            left = left.saturating_sub(FILL_BYTES);
+            if ready!(from.poll_fill(cx, scratch)).map_err(Broken::From)? == 0 {
+                self.end_with_connection(from, to)?;
+            }
+        }
+    }
+
+    /// Takes what it can from the bytes already there, in one message. Whether there was any.
+    fn recode<S: Stream>(
+        &mut self,
+        from: &mut Peer<S>,
+        to: &mut Peer<S>,
+        scratch: &mut Scratch,
+    ) -> Result<bool, Broken> {
+        scratch.message.clear();
+        let mut used = 0;
+        while !self.done {
+            let (took, piece) = self
+                .decoder
+                .next(&from.plain.filled()[used..])
+                .map_err(|error| Broken::From(error.into()))?;
+            used += took;
+            let Some(piece) = piece else { break };
+            if let Piece::Data(data) = &piece {
+                self.moved += data.len() as u64;
+            }
+            self.done = matches!(piece, Piece::End(_));
+            body::encode(self.framing, &piece, &mut scratch.message);
+        }
+        from.plain.consume(used);
+        to.write(&scratch.message).map_err(Broken::To)?;
+        Ok(used > 0 || self.done)
+    }
+
+    /// Only a body that ends with its connection may end so, and only in order.
+    fn end_with_connection<S: Stream>(&mut self, from: &Peer<S>, to: &mut Peer<S>) -> Result<(), Broken> {
+        if !self.decoder.ends_with_connection() || from.end() != Some(crate::peer::End::Clean) {
+            return Err(Broken::From(Fault::EndedEarly));
+        }
+        let mut last = Vec::new();
+        body::encode(self.framing, &Piece::End(Vec::new()), &mut last);
+        self.done = true;
+        to.write(&last).map_err(Broken::To)
+    }
+}
+
+/// What woke an exchange.
+enum Event {
+    /// Some body bytes went their way.
+    Progress,
+    /// A turn is used up.
+    Again,
+    /// The response head is whole and this long.
+    Head(usize),
+    /// Both bodies are through, or the upload is given up.
+    Done,
+    TimeUp,
+}
+
+impl<N: Net> Exchange<'_, N> {
+    /// Runs the exchange to its end.
+    pub async fn run(&mut self, asked: &Asked) -> Result<Outcome, Failure> {
+        let mut upload = Transfer::new(asked.framing, asked.framing, self.limits.body_bytes_max);
+        let done = self.run_with(asked, &mut upload).await;
+        self.to_agent = upload.moved;
+        done
+    }
+
+    async fn run_with(&mut self, asked: &Asked, upload: &mut Transfer) -> Result<Outcome, Failure> {
+        loop {
+            let length = self.response_head(upload).await?;
+            let head =
+                ResponseHead::parse(&self.agent.plain.filled()[..length], &self.limits.head, &asked.method)
+                    .map_err(Failure::BadHead)?;
+            let status = head.status;
+            if status == 101 && !(asked.websocket && is_websocket(&head)) {
+                return Err(Failure::UnaskedUpgrade);
+            }
+            let (framing, keep_client) = offer(&head, asked, upload.done);
+            let keep_agent = head.keep_alive;
+            let passing = Passing {
+                framing,
+                keep_alive: keep_client,
+                http10: asked.http10,
+                mount: asked.mount.as_ref(),
+            };
+            let mut out = Vec::with_capacity(length + 128);
+            forward::response(&head, &passing, &mut out);
+            let from = head.framing;
+            self.agent.plain.consume(length);
+            self.client.write(&out).map_err(|fault| Failure::Fault(Side::Client, fault, None))?;
+            match status {
+                101 => return Ok(Outcome::Upgraded),
+                100..200 => self.send_interim(status).await?,
+                _ => {
+                    let download = Transfer::new(from, framing, u64::MAX);
+                    return self.bodies(status, upload, download, keep_client, keep_agent).await;
+                }
+            }
+        }
+    }
+
+    async fn send_interim(&mut self, status: u16) -> Result<(), Failure> {
+        let sent = tokio::time::timeout(self.limits.response, self.client.flush()).await;
+        sent.unwrap_or(Err(Fault::TimedOut))
+            .map_err(|fault| Failure::Fault(Side::Client, fault, Some(status)))
+    }
+
+    /// Waits for a whole response head, sending the request's body meanwhile.
+    async fn response_head(&mut self, upload: &mut Transfer) -> Result<usize, Failure> {
+        let mut scan = HeadEnd::default();
+        let mut upload_broken = false;
+        let mut timer = pin!(tokio::time::sleep(self.gap(upload)));
+        loop {
+            let event =
+                poll_fn(|cx| self.poll_head(cx, upload, &mut upload_broken, &mut scan, timer.as_mut()))
+                    .await?;
+            match event {
+                Event::Head(length) => return Ok(length),
+                Event::Again => self.net.breathe().await,
+                Event::TimeUp => return Err(self.timed_out(upload, None)),
+                Event::Progress | Event::Done => {}
+            }
+            timer.set(tokio::time::sleep(self.gap(upload)));
+        }
+    }
+
+    fn gap(&self, upload: &Transfer) -> Duration {
+        if upload.done { self.limits.response } else { self.limits.body_gap }
+    }
+
+    fn timed_out(&self, upload: &Transfer, status: Option<u16>) -> Failure {
+        let side = if upload.done || self.agent.is_behind() { Side::Agent } else { Side::Client };
+        Failure::Fault(side, Fault::TimedOut, status)
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &mut Transfer,
+        upload_broken: &mut bool,
+        scan: &mut HeadEnd,
+        timer: Pin<&mut Sleep>,
+    ) -> Poll<Result<Event, Failure>> {
+        let (moved, was_done) = (upload.moved, upload.done);
+        let mut again = false;
+        if !*upload_broken {
+            match self.poll_upload(cx, upload) {
+                Ok(turn) => again = turn,
+                // An agent that refuses a body may have said why: its answer is still read.
+                Err(Broken::To(_)) => *upload_broken = true,
+                Err(Broken::From(fault)) => {
+                    return Poll::Ready(Err(Failure::Fault(Side::Client, fault, None)));
+                }
+            }
+        }
+        if let Poll::Ready(event) = self.poll_agent_head(cx, scan) {
+            return Poll::Ready(event);
+        }
+        if upload.done {
+            self.look_after_client(cx)?;
+        }
+        if again {
+            return Poll::Ready(Ok(Event::Again));
+        }
+        if upload.moved > moved || upload.done != was_done {
+            return Poll::Ready(Ok(Event::Progress));
+        }
+        timer.poll(cx).map(|()| Ok(Event::TimeUp))
+    }
+
+    /// Whether the turn was used up before the body.
+    fn poll_upload(&mut self, cx: &mut Context<'_>, upload: &mut Transfer) -> Result<bool, Broken> {
+        let mut scratch = self.scratch.borrow_mut();
+        match upload.poll(cx, self.client, self.agent, &mut scratch) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(turn) => Ok(matches!(turn?, Turn::Again)),
+        }
+    }
+
+    fn poll_agent_head(&mut self, cx: &mut Context<'_>, scan: &mut HeadEnd) -> Poll<Result<Event, Failure>> {
+        loop {
+            let found = scan.find(self.agent.plain.filled(), &self.limits.head).map_err(Failure::BadHead)?;
+            if let Some(length) = found {
+                return Poll::Ready(Ok(Event::Head(length)));
+            }
+            let filled = ready!(self.agent.poll_fill(cx, &mut self.scratch.borrow_mut()));
+            let fault = match filled {
+                Ok(0) => Fault::EndedEarly,
+                Ok(_) => continue,
+                Err(fault) => fault,
+            };
+            return Poll::Ready(Err(Failure::Fault(Side::Agent, fault, None)));
+        }
+    }
+
+    /// A client that is gone wants no answer. What it sends ahead is kept, up to a limit.
+    fn look_after_client(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        while self.client.plain.len() < FILL_BYTES {
+            let fault = match self.client.poll_fill(cx, &mut self.scratch.borrow_mut()) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(gained)) if gained > 0 => continue,
+                Poll::Ready(Ok(_)) => Fault::EndedEarly,
+                Poll::Ready(Err(fault)) => fault,
+            };
+            return Err(Failure::Fault(Side::Client, fault, None));
+        }
+        Ok(())
+    }
+
+    /// The response's body, and what is left of the request's.
+    async fn bodies(
+        &mut self,
+        status: u16,
+        upload: &mut Transfer,
+        mut download: Transfer,
+        keep_client: bool,
+        keep_agent: bool,
+    ) -> Result<Outcome, Failure> {
+        // An agent that will close the connection does not want the rest of the request.
+        let mut upload_over = upload.done || !keep_agent;
+        let mut timer = pin!(tokio::time::sleep(self.limits.response));
+        loop {
+            let event = poll_fn(|cx| {
+                let event = self.poll_bodies(cx, upload, &mut upload_over, &mut download);
+                if event.is_pending() { timer.as_mut().poll(cx).map(|()| Ok(Event::TimeUp)) } else { event }
+            });
+            let event = event.await;
+            self.to_client = download.moved;
+            match event.map_err(|broken| failure_of_bodies(broken, status))? {
+                Event::Done => break,
+                Event::Again => self.net.breathe().await,
+                Event::TimeUp if download.done => return Err(self.timed_out(upload, Some(status))),
+                Event::TimeUp => return Err(Failure::Fault(self.slow_side(), Fault::TimedOut, Some(status))),
+                Event::Progress | Event::Head(_) => {}
+            }
+            timer.set(tokio::time::sleep(self.limits.response));
+        }
+        let agent_quiet = self.agent.end().is_none() && self.agent.plain.is_empty();
+        Ok(Outcome::Answered {
+            status,
+            keep_client: keep_client && upload.done,
+            keep_agent: keep_agent && upload.done && agent_quiet,
+        })
+    }
+
+    fn slow_side(&self) -> Side {
+        if self.client.is_behind() { Side::Client } else { Side::Agent }
+    }
+
+    fn poll_bodies(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &mut Transfer,
+        upload_over: &mut bool,
+        download: &mut Transfer,
+    ) -> Poll<Result<Event, (Side, Fault)>> {
+        let moved = upload.moved + download.moved;
+        let mut again = false;
+        if !*upload_over {
+            match self.poll_upload(cx, upload) {
+                Ok(turn) => again = turn,
+                Err(Broken::To(_)) => *upload_over = true,
+                Err(Broken::From(fault)) => return Poll::Ready(Err((Side::Client, fault))),
+            }
+            *upload_over |= upload.done && !self.agent.is_behind();
+        }
+        let polled = download.poll(cx, self.agent, self.client, &mut self.scratch.borrow_mut());
+        match polled {
+            Poll::Ready(Ok(Turn::Done)) if *upload_over => return Poll::Ready(Ok(Event::Done)),
+            Poll::Ready(Ok(Turn::Again)) => again = true,
+            Poll::Ready(Err(Broken::From(fault))) => return Poll::Ready(Err((Side::Agent, fault))),
+            Poll::Ready(Err(Broken::To(fault))) => return Poll::Ready(Err((Side::Client, fault))),
+            Poll::Ready(Ok(Turn::Done)) | Poll::Pending => {}
+        }
+        if again {
+            return Poll::Ready(Ok(Event::Again));
+        }
+        if upload.moved + download.moved > moved { Poll::Ready(Ok(Event::Progress)) } else { Poll::Pending }
+    }
+}
+
+fn failure_of_bodies((side, fault): (Side, Fault), status: u16) -> Failure {
+    Failure::Fault(side, fault, Some(status))
+}
+
+fn is_websocket(head: &ResponseHead<'_>) -> bool {
+    crate::head::members(&head.headers, "upgrade").any(|member| member.eq_ignore_ascii_case(b"websocket"))
+}
+
+/// The framing that the client is told, and whether its connection stays.
+fn offer(head: &ResponseHead<'_>, asked: &Asked, upload_done: bool) -> (Framing, bool) {
+    let framing = match head.framing {
+        Framing::Chunked | Framing::UntilEnd if asked.http10 => Framing::UntilEnd,
+        Framing::UntilEnd => Framing::Chunked,
+        framing => framing,
+    };
+    // After a refused upgrade the client may already have sent what is no HTTP; after a refused body, the rest.
+    let settled = !asked.websocket && (upload_done || head.keep_alive);
+    (framing, asked.keep_alive && settled && framing != Framing::UntilEnd)
+}

@@ -1,0 +1,265 @@
+//! The heads that the proxy writes: the request the agent sees, the response the client sees. Pure.
+//! Only values that the parser has accepted are copied, so no line end can be smuggled in.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::body::Framing;
+use crate::head::{self, Header, RequestHead, ResponseHead, split_port};
+
+/// What the agent is told as `Host`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum HostHeader {
+    /// The client's, without its port (as the recipe's `$host`).
+    #[default]
+    StripPort,
+    /// The client's.
+    Pass,
+    /// The agent's own address.
+    Agent,
+}
+
+/// Whether the `/<ip>` prefix is taken off before the agent sees the path.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum Prefix {
+    /// Off: for agents whose `web-url-path` is `/`.
+    #[default]
+    Strip,
+    /// Left: for agents whose `web-url-path` is `/<ip>`.
+    Keep,
+}
+
+/// Where a request goes, and what the agent is told of where it came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward<'a> {
+    /// The client's address.
+    pub client: IpAddr,
+    /// Whether the client came by TLS.
+    pub secure: bool,
+    /// The agent's address.
+    pub agent: SocketAddr,
+    /// What the agent is told as host.
+    pub host_header: HostHeader,
+    /// The path and query that the agent sees.
+    pub path: &'a str,
+}
+
+/// The `/<ip>` that was taken off, to be put back where the agent names a path of its own.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Mount {
+    /// The agent behind the prefix.
+    pub agent: Ipv4Addr,
+    /// The port it is reached on.
+    pub port: u16,
+    /// The host it was told.
+    pub host: String,
+}
+
+impl Header<'_> {
+    /// Writes the line.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        line(out, self.name, self.value);
+    }
+}
+
+fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The host that the agent is told.
+pub fn host_for(head: &RequestHead<'_>, forward: &Forward<'_>) -> String {
+    match (forward.host_header, head.host) {
+        (HostHeader::StripPort, Some(host)) => split_port(host).0.to_owned(),
+        (HostHeader::Pass, Some(host)) => host.to_owned(),
+        (HostHeader::Agent, _) | (_, None) => bracketed(forward.agent.ip()),
+    }
+}
+
+fn bracketed(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}
+
+/// Writes the head that the agent sees.
+pub fn request(head: &RequestHead<'_>, forward: &Forward<'_>, host: &str, out: &mut Vec<u8>) {
+    // Writing to memory does not fail.
+    let _ = write!(out, "{} {} HTTP/1.1\r\nHost: {host}\r\n", head.method, forward.path);
+    if head.websocket {
+        out.extend_from_slice(b"Upgrade: websocket\r\nConnection: upgrade\r\n");
+    }
+    let _ = write!(out, "X-Real-IP: {}\r\nX-Forwarded-For: ", forward.client);
+    for earlier in head::values(&head.headers, "x-forwarded-for") {
+        out.extend_from_slice(earlier);
+        out.extend_from_slice(b", ");
+    }
+    let scheme = if forward.secure { "https" } else { "http" };
+    let _ = write!(out, "{}\r\nX-Forwarded-Proto: {scheme}\r\n", forward.client);
+    write_framing(head.framing, out);
+    for header in head.headers.iter().filter(|h| passes_to_agent(h, head)) {
+        header.write(out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Says how the body is framed. An empty body is said only where the length was given as 0.
+fn write_framing(framing: Framing, out: &mut Vec<u8>) {
+    match framing {
+        Framing::Length(length) => {
+            let _ = write!(out, "Content-Length: {length}\r\n");
+        }
+        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Framing::Empty | Framing::UntilEnd => {}
+    }
+}
+
+/// Header lines that concern one connection only (RFC 9110 7.6.1), or that the proxy writes itself.
+const ONE_HOP: [&str; 7] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "proxy-authorization",
+];
+const OWN: [&str; 4] = ["host", "x-real-ip", "x-forwarded-for", "x-forwarded-proto"];
+
+fn passes_to_agent(header: &Header<'_>, head: &RequestHead<'_>) -> bool {
+    let known = ONE_HOP.iter().chain(&OWN).any(|name| header.is(name));
+    // `X_Forwarded_For` is read as `X-Forwarded-For` by many a server, so nothing with `_` passes.
+    let underscored = header.name.contains('_');
+    let length = header.is("content-length") && head.framing != Framing::Empty;
+    !known && !underscored && !length && !is_named_by_connection(header, &head.headers)
+}
+
+/// Header lines without which the message means something else are kept, whatever `Connection` says.
+fn is_named_by_connection(header: &Header<'_>, headers: &[Header<'_>]) -> bool {
+    !header.is("content-length")
+        && head::members(headers, "connection").any(|name| name.eq_ignore_ascii_case(header.name.as_bytes()))
+}
+
+/// How a response is passed on.
+#[derive(Clone, Copy, Debug)]
+pub struct Passing<'a> {
+    /// The framing that the client is told.
+    pub framing: Framing,
+    /// Whether the client may send another request.
+    pub keep_alive: bool,
+    /// Whether the client speaks HTTP/1.0, and has to be told of a connection that stays.
+    pub http10: bool,
+    /// The prefix to put back.
+    pub mount: Option<&'a Mount>,
+}
+
+/// Writes the head that the client sees. An interim response (1xx) gets no framing and no `Connection`.
+pub fn response(head: &ResponseHead<'_>, passing: &Passing<'_>, out: &mut Vec<u8>) {
+    let _ = write!(out, "HTTP/1.1 {} {}\r\n", head.status, head.reason);
+    if head.status == 101 {
+        out.extend_from_slice(b"Upgrade: websocket\r\nConnection: upgrade\r\n");
+    } else if head.status >= 200 {
+        write_connection(passing, out);
+        if head.framing != Framing::Empty {
+            write_framing(passing.framing, out);
+        }
+    }
+    for header in head.headers.iter().filter(|h| passes_to_client(h, head)) {
+        match passing.mount {
+            Some(mount) => mounted(header, mount, out),
+            None => header.write(out),
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_connection(passing: &Passing<'_>, out: &mut Vec<u8>) {
+    if !passing.keep_alive {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if passing.http10 {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
+}
+
+fn passes_to_client(header: &Header<'_>, head: &ResponseHead<'_>) -> bool {
+    let one_hop = ONE_HOP.iter().any(|name| header.is(name));
+    // The length of a response to HEAD, or of a 304, is news; that of one with a body was written already.
+    let length =
+        header.is("content-length") && (head.framing != Framing::Empty || no_length_allowed(head.status));
+    !one_hop && !length && !is_named_by_connection(header, &head.headers)
+}
+
+/// RFC 9110 8.6.
+fn no_length_allowed(status: u16) -> bool {
+    status < 200 || status == 204
+}
+
+/// Writes a header line with the prefix put back into the paths that it names.
+fn mounted(header: &Header<'_>, mount: &Mount, out: &mut Vec<u8>) {
+    if header.is("location") || header.is("content-location") {
+        line(out, header.name, &mounted_location(header.value, mount));
+    } else if header.is("set-cookie") {
+        line(out, header.name, &mounted_cookie(header.value, mount));
+    } else {
+        header.write(out);
+    }
+}
+
+/// `/x` and `https://<agent>[:port]/x` become `/<ip>/x`; what points elsewhere stays.
+fn mounted_location(value: &[u8], mount: &Mount) -> Vec<u8> {
+    let Some(path) = own_path(value, mount) else { return value.to_vec() };
+    let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
+    [format!("/{}", mount.agent).as_bytes(), slash, path].concat()
+}
+
+fn own_path<'a>(value: &'a [u8], mount: &Mount) -> Option<&'a [u8]> {
+    if value.starts_with(b"/") && !value.starts_with(b"//") {
+        return Some(value);
+    }
+    let rest = strip_scheme(value)?;
+    let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let authority = std::str::from_utf8(authority).ok()?;
+    let (name, port) = split_port(authority);
+    let told = split_port(&mount.host).0;
+    let own_name = name == mount.agent.to_string() || name.eq_ignore_ascii_case(told);
+    let own_port = port.is_none_or(|port| port == mount.port.to_string());
+    let as_told = authority.eq_ignore_ascii_case(&mount.host);
+    ((own_name && own_port) || as_told).then_some(path)
+}
+
+fn strip_scheme(value: &[u8]) -> Option<&[u8]> {
+    ["https://", "http://", "//"].iter().find_map(|scheme| {
+        let (start, rest) = value.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme.as_bytes()).then_some(rest)
+    })
+}
+
+/// `Path=/x` becomes `Path=/<ip>/x`; without a path the browser takes the directory of the request, which has
+/// the prefix already (RFC 6265 5.1.4).
+fn mounted_cookie(value: &[u8], mount: &Mount) -> Vec<u8> {
+    let prefix = format!("/{}", mount.agent);
+    let mut parts = value.split(|b| *b == b';');
+    let mut out = parts.next().unwrap_or_default().to_vec();
+    for part in parts {
+        out.push(b';');
+        match path_attribute(part) {
+            Some((before, path)) if path.starts_with(b"/") => {
+                out.extend([before, prefix.as_bytes(), path].concat());
+            }
+            _ => out.extend_from_slice(part),
+        }
+    }
+    out
+}
+
+/// Splits ` Path=/x` after the equals sign.
+fn path_attribute(part: &[u8]) -> Option<(&[u8], &[u8])> {
+    let equals = part.iter().position(|b| *b == b'=')?;
+    let value = equals + 1 + part[equals + 1..].iter().take_while(|b| **b == b' ').count();
+    let name = part[..equals].trim_ascii();
+    name.eq_ignore_ascii_case(b"path").then(|| part.split_at(value))
+}

@@ -1,0 +1,394 @@
+//! Message heads: where one ends, and what it says. Pure: bytes in, values or a refusal out.
+//! One parse, one meaning: what another parser could read in a second way is refused, never repaired
+//! (RFC 9112 2.2, 3, 5, 6.3).
+
+use memchr::{memchr, memchr_iter};
+
+use crate::body::Framing;
+
+/// Limits of a head.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HeadLimits {
+    /// Bytes of the whole head.
+    pub head_bytes_max: usize,
+    /// Bytes of the request line without its end.
+    pub line_bytes_max: usize,
+    /// Header lines, at most [`HEADERS_MAX`].
+    pub headers_max: usize,
+}
+
+/// The most header lines that any configuration can allow.
+pub const HEADERS_MAX: usize = 256;
+
+/// Why a head is refused. The text is what the client is told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum HeadError {
+    /// The whole head is longer than allowed.
+    #[error("The request head is longer than this proxy accepts.")]
+    TooLong,
+    /// The request line is longer than allowed.
+    #[error("The request line is longer than this proxy accepts.")]
+    LineTooLong,
+    /// More header lines than allowed.
+    #[error("The request has more header lines than this proxy accepts.")]
+    TooManyHeaders,
+    /// A line that ends without CR, or a CR without LF.
+    #[error("Lines of a head must end in CR LF.")]
+    BareLineEnd,
+    /// No HTTP/1 head.
+    #[error("This is no HTTP/1.1 message head.")]
+    Syntax,
+    /// A version other than HTTP/1.0 and HTTP/1.1.
+    #[error("This proxy speaks HTTP/1.1 and HTTP/1.0.")]
+    Version,
+    /// The target is none that a server of resources can answer.
+    #[error("The request target must be a path that starts with a slash, or an absolute http(s) URL.")]
+    Target,
+    /// HTTP/1.1 without Host, more than one, or one that is no host.
+    #[error("A request needs exactly one valid Host header.")]
+    Host,
+    /// The authority of an absolute target and Host differ.
+    #[error("The Host header and the request target name different hosts.")]
+    HostDiffers,
+    /// Content-Length that is no number, or given more than once.
+    #[error("Content-Length must be given once, as decimal digits.")]
+    ContentLength,
+    /// Transfer-Encoding other than a single `chunked`, or in HTTP/1.0.
+    #[error("The only Transfer-Encoding this proxy accepts is a single \"chunked\" in HTTP/1.1.")]
+    TransferEncoding,
+    /// Both ways of saying how long the body is.
+    #[error("Content-Length and Transfer-Encoding must not both be given.")]
+    TwoLengths,
+    /// An upgrade request that also has a body.
+    #[error("A request for a WebSocket can't have a body.")]
+    UpgradeWithBody,
+    /// An `Expect` other than `100-continue`.
+    #[error("The only expectation this proxy knows is 100-continue.")]
+    Expectation,
+    /// A method that makes no sense here.
+    #[error("This method is not allowed here.")]
+    Method,
+}
+
+impl HeadError {
+    /// The status of the refusal.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::TooLong | Self::TooManyHeaders => 431,
+            Self::LineTooLong => 414,
+            Self::Method => 405,
+            Self::Expectation => 417,
+            _ => 400,
+        }
+    }
+}
+
+/// Finds the end of a head that arrives bit by bit, looking at each byte once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeadEnd {
+    /// Bytes already looked at; the line that is not finished starts at `line`.
+    seen: usize,
+    line: usize,
+    lines: usize,
+}
+
+impl HeadEnd {
+    /// The length of the head with its empty line, once it is whole. `bytes` always starts at the same byte.
+    pub fn find(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
+        for offset in memchr_iter(b'\n', &bytes[self.seen..]) {
+            let end = self.seen + offset;
+            if end == 0 || bytes[end - 1] != b'\r' {
+                return Err(HeadError::BareLineEnd);
+            }
+            let line = &bytes[self.line..end - 1];
+            self.line = end + 1;
+            // One empty line before the request line is an old client's habit (RFC 9112 2.2).
+            if line.is_empty() && !(self.lines == 0 && end == 1) {
+                return within(end < limits.head_bytes_max, HeadError::TooLong).map(|()| Some(end + 1));
+            }
+            if !line.is_empty() {
+                within(self.lines > 0 || line.len() <= limits.line_bytes_max, HeadError::LineTooLong)?;
+                self.lines += 1;
+            }
+        }
+        self.seen = bytes.len();
+        within(self.lines > 0 || self.seen - self.line <= limits.line_bytes_max, HeadError::LineTooLong)?;
+        within(self.seen < limits.head_bytes_max, HeadError::TooLong)?;
+        Ok(None)
+    }
+}
+
+fn within(holds: bool, otherwise: HeadError) -> Result<(), HeadError> {
+    if holds { Ok(()) } else { Err(otherwise) }
+}
+
+/// HTTP/1.0 or HTTP/1.1.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Version {
+    /// HTTP/1.0
+    Http10,
+    /// HTTP/1.1
+    Http11,
+}
+
+/// One header line, as it was sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Header<'a> {
+    /// The name as it was written.
+    pub name: &'a str,
+    /// The value without the white space around it.
+    pub value: &'a [u8],
+}
+
+impl Header<'_> {
+    /// Whether it has this name, in any case.
+    pub fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name)
+    }
+}
+
+/// A request head in which every ambiguity has been refused.
+#[derive(Debug)]
+pub struct RequestHead<'a> {
+    /// The method as it was written.
+    pub method: &'a str,
+    /// Path and query, as they were written; starts with a slash.
+    pub path: &'a str,
+    /// The version.
+    pub version: Version,
+    /// The host and port that the client asked; `None` only in HTTP/1.0.
+    pub host: Option<&'a str>,
+    /// The header lines in their order.
+    pub headers: Vec<Header<'a>>,
+    /// How the body is delimited.
+    pub framing: Framing,
+    /// Whether a WebSocket is asked for.
+    pub websocket: bool,
+    /// Whether the client would send another request on the connection.
+    pub keep_alive: bool,
+}
+
+/// A response head in which every ambiguity has been refused.
+#[derive(Debug)]
+pub struct ResponseHead<'a> {
+    /// The status, 100 to 999.
+    pub status: u16,
+    /// The reason phrase as it was written.
+    pub reason: &'a str,
+    /// The header lines in their order.
+    pub headers: Vec<Header<'a>>,
+    /// How the body is delimited.
+    pub framing: Framing,
+    /// Whether the agent takes another request on the connection.
+    pub keep_alive: bool,
+}
+
+impl<'a> RequestHead<'a> {
+    /// Parses a head whose end [`HeadEnd`] has found.
+    pub fn parse(head: &'a [u8], limits: &HeadLimits) -> Result<Self, HeadError> {
+        let mut room = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut parsed = httparse::Request::new(&mut room[..limits.headers_max.min(HEADERS_MAX)]);
+        whole(parsed.parse(head))?;
+        let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
+            return Err(HeadError::Syntax);
+        };
+        let version = if version == 1 { Version::Http11 } else { Version::Http10 };
+        let headers = headers(parsed.headers)?;
+        let (authority, path) = split_target(method, target)?;
+        let host = host(&headers, version, authority)?;
+        let framing = request_framing(&headers, version)?;
+        let websocket = asks_for_websocket(method, version, &headers);
+        within(!websocket || framing == Framing::Empty, HeadError::UpgradeWithBody)?;
+        within(
+            values(&headers, "expect").all(|v| v.eq_ignore_ascii_case(b"100-continue")),
+            HeadError::Expectation,
+        )?;
+        let keep_alive = keep_alive(version, &headers);
+        Ok(Self { method, path, version, host, headers, framing, websocket, keep_alive })
+    }
+}
+
+impl<'a> ResponseHead<'a> {
+    /// Parses a head whose end [`HeadEnd`] has found, the answer to a request of method `asked`.
+    pub fn parse(head: &'a [u8], limits: &HeadLimits, asked: &str) -> Result<Self, HeadError> {
+        let mut room = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut parsed = httparse::Response::new(&mut room[..limits.headers_max.min(HEADERS_MAX)]);
+        whole(parsed.parse(head))?;
+        let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
+            return Err(HeadError::Syntax);
+        };
+        within((100..=999).contains(&status), HeadError::Syntax)?;
+        let version = if version == 1 { Version::Http11 } else { Version::Http10 };
+        let headers = headers(parsed.headers)?;
+        let framing = response_framing(&headers, version, status, asked)?;
+        let keep_alive = keep_alive(version, &headers) && framing != Framing::UntilEnd;
+        Ok(Self { status, reason: parsed.reason.unwrap_or(""), headers, framing, keep_alive })
+    }
+}
+
+fn whole(parsed: httparse::Result<usize>) -> Result<(), HeadError> {
+    match parsed {
+        Ok(httparse::Status::Complete(_)) => Ok(()),
+        Err(httparse::Error::TooManyHeaders) => Err(HeadError::TooManyHeaders),
+        Err(httparse::Error::Version) => Err(HeadError::Version),
+        Err(httparse::Error::NewLine) => Err(HeadError::BareLineEnd),
+        Ok(httparse::Status::Partial) | Err(_) => Err(HeadError::Syntax),
+    }
+}
+
+fn headers<'a>(parsed: &[httparse::Header<'a>]) -> Result<Vec<Header<'a>>, HeadError> {
+    // httparse lets a CR pass at the end of some values; nothing here may.
+    within(parsed.iter().all(|h| h.value.iter().all(|b| *b >= b' ' || *b == b'\t')), HeadError::Syntax)?;
+    Ok(parsed.iter().map(|h| Header { name: h.name, value: h.value.trim_ascii() }).collect())
+}
+
+/// The values of every header line of this name.
+pub fn values<'a>(headers: &[Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
+    headers.iter().filter(move |header| header.is(name)).map(|header| header.value)
+}
+
+/// The comma-separated members of every header line of this name.
+pub fn members<'a>(headers: &[Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
+    values(headers, name).flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii)
+}
+
+fn has_member(headers: &[Header<'_>], name: &str, member: &[u8]) -> bool {
+    members(headers, name).any(|have| have.eq_ignore_ascii_case(member))
+}
+
+/// The authority of an absolute target, and path and query (RFC 9112 3.2).
+fn split_target<'a>(method: &str, target: &'a str) -> Result<(Option<&'a str>, &'a str), HeadError> {
+    within(!matches!(method, "CONNECT" | "TRACE"), HeadError::Method)?;
+    within(memchr(b'#', target.as_bytes()).is_none(), HeadError::Target)?;
+    if target.starts_with('/') {
+        return Ok((None, target));
+    }
+    let Some((scheme, rest)) = target.split_once("://") else { return Err(HeadError::Target) };
+    within(["http", "https"].iter().any(|s| scheme.eq_ignore_ascii_case(s)), HeadError::Target)?;
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    within(is_host(authority), HeadError::Target)?;
+    match path.as_bytes().first() {
+        None => Ok((Some(authority), "/")),
+        Some(b'/') => Ok((Some(authority), path)),
+        // "http://a?q" would need bytes that were not sent.
+        Some(_) => Err(HeadError::Target),
+    }
+}
+
+fn host<'a>(
+    headers: &[Header<'a>],
+    version: Version,
+    authority: Option<&'a str>,
+) -> Result<Option<&'a str>, HeadError> {
+    let mut hosts = values(headers, "host");
+    let host = match (hosts.next(), hosts.next()) {
+        (None, _) if version == Version::Http10 => return Ok(authority),
+        (Some(host), None) => std::str::from_utf8(host).map_err(|_| HeadError::Host)?,
+        _ => return Err(HeadError::Host),
+    };
+    within(is_host(host), HeadError::Host)?;
+    within(authority.is_none_or(|a| a.eq_ignore_ascii_case(host)), HeadError::HostDiffers)?;
+    Ok(Some(host))
+}
+
+/// `host[:port]`, where the host is a name or an address, in brackets if it has colons (RFC 3986 3.2.2).
+fn is_host(text: &str) -> bool {
+    let (name, port) = split_port(text);
+    let name_ok = match name.strip_prefix('[') {
+        Some(v6) => v6.strip_suffix(']').is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok()),
+        None => {
+            !name.is_empty()
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&b))
+        }
+    };
+    name_ok && port.is_none_or(|port| port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Host and port of an authority without user information.
+pub fn split_port(authority: &str) -> (&str, Option<&str>) {
+    let after_bracket = authority.rfind(']').map_or(0, |at| at + 1);
+    match authority[after_bracket..].find(':') {
+        Some(at) => (&authority[..after_bracket + at], Some(&authority[after_bracket + at + 1..])),
+        None => (authority, None),
+    }
+}
+
+/// RFC 9112 6.3, without its leniency.
+fn request_framing(headers: &[Header<'_>], version: Version) -> Result<Framing, HeadError> {
+    Ok(match (is_chunked(headers, version)?, content_length(headers)?) {
+        (true, Some(_)) => return Err(HeadError::TwoLengths),
+        (true, None) => Framing::Chunked,
+        (false, None | Some(0)) => Framing::Empty,
+        (false, Some(length)) => Framing::Length(length),
+    })
+}
+
+fn response_framing(
+    headers: &[Header<'_>],
+    version: Version,
+    status: u16,
+    asked: &str,
+) -> Result<Framing, HeadError> {
+    let stated = match (is_chunked(headers, version)?, content_length(headers)?) {
+        (true, Some(_)) => return Err(HeadError::TwoLengths),
+        (true, None) => Framing::Chunked,
+        (false, Some(0)) => Framing::Empty,
+        (false, Some(length)) => Framing::Length(length),
+        (false, None) => Framing::UntilEnd,
+    };
+    let bodiless = asked == "HEAD" || status < 200 || status == 204 || status == 304;
+    Ok(if bodiless { Framing::Empty } else { stated })
+}
+
+fn is_chunked(headers: &[Header<'_>], version: Version) -> Result<bool, HeadError> {
+    let mut codings = values(headers, "transfer-encoding");
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(false),
+        (Some(one), None) if version == Version::Http11 && one.eq_ignore_ascii_case(b"chunked") => Ok(true),
+        _ => Err(HeadError::TransferEncoding),
+    }
+}
+
+fn content_length(headers: &[Header<'_>]) -> Result<Option<u64>, HeadError> {
+    let mut lengths = values(headers, "content-length");
+    match (lengths.next(), lengths.next()) {
+        (None, _) => Ok(None),
+        (Some(digits), None) => decimal(digits).map(Some).ok_or(HeadError::ContentLength),
+        _ => Err(HeadError::ContentLength),
+    }
+}
+
+/// Digits only: no sign, no white space, no list.
+fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn asks_for_websocket(method: &str, version: Version, headers: &[Header<'_>]) -> bool {
+    method == "GET"
+        && version == Version::Http11
+        && has_member(headers, "connection", b"upgrade")
+        && has_member(headers, "upgrade", b"websocket")
+}
+
+fn keep_alive(version: Version, headers: &[Header<'_>]) -> bool {
+    match version {
+        Version::Http11 => !has_member(headers, "connection", b"close"),
+        Version::Http10 => {
+            has_member(headers, "connection", b"keep-alive") && !has_member(headers, "connection", b"close")
+        }
+    }
+}
+
+/// Parses a trailer section up to and with its empty line.
+pub fn trailers(section: &[u8]) -> Result<Vec<Header<'_>>, HeadError> {
+    let mut room = [httparse::EMPTY_HEADER; 64];
+    match httparse::parse_headers(section, &mut room) {
+        Ok(httparse::Status::Complete((_, parsed))) => headers(parsed),
+        Ok(httparse::Status::Partial) => Err(HeadError::Syntax),
+        Err(error) => whole(Err(error)).and(Ok(Vec::new())),
+    }
+}

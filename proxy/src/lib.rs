@@ -1,0 +1,21 @@
+//! An L7 proxy for Amazon DCV desktops: TLS in, `/<ip>/` routing, TLS out, and a relay after the `101`.
+//! The program is `main.rs`; this library exists so that tests can put a simulated wire under it.
+
+pub mod account;
+pub mod agents;
+pub mod body;
+pub mod buffer;
+pub mod config;
+pub mod conn;
+pub mod exchange;
+pub mod forward;
+pub mod head;
+pub mod net;
+pub mod peer;
+pub mod relay;
+pub mod reply;
+pub mod route;
+pub mod splice;
+pub mod stop;
+pub mod tls;
+pub mod worker;

@@ -1,0 +1,285 @@
+//! One side of a connection: its stream, its TLS end, and the bytes that are on their way through them.
+//! Plaintext that was read past the current message stays here, so it can't be lost between two phases.
+//! Every step is a poll: nothing is awaited, so both directions of a session can take turns on both sides.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use crate::body::BodyError;
+use crate::buffer::Buffer;
+use crate::net::Stream;
+use crate::tls::{HELD_BYTES_MAX, TlsEnd, TlsError, TlsState};
+
+/// Bytes of one receive during heads and bodies, where what was read may have to wait.
+pub const FILL_BYTES: usize = 16 * 1024;
+/// The most bytes of one receive.
+pub const RECEIVE_BYTES_MAX: usize = 256 * 1024;
+
+/// The buffers of a worker, lent to the connection whose turn it is.
+#[derive(Debug)]
+pub struct Scratch {
+    /// Where bytes are received and decrypted.
+    pub incoming: Box<[u8]>,
+    /// Where bytes are encrypted, to be sent at once.
+    pub outgoing: Buffer,
+    /// Where messages are put together before they are encrypted.
+    pub message: Vec<u8>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        let incoming = vec![0; HELD_BYTES_MAX + RECEIVE_BYTES_MAX].into_boxed_slice();
+        Self { incoming, outgoing: Buffer::default(), message: Vec::new() }
+    }
+}
+
+/// Why a side can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The socket failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// TLS failed.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// Its body breaks the rules of its framing.
+    #[error("{0}")]
+    Body(#[from] BodyError),
+    /// It ended where more was due.
+    #[error("ended early")]
+    EndedEarly,
+    /// It spoke without TLS where TLS was due.
+    #[error("spoke without TLS")]
+    NoTls,
+    /// It did not do what was due in time.
+    #[error("took too long")]
+    TimedOut,
+}
+
+/// Which side of a passage failed, the one that bytes come from or the one they go to.
+#[derive(Debug)]
+pub enum Broken {
+    /// The sender.
+    From(Fault),
+    /// The receiver.
+    To(Fault),
+}
+
+/// How the bytes of a side came to their end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// With `close_notify`, or FIN where there is no TLS.
+    Clean,
+    /// With FIN alone, where TLS wants `close_notify` first: somebody may have cut the stream.
+    Truncated,
+}
+
+/// One side of a connection.
+pub struct Peer<S> {
+    stream: S,
+    tls: TlsEnd,
+    /// Plaintext received and not yet used.
+    pub plain: Buffer,
+    /// Ciphertext that the side could not take yet.
+    unsent: Buffer,
+    end: Option<End>,
+    finished: bool,
+}
+
+impl<S: Stream> Peer<S> {
+    /// A side that has not said anything yet.
+    pub fn new(stream: S, tls: TlsEnd) -> Self {
+        Self { stream, tls, plain: Buffer::default(), unsent: Buffer::default(), end: None, finished: false }
+    }
+
+    /// How its bytes ended, if they have.
+    pub fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// Whether it speaks without TLS.
+    pub fn is_plain(&self) -> bool {
+        self.tls.is_plain()
+    }
+
+    /// The same side without TLS, for an answer to one that did not speak it.
+    #[must_use]
+    pub fn into_plain(self) -> Self {
+        Self::new(self.stream, TlsEnd::plain())
+    }
+
+    /// The stream, for moving bytes inside the kernel; only for sides without TLS.
+    pub fn stream(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    /// Notes that the stream ended outside of [`Peer::poll_open`].
+    pub fn note_end(&mut self) {
+        self.end = Some(if self.tls.is_plain() { End::Clean } else { End::Truncated });
+    }
+
+    /// Receives once, at most `bytes_max`, and hands the plaintext to `sink`. Gives the bytes received: 0 at
+    /// the end, which [`Peer::end`] then tells.
+    pub fn poll_open(
+        &mut self,
+        cx: &mut Context<'_>,
+        incoming: &mut [u8],
+        bytes_max: usize,
+        sink: &mut impl FnMut(&[u8]),
+    ) -> Poll<Result<usize, Fault>> {
+        if self.end.is_some() {
+            return Poll::Ready(Ok(0));
+        }
+        let held = self.tls.put_back(incoming);
+        let until = incoming.len().min(held + bytes_max);
+        let received = ready!(self.stream.poll_recv(cx, &mut incoming[held..until]))?;
+        if received == 0 {
+            self.note_end();
+            return Poll::Ready(Ok(0));
+        }
+        let state = self.tls.open(&mut incoming[..held + received], sink, &mut self.unsent)?;
+        if state == TlsState::PeerEnded {
+            self.end = Some(End::Clean);
+        }
+        Poll::Ready(Ok(received))
+    }
+
+    /// Receives once behind [`Peer::plain`]. Gives the plaintext bytes gained; 0 only at the end.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<Result<usize, Fault>> {
+        let before = self.plain.len();
+        loop {
+            let mut plain = std::mem::take(&mut self.plain);
+            let opened =
+                self.poll_open(cx, &mut scratch.incoming, FILL_BYTES, &mut |bytes| plain.push(bytes));
+            self.plain = plain;
+            let _ = self.poll_flush(cx)?;
+            ready!(opened)?;
+            let gained = self.plain.len() - before;
+            if gained > 0 || self.end.is_some() {
+                return Poll::Ready(Ok(gained));
+            }
+        }
+    }
+
+    /// Sends what waits; ready when nothing does.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        while !self.unsent.is_empty() {
+            let sent = ready!(self.stream.poll_send(cx, self.unsent.filled()))?;
+            self.unsent.consume(sent);
+        }
+        self.unsent.release();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Encrypts `bytes` to be sent by the next flush.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        Ok(self.tls.seal(bytes, &mut self.unsent)?)
+    }
+
+    /// Whether sealed bytes wait for the side to take them.
+    pub fn is_behind(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Encrypts `bytes` behind a buffer of the worker's, for [`Peer::send_sealed`].
+    pub fn seal(&mut self, bytes: &[u8], outgoing: &mut Buffer) -> Result<(), TlsError> {
+        self.tls.seal(bytes, outgoing)
+    }
+
+    /// Sends what was sealed into `outgoing`, which is left empty: what the side can't take is kept here.
+    /// Nothing older may wait.
+    pub fn send_sealed(&mut self, cx: &mut Context<'_>, outgoing: &mut Buffer) -> Result<(), Fault> {
+        debug_assert!(self.unsent.is_empty(), "sealed records go out in the order they were sealed");
+        while !outgoing.is_empty() {
+            match self.stream.poll_send(cx, outgoing.filled()) {
+                Poll::Ready(sent) => outgoing.consume(sent?),
+                Poll::Pending => {
+                    self.unsent.push(outgoing.filled());
+                    outgoing.clear();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that no more will be sent: `close_notify` where `clean`, and FIN, after what still waits.
+    pub fn poll_finish(&mut self, cx: &mut Context<'_>, clean: bool) -> Poll<Result<(), Fault>> {
+        if !self.finished {
+            self.finished = true;
+            if clean {
+                self.tls.close(&mut self.unsent)?;
+            }
+        }
+        ready!(self.poll_flush(cx))?;
+        match self.stream.finish() {
+            // The peer has gone altogether meanwhile: nobody is left to be told.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
+            done => Poll::Ready(Ok(done?)),
+        }
+    }
+
+    /// Drives the TLS handshake to its end.
+    pub async fn handshake(&mut self, scratch: &RefCell<Scratch>) -> Result<(), Fault> {
+        let mut state = self.tls.open(&mut [], &mut |_| {}, &mut self.unsent)?;
+        while state == TlsState::Handshaking {
+            state = poll_fn(|cx| self.poll_handshake(cx, &mut scratch.borrow_mut())).await?;
+        }
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    fn poll_handshake(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Poll<Result<TlsState, Fault>> {
+        ready!(self.poll_flush(cx))?;
+        let incoming = &mut scratch.incoming;
+        let held = self.tls.put_back(incoming);
+        let received = ready!(self.stream.poll_recv(cx, &mut incoming[held..held + FILL_BYTES]))?;
+        if received == 0 {
+            return Poll::Ready(Err(Fault::EndedEarly));
+        }
+        // No TLS record starts with a letter (RFC 8446 5.1), but every HTTP message does.
+        if held == 0 && incoming[0].is_ascii_alphabetic() {
+            return Poll::Ready(Err(Fault::NoTls));
+        }
+        let plain = &mut self.plain;
+        let opened =
+            self.tls.open(&mut incoming[..held + received], &mut |p| plain.push(p), &mut self.unsent);
+        if opened.is_err() {
+            // The alert that says why; the peer may not be there to take it.
+            let _ = self.poll_flush(cx);
+        }
+        if matches!(opened, Ok(TlsState::PeerEnded)) {
+            self.end = Some(End::Clean);
+        }
+        Poll::Ready(Ok(opened?))
+    }
+
+    /// [`Peer::poll_fill`], awaited.
+    pub async fn fill(&mut self, scratch: &RefCell<Scratch>) -> Result<usize, Fault> {
+        poll_fn(|cx| self.poll_fill(cx, &mut scratch.borrow_mut())).await
+    }
+
+    /// [`Peer::poll_flush`], awaited.
+    pub async fn flush(&mut self) -> Result<(), Fault> {
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// [`Peer::poll_finish`], awaited.
+    pub async fn finish(&mut self) -> Result<(), Fault> {
+        poll_fn(|cx| self.poll_finish(cx, true)).await
+    }
+
+    /// Whether an idle side is still there and has said nothing: it may be used for another request.
+    pub fn is_quiet(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> bool {
+        let quiet = self.plain.is_empty() && self.unsent.is_empty() && self.end.is_none();
+        // Session tickets and the like are no answer; they are taken in and the socket is empty then.
+        quiet && self.poll_fill(cx, scratch).is_pending()
+    }
+}

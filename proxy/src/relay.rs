@@ -1,0 +1,379 @@
+//! The hot path: bytes between client and agent after the `101`, each way on its own until both have ended.
+//! One turn of a direction reads once or more into the worker's buffer, opens every record in it, seals into
+//! one outgoing buffer and sends that at once. While a side can't take its bytes, the other is not read.
+//! Nothing here allocates, locks, logs or looks at the clock per message.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use crate::account::{Ending, Side};
+use crate::net::{Net, Stream};
+use crate::peer::{Broken, End, Fault, Peer, Scratch};
+use crate::splice::{PIPE_BYTES, Pipe, Pipes};
+use crate::stop::{Phase, Stop};
+use crate::tls::TlsError;
+
+/// Limits of a relay.
+#[derive(Clone, Copy, Debug)]
+pub struct RelayLimits {
+    /// Bytes that one direction may move before every other session has had its turn.
+    pub turn_bytes: usize,
+    /// How long a session may move no byte at all.
+    pub idle: Duration,
+    /// The same once one direction has ended.
+    pub half_closed_idle: Duration,
+}
+
+/// Below this many bytes waiting, copying costs no more than `splice(2)`.
+const SPLICE_BYTES_MIN: usize = 16 * 1024;
+
+/// What a relay has moved, in plaintext bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Moved {
+    /// From the client to the agent.
+    pub to_agent: u64,
+    /// From the agent to the client.
+    pub to_client: u64,
+}
+
+/// What a relay needs of its worker.
+#[derive(Debug)]
+pub struct Surroundings<'a, N> {
+    /// For letting others have their turn.
+    pub net: &'a N,
+    /// The worker's buffers.
+    pub scratch: &'a RefCell<Scratch>,
+    /// The worker's spare pipes.
+    pub pipes: &'a RefCell<Pipes>,
+    /// Whether the worker is about to end.
+    pub stop: &'a Stop,
+    /// The limits.
+    pub limits: RelayLimits,
+}
+
+/// One way through a session.
+#[derive(Debug, Default)]
+struct Direction {
+    moved: u64,
+    done: bool,
+    /// Bytes moved inside the kernel that the receiver has not taken yet.
+    piped: usize,
+    pipe: Option<Pipe>,
+    spliced: bool,
+}
+
+/// How a turn ended short of an error.
+enum Turn {
+    /// Nothing to do until a side is ready, or ever again.
+    Over,
+    /// The budget is used up and there may be more.
+    Again,
+}
+
+struct Relay<'a, S> {
+    client: &'a mut Peer<S>,
+    agent: &'a mut Peer<S>,
+    to_agent: Direction,
+    to_client: Direction,
+    /// Which side ended first.
+    first: Option<(Side, End)>,
+}
+
+/// Relays until both directions have ended, a side fails, a limit runs out or the worker ends.
+pub async fn relay<N: Net>(
+    client: &mut Peer<N::Stream>,
+    agent: &mut Peer<N::Stream>,
+    around: &Surroundings<'_, N>,
+) -> (Ending, Moved) {
+    let mut relay =
+        Relay { client, agent, to_agent: Direction::default(), to_client: Direction::default(), first: None };
+    let ending = relay.run(around).await;
+    relay.return_pipes(&mut around.pipes.borrow_mut());
+    let moved = Moved { to_agent: relay.to_agent.moved, to_client: relay.to_client.moved };
+    (ending, moved)
+}
+
+impl<S: Stream> Relay<'_, S> {
+    async fn run<N: Net<Stream = S>>(&mut self, around: &Surroundings<'_, N>) -> Ending {
+        if let Err((side, fault)) = self.pass_early_bytes() {
+            return Ending::failed(side, &fault);
+        }
+        let mut watch = around.stop.watch();
+        let mut idle = pin!(tokio::time::sleep(around.limits.idle));
+        let mut seen = self.progress();
+        loop {
+            let turn = poll_fn(|cx| {
+                if watch.poll(cx, Phase::Ending).is_ready() {
+                    return Poll::Ready(Step::Drained);
+                }
+                if let Poll::Ready(step) = self.turn(cx, around) {
+                    return Poll::Ready(step);
+                }
+                // The timer is set once and looked at when it fires, so that a message costs no clock.
+                idle.as_mut().poll(cx).map(|()| Step::TimeUp)
+            });
+            match turn.await {
+                Step::Again => around.net.breathe().await,
+                Step::TimeUp if self.progress() == seen => return Ending::Idle,
+                Step::TimeUp => {
+                    seen = self.progress();
+                    idle.set(tokio::time::sleep(self.idle_limit(&around.limits)));
+                }
+                Step::HalfClosed => {
+                    seen = self.progress();
+                    idle.set(tokio::time::sleep(around.limits.half_closed_idle));
+                }
+                Step::Ended(ending) => return ending,
+                Step::Failed(side, fault) => return self.failed(side, &fault).await,
+                Step::Drained => return self.drained().await,
+            }
+        }
+    }
+
+    /// What was read together with the heads goes first.
+    fn pass_early_bytes(&mut self) -> Result<(), (Side, Fault)> {
+        let early = self.client.plain.len();
+        self.agent.write(self.client.plain.filled()).map_err(|fault| (Side::Agent, fault))?;
+        self.client.plain.consume(early);
+        self.client.plain.release();
+        self.to_agent.moved += early as u64;
+        let early = self.agent.plain.len();
+        self.client.write(self.agent.plain.filled()).map_err(|fault| (Side::Client, fault))?;
+        self.agent.plain.consume(early);
+        self.agent.plain.release();
+        self.to_client.moved += early as u64;
+        Ok(())
+    }
+
+    fn progress(&self) -> u64 {
+        self.to_agent.moved + self.to_client.moved
+    }
+
+    fn idle_limit(&self, limits: &RelayLimits) -> Duration {
+        if self.first.is_some() { limits.half_closed_idle } else { limits.idle }
+    }
+
+    /// One turn of each direction that has not ended.
+    fn turn<N: Net<Stream = S>>(&mut self, cx: &mut Context<'_>, around: &Surroundings<'_, N>) -> Poll<Step> {
+        let mut scratch = around.scratch.borrow_mut();
+        let mut passage =
+            Passage { cx, scratch: &mut scratch, pipes: around.pipes, budget: around.limits.turn_bytes };
+        let half_closed = self.first.is_some();
+        // Input events are small and somebody waits for what they do: they go first.
+        let up = passage.turn(self.client, self.agent, &mut self.to_agent);
+        let down = passage.turn(self.agent, self.client, &mut self.to_client);
+        let up = match settle(up, Side::Client) {
+            Ok(up) => up,
+            Err(failed) => return Poll::Ready(failed),
+        };
+        let down = match settle(down, Side::Agent) {
+            Ok(down) => down,
+            Err(failed) => return Poll::Ready(failed),
+        };
+        self.note_first_end();
+        if self.to_agent.done && self.to_client.done {
+            return Poll::Ready(Step::Ended(self.ending()));
+        }
+        match (up, down) {
+            (Turn::Again, _) | (_, Turn::Again) => Poll::Ready(Step::Again),
+            _ if self.first.is_some() && !half_closed => Poll::Ready(Step::HalfClosed),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn note_first_end(&mut self) {
+        if self.first.is_none() {
+            let client = self.client.end().map(|end| (Side::Client, end));
+            self.first = client.or_else(|| self.agent.end().map(|end| (Side::Agent, end)));
+        }
+    }
+
+    fn ending(&self) -> Ending {
+        match self.first {
+            Some((side, End::Clean)) => Ending::Ended(side),
+            Some((side, End::Truncated)) => Ending::Truncated(side),
+            None => Ending::Idle,
+        }
+    }
+
+    /// What a side sent before it failed is still brought to the other, but not called a clean end. The
+    /// failed side is told why, if it is still there (a TLS alert).
+    async fn failed(&mut self, side: Side, fault: &Fault) -> Ending {
+        let (failed, other) = match side {
+            Side::Client => (&mut *self.client, &mut *self.agent),
+            Side::Agent => (&mut *self.agent, &mut *self.client),
+        };
+        let last_bytes = poll_fn(|cx| other.poll_finish(cx, false));
+        let _ = tokio::time::timeout(GOODBYE, last_bytes).await;
+        let _ = tokio::time::timeout(GOODBYE, failed.flush()).await;
+        Ending::failed(side, fault)
+    }
+
+    /// The worker stops: both sides are told so, as far as they listen.
+    async fn drained(&mut self) -> Ending {
+        let goodbye = async {
+            let _ = self.client.finish().await;
+            let _ = self.agent.finish().await;
+        };
+        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+        Ending::Drained
+    }
+
+    fn return_pipes(&mut self, pipes: &mut Pipes) {
+        for direction in [&mut self.to_agent, &mut self.to_client] {
+            if let Some(pipe) = direction.pipe.take()
+                && direction.piped == 0
+            {
+                pipes.give_back(pipe);
+            }
+        }
+    }
+}
+
+/// How long a stopping worker waits for a side to take its last bytes.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+enum Step {
+    Again,
+    TimeUp,
+    HalfClosed,
+    Ended(Ending),
+    Failed(Side, Fault),
+    Drained,
+}
+
+fn settle(turn: Poll<Result<Turn, Broken>>, from: Side) -> Result<Turn, Step> {
+    match turn {
+        Poll::Pending => Ok(Turn::Over),
+        Poll::Ready(Ok(turn)) => Ok(turn),
+        Poll::Ready(Err(Broken::From(fault))) => Err(Step::Failed(from, fault)),
+        Poll::Ready(Err(Broken::To(fault))) => Err(Step::Failed(from.other(), fault)),
+    }
+}
+
+/// What one turn works with.
+struct Passage<'a, 'c> {
+    cx: &'a mut Context<'c>,
+    scratch: &'a mut Scratch,
+    pipes: &'a RefCell<Pipes>,
+    budget: usize,
+}
+
+impl Passage<'_, '_> {
+    fn turn<S: Stream>(
+        &mut self,
+        from: &mut Peer<S>,
+        to: &mut Peer<S>,
+        direction: &mut Direction,
+    ) -> Poll<Result<Turn, Broken>> {
+        if direction.done {
+            return Poll::Ready(Ok(Turn::Over));
+        }
+        let mut left = self.budget;
+        loop {
+            ready!(to.poll_flush(self.cx)).map_err(Broken::To)?;
+            ready!(self.drain_pipe(to, direction)).map_err(Broken::To)?;
+            if let Some(end) = from.end() {
+                ready!(to.poll_finish(self.cx, end == End::Clean)).map_err(Broken::To)?;
+                direction.done = true;
+                return Poll::Ready(Ok(Turn::Over));
+            }
+            if left == 0 {
+                return Poll::Ready(Ok(Turn::Again));
+            }
+            let moved = if direction.spliced {
+                ready!(self.splice(from, direction)).map_err(Broken::From)?
+            } else {
+                ready!(self.copy(from, to, direction, left))?
+            };
+            left = left.saturating_sub(moved);
+        }
+    }
+
+    /// Receives once and sends once.
+    fn copy<S: Stream>(
+        &mut self,
+        from: &mut Peer<S>,
+        to: &mut Peer<S>,
+        direction: &mut Direction,
+        bytes_max: usize,
+    ) -> Poll<Result<usize, Broken>> {
+        let plain_pair = from.is_plain() && to.is_plain();
+        let bytes_max = if plain_pair { SPLICE_BYTES_MIN } else { bytes_max };
+        let Scratch { incoming, outgoing, .. } = &mut *self.scratch;
+        let mut sealed: Result<(), TlsError> = Ok(());
+        let mut sink = |plain: &[u8]| {
+            direction.moved += plain.len() as u64;
+            if sealed.is_ok() {
+                sealed = to.seal(plain, outgoing);
+            }
+        };
+        let received = from.poll_open(self.cx, incoming, bytes_max, &mut sink);
+        // What came before a fault, or before a key was used up, still goes out.
+        let sent = to.send_sealed(self.cx, outgoing);
+        let received = ready!(received).map_err(Broken::From)?;
+        sealed.map_err(|error| Broken::To(error.into()))?;
+        sent.map_err(Broken::To)?;
+        // Opening can oblige to an answer (a key update). Where it has to wait, a later turn sends it.
+        let _ = from.poll_flush(self.cx).map_err(Broken::From)?;
+        direction.spliced = plain_pair && received == SPLICE_BYTES_MIN && self.fit(direction);
+        Poll::Ready(Ok(received))
+    }
+
+    /// Whether a pipe is there for this direction.
+    fn fit(&self, direction: &mut Direction) -> bool {
+        if direction.pipe.is_none() {
+            direction.pipe = self.pipes.borrow_mut().take().ok();
+        }
+        direction.pipe.is_some()
+    }
+
+    /// Moves what waits into the empty pipe; a short move leads back to copying.
+    fn splice<S: Stream>(
+        &mut self,
+        from: &mut Peer<S>,
+        direction: &mut Direction,
+    ) -> Poll<Result<usize, Fault>> {
+        let moved =
+            direction.pipe.as_ref().and_then(|pipe| from.stream().poll_recv_pipe(self.cx, pipe, PIPE_BYTES));
+        let Some(moved) = moved else {
+            direction.spliced = false;
+            return Poll::Ready(Ok(0));
+        };
+        let Poll::Ready(moved) = moved else {
+            direction.spliced = false;
+            self.keep_pipe_for_others(direction);
+            // Copying registers for the next bytes.
+            return Poll::Ready(Ok(0));
+        };
+        let moved = moved?;
+        if moved == 0 {
+            from.note_end();
+        }
+        direction.piped = moved;
+        direction.moved += moved as u64;
+        Poll::Ready(Ok(moved))
+    }
+
+    fn keep_pipe_for_others(&self, direction: &mut Direction) {
+        if let Some(pipe) = direction.pipe.take() {
+            self.pipes.borrow_mut().give_back(pipe);
+        }
+    }
+
+    fn drain_pipe<S: Stream>(
+        &mut self,
+        to: &mut Peer<S>,
+        direction: &mut Direction,
+    ) -> Poll<Result<(), Fault>> {
+        while direction.piped > 0 {
+            let Some(pipe) = &direction.pipe else { break };
+            let Some(sent) = to.stream().poll_send_pipe(self.cx, pipe, direction.piped) else { break };
+            direction.piped -= ready!(sent)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
