@@ -106,7 +106,7 @@ pub struct Flags {
 #[command(next_help_heading = "Limits")]
 pub struct LimitFlags {
     /// Client connections in all
-    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    #[arg(long, value_name = "N", default_value_t = 9_000)]
     pub connections_max: usize,
     /// Seconds for a client's handshake, and for each request head
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]

@@ -74,23 +74,34 @@ struct Upgraded<S> {
     entry: Entry,
 }
 
-/// What comes after an answer: the next request, or nothing.
+/// What comes after an answer: the next request, a session, or nothing.
 enum After<S> {
     Next(Secured<S>),
-    Closed,
-}
-
-/// What becomes of a pair.
-enum Exchanged<S> {
-    Answered(After<S>),
     Upgraded(Box<Upgraded<S>>),
+    Closed,
 }
 
 /// Serves a connection to its end.
 pub async fn serve<N: Net>(worker: &Worker<N>, stream: N::Stream, client: SocketAddr, secure: bool) {
-    let Some(mut secured) = (Accepted { stream, client, secure }).secure(worker).await else { return };
-    while let After::Next(next) = secured.one_request(worker).await {
-        secured = next;
+    // What the front needs is many KiB, which are given back before a desktop's hours begin.
+    let front = Box::pin(front(worker, Accepted { stream, client, secure }));
+    if let Some(upgraded) = front.await {
+        upgraded.relay(worker).await;
+    }
+}
+
+/// Everything before a session.
+async fn front<N: Net>(
+    worker: &Worker<N>,
+    accepted: Accepted<N::Stream>,
+) -> Option<Box<Upgraded<N::Stream>>> {
+    let mut secured = accepted.secure(worker).await?;
+    loop {
+        match secured.one_request(worker).await {
+            After::Next(next) => secured = next,
+            After::Upgraded(upgraded) => return Some(upgraded),
+            After::Closed => return None,
+        }
     }
 }
 
@@ -135,14 +146,7 @@ impl<S: crate::net::Stream> Secured<S> {
 
     async fn answer_one<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Result<After<S>, After<S>> {
         let requested = self.read_request(worker).await?;
-        let paired = requested.reach_agent(worker).await?;
-        match paired.exchange(worker).await? {
-            Exchanged::Answered(after) => Ok(after),
-            Exchanged::Upgraded(upgraded) => {
-                upgraded.relay(worker).await;
-                Ok(After::Closed)
-            }
-        }
+        requested.reach_agent(worker).await?.exchange(worker).await
     }
 
     /// Reads a head and decides who answers it.
@@ -437,7 +441,7 @@ fn bad_gateway(agent: IpAddr, what: &str) -> Reply {
 }
 
 impl<S: crate::net::Stream> Paired<S> {
-    async fn exchange<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> Result<Exchanged<S>, After<S>> {
+    async fn exchange<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> Result<After<S>, After<S>> {
         let mut exchange = Exchange {
             client: &mut self.requested.client.peer,
             agent: &mut self.agent,
@@ -451,9 +455,9 @@ impl<S: crate::net::Stream> Paired<S> {
         let ledger = &mut self.requested.entry.ledger;
         (ledger.to_agent, ledger.to_client) = (exchange.to_agent, exchange.to_client);
         match outcome {
-            Ok(Outcome::Upgraded) => Ok(Exchanged::Upgraded(self.upgrade())),
+            Ok(Outcome::Upgraded) => Ok(After::Upgraded(self.upgrade())),
             Ok(Outcome::Answered { status, keep_client, keep_agent }) => {
-                Ok(Exchanged::Answered(self.answered(worker, status, keep_client, keep_agent).await))
+                Ok(self.answered(worker, status, keep_client, keep_agent).await)
             }
             Err(failure) if self.may_retry(&failure) => {
                 let again = self.requested.reach_anew(worker).await?;

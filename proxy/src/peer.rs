@@ -197,7 +197,12 @@ impl<S: Stream> Peer<S> {
         debug_assert!(self.unsent.is_empty(), "sealed records go out in the order they were sealed");
         while !outgoing.is_empty() {
             match self.stream.poll_send(cx, outgoing.filled()) {
-                Poll::Ready(sent) => outgoing.consume(sent?),
+                Poll::Ready(Ok(sent)) => outgoing.consume(sent),
+                Poll::Ready(Err(error)) => {
+                    // The buffer is the worker's: what one side could not be sent must not reach another.
+                    outgoing.clear();
+                    return Err(error.into());
+                }
                 Poll::Pending => {
                     self.unsent.push(outgoing.filled());
                     outgoing.clear();
