@@ -1,0 +1,305 @@
+//! The real thing: two Xvnc desktops behind websockify, opened through the proxy in a headless Chromium, are drawn,
+//! move, and take the keys typed into them, each its own.
+//! Debian packages: chromium chromium-driver novnc tigervnc-standalone-server websockify x11-apps
+//! x11-xserver-utils xterm
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use fantoccini::actions::{InputSource, KeyAction, KeyActions};
+use fantoccini::key::Key;
+use fantoccini::wd::{Capabilities, WindowHandle};
+use fantoccini::{Client, ClientBuilder, Locator};
+use harness::process::{Process, eventually};
+use harness::proxy::{Proxy, target_directory};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::runtime::{self, Runtime};
+
+#[test]
+fn two_desktops_are_drawn_moving_and_take_their_own_keys() {
+    let port = free_port();
+    let blue = Desktop::start("127.0.0.2", port, "#204080", "cadmium");
+    let green = Desktop::start("127.0.0.3", port, "#206040", "orthodox");
+    let proxy = start_proxy(port);
+    let browser = Browser::start();
+
+    let blue_tab = browser.open(&blue.url(&proxy));
+    let green_tab = browser.open(&green.url(&proxy));
+    let tabs = [(&blue, blue_tab), (&green, green_tab)];
+
+    for (desktop, tab) in &tabs {
+        browser.show(tab);
+        desktop.is_drawn(&browser);
+        browser.click();
+    }
+    type_in_turn(&browser, &tabs);
+    for (desktop, tab) in &tabs {
+        browser.show(tab);
+        desktop.has_taken_its_word_only();
+        desktop.moves(&browser);
+        // Still there, and still its own.
+        assert_eq!(browser.colour(DESKTOP), Some(desktop.colour.into()));
+        browser.screenshot(&format!("{}.png", desktop.address)).unwrap();
+    }
+}
+
+/// A pixel of the bare desktop.
+const DESKTOP: [u32; 2] = [790, 470];
+/// The clock's area, and a clock that fills it.
+const CLOCK: [u32; 4] = [100, 60, 240, 60];
+const CLOCK_COMMAND: &str =
+    "xclock -digital -strftime %H:%M:%S -face Monospace-20 -update 1 -geometry 240x60+100+60";
+/// A pixel of the terminal away from text and pointer, and a terminal that lies there and in the middle.
+const TERMINAL: [u32; 2] = [600, 320];
+const TERMINAL_COLOUR: &str = "#fff0d0";
+const TERMINAL_COMMAND: &str = "xterm -geometry 48x8+100+160 -fa Monospace -fs 14 -bg #fff0d0 -e sh -c";
+/// Says whose terminal it is and keeps what is typed into it.
+const TERMINAL_SCRIPT: &str = "echo this is $0; cat > typed";
+/// Where noVNC draws the remote desktop.
+const CANVAS: &str = "#noVNC_container canvas";
+
+fn start_proxy(agent_port: u16) -> Proxy {
+    Proxy::start(&[
+        "--listen=127.0.0.1:0",
+        "--agents=127.0.0.2/32",
+        "--agents=127.0.0.3/32",
+        "--default-agent=127.0.0.2",
+        &format!("--agent-port={agent_port}"),
+    ])
+}
+
+/// A port free on both agents' addresses.
+fn free_port() -> u16 {
+    eventually("a port is free on both addresses", || {
+        let port = TcpListener::bind("127.0.0.2:0").ok()?.local_addr().ok()?.port();
+        TcpListener::bind(("127.0.0.3", port)).is_ok().then_some(port)
+    })
+}
+
+/// One letter here, one there: what is mixed up between the two sessions ends up in the wrong file.
+fn type_in_turn(browser: &Browser, tabs: &[(&Desktop, WindowHandle); 2]) {
+    let longest = tabs.iter().map(|(desktop, _)| desktop.word.len()).max().unwrap();
+    for at in 0..longest {
+        for (desktop, tab) in tabs {
+            browser.show(tab);
+            if let Some(letter) = desktop.word.chars().nth(at) {
+                browser.press(letter);
+            }
+        }
+    }
+    for (_, tab) in tabs {
+        browser.show(tab);
+        browser.press(Key::Enter.into());
+    }
+}
+
+/// A remote desktop as an agent offers it: an X server with a clock and a terminal, and TLS in front of it.
+/// The fields are dropped in order: the clients end before their server, and the files after all of them.
+struct Desktop {
+    address: Ipv4Addr,
+    colour: &'static str,
+    word: &'static str,
+    _clients: [Process; 2],
+    _front: Process,
+    _server: Process,
+    folder: TempDir,
+}
+
+impl Desktop {
+    fn start(address: &str, port: u16, colour: &'static str, word: &'static str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (server, display) = start_x_server(folder.path());
+        let front = start_front(folder.path(), address, port);
+        let client = |line: &str, script: &[&str]| {
+            let mut words = line.split(' ');
+            let mut command = Command::new(words.next().unwrap());
+            command.current_dir(&folder).env("DISPLAY", &display).args(words).args(script);
+            Process::start(command)
+        };
+        assert!(client(&format!("xsetroot -solid {colour}"), &[]).wait().success());
+        // A key must not repeat because its release comes late.
+        assert!(client("xset r off", &[]).wait().success());
+        let clock = client(CLOCK_COMMAND, &[]);
+        let terminal = client(TERMINAL_COMMAND, &[TERMINAL_SCRIPT, address]);
+        let address = address.parse().unwrap();
+        Self { address, colour, word, _clients: [clock, terminal], _front: front, _server: server, folder }
+    }
+
+    fn url(&self, proxy: &Proxy) -> String {
+        let agent = self.address;
+        format!("https://{}/{agent}/vnc.html?autoconnect=true&path={agent}/websockify", proxy.address())
+    }
+
+    /// Its own colour, and its terminal: the browser shows this desktop and no other, and the terminal takes keys.
+    fn is_drawn(&self, browser: &Browser) {
+        eventually(&format!("desktop {} is drawn", self.address), || {
+            let seen = (browser.colour(DESKTOP)?, browser.colour(TERMINAL)?);
+            (seen == (self.colour.into(), TERMINAL_COLOUR.into())).then_some(())
+        });
+    }
+
+    /// The clock takes several different looks: more than one second's drawing of it.
+    fn moves(&self, browser: &Browser) {
+        let mut looks = HashSet::new();
+        eventually(&format!("the clock of {} goes", self.address), || {
+            looks.insert(browser.look(CLOCK)?);
+            (looks.len() >= 5).then_some(())
+        });
+    }
+
+    /// What was typed arrives, whole and in order, and nothing else does.
+    fn has_taken_its_word_only(&self) {
+        let typed = eventually(&format!("a line is typed at {}", self.address), || {
+            fs::read_to_string(self.folder.path().join("typed")).ok().filter(|typed| typed.ends_with('\n'))
+        });
+        assert_eq!(typed.trim_end(), self.word);
+    }
+}
+
+/// Picks a display nobody has and waits until clients can connect. It speaks RFB on a socket in the folder only.
+fn start_x_server(folder: &Path) -> (Process, String) {
+    let mut command = Command::new("Xvnc");
+    command.args("-displayfd 1 -geometry 800x480 -depth 24 -nolisten tcp".split(' '));
+    command.args("-SecurityTypes None -rfbport -1 -rfbunixpath".split(' ')).arg(folder.join("rfb"));
+    let mut server = Process::start(command);
+    let display = server.until("has a display", |server| server.output().lines().next().map(str::to_owned));
+    (server, format!(":{display}"))
+}
+
+/// The agent's side of the wire: TLS with a self-signed certificate, the page, and the RFB stream in a WebSocket.
+fn start_front(folder: &Path, address: &str, port: u16) -> Process {
+    let identity = rcgen::generate_simple_self_signed([address.to_owned()]).unwrap();
+    let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
+    fs::write(&certificate, identity.cert.pem()).unwrap();
+    fs::write(&key, identity.signing_key.serialize_pem()).unwrap();
+    let mut command = Command::new("websockify");
+    command.arg("--cert").arg(certificate).arg("--key").arg(key).arg("--unix-target").arg(folder.join("rfb"));
+    command.args(["--ssl-only", "--web", "/usr/share/novnc"]).arg(format!("{address}:{port}"));
+    let mut front = Process::start(command);
+    front.until("takes connections", |_| TcpStream::connect((address, port)).ok());
+    front
+}
+
+/// A headless Chromium with an empty profile that can reach nothing but this machine. The session is closed before
+/// the driver ends, and what both have written removed after that.
+struct Browser {
+    runtime: Runtime,
+    client: Client,
+    _driver: Process,
+    _folder: TempDir,
+}
+
+impl Browser {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = Command::new("chromedriver");
+        driver.arg("--port=0").env("TMPDIR", folder.path());
+        let mut driver = Process::start(driver);
+        let port: u16 = driver.until("has a port", |driver| {
+            driver.output().split_once("successfully on port ")?.1.split('.').next()?.parse().ok()
+        });
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let client = runtime
+            .block_on(
+                ClientBuilder::new(HttpConnector::new())
+                    .capabilities(capabilities(&folder.path().join("profile")))
+                    .connect(&format!("http://127.0.0.1:{port}")),
+            )
+            .unwrap();
+        Self { runtime, client, _driver: driver, _folder: folder }
+    }
+
+    /// Opens an address in a tab of its own.
+    fn open(&self, url: &str) -> WindowHandle {
+        let tab = self.runtime.block_on(self.client.new_window(true)).unwrap().handle;
+        self.show(&tab);
+        self.runtime.block_on(self.client.goto(url)).unwrap();
+        tab
+    }
+
+    fn show(&self, tab: &WindowHandle) {
+        self.runtime.block_on(self.client.switch_to_window(tab.clone())).unwrap();
+    }
+
+    /// Clicks the middle of the remote desktop.
+    fn click(&self) {
+        let canvas = self.runtime.block_on(self.client.find(Locator::Css(CANVAS))).unwrap();
+        self.runtime.block_on(canvas.click()).unwrap();
+    }
+
+    fn press(&self, key: char) {
+        let keys = KeyActions::new("keyboard".into());
+        let keys = keys.then(KeyAction::Down { value: key }).then(KeyAction::Up { value: key });
+        self.runtime.block_on(self.client.perform_actions(keys)).unwrap();
+    }
+
+    /// The colour of one pixel of the remote desktop; none before it is connected.
+    fn colour(&self, [x, y]: [u32; 2]) -> Option<String> {
+        let pixel = self.pixels(
+            [x, y, 1, 1],
+            "'#' + [...pixels].slice(0, 3).map(byte => byte.toString(16).padStart(2, '0')).join('')",
+        );
+        pixel.as_str().map(str::to_owned)
+    }
+
+    /// A number that stands for what a part of the remote desktop looks like; none before it is connected.
+    fn look(&self, area: [u32; 4]) -> Option<i64> {
+        self.pixels(area, "pixels.reduce((hash, byte) => (31 * hash + byte) | 0, 0)").as_i64()
+    }
+
+    /// What a JavaScript expression makes of the pixels in an area of the remote desktop.
+    fn pixels(&self, area: [u32; 4], expression: &str) -> Value {
+        let script = format!(
+            "const canvas = document.querySelector('{CANVAS}');
+             if (!canvas || !canvas.width || !canvas.height) return null;
+             const pixels = canvas.getContext('2d').getImageData(...arguments).data;
+             return {expression};"
+        );
+        self.runtime.block_on(self.client.execute(&script, area.map(Value::from).to_vec())).unwrap()
+    }
+
+    /// Keeps what the tab shows, for people to look at.
+    fn screenshot(&self, name: &str) -> Result<(), Box<dyn Error>> {
+        let folder = target_directory().join("desktop");
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(name), self.runtime.block_on(self.client.screenshot())?)?;
+        Ok(())
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let _ = self.screenshot("failed.png");
+        }
+        // Where the driver is gone there is no session left to close.
+        let _ = self.runtime.block_on(self.client.clone().close());
+    }
+}
+
+fn capabilities(profile: &Path) -> Capabilities {
+    let arguments = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--ignore-certificate-errors",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        "--window-size=1000,700",
+        &format!("--user-data-dir={}", profile.display()),
+    ];
+    [("goog:chromeOptions".to_owned(), json!({ "args": arguments }))].into_iter().collect()
+}

@@ -1,0 +1,9 @@
+//! Stand-in agents and clients for whole-program tests.
+pub mod agent;
+pub mod certificates;
+pub mod faulty;
+pub mod front;
+pub mod line;
+pub mod process;
+pub mod proxy;
+pub mod simulated;

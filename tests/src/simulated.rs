@@ -1,0 +1,194 @@
+//! A network in memory on virtual time: streams that cut, delay, hold back and break what passes through them as
+//! a seed says. It stands under the proxy's real code through its `Net` and `Stream` traits; no socket, no real
+//! clock.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use dcv_splice::net::{Net, Stream};
+
+/// How a wire treats what passes through it.
+#[derive(Clone, Copy, Debug)]
+pub struct Weather {
+    /// The most bytes that one receive or send moves.
+    pub chunk_max: usize,
+    /// Bytes that wait in one direction before the sender is held back.
+    pub capacity: usize,
+    /// Of 100 receives or sends, how many find nothing at first.
+    pub reluctance: u8,
+}
+
+impl Weather {
+    /// Some weather between calm and foul, for a life in which `bytes` are on their way. The more they are, the
+    /// larger the pieces: a few hundred cuts find what a million would.
+    pub fn of(rng: &mut fastrand::Rng, bytes: usize) -> Self {
+        let chunk_max = [1, 7, 100, 1500, 20_000, 1 << 20][rng.usize(..6)].max(bytes / 250);
+        // A capacity far below a record makes every send a partial one.
+        let capacity = [64, 1000, 40_000, 1 << 20][rng.usize(..4)].max(bytes / 250);
+        Self { chunk_max, capacity, reluctance: rng.u8(..40) }
+    }
+}
+
+/// One direction of a wire.
+#[derive(Debug, Default)]
+struct Lane {
+    waiting: VecDeque<u8>,
+    /// The sender has said that nothing more comes.
+    ended: bool,
+    /// Either end is gone.
+    reset: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl Lane {
+    fn wake(&mut self) {
+        self.reader.take().into_iter().chain(self.writer.take()).for_each(Waker::wake);
+    }
+}
+
+/// One end of a wire.
+pub struct Wire {
+    incoming: Rc<RefCell<Lane>>,
+    outgoing: Rc<RefCell<Lane>>,
+    weather: Weather,
+    rng: fastrand::Rng,
+    /// Receives and sends until the wire breaks; none: never.
+    breaks_in: Option<Rc<Cell<u32>>>,
+}
+
+/// A wire with its two ends. Only the first breaks after `breaks_in` receives and sends.
+pub fn wire(weather: Weather, seed: u64, breaks_in: Option<Rc<Cell<u32>>>) -> (Wire, Wire) {
+    let (one, two) = <(Rc<RefCell<Lane>>, Rc<RefCell<Lane>>)>::default();
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let near = Wire { incoming: one.clone(), outgoing: two.clone(), weather, rng: rng.fork(), breaks_in };
+    let far = Wire { incoming: two, outgoing: one, weather, rng, breaks_in: None };
+    (near, far)
+}
+
+impl Wire {
+    /// Breaks the wire, as a reset does: what waits is lost to both ends.
+    pub fn reset(&mut self) {
+        for lane in [&self.incoming, &self.outgoing] {
+            let mut lane = lane.borrow_mut();
+            lane.reset = true;
+            lane.waiting.clear();
+            lane.wake();
+        }
+    }
+
+    /// Whether the call is to be put off; then the task has been woken for another try.
+    fn is_reluctant(&mut self, cx: &Context<'_>) -> bool {
+        let reluctant = self.rng.u8(..100) < self.weather.reluctance;
+        if reluctant {
+            cx.waker().wake_by_ref();
+        }
+        reluctant
+    }
+
+    fn wear(&mut self) {
+        let Some(left) = &self.breaks_in else { return };
+        left.set(left.get().saturating_sub(1));
+        if left.get() == 0 {
+            self.reset();
+        }
+    }
+}
+
+impl Stream for Wire {
+    fn poll_recv(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.is_reluctant(cx) {
+            return Poll::Pending;
+        }
+        self.wear();
+        let mut lane = self.incoming.borrow_mut();
+        if lane.reset {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        if lane.waiting.is_empty() {
+            if lane.ended {
+                return Poll::Ready(Ok(0));
+            }
+            lane.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let take = self.rng.usize(1..=self.weather.chunk_max).min(into.len()).min(lane.waiting.len());
+        into.iter_mut().zip(lane.waiting.drain(..take)).for_each(|(to, byte)| *to = byte);
+        lane.writer.take().into_iter().for_each(Waker::wake);
+        Poll::Ready(Ok(take))
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_reluctant(cx) {
+            return Poll::Pending;
+        }
+        self.wear();
+        let mut lane = self.outgoing.borrow_mut();
+        if lane.reset || lane.ended {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let room = self.weather.capacity.saturating_sub(lane.waiting.len());
+        if room == 0 {
+            lane.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let take = self.rng.usize(1..=self.weather.chunk_max).min(room).min(bytes.len());
+        lane.waiting.extend(&bytes[..take]);
+        lane.reader.take().into_iter().for_each(Waker::wake);
+        Poll::Ready(Ok(take))
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let mut lane = self.outgoing.borrow_mut();
+        if lane.reset {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        lane.ended = true;
+        lane.wake();
+        Ok(())
+    }
+}
+
+/// A closed socket: its own bytes still arrive, those for it are answered by a reset.
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let mut outgoing = self.outgoing.borrow_mut();
+        outgoing.ended = true;
+        outgoing.wake();
+        let mut incoming = self.incoming.borrow_mut();
+        incoming.reset = true;
+        incoming.wake();
+    }
+}
+
+/// What happens to a connection that the proxy makes.
+pub type OnConnect = dyn Fn(SocketAddr) -> io::Result<Wire>;
+
+/// The world around a proxy: whom its connections reach.
+pub struct World {
+    /// Called for each connection to an agent; the far end is the test's.
+    pub on_connect: Box<OnConnect>,
+    /// How long a connection takes.
+    pub connect_time: Duration,
+    /// Connections that were asked for.
+    pub asked: RefCell<Vec<SocketAddr>>,
+}
+
+impl Net for World {
+    type Stream = Wire;
+
+    async fn connect(&self, agent: SocketAddr) -> io::Result<Wire> {
+        self.asked.borrow_mut().push(agent);
+        tokio::time::sleep(self.connect_time).await;
+        (self.on_connect)(agent)
+    }
+
+    async fn breathe(&self) {
+        tokio::task::yield_now().await;
+    }
+}

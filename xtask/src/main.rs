@@ -1,0 +1,44 @@
+//! The project's commands, as `cargo xtask COMMAND`.
+//! This file only dispatches: a command is a module of its own and returns why it failed.
+
+mod demo;
+mod packages;
+mod test;
+mod tidy;
+
+use clap::Parser;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The project's commands
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Command {
+    /// Show two stand-in desktops behind the proxy, in a browser of yours
+    Demo(demo::Args),
+    /// Install what the tests need, build and run all tests
+    Test(test::Args),
+    /// Check the repository's own rules
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let done = match Command::parse() {
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Tidy => tidy::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("cargo xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository's root, wherever the command was called.
+fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
