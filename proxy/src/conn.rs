@@ -116,8 +116,12 @@ impl<S> Accepted<S> {
         if !secure {
             return Some(secured);
         }
-        let handshake = secured.peer.handshake(&worker.scratch);
-        match timeout(worker.shared.config.front.head, handshake).await.unwrap_or(Err(Fault::TimedOut)) {
+        let handshake = timeout(worker.shared.config.front.head, secured.peer.handshake(&worker.scratch));
+        let secure = tokio::select! {
+            done = handshake => done.unwrap_or(Err(Fault::TimedOut)),
+            () = worker.stop.reached(Phase::Draining) => return None,
+        };
+        match secure {
             Ok(()) => Some(secured),
             Err(Fault::NoTls) => {
                 secured.peer = secured.peer.into_plain();
@@ -251,7 +255,7 @@ impl<S: crate::net::Stream> Secured<S> {
             tracing::info!("{}: {} {}", self.client, reply.status, reply.text);
         }
         let sent = self.send(worker, &reply.render(keep, head_only)).await;
-        entry.ledger.to_client = reply.text.len() as u64;
+        entry.ledger.to_client = if head_only { 0 } else { reply.body_bytes() as u64 };
         match sent {
             Ok(()) => entry.close(worker, reply.status, Ending::Refused),
             Err(fault) => entry.close(worker, reply.status, Ending::failed(Side::Client, &fault)),

@@ -161,11 +161,10 @@ fn start_worker(
     reports: mpsc::UnboundedSender<io::Result<()>>,
 ) -> io::Result<()> {
     let shared = shared.clone();
-    let report = Report { to: reports, result: Err(io::Error::other("a worker panicked")) };
-    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        let mut report = report;
-        report.result = worker::run(shared, listeners, phases);
-    })?;
+    let report = Report::new(reports);
+    std::thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(move || report.on(|| worker::run(shared, listeners, phases)))?;
     Ok(())
 }
 
@@ -173,6 +172,16 @@ fn start_worker(
 struct Report {
     to: mpsc::UnboundedSender<io::Result<()>>,
     result: io::Result<()>,
+}
+
+impl Report {
+    fn new(to: mpsc::UnboundedSender<io::Result<()>>) -> Self {
+        Self { to, result: Err(io::Error::other("a worker panicked")) }
+    }
+
+    fn on(mut self, work: impl FnOnce() -> io::Result<()>) {
+        self.result = work();
+    }
 }
 
 impl Drop for Report {
@@ -232,5 +241,23 @@ impl StopSignals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_panics_ends_the_program_with_an_error() {
+        let (reports, ended) = mpsc::unbounded_channel();
+        let report = Report::new(reports.clone());
+        let worker = std::thread::spawn(move || report.on(|| panic!("on purpose")));
+        assert!(worker.join().is_err());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (phase, _) = watch::channel(Phase::Running);
+        let error =
+            runtime.block_on(supervise(&phase, ended, Duration::from_secs(1))).expect_err("no clean end");
+        assert_eq!(error.to_string(), "a worker panicked");
     }
 }

@@ -154,7 +154,8 @@ impl<S: Stream> Peer<S> {
             let opened =
                 self.poll_open(cx, &mut scratch.incoming, FILL_BYTES, &mut |bytes| plain.push(bytes));
             self.plain = plain;
-            let _ = self.poll_flush(cx)?;
+            // A side that takes no more may have said why: whoever writes to it finds that out.
+            let _ = self.poll_flush(cx);
             ready!(opened)?;
             let gained = self.plain.len() - before;
             if gained > 0 || self.end.is_some() {

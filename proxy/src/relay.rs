@@ -21,7 +21,7 @@ use crate::tls::TlsError;
 pub struct RelayLimits {
     /// Bytes that one direction may move before every other session has had its turn.
     pub turn_bytes: usize,
-    /// How long a session may move no byte at all.
+    /// How long a session may move no byte at all; looked at once in this time, so it may last up to twice.
     pub idle: Duration,
     /// The same once one direction has ended.
     pub half_closed_idle: Duration,
@@ -78,8 +78,8 @@ struct Relay<'a, S> {
     agent: &'a mut Peer<S>,
     to_agent: Direction,
     to_client: Direction,
-    /// Which side ended first.
-    first: Option<(Side, End)>,
+    /// What ended the first direction.
+    first: Option<Ending>,
 }
 
 /// Relays until both directions have ended, a side fails, a limit runs out or the worker ends.
@@ -117,7 +117,7 @@ impl<S: Stream> Relay<'_, S> {
             });
             match turn.await {
                 Step::Again => around.net.breathe().await,
-                Step::TimeUp if self.progress() == seen => return Ending::Idle,
+                Step::TimeUp if self.progress() == seen => return self.farewell(Ending::Idle).await,
                 Step::TimeUp => {
                     seen = self.progress();
                     idle.set(tokio::time::sleep(self.idle_limit(&around.limits)));
@@ -128,7 +128,7 @@ impl<S: Stream> Relay<'_, S> {
                 }
                 Step::Ended(ending) => return ending,
                 Step::Failed(side, fault) => return self.failed(side, &fault).await,
-                Step::Drained => return self.drained().await,
+                Step::Drained => return self.farewell(Ending::Drained).await,
             }
         }
     }
@@ -165,17 +165,15 @@ impl<S: Stream> Relay<'_, S> {
         // Input events are small and somebody waits for what they do: they go first.
         let up = passage.turn(self.client, self.agent, &mut self.to_agent);
         let down = passage.turn(self.agent, self.client, &mut self.to_client);
-        let up = match settle(up, Side::Client) {
-            Ok(up) => up,
-            Err(failed) => return Poll::Ready(failed),
-        };
-        let down = match settle(down, Side::Agent) {
-            Ok(down) => down,
-            Err(failed) => return Poll::Ready(failed),
+        let up = settle(up, Side::Client, &mut self.to_agent, &mut self.first);
+        let down = settle(down, Side::Agent, &mut self.to_client, &mut self.first);
+        let (up, down) = match (up, down) {
+            (Ok(up), Ok(down)) => (up, down),
+            (Err(failed), _) | (_, Err(failed)) => return Poll::Ready(failed),
         };
         self.note_first_end();
         if self.to_agent.done && self.to_client.done {
-            return Poll::Ready(Step::Ended(self.ending()));
+            return Poll::Ready(Step::Ended(self.first.unwrap_or(Ending::Idle)));
         }
         match (up, down) {
             (Turn::Again, _) | (_, Turn::Again) => Poll::Ready(Step::Again),
@@ -187,15 +185,11 @@ impl<S: Stream> Relay<'_, S> {
     fn note_first_end(&mut self) {
         if self.first.is_none() {
             let client = self.client.end().map(|end| (Side::Client, end));
-            self.first = client.or_else(|| self.agent.end().map(|end| (Side::Agent, end)));
-        }
-    }
-
-    fn ending(&self) -> Ending {
-        match self.first {
-            Some((side, End::Clean)) => Ending::Ended(side),
-            Some((side, End::Truncated)) => Ending::Truncated(side),
-            None => Ending::Idle,
+            let ended = client.or_else(|| self.agent.end().map(|end| (Side::Agent, end)));
+            self.first = ended.map(|(side, end)| match end {
+                End::Clean => Ending::Ended(side),
+                End::Truncated => Ending::Truncated(side),
+            });
         }
     }
 
@@ -207,19 +201,19 @@ impl<S: Stream> Relay<'_, S> {
             Side::Agent => (&mut *self.agent, &mut *self.client),
         };
         let last_bytes = poll_fn(|cx| other.poll_finish(cx, false));
-        let _ = tokio::time::timeout(GOODBYE, last_bytes).await;
-        let _ = tokio::time::timeout(GOODBYE, failed.flush()).await;
+        let _ = tokio::time::timeout(FAREWELL, last_bytes).await;
+        let _ = tokio::time::timeout(FAREWELL, failed.flush()).await;
         Ending::failed(side, fault)
     }
 
-    /// The worker stops: both sides are told so, as far as they listen.
-    async fn drained(&mut self) -> Ending {
-        let goodbye = async {
+    /// Both sides are told that it is over, as far as they listen.
+    async fn farewell(&mut self, ending: Ending) -> Ending {
+        let farewell = async {
             let _ = self.client.finish().await;
             let _ = self.agent.finish().await;
         };
-        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
-        Ending::Drained
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        ending
     }
 
     fn return_pipes(&mut self, pipes: &mut Pipes) {
@@ -233,8 +227,8 @@ impl<S: Stream> Relay<'_, S> {
     }
 }
 
-/// How long a stopping worker waits for a side to take its last bytes.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// How long a side that is to be left has to take its last bytes.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 enum Step {
     Again,
@@ -245,12 +239,23 @@ enum Step {
     Drained,
 }
 
-fn settle(turn: Poll<Result<Turn, Broken>>, from: Side) -> Result<Turn, Step> {
+/// A side that takes no more may still have something to say, so it is read to its end; one that can't be read
+/// ends the session.
+fn settle(
+    turn: Poll<Result<Turn, Broken>>,
+    from: Side,
+    direction: &mut Direction,
+    first: &mut Option<Ending>,
+) -> Result<Turn, Step> {
     match turn {
         Poll::Pending => Ok(Turn::Over),
         Poll::Ready(Ok(turn)) => Ok(turn),
         Poll::Ready(Err(Broken::From(fault))) => Err(Step::Failed(from, fault)),
-        Poll::Ready(Err(Broken::To(fault))) => Err(Step::Failed(from.other(), fault)),
+        Poll::Ready(Err(Broken::To(fault))) => {
+            direction.done = true;
+            first.get_or_insert_with(|| Ending::failed(from.other(), &fault));
+            Ok(Turn::Over)
+        }
     }
 }
 
@@ -318,7 +323,7 @@ impl Passage<'_, '_> {
         sealed.map_err(|error| Broken::To(error.into()))?;
         sent.map_err(Broken::To)?;
         // Opening can oblige to an answer (a key update). Where it has to wait, a later turn sends it.
-        let _ = from.poll_flush(self.cx).map_err(Broken::From)?;
+        let _ = from.poll_flush(self.cx);
         direction.spliced = plain_pair && received == SPLICE_BYTES_MIN && self.fit(direction);
         Poll::Ready(Ok(received))
     }

@@ -26,10 +26,15 @@ impl Reply {
         self
     }
 
+    /// Bytes of the body.
+    pub fn body_bytes(&self) -> usize {
+        self.text.len() + 1
+    }
+
     /// The bytes of the message; without its body as the answer to HEAD.
     pub fn render(&self, keep_alive: bool, head_only: bool) -> Vec<u8> {
         let mut out = Vec::with_capacity(256 + self.text.len());
-        let length = self.text.len() + 1;
+        let length = self.body_bytes();
         let connection = if keep_alive { "keep-alive" } else { "close" };
         // Writing to memory does not fail.
         let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status));

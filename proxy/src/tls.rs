@@ -323,3 +323,120 @@ fn close<C: Records>(connection: &mut C, held: &mut Vec<u8>, outgoing: &mut Buff
         RECORD_OVERHEAD,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both ends of a connection, and the ciphertext between them.
+    struct Pair {
+        agent: TlsEnd,
+        client: TlsEnd,
+    }
+
+    /// What an end said, and what it has to send.
+    type Fed = (Result<TlsState, TlsError>, Vec<u8>, Buffer);
+
+    fn feed(end: &mut TlsEnd, bytes: &[u8]) -> Fed {
+        let mut incoming = vec![0; HELD_BYTES_MAX + bytes.len()];
+        let held = end.put_back(&mut incoming);
+        incoming[held..held + bytes.len()].copy_from_slice(bytes);
+        let (mut plain, mut outgoing) = (Vec::new(), Buffer::default());
+        let state = end.open(
+            &mut incoming[..held + bytes.len()],
+            &mut |bytes: &[u8]| plain.extend_from_slice(bytes),
+            &mut outgoing,
+        );
+        (state, plain, outgoing)
+    }
+
+    fn sealed(end: &mut TlsEnd, plain: &[u8]) -> Buffer {
+        let mut outgoing = Buffer::default();
+        end.seal(plain, &mut outgoing).expect("an open end");
+        outgoing
+    }
+
+    fn connected() -> Pair {
+        let connector = Connector::new(&AgentTrust::Anything).expect("a connector");
+        let mut client = connector.connect(IpAddr::from([10, 0, 0, 5])).expect("an end");
+        let mut agent = Acceptor::new(&[]).expect("an acceptor").accept().expect("an end");
+        let (_, _, mut to_agent) = feed(&mut client, b"");
+        for _ in 0..4 {
+            // A byte at a time: every part record has to be kept.
+            let mut to_client = Buffer::default();
+            for byte in to_agent.filled() {
+                to_client.push(feed(&mut agent, &[*byte]).2.filled());
+            }
+            to_agent = feed(&mut client, to_client.filled()).2;
+        }
+        Pair { agent, client }
+    }
+
+    #[test]
+    fn records_cut_anywhere_arrive_whole_and_nothing_is_held_afterwards() {
+        let Pair { mut agent, mut client } = connected();
+        let plain: Vec<u8> = (0..40_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let ciphertext = sealed(&mut client, &plain);
+        let mut got = Vec::new();
+        for piece in ciphertext.filled().chunks(1009) {
+            let (state, some, _) = feed(&mut agent, piece);
+            assert_eq!(state.expect("an open end"), TlsState::Open);
+            got.extend(some);
+        }
+        assert!(got == plain);
+        assert_eq!(agent.held.capacity(), 0);
+    }
+
+    #[test]
+    fn what_comes_with_close_notify_is_read_and_answering_it_is_still_legal() {
+        let Pair { mut agent, mut client } = connected();
+        let mut last = sealed(&mut client, b"last words");
+        client.close(&mut last).expect("a close");
+        last.push(b"and junk");
+        let (state, plain, _) = feed(&mut agent, last.filled());
+        assert_eq!(
+            (state.expect("an open end"), plain.as_slice()),
+            (TlsState::PeerEnded, &b"last words"[..])
+        );
+        let reply = sealed(&mut agent, b"still here");
+        assert_eq!(feed(&mut client, reply.filled()).1, b"still here");
+    }
+
+    #[test]
+    fn a_key_update_is_answered_before_anything_else_is_sealed() {
+        let Pair { mut agent, mut client } = connected();
+        let Side::Agent(connection) = &mut client.side else { panic!("it connected") };
+        let ConnectionState::WriteTraffic(traffic) =
+            connection.process_tls_records(&mut []).state.expect("open")
+        else {
+            panic!("it may send")
+        };
+        traffic.refresh_traffic_keys().expect("TLS 1.3");
+        for round in [b"one", b"two"] {
+            let update = sealed(&mut client, round);
+            let (state, plain, mut reply) = feed(&mut agent, update.filled());
+            assert_eq!((state.expect("an open end"), plain.as_slice()), (TlsState::Open, &round[..]));
+            reply.push(sealed(&mut agent, b"answer").filled());
+            assert_eq!(feed(&mut client, reply.filled()).1, b"answer");
+        }
+    }
+
+    #[test]
+    fn a_forged_record_is_an_error_with_an_alert_and_no_plaintext() {
+        let Pair { mut agent, mut client } = connected();
+        let mut ciphertext = sealed(&mut client, b"secret").filled().to_vec();
+        ciphertext[9] ^= 1;
+        let (state, plain, alert) = feed(&mut agent, &ciphertext);
+        assert!(matches!(state, Err(TlsError::Protocol(_))) && plain.is_empty() && !alert.is_empty());
+    }
+
+    #[test]
+    fn a_handshake_message_in_endless_pieces_is_refused() {
+        let mut agent = Acceptor::new(&[]).expect("an acceptor").accept().expect("an end");
+        // A ClientHello of 64 KiB in records of one byte each (RFC 8446 5.1).
+        let pieces = [1, 0, 0xff, 0xff].into_iter().chain(std::iter::repeat(0));
+        let error = pieces.take(100_000).find_map(|byte| feed(&mut agent, &[22, 3, 3, 0, 1, byte]).0.err());
+        assert!(error.is_some());
+        assert!(agent.held.len() <= HELD_BYTES_MAX);
+    }
+}
