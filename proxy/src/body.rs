@@ -189,9 +189,10 @@ fn parse_chunk_size(line: &[u8]) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// Fields that say how a message is framed or routed have no say in its trailers (RFC 9110 6.5.1).
+/// Fields that say how a message is framed or routed, or where it came from, have no say in its trailers
+/// (RFC 9110 6.5.1): many a server adds them to the header.
 fn may_trail(header: &Header<'_>) -> bool {
-    const NEVER: [&str; 12] = [
+    const NEVER: [&str; 17] = [
         "content-length",
         "transfer-encoding",
         "host",
@@ -204,8 +205,13 @@ fn may_trail(header: &Header<'_>) -> bool {
         "set-cookie",
         "content-encoding",
         "location",
+        "proxy-authorization",
+        "proxy-connection",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-real-ip",
     ];
-    !NEVER.iter().any(|name| header.is(name))
+    !header.name.contains('_') && !NEVER.iter().any(|name| header.is(name))
 }
 
 /// Writes a piece of a body to `out` in a framing that the receiver was told of.
@@ -300,6 +306,13 @@ mod tests {
             let got = pass(Framing::Chunked, Framing::Chunked, wire, wire.len());
             assert_eq!(got, Err(BodyError::Malformed), "{}", String::from_utf8_lossy(wire));
         }
+    }
+
+    #[test]
+    fn trailers_say_nothing_of_where_a_message_came_from() {
+        let wire = b"0\r\nX-Forwarded-For: 1\r\nx-real-ip: 1\r\nX_Real_IP: 1\r\nX-Sum: 1\r\n\r\n";
+        let (body, _) = pass(Framing::Chunked, Framing::Chunked, wire, 7).expect("a body");
+        assert_eq!(body, b"0\r\nX-Sum: 1\r\n\r\n");
     }
 
     #[test]

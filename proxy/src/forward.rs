@@ -156,8 +156,12 @@ pub struct Passing<'a> {
     pub mount: Option<&'a Mount>,
 }
 
-/// Writes the head that the client sees. An interim response (1xx) gets no framing and no `Connection`.
+/// Writes the head that the client sees. An interim response (1xx) gets no framing and no `Connection`, and is
+/// not for HTTP/1.0 (RFC 9110 15.2).
 pub fn response(head: &ResponseHead<'_>, passing: &Passing<'_>, out: &mut Vec<u8>) {
+    if head.status < 200 && passing.http10 {
+        return;
+    }
     let _ = write!(out, "HTTP/1.1 {} {}\r\n", head.status, head.reason);
     if head.status == 101 {
         out.extend_from_slice(b"Upgrade: websocket\r\nConnection: upgrade\r\n");
@@ -259,7 +263,33 @@ fn mounted_cookie(value: &[u8], mount: &Mount) -> Vec<u8> {
 /// Splits ` Path=/x` after the equals sign.
 fn path_attribute(part: &[u8]) -> Option<(&[u8], &[u8])> {
     let equals = part.iter().position(|b| *b == b'=')?;
-    let value = equals + 1 + part[equals + 1..].iter().take_while(|b| **b == b' ').count();
+    let value = equals + 1 + part[equals + 1..].iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
     let name = part[..equals].trim_ascii();
     name.eq_ignore_ascii_case(b"path").then(|| part.split_at(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::HeadLimits;
+
+    #[test]
+    fn an_interim_response_is_not_for_http_1_0() {
+        let limits = HeadLimits { head_bytes_max: 256, line_bytes_max: 64, headers_max: 4 };
+        let head = ResponseHead::parse(b"HTTP/1.1 103 x\r\n\r\n", &limits, "GET").expect("a head");
+        for (http10, told) in [(true, &b""[..]), (false, b"HTTP/1.1 103 x\r\n\r\n")] {
+            let passing = Passing { framing: Framing::Empty, keep_alive: false, http10, mount: None };
+            let mut out = Vec::new();
+            response(&head, &passing, &mut out);
+            assert_eq!(out, told);
+        }
+    }
+
+    #[test]
+    fn white_space_before_a_cookies_path_hides_nothing() {
+        let mount = Mount { agent: Ipv4Addr::new(10, 0, 0, 5), port: 8443, host: "h".to_owned() };
+        for (from, to) in [("a; Path=/", "a; Path=/10.0.0.5/"), ("a; Path= \t/", "a; Path= \t/10.0.0.5/")] {
+            assert_eq!(mounted_cookie(from.as_bytes(), &mount), to.as_bytes());
+        }
+    }
 }

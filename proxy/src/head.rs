@@ -112,7 +112,10 @@ impl HeadEnd {
             }
         }
         self.seen = bytes.len();
-        within(self.lines > 0 || self.seen - self.line <= limits.line_bytes_max, HeadError::LineTooLong)?;
+        let unfinished = &bytes[self.line..];
+        // A CR may be the first half of the line's end.
+        let line_bytes = unfinished.strip_suffix(b"\r").unwrap_or(unfinished).len();
+        within(self.lines > 0 || line_bytes <= limits.line_bytes_max, HeadError::LineTooLong)?;
         within(self.seen < limits.head_bytes_max, HeadError::TooLong)?;
         Ok(None)
     }
@@ -211,6 +214,8 @@ impl<'a> RequestHead<'a> {
 impl<'a> ResponseHead<'a> {
     /// Parses a head whose end [`HeadEnd`] has found, the answer to a request of method `asked`.
     pub fn parse(head: &'a [u8], limits: &HeadLimits, asked: &str) -> Result<Self, HeadError> {
+        // The empty line that a client may send first is none of an agent's.
+        within(head.starts_with(b"HTTP/"), HeadError::Syntax)?;
         let mut room = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut parsed = httparse::Response::new(&mut room[..limits.headers_max.min(HEADERS_MAX)]);
         whole(parsed.parse(head))?;
@@ -390,5 +395,31 @@ pub fn trailers(section: &[u8]) -> Result<Vec<Header<'_>>, HeadError> {
         Ok(httparse::Status::Complete((_, parsed))) => headers(parsed),
         Ok(httparse::Status::Partial) => Err(HeadError::Syntax),
         Err(error) => whole(Err(error)).and(Ok(Vec::new())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_at_the_limit_may_be_cut_anywhere() {
+        let limits = HeadLimits { head_bytes_max: 64, line_bytes_max: 14, headers_max: 4 };
+        for head in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\r\nGET / HTTP/1.1\r\n\r\n"] {
+            let mut scan = HeadEnd::default();
+            let found: Vec<_> = (1..=head.len()).map(|end| scan.find(&head[..end], &limits)).collect();
+            assert_eq!(found.iter().position(|found| *found != Ok(None)), Some(head.len() - 1), "{found:?}");
+        }
+        let refused = HeadEnd::default().find(b"GET /x HTTP/1.1\r", &limits);
+        assert_eq!(refused, Err(HeadError::LineTooLong));
+    }
+
+    #[test]
+    fn an_empty_line_may_come_before_a_request_and_not_before_a_response() {
+        let limits = HeadLimits { head_bytes_max: 64, line_bytes_max: 32, headers_max: 4 };
+        assert!(RequestHead::parse(b"\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", &limits).is_ok());
+        let response = b"\r\nHTTP/1.1 200 OK\r\n\r\n";
+        assert_eq!(ResponseHead::parse(response, &limits, "GET").err(), Some(HeadError::Syntax));
+        assert!(ResponseHead::parse(&response[2..], &limits, "GET").is_ok());
     }
 }

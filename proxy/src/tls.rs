@@ -259,10 +259,16 @@ fn encode<D>(data: &mut rustls::unbuffered::EncodeTlsData<'_, D>, outgoing: &mut
     }
 }
 
-/// After an error rustls may still have an alert for the peer.
+/// After an error rustls may still have an alert for the peer, behind a hello that it was about to send.
+/// Once the alert is out, it must not be shown the broken bytes again.
 fn encode_alert<C: Records>(connection: &mut C, incoming: &mut [u8], outgoing: &mut Buffer) {
-    if let Ok(ConnectionState::EncodeTlsData(mut data)) = connection.process(incoming).state {
+    while let Ok(ConnectionState::EncodeTlsData(mut data)) = connection.process(incoming).state {
+        let start = outgoing.len();
         encode(&mut data, outgoing);
+        // A handshake record or a ChangeCipherSpec (RFC 8446 5.1) is none.
+        if !matches!(outgoing.filled().get(start), Some(20 | 22)) {
+            return;
+        }
     }
 }
 

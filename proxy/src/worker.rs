@@ -2,15 +2,17 @@
 //! as a task, and stops in order. Workers share nothing but the configuration and the count of connections.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -119,8 +121,14 @@ pub fn run(shared: Shared, listeners: Vec<Listener>, phase: watch::Receiver<Phas
     ring.setup_coop_taskrun();
     let mut runtime = tokio_uring::builder();
     runtime.uring_builder(&ring);
+    let runtime = tokio_uring::Runtime::new(&runtime).map_err(no_runtime)?;
     let net = Kernel { stall: shared.config.front.stall };
-    runtime.start(serve(Rc::new(Worker::new(net, shared)), listeners, phase))
+    runtime.block_on(serve(Rc::new(Worker::new(net, shared)), listeners, phase))
+}
+
+fn no_runtime(error: io::Error) -> io::Error {
+    let help = "it needs Linux 5.19, kernel.io_uring_disabled = 0, and a container that allows io_uring";
+    io::Error::new(error.kind(), format!("no io_uring runtime can be made: {error}; {help}"))
 }
 
 async fn serve(
@@ -177,9 +185,9 @@ async fn drain(
 }
 
 async fn reap_agents(worker: &Worker<Kernel>) {
-    std::future::poll_fn(|cx| {
+    poll_fn(|cx| {
         worker.pool.borrow_mut().reap(cx, &mut worker.scratch.borrow_mut());
-        std::task::Poll::Ready(())
+        Poll::Ready(())
     })
     .await;
 }
@@ -235,7 +243,7 @@ async fn accept(listener: Listener, accepted: mpsc::Sender<Connection>) -> io::R
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
                 tracing::error!("a connection can't be accepted: {error}");
-                reserve = shed(&listener, reserve);
+                reserve = shed(&listener, reserve).await;
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -255,10 +263,14 @@ fn reserve() -> Option<OwnedFd> {
 }
 
 /// Without a free file descriptor those who wait would wait for ever: the reserved one lets them be closed.
-fn shed(listener: &tokio::net::TcpListener, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
+/// They are taken by way of the runtime, so that it waits for the next one once there is none.
+async fn shed(listener: &tokio::net::TcpListener, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
     drop(reserved);
-    let listener = SockRef::from(listener);
-    let turned_away = (0..BACKLOG).take_while(|_| listener.accept().is_ok()).count();
+    let turned_away = poll_fn(|cx| {
+        let accepted = |_: &i32| matches!(listener.poll_accept(cx), Poll::Ready(Ok(_)));
+        Poll::Ready((0..BACKLOG).take_while(accepted).count())
+    });
+    let turned_away = turned_away.await;
     tracing::warn!("{turned_away} connections were turned away for want of a file descriptor");
     reserve()
 }

@@ -150,7 +150,7 @@ impl Acceptor {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(ByNameAndKey { keys }));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
         config.ticketer = aws_lc_rs::Ticketer::new()?;
         // AES-GCM before ChaCha20: with AES instructions it costs the proxy less than half.
         config.ignore_client_order = true;
