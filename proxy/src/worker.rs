@@ -121,12 +121,12 @@ pub fn run(shared: Shared, listeners: Vec<Listener>, phase: watch::Receiver<Phas
     ring.setup_coop_taskrun();
     let mut runtime = tokio_uring::builder();
     runtime.uring_builder(&ring);
-    let runtime = tokio_uring::Runtime::new(&runtime).map_err(no_runtime)?;
+    let runtime = tokio_uring::Runtime::new(&runtime).map_err(|error| no_runtime(&error))?;
     let net = Kernel { stall: shared.config.front.stall };
     runtime.block_on(serve(Rc::new(Worker::new(net, shared)), listeners, phase))
 }
 
-fn no_runtime(error: io::Error) -> io::Error {
+fn no_runtime(error: &io::Error) -> io::Error {
     let help = "it needs Linux 5.19, kernel.io_uring_disabled = 0, and a container that allows io_uring";
     io::Error::new(error.kind(), format!("no io_uring runtime can be made: {error}; {help}"))
 }
