@@ -32,8 +32,7 @@ impl Faulty {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        Self::start((Ipv4Addr::LOCALHOST, 0).into(), move |number, socket| script(number, Line::new(socket)))
-            .await
+        Self::start(move |number, socket| script(number, Line::new(socket))).await
     }
 
     /// Starts an agent whose script begins when the TLS handshake is done.
@@ -54,7 +53,7 @@ impl Faulty {
     {
         let acceptor = acceptor(identity);
         let script = Arc::new(script);
-        Self::start((Ipv4Addr::LOCALHOST, 0).into(), move |number, socket| {
+        Self::start(move |number, socket| {
             let (acceptor, script) = (acceptor.clone(), script.clone());
             async move {
                 let Ok(stream) = acceptor.accept(socket).await else { return };
@@ -64,14 +63,11 @@ impl Faulty {
         .await
     }
 
-    async fn start<F>(
-        address: SocketAddr,
-        serve: impl Fn(usize, TcpStream) -> F + Send + Sync + 'static,
-    ) -> Self
+    async fn start<F>(serve: impl Fn(usize, TcpStream) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind(address).await.expect("a free port");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let accepted = Arc::new(AtomicUsize::new(0));
         let counter = accepted.clone();

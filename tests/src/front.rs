@@ -1,5 +1,5 @@
-//! The real proxy in front of one agent, with a TLS and a plain listener, one worker and its access log on
-//! stdout; and whether it is as it was at its start, once everything that went wrong is over.
+//! The real proxy in front of one agent, with a TLS and a plain listener, one worker unless told otherwise
+//! and its access log on stdout; and whether it is as it was at its start, once everything that went wrong is over.
 // A panic in here is a failed test, which is what it is for.
 #![allow(clippy::missing_panics_doc)]
 
@@ -30,10 +30,12 @@ impl Front {
             "--listen=127.0.0.1:0",
             "--listen-plain=127.0.0.1:0",
             "--access-log=stdout",
-            "--workers=1",
             &port,
             &allowed,
         ];
+        if !flags.iter().any(|flag| flag.starts_with("--workers")) {
+            all.push("--workers=1");
+        }
         all.extend(flags);
         let proxy = Proxy::start(&all);
         let mut front = Self { proxy, agent, descriptors: 0 };

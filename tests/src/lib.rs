@@ -6,4 +6,5 @@ pub mod front;
 pub mod line;
 pub mod process;
 pub mod proxy;
+pub mod raw;
 pub mod simulated;

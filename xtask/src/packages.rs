@@ -7,8 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
-const NEEDED: [(&str, &[&str]); 2] = [
-    ("wire", &["curl", "nginx-light", "openssl"]),
+const NEEDED: [(&str, &[&str]); 3] = [
+    ("wire", &["curl", "iproute2", "nginx-light", "openssl"]),
+    ("faults", &["openssl"]),
     (
         "desktop",
         &[

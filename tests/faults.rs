@@ -1,0 +1,20 @@
+//! The real proxy among agents and clients that refuse, stall, break off, lie and vanish: each fault ends in the
+//! status of the contract and within its limit, and the proxy serves on and holds nothing of it.
+//! Times are upper bounds only, and generous: the machine may be busy.
+//! Debian packages: openssl
+#![allow(clippy::unwrap_used)]
+
+#[path = "faults/agents.rs"]
+mod agents;
+#[path = "faults/bodies.rs"]
+mod bodies;
+#[path = "faults/clients.rs"]
+mod clients;
+#[path = "faults/flags.rs"]
+mod flags;
+#[path = "faults/kept.rs"]
+mod kept;
+#[path = "faults/stopping.rs"]
+mod stopping;
+#[path = "faults/trust.rs"]
+mod trust;

@@ -1,0 +1,96 @@
+//! Agent certificates that are verified, and those that are not accepted.
+
+use std::fs;
+use std::process::Command;
+
+use harness::agent::{Agent, AgentConfig};
+use harness::certificates::{Authority, Identity, KeyKind};
+use harness::front::Front;
+use harness::process::{Process, eventually};
+use tempfile::TempDir;
+
+async fn agent(identity: &Identity) -> Agent {
+    Agent::start(AgentConfig { identity: Some(identity.clone()), ..AgentConfig::default() }).await.unwrap()
+}
+
+/// The status of a request to an agent with this certificate where these flags verify it.
+async fn status(identity: &Identity, flags: &[&str]) -> u16 {
+    let agent = agent(identity).await;
+    let flags: Vec<&str> = [&["--agent-tls=verify", "--agent-idle-s=1"], flags].concat();
+    let front = Front::start(agent.address, &flags).await;
+    let answer = front.ask("GET /x").await;
+    assert_eq!(agent.seen.requests().len(), usize::from(answer.status == 200));
+    if answer.status != 200 {
+        let told = || front.proxy.log().contains("failed in the TLS handshake").then_some(());
+        eventually("the operator is told", told);
+    }
+    front.recovers().await;
+    answer.status
+}
+
+struct Ca {
+    authority: Authority,
+    folder: TempDir,
+}
+
+impl Ca {
+    fn new(name: &str) -> Self {
+        let ca = Self { authority: Authority::new(name), folder: tempfile::tempdir().unwrap() };
+        fs::write(ca.folder.path().join("ca.pem"), ca.authority.cert_pem()).unwrap();
+        ca
+    }
+
+    fn flag(&self) -> String {
+        format!("--agent-ca={}", self.folder.path().join("ca.pem").display())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_accepted_from_the_right_authority_alone() {
+    let (right, wrong) = (Ca::new("right"), Ca::new("wrong"));
+    for kind in [KeyKind::Ecdsa, KeyKind::Rsa] {
+        let identity = right.authority.issue(kind, &["127.0.0.1"]);
+        assert_eq!(status(&identity, &[&right.flag()]).await, 200);
+        assert_eq!(status(&identity, &[&wrong.flag()]).await, 502);
+    }
+    let itself = Identity::self_signed(KeyKind::Ecdsa, &["127.0.0.1"]);
+    assert_eq!(status(&itself, &[&right.flag()]).await, 502);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_for_another_address_is_not_accepted() {
+    let ca = Ca::new("authority");
+    let other = ca.authority.issue(KeyKind::Ecdsa, &["127.0.0.9", "localhost"]);
+    assert_eq!(status(&other, &[&ca.flag()]).await, 502);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_may_carry_a_name_instead() {
+    let ca = Ca::new("authority");
+    let named = ca.authority.issue(KeyKind::Ecdsa, &["desktops.test"]);
+    assert_eq!(status(&named, &[&ca.flag(), "--agent-name=desktops.test"]).await, 200);
+    assert_eq!(status(&named, &[&ca.flag(), "--agent-name=other.test"]).await, 502);
+    assert_eq!(status(&named, &[&ca.flag()]).await, 502);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_certificate_is_accepted_and_no_other() {
+    let pinned = Identity::self_signed(KeyKind::Ecdsa, &["127.0.0.1"]);
+    let other = Identity::self_signed(KeyKind::Ecdsa, &["127.0.0.1"]);
+    let flag = format!("--agent-pin={}", pin(&pinned));
+    assert_eq!(status(&pinned, &[&flag]).await, 200);
+    assert_eq!(status(&other, &[&flag]).await, 502);
+    assert_eq!(status(&other, &[&flag, &format!("--agent-pin={}", pin(&other))]).await, 200);
+}
+
+/// As `openssl x509 -fingerprint -sha256` tells it.
+fn pin(identity: &Identity) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cert.pem");
+    fs::write(&file, &identity.cert_pem).unwrap();
+    let mut command = Command::new("openssl");
+    command.args(["x509", "-noout", "-fingerprint", "-sha256", "-in"]).arg(file);
+    let mut openssl = Process::start(command);
+    assert!(openssl.wait().success(), "{}", openssl.log());
+    format!("sha256:{}", openssl.output().trim().rsplit('=').next().unwrap())
+}
