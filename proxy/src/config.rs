@@ -141,8 +141,8 @@ pub struct LimitFlags {
     /// Unused connections kept per agent and worker
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub agent_idle_max: usize,
-    /// Seconds that a side may take no bytes that wait for it
-    #[arg(long, value_name = "S", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    /// Seconds that a side may take no bytes that wait for it (`TCP_USER_TIMEOUT`)
+    #[arg(long, value_name = "S", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=2_147_483))]
     pub stall_s: u64,
     /// Seconds that a WebSocket may be silent
     #[arg(long, value_name = "S", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
@@ -329,14 +329,17 @@ impl LimitFlags {
     }
 
     fn front(&self) -> Result<FrontLimits, ConfigError> {
-        if self.headers_max > HEADERS_MAX {
-            return Err(ConfigError::Limit("--headers-max can be 256 at the most"));
+        if self.headers_max == 0 || self.headers_max > HEADERS_MAX {
+            return Err(ConfigError::Limit("--headers-max must lie between 1 and 256"));
         }
         if !(256..=1 << 20).contains(&self.head_bytes_max) {
             return Err(ConfigError::Limit("--head-bytes-max must lie between 256 and 1048576"));
         }
         if self.line_bytes_max > self.head_bytes_max {
             return Err(ConfigError::Limit("--line-bytes-max can't be more than --head-bytes-max"));
+        }
+        if self.connections_max == 0 {
+            return Err(ConfigError::Limit("--connections-max must be 1 at the least"));
         }
         if self.turn_bytes < 4096 {
             return Err(ConfigError::Limit("--turn-bytes must be 4096 at the least"));

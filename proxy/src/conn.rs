@@ -29,10 +29,8 @@ use crate::worker::Worker;
 
 /// Bytes of a request line that the access log keeps.
 const LOGGED_LINE_BYTES: usize = 1024;
-/// How long, and for how many bytes, a closed connection is read on, so that the answer isn't lost in a reset
-/// (RFC 9112 9.6).
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 1 << 20;
+/// How long a client that is to be left has to take its last bytes.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 struct Accepted<S> {
     stream: S,
@@ -65,6 +63,8 @@ struct Paired<S> {
     agent: Peer<S>,
     /// Whether the agent's connection has served another request before.
     reused: bool,
+    /// Whether the agent has answered, if only in the interim.
+    heard: bool,
 }
 
 /// A client and an agent that speak to each other.
@@ -276,18 +276,9 @@ impl<S: crate::net::Stream> Secured<S> {
 
     /// Ends the connection in order: what was sent is brought over, what still comes is thrown away.
     async fn close<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> After<S> {
-        let farewell = async {
-            self.peer.finish().await?;
-            let mut discarded = 0;
-            while self.peer.end().is_none() && discarded < LINGER_BYTES {
-                discarded += self.peer.fill(&worker.scratch).await?;
-                let waiting = self.peer.plain.len();
-                self.peer.plain.consume(waiting);
-            }
-            Ok::<_, Fault>(())
-        };
-        // Whether the client listens to the end is its own affair.
-        let _ = timeout(LINGER, farewell).await;
+        if let Ok(Ok(())) = timeout(FAREWELL, self.peer.finish()).await {
+            self.peer.linger(&worker.scratch).await;
+        }
         After::Closed
     }
 }
@@ -306,7 +297,8 @@ fn asked<N: Net>(head: &RequestHead<'_>, worker: &Worker<N>) -> Asked {
         method: head.method.to_owned(),
         framing: head.framing,
         websocket: head.websocket,
-        http10: head.version == Version::Http10,
+        expects_continue: head::values(&head.headers, "expect").next().is_some(),
+        version: head.version,
         keep_alive: head.keep_alive && worker.stop.phase() == Phase::Running,
         mount: None,
     }
@@ -321,7 +313,8 @@ fn decide<N: Net>(
     asked: &mut Asked,
 ) -> Result<(SocketAddr, Vec<u8>), Reply> {
     let config = &worker.shared.config;
-    let (agent, rest, mounted) = match Route::of(head.path) {
+    let route = Route::of(head.path);
+    let (agent, rest, mounted) = match route {
         Route::Health => return Err(health(head.method)),
         Route::NotAnAddress => {
             return Err(Reply::new(
@@ -345,7 +338,7 @@ fn decide<N: Net>(
     if config.exchange.body_bytes_max < content_length(head.framing) {
         return Err(Reply::new(413, BodyError::TooLarge.to_string()));
     }
-    if let (Route::NoSlash(ip, query), false) = (Route::of(head.path), head.websocket) {
+    if let (Route::NoSlash(ip, query), false) = (route, head.websocket) {
         return Err(Reply::new(308, "The desktop is one slash further.")
             .with_header(format!("Location: /{ip}/{query}")));
     }
@@ -356,7 +349,9 @@ fn decide<N: Net>(
     let host = forward::host_for(head, &forward);
     let mut out = Vec::with_capacity(1024 + head.path.len());
     forward::request(head, &forward, &host, &mut out);
-    asked.mount = mounted.filter(|_| stripped).map(|agent| Mount { agent, port: config.agent_port, host });
+    let bare = matches!(route, Route::NoSlash(..));
+    asked.mount =
+        mounted.filter(|_| stripped).map(|agent| Mount { agent, port: config.agent_port, host, bare });
     Ok((agent, out))
 }
 
@@ -406,7 +401,7 @@ impl<S: crate::net::Stream> Requested<S> {
         reused: bool,
     ) -> Result<Paired<S>, After<S>> {
         match agent.write(&self.head) {
-            Ok(()) => Ok(Paired { requested: self, agent, reused }),
+            Ok(()) => Ok(Paired { requested: self, agent, reused, heard: false }),
             Err(fault) => {
                 tracing::warn!("agent {}: {fault}", self.agent);
                 let reply = bad_gateway(self.agent.ip(), "can't be written to");
@@ -454,8 +449,13 @@ impl<S: crate::net::Stream> Paired<S> {
             limits: worker.shared.config.exchange,
             to_agent: 0,
             to_client: 0,
+            heard: false,
         };
-        let outcome = exchange.run(&self.requested.asked).await;
+        let outcome = tokio::select! {
+            outcome = exchange.run(&self.requested.asked) => outcome,
+            () = worker.stop.reached(Phase::Ending) => Err(Failure::Stopped),
+        };
+        self.heard = exchange.heard;
         let ledger = &mut self.requested.entry.ledger;
         (ledger.to_agent, ledger.to_client) = (exchange.to_agent, exchange.to_client);
         match outcome {
@@ -475,7 +475,8 @@ impl<S: crate::net::Stream> Paired<S> {
     /// if it may be (RFC 9110 9.2.2), has no body, and not a byte of an answer came.
     fn may_retry(&self, failure: &Failure) -> bool {
         let asked = &self.requested.asked;
-        let unanswered = self.agent.plain.is_empty()
+        let unanswered = !self.heard
+            && self.agent.plain.is_empty()
             && matches!(failure, Failure::Fault(Side::Agent, Fault::Io(_) | Fault::EndedEarly, None));
         let idempotent = matches!(asked.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE");
         self.reused && unanswered && idempotent && asked.framing == Framing::Empty
@@ -504,7 +505,7 @@ impl<S: crate::net::Stream> Paired<S> {
     }
 
     async fn failed<N: Net<Stream = S>>(self, worker: &Worker<N>, failure: Failure) -> After<S> {
-        let Requested { client, entry, agent, mut asked, .. } = self.requested;
+        let Requested { client, entry, agent, asked, .. } = self.requested;
         if let Failure::Fault(side, fault, Some(status)) = &failure {
             tracing::info!("{} and agent {agent}: the {side} {fault} after status {status}", client.client);
             entry.close(worker, *status, Ending::failed(*side, fault));
@@ -512,20 +513,19 @@ impl<S: crate::net::Stream> Paired<S> {
         }
         match reply_to(&failure, agent.ip()) {
             None => {
-                entry.close(worker, 0, Ending::Ended(Side::Client));
+                let stopped = matches!(failure, Failure::Stopped);
+                entry.close(worker, 0, if stopped { Ending::Drained } else { Ending::Ended(Side::Client) });
                 After::Closed
             }
             Some(reply) => {
                 tracing::info!("{} and agent {agent}: {failure:?}", client.client);
-                // Where the agent failed, the rest of the request's body is still on its way.
-                asked.keep_alive &= asked.framing == Framing::Empty;
                 client.refuse(worker, entry, &reply, Some(&asked)).await
             }
         }
     }
 }
 
-/// What the client is told of a failure; nothing where it is gone itself.
+/// What the client is told of a failure; nothing where it is gone itself, or everything ends.
 fn reply_to(failure: &Failure, agent: IpAddr) -> Option<Reply> {
     match failure {
         Failure::BadHead(_) => Some(bad_gateway(agent, "answered with what is no valid HTTP response")),
@@ -537,7 +537,7 @@ fn reply_to(failure: &Failure, agent: IpAddr) -> Option<Reply> {
         Failure::Fault(Side::Client, Fault::TimedOut, _) => {
             Some(Reply::new(408, "The request's body did not come in time."))
         }
-        Failure::Fault(Side::Client, _, _) => None,
+        Failure::Fault(Side::Client, _, _) | Failure::Stopped => None,
         Failure::Fault(Side::Agent, Fault::TimedOut, _) => {
             Some(Reply::new(504, format!("The desktop at {agent} did not answer in time.")))
         }
@@ -560,6 +560,7 @@ impl<S: crate::net::Stream> Upgraded<S> {
         let (ending, Moved { to_agent, to_client }) = relay(&mut client, &mut agent, &around).await;
         (entry.ledger.to_agent, entry.ledger.to_client) = (to_agent, to_client);
         entry.close(worker, 101, ending);
+        tokio::join!(client.linger(&worker.scratch), agent.linger(&worker.scratch));
     }
 }
 

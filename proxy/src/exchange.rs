@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 use crate::account::Side;
 use crate::body::{self, Decoder, Framing, Piece};
 use crate::forward::{self, Mount, Passing};
-use crate::head::{HeadEnd, HeadError, HeadLimits, ResponseHead};
+use crate::head::{HeadEnd, HeadError, HeadLimits, ResponseHead, Version};
 use crate::net::{Net, Stream};
 use crate::peer::{Broken, FILL_BYTES, Fault, Peer, Scratch};
 
@@ -38,8 +38,10 @@ pub struct Asked {
     pub framing: Framing,
     /// Whether it asks for a WebSocket.
     pub websocket: bool,
-    /// Whether the client speaks HTTP/1.0.
-    pub http10: bool,
+    /// Whether the client may wait for a 100 before it sends its body (RFC 9110 10.1.1).
+    pub expects_continue: bool,
+    /// The version that the client speaks.
+    pub version: Version,
     /// Whether the client would send another request.
     pub keep_alive: bool,
     /// The prefix that was taken off.
@@ -71,6 +73,8 @@ pub enum Failure {
     BadHead(HeadError),
     /// The agent agreed to an upgrade that nobody asked for.
     UnaskedUpgrade,
+    /// The worker ends.
+    Stopped,
 }
 
 /// An exchange on its way.
@@ -89,6 +93,8 @@ pub struct Exchange<'a, N: Net> {
     pub to_agent: u64,
     /// Body bytes to the client, as far as they got.
     pub to_client: u64,
+    /// Whether a head came from the agent, if only an interim one.
+    pub heard: bool,
 }
 
 /// A body on its way.
@@ -98,6 +104,8 @@ struct Transfer {
     framing: Framing,
     moved: u64,
     done: bool,
+    /// The sender may wait for a 100 that has not come.
+    unasked: bool,
 }
 
 /// Bytes of body that one exchange moves before others have their turn.
@@ -111,7 +119,18 @@ enum Turn {
 
 impl Transfer {
     fn new(from: Framing, to: Framing, bytes_max: u64) -> Self {
-        Self { decoder: Decoder::new(from, bytes_max), framing: to, moved: 0, done: from == Framing::Empty }
+        Self {
+            unasked: false,
+            decoder: Decoder::new(from, bytes_max),
+            framing: to,
+            moved: 0,
+            done: from == Framing::Empty,
+        }
+    }
+
+    /// Whether the agent, and not the client, has to do the next step.
+    fn is_up_to_agent(&self) -> bool {
+        self.done || (self.unasked && self.moved == 0)
     }
 
     fn poll<S: Stream>(
@@ -196,14 +215,18 @@ impl<N: Net> Exchange<'_, N> {
     /// Runs the exchange to its end.
     pub async fn run(&mut self, asked: &Asked) -> Result<Outcome, Failure> {
         let mut upload = Transfer::new(asked.framing, asked.framing, self.limits.body_bytes_max);
+        upload.unasked = asked.expects_continue;
         let done = self.run_with(asked, &mut upload).await;
         self.to_agent = upload.moved;
         done
     }
 
     async fn run_with(&mut self, asked: &Asked, upload: &mut Transfer) -> Result<Outcome, Failure> {
+        // Interim responses don't give the agent more time.
+        let mut timer = pin!(tokio::time::sleep(self.gap(upload)));
         loop {
-            let length = self.response_head(upload).await?;
+            let length = self.response_head(upload, timer.as_mut()).await?;
+            self.heard = true;
             let head =
                 ResponseHead::parse(&self.agent.plain.filled()[..length], &self.limits.head, &asked.method)
                     .map_err(Failure::BadHead)?;
@@ -216,7 +239,7 @@ impl<N: Net> Exchange<'_, N> {
             let passing = Passing {
                 framing,
                 keep_alive: keep_client,
-                http10: asked.http10,
+                http10: asked.version == Version::Http10,
                 mount: asked.mount.as_ref(),
             };
             let mut out = Vec::with_capacity(length + 128);
@@ -226,7 +249,10 @@ impl<N: Net> Exchange<'_, N> {
             self.client.write(&out).map_err(|fault| Failure::Fault(Side::Client, fault, None))?;
             match status {
                 101 => return Ok(Outcome::Upgraded),
-                100..200 => self.send_interim(status).await?,
+                100..200 => {
+                    upload.unasked &= status != 100;
+                    self.send_interim(status).await?;
+                }
                 _ => {
                     let download = Transfer::new(from, framing, u64::MAX);
                     return self.bodies(status, upload, download, keep_client, keep_agent).await;
@@ -242,10 +268,13 @@ impl<N: Net> Exchange<'_, N> {
     }
 
     /// Waits for a whole response head, sending the request's body meanwhile.
-    async fn response_head(&mut self, upload: &mut Transfer) -> Result<usize, Failure> {
+    async fn response_head(
+        &mut self,
+        upload: &mut Transfer,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Result<usize, Failure> {
         let mut scan = HeadEnd::default();
         let mut upload_broken = false;
-        let mut timer = pin!(tokio::time::sleep(self.gap(upload)));
         loop {
             let event =
                 poll_fn(|cx| self.poll_head(cx, upload, &mut upload_broken, &mut scan, timer.as_mut()))
@@ -261,11 +290,11 @@ impl<N: Net> Exchange<'_, N> {
     }
 
     fn gap(&self, upload: &Transfer) -> Duration {
-        if upload.done { self.limits.response } else { self.limits.body_gap }
+        if upload.is_up_to_agent() { self.limits.response } else { self.limits.body_gap }
     }
 
     fn timed_out(&self, upload: &Transfer, status: Option<u16>) -> Failure {
-        let side = if upload.done || self.agent.is_behind() { Side::Agent } else { Side::Client };
+        let side = if upload.is_up_to_agent() || self.agent.is_behind() { Side::Agent } else { Side::Client };
         Failure::Fault(side, Fault::TimedOut, status)
     }
 
@@ -329,18 +358,22 @@ impl<N: Net> Exchange<'_, N> {
         }
     }
 
-    /// A client that is gone wants no answer. What it sends ahead is kept, up to a limit.
+    /// A client that is gone wants no answer.
     fn look_after_client(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
-        while self.client.plain.len() < FILL_BYTES {
-            let fault = match self.client.poll_fill(cx, &mut self.scratch.borrow_mut()) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(gained)) if gained > 0 => continue,
-                Poll::Ready(Ok(_)) => Fault::EndedEarly,
-                Poll::Ready(Err(fault)) => fault,
-            };
-            return Err(Failure::Fault(Side::Client, fault, None));
+        let fault = self.client_failure(cx).or_else(|| self.client.end().map(|_| Fault::EndedEarly));
+        fault.map_or(Ok(()), |fault| Err(Failure::Fault(Side::Client, fault, None)))
+    }
+
+    /// Takes in what the client sends ahead, up to a limit, and finds out whether it is still there.
+    fn client_failure(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
+        while self.client.plain.len() < FILL_BYTES && self.client.end().is_none() {
+            match self.client.poll_fill(cx, &mut self.scratch.borrow_mut()) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(fault)) => return Some(fault),
+                Poll::Pending => break,
+            }
         }
-        Ok(())
+        None
     }
 
     /// The response's body, and what is left of the request's.
@@ -352,7 +385,10 @@ impl<N: Net> Exchange<'_, N> {
         keep_client: bool,
         keep_agent: bool,
     ) -> Result<Outcome, Failure> {
-        // An agent that will close the connection does not want the rest of the request.
+        // An agent that answers before it has the whole request may take the rest of it for a request of its
+        // own: its connection never serves anybody else.
+        let early = !upload.done;
+        // One that will close the connection does not want the rest.
         let mut upload_over = upload.done || !keep_agent;
         let mut timer = pin!(tokio::time::sleep(self.limits.response));
         loop {
@@ -375,7 +411,7 @@ impl<N: Net> Exchange<'_, N> {
         Ok(Outcome::Answered {
             status,
             keep_client: keep_client && upload.done,
-            keep_agent: keep_agent && upload.done && agent_quiet,
+            keep_agent: keep_agent && !early && agent_quiet,
         })
     }
 
@@ -408,6 +444,11 @@ impl<N: Net> Exchange<'_, N> {
             Poll::Ready(Err(Broken::To(fault))) => return Poll::Ready(Err((Side::Client, fault))),
             Poll::Ready(Ok(Turn::Done)) | Poll::Pending => {}
         }
+        if upload.done
+            && let Some(fault) = self.client_failure(cx)
+        {
+            return Poll::Ready(Err((Side::Client, fault)));
+        }
         if again {
             return Poll::Ready(Ok(Event::Again));
         }
@@ -426,7 +467,7 @@ fn is_websocket(head: &ResponseHead<'_>) -> bool {
 /// The framing that the client is told, and whether its connection stays.
 fn offer(head: &ResponseHead<'_>, asked: &Asked, upload_done: bool) -> (Framing, bool) {
     let framing = match head.framing {
-        Framing::Chunked | Framing::UntilEnd if asked.http10 => Framing::UntilEnd,
+        Framing::Chunked | Framing::UntilEnd if asked.version == Version::Http10 => Framing::UntilEnd,
         Framing::UntilEnd => Framing::Chunked,
         framing => framing,
     };

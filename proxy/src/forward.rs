@@ -53,6 +53,8 @@ pub struct Mount {
     pub port: u16,
     /// The host it was told.
     pub host: String,
+    /// Whether the request came without the slash behind the prefix, so that its directory is `/`.
+    pub bare: bool,
 }
 
 impl Header<'_> {
@@ -93,7 +95,7 @@ pub fn request(head: &RequestHead<'_>, forward: &Forward<'_>, host: &str, out: &
         out.extend_from_slice(b"Upgrade: websocket\r\nConnection: upgrade\r\n");
     }
     let _ = write!(out, "X-Real-IP: {}\r\nX-Forwarded-For: ", forward.client);
-    for earlier in head::values(&head.headers, "x-forwarded-for") {
+    for earlier in head::values(&head.headers, "x-forwarded-for").filter(|earlier| !earlier.is_empty()) {
         out.extend_from_slice(earlier);
         out.extend_from_slice(b", ");
     }
@@ -230,7 +232,7 @@ fn own_path<'a>(value: &'a [u8], mount: &Mount) -> Option<&'a [u8]> {
     let (name, port) = split_port(authority);
     let told = split_port(&mount.host).0;
     let own_name = name == mount.agent.to_string() || name.eq_ignore_ascii_case(told);
-    let own_port = port.is_none_or(|port| port == mount.port.to_string());
+    let own_port = port.is_none_or(|port| port.is_empty() || port == mount.port.to_string());
     let as_told = authority.eq_ignore_ascii_case(&mount.host);
     ((own_name && own_port) || as_told).then_some(path)
 }
@@ -243,19 +245,25 @@ fn strip_scheme(value: &[u8]) -> Option<&[u8]> {
 }
 
 /// `Path=/x` becomes `Path=/<ip>/x`; without a path the browser takes the directory of the request, which has
-/// the prefix already (RFC 6265 5.1.4).
+/// the prefix already (RFC 6265 5.1.4), but for a bare request. Browsers refuse a `__Host-` cookie with a path:
+/// better that than one desktop's cookie sent to all.
 fn mounted_cookie(value: &[u8], mount: &Mount) -> Vec<u8> {
     let prefix = format!("/{}", mount.agent);
     let mut parts = value.split(|b| *b == b';');
     let mut out = parts.next().unwrap_or_default().to_vec();
+    let mut placed = !mount.bare;
     for part in parts {
         out.push(b';');
         match path_attribute(part) {
             Some((before, path)) if path.starts_with(b"/") => {
+                placed = true;
                 out.extend([before, prefix.as_bytes(), path].concat());
             }
             _ => out.extend_from_slice(part),
         }
+    }
+    if !placed {
+        out.extend_from_slice(format!("; Path={prefix}/").as_bytes());
     }
     out
 }
@@ -287,7 +295,8 @@ mod tests {
 
     #[test]
     fn white_space_before_a_cookies_path_hides_nothing() {
-        let mount = Mount { agent: Ipv4Addr::new(10, 0, 0, 5), port: 8443, host: "h".to_owned() };
+        let mount =
+            Mount { agent: Ipv4Addr::new(10, 0, 0, 5), port: 8443, host: "h".to_owned(), bare: false };
         for (from, to) in [("a; Path=/", "a; Path=/10.0.0.5/"), ("a; Path= \t/", "a; Path= \t/10.0.0.5/")] {
             assert_eq!(mounted_cookie(from.as_bytes(), &mount), to.as_bytes());
         }

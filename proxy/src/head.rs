@@ -191,7 +191,7 @@ impl<'a> RequestHead<'a> {
     pub fn parse(head: &'a [u8], limits: &HeadLimits) -> Result<Self, HeadError> {
         let mut room = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut parsed = httparse::Request::new(&mut room[..limits.headers_max.min(HEADERS_MAX)]);
-        whole(parsed.parse(head))?;
+        whole(parsed.parse(head), head)?;
         let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
             return Err(HeadError::Syntax);
         };
@@ -218,7 +218,7 @@ impl<'a> ResponseHead<'a> {
         within(head.starts_with(b"HTTP/"), HeadError::Syntax)?;
         let mut room = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut parsed = httparse::Response::new(&mut room[..limits.headers_max.min(HEADERS_MAX)]);
-        whole(parsed.parse(head))?;
+        whole(parsed.parse(head), head)?;
         let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
             return Err(HeadError::Syntax);
         };
@@ -231,13 +231,20 @@ impl<'a> ResponseHead<'a> {
     }
 }
 
-fn whole(parsed: httparse::Result<usize>) -> Result<(), HeadError> {
-    match parsed {
-        Ok(httparse::Status::Complete(_)) => Ok(()),
-        Err(httparse::Error::TooManyHeaders) => Err(HeadError::TooManyHeaders),
-        Err(httparse::Error::Version) => Err(HeadError::Version),
-        Err(httparse::Error::NewLine) => Err(HeadError::BareLineEnd),
-        Ok(httparse::Status::Partial) | Err(_) => Err(HeadError::Syntax),
+/// Both scanners have to agree on where the head ends.
+fn whole(parsed: httparse::Result<usize>, head: &[u8]) -> Result<(), HeadError> {
+    match parsed.map_err(reason)? {
+        httparse::Status::Complete(length) => within(length == head.len(), HeadError::Syntax),
+        httparse::Status::Partial => Err(HeadError::Syntax),
+    }
+}
+
+fn reason(error: httparse::Error) -> HeadError {
+    match error {
+        httparse::Error::TooManyHeaders => HeadError::TooManyHeaders,
+        httparse::Error::Version => HeadError::Version,
+        httparse::Error::NewLine => HeadError::BareLineEnd,
+        _ => HeadError::Syntax,
     }
 }
 
@@ -391,10 +398,9 @@ fn keep_alive(version: Version, headers: &[Header<'_>]) -> bool {
 /// Parses a trailer section up to and with its empty line.
 pub fn trailers(section: &[u8]) -> Result<Vec<Header<'_>>, HeadError> {
     let mut room = [httparse::EMPTY_HEADER; 64];
-    match httparse::parse_headers(section, &mut room) {
-        Ok(httparse::Status::Complete((_, parsed))) => headers(parsed),
-        Ok(httparse::Status::Partial) => Err(HeadError::Syntax),
-        Err(error) => whole(Err(error)).and(Ok(Vec::new())),
+    match httparse::parse_headers(section, &mut room).map_err(reason)? {
+        httparse::Status::Complete((_, parsed)) => headers(parsed),
+        httparse::Status::Partial => Err(HeadError::Syntax),
     }
 }
 

@@ -225,21 +225,37 @@ async fn all_ended(ended: &mut mpsc::UnboundedReceiver<io::Result<()>>) -> io::R
     result
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM and SIGINT. The signals that other programs send to reload or to rotate logs end nothing.
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
+    others: [Signal; 3],
 }
 
 impl StopSignals {
     fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            others: [
+                signal(SignalKind::hangup())?,
+                signal(SignalKind::user_defined1())?,
+                signal(SignalKind::user_defined2())?,
+            ],
+        })
     }
 
     async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        let [hangup, user1, user2] = &mut self.others;
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = hangup.recv() => {}
+                _ = user1.recv() => {}
+                _ = user2.recv() => {}
+            }
+            tracing::warn!("this version can neither reload nor upgrade: the signal changes nothing");
         }
     }
 }

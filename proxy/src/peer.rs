@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use crate::body::BodyError;
 use crate::buffer::Buffer;
@@ -14,6 +15,9 @@ use crate::tls::{HELD_BYTES_MAX, TlsEnd, TlsError, TlsState};
 
 /// Bytes of one receive during heads and bodies, where what was read may have to wait.
 pub const FILL_BYTES: usize = 16 * 1024;
+/// How long, and for how many bytes, a side that is left is read on.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1 << 20;
 /// The most bytes of one receive.
 pub const RECEIVE_BYTES_MAX: usize = 256 * 1024;
 
@@ -86,12 +90,22 @@ pub struct Peer<S> {
     unsent: Buffer,
     end: Option<End>,
     finished: bool,
+    /// Sending has failed: whatever the stream says of its end, it was no clean one.
+    cut: bool,
 }
 
 impl<S: Stream> Peer<S> {
     /// A side that has not said anything yet.
     pub fn new(stream: S, tls: TlsEnd) -> Self {
-        Self { stream, tls, plain: Buffer::default(), unsent: Buffer::default(), end: None, finished: false }
+        Self {
+            stream,
+            tls,
+            plain: Buffer::default(),
+            unsent: Buffer::default(),
+            end: None,
+            finished: false,
+            cut: false,
+        }
     }
 
     /// How its bytes ended, if they have.
@@ -117,7 +131,8 @@ impl<S: Stream> Peer<S> {
 
     /// Notes that the stream ended outside of [`Peer::poll_open`].
     pub fn note_end(&mut self) {
-        self.end = Some(if self.tls.is_plain() { End::Clean } else { End::Truncated });
+        let clean = self.tls.is_plain() && !self.cut;
+        self.end = Some(if clean { End::Clean } else { End::Truncated });
     }
 
     /// Receives once, at most `bytes_max`, and hands the plaintext to `sink`. Gives the bytes received: 0 at
@@ -139,9 +154,15 @@ impl<S: Stream> Peer<S> {
             self.note_end();
             return Poll::Ready(Ok(0));
         }
-        let state = self.tls.open(&mut incoming[..held + received], sink, &mut self.unsent)?;
-        if state == TlsState::PeerEnded {
-            self.end = Some(End::Clean);
+        match self.tls.open(&mut incoming[..held + received], sink, &mut self.unsent) {
+            Ok(TlsState::PeerEnded) => self.end = Some(End::Clean),
+            Ok(_) => {}
+            Err(error) => {
+                // What comes after broken TLS is nothing, and after its alert nothing more may be said.
+                self.end = Some(End::Truncated);
+                self.finished = true;
+                return Poll::Ready(Err(error.into()));
+            }
         }
         Poll::Ready(Ok(received))
     }
@@ -167,8 +188,10 @@ impl<S: Stream> Peer<S> {
     /// Sends what waits; ready when nothing does.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         while !self.unsent.is_empty() {
-            let sent = ready!(self.stream.poll_send(cx, self.unsent.filled()))?;
-            self.unsent.consume(sent);
+            match ready!(self.stream.poll_send(cx, self.unsent.filled())) {
+                Ok(sent) => self.unsent.consume(sent),
+                Err(error) => return Poll::Ready(Err(self.cut_by(error))),
+            }
         }
         self.unsent.release();
         Poll::Ready(Ok(()))
@@ -202,7 +225,7 @@ impl<S: Stream> Peer<S> {
                 Poll::Ready(Err(error)) => {
                     // The buffer is the worker's: what one side could not be sent must not reach another.
                     outgoing.clear();
-                    return Err(error.into());
+                    return Err(self.cut_by(error));
                 }
                 Poll::Pending => {
                     self.unsent.push(outgoing.filled());
@@ -211,6 +234,11 @@ impl<S: Stream> Peer<S> {
             }
         }
         Ok(())
+    }
+
+    fn cut_by(&mut self, error: io::Error) -> Fault {
+        self.cut = true;
+        error.into()
     }
 
     /// Says that no more will be sent: `close_notify` where `clean`, and FIN, after what still waits.
@@ -282,9 +310,29 @@ impl<S: Stream> Peer<S> {
         poll_fn(|cx| self.poll_finish(cx, true)).await
     }
 
+    /// Throws away what still comes, for a while: a socket that is closed with unread bytes is reset, and what
+    /// was sent before is lost with it (RFC 9112 9.6). Nothing is decrypted any more.
+    pub async fn linger(&mut self, scratch: &RefCell<Scratch>) {
+        let mut left = LINGER_BYTES;
+        let discard = poll_fn(|cx| {
+            while left > 0 {
+                let incoming = &mut scratch.borrow_mut().incoming[..FILL_BYTES];
+                match ready!(self.stream.poll_recv(cx, incoming)) {
+                    Ok(received) if received > 0 => left = left.saturating_sub(received),
+                    _ => break,
+                }
+            }
+            Poll::Ready(())
+        });
+        // Whether a side listens to the end is its own affair.
+        let _ = tokio::time::timeout(LINGER, discard).await;
+    }
+
     /// Whether an idle side is still there and has said nothing: it may be used for another request.
     pub fn is_quiet(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> bool {
         let quiet = self.plain.is_empty() && self.unsent.is_empty() && self.end.is_none();
+        // A task that has used up its budget is told that nothing is there, whatever there is.
+        let quiet = quiet && tokio::task::coop::has_budget_remaining();
         // Session tickets and the like are no answer; they are taken in and the socket is empty then.
         quiet && self.poll_fill(cx, scratch).is_pending()
     }

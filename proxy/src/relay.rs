@@ -176,8 +176,8 @@ impl<S: Stream> Relay<'_, S> {
             return Poll::Ready(Step::Ended(self.first.unwrap_or(Ending::Idle)));
         }
         match (up, down) {
-            (Turn::Again, _) | (_, Turn::Again) => Poll::Ready(Step::Again),
             _ if self.first.is_some() && !half_closed => Poll::Ready(Step::HalfClosed),
+            (Turn::Again, _) | (_, Turn::Again) => Poll::Ready(Step::Again),
             _ => Poll::Pending,
         }
     }
@@ -208,10 +208,7 @@ impl<S: Stream> Relay<'_, S> {
 
     /// Both sides are told that it is over, as far as they listen.
     async fn farewell(&mut self, ending: Ending) -> Ending {
-        let farewell = async {
-            let _ = self.client.finish().await;
-            let _ = self.agent.finish().await;
-        };
+        let farewell = async { tokio::join!(self.client.finish(), self.agent.finish()) };
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
         ending
     }

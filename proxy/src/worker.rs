@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -243,7 +244,9 @@ async fn accept(listener: Listener, accepted: mpsc::Sender<Connection>) -> io::R
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
                 tracing::error!("a connection can't be accepted: {error}");
-                reserve = shed(&listener, reserve).await;
+                if is_out_of_descriptors(&error) {
+                    reserve = shed(&listener, reserve).await;
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -256,6 +259,11 @@ fn is_clients_fault(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionReset
     )
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let error = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(error, Some(Errno::MFILE | Errno::NFILE))
 }
 
 fn reserve() -> Option<OwnedFd> {

@@ -164,7 +164,8 @@ async fn an_early_200_with_keep_alive_does_not_end_the_upload() {
             (arrived.load(Ordering::Relaxed) == upload * UPLOAD).then_some(())
         });
     }
-    assert_eq!(agent.accepted(), 1);
+    // A connection that was answered early serves nobody else: see the smuggled request in `desync`.
+    assert_eq!(agent.accepted(), 2);
     drop(client);
     front.recovers().await;
 }
