@@ -135,17 +135,8 @@ impl<S: Stream> Relay<'_, S> {
 
     /// What was read together with the heads goes first.
     fn pass_early_bytes(&mut self) -> Result<(), (Side, Fault)> {
-        let early = self.client.plain.len();
-        self.agent.write(self.client.plain.filled()).map_err(|fault| (Side::Agent, fault))?;
-        self.client.plain.consume(early);
-        self.client.plain.release();
-        self.to_agent.moved += early as u64;
-        let early = self.agent.plain.len();
-        self.client.write(self.agent.plain.filled()).map_err(|fault| (Side::Client, fault))?;
-        self.agent.plain.consume(early);
-        self.agent.plain.release();
-        self.to_client.moved += early as u64;
-        Ok(())
+        pass_early(self.client, self.agent, &mut self.to_agent).map_err(|fault| (Side::Agent, fault))?;
+        pass_early(self.agent, self.client, &mut self.to_client).map_err(|fault| (Side::Client, fault))
     }
 
     fn progress(&self) -> u64 {
@@ -222,6 +213,19 @@ impl<S: Stream> Relay<'_, S> {
             }
         }
     }
+}
+
+fn pass_early<S: Stream>(
+    from: &mut Peer<S>,
+    to: &mut Peer<S>,
+    direction: &mut Direction,
+) -> Result<(), Fault> {
+    let early = from.plain.len();
+    to.write(from.plain.filled())?;
+    from.plain.consume(early);
+    from.plain.release();
+    direction.moved += early as u64;
+    Ok(())
 }
 
 /// How long a side that is to be left has to take its last bytes.

@@ -230,8 +230,8 @@ type Verifier = (Arc<dyn ServerCertVerifier>, Option<ServerName<'static>>);
 
 fn verifier(trust: &AgentTrust) -> Result<Verifier, CertificateError> {
     match trust {
-        AgentTrust::Anything => Ok((Arc::new(AnyCertificate(algorithms())), None)),
-        AgentTrust::Pinned(pins) => Ok((Arc::new(PinnedCertificate(pins.clone(), algorithms())), None)),
+        AgentTrust::Anything => Ok((Arc::new(WithoutAuthority::new(None)), None)),
+        AgentTrust::Pinned(pins) => Ok((Arc::new(WithoutAuthority::new(Some(pins.clone()))), None)),
         AgentTrust::Authority { file, name } => {
             let mut roots = RootCertStore::empty();
             for authority in certificates(file)? {
@@ -252,55 +252,29 @@ fn server_name(name: &str) -> Result<ServerName<'static>, CertificateError> {
     ServerName::try_from(name.to_owned()).map_err(|_| CertificateError::Name(name.to_owned()))
 }
 
-fn algorithms() -> WebPkiSupportedAlgorithms {
-    aws_lc_rs::default_provider().signature_verification_algorithms
+/// Asks no authority: accepts the certificates whose digest the operator named, whatever they say of
+/// themselves, or every certificate, as the recipe does.
+#[derive(Debug)]
+struct WithoutAuthority {
+    pins: Option<Vec<Pin>>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// Accepts every certificate, as the recipe does.
-#[derive(Debug)]
-struct AnyCertificate(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+impl WithoutAuthority {
+    fn new(pins: Option<Vec<Pin>>) -> Self {
+        Self { pins, algorithms: aws_lc_rs::default_provider().signature_verification_algorithms }
     }
 
-    // A signature by a key that nobody vouches for proves nothing, and checking it costs time.
-    fn verify_tls12_signature(
+    /// A signature by a key that nobody vouches for proves nothing, and checking it costs time.
+    fn signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
+        check: impl FnOnce(&WebPkiSupportedAlgorithms) -> Result<HandshakeSignatureValid, rustls::Error>,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
+        if self.pins.is_some() { check(&self.algorithms) } else { Ok(HandshakeSignatureValid::assertion()) }
     }
 }
 
-/// Accepts the certificates whose digest the operator named, whatever they say of themselves.
-#[derive(Debug)]
-struct PinnedCertificate(Vec<Pin>, WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for PinnedCertificate {
+impl ServerCertVerifier for WithoutAuthority {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -309,8 +283,8 @@ impl ServerCertVerifier for PinnedCertificate {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let digest = digest(&SHA256, certificate);
-        if self.0.iter().any(|pin| pin.0 == digest.as_ref()) {
+        let is_pinned = |pin: &Pin| pin.0 == digest(&SHA256, certificate).as_ref();
+        if self.pins.as_ref().is_none_or(|pins| pins.iter().any(is_pinned)) {
             return Ok(ServerCertVerified::assertion());
         }
         Err(RustlsCertificateError::ApplicationVerificationFailure.into())
@@ -322,7 +296,7 @@ impl ServerCertVerifier for PinnedCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.1)
+        self.signature(|algorithms| verify_tls12_signature(message, certificate, signed, algorithms))
     }
 
     fn verify_tls13_signature(
@@ -331,10 +305,10 @@ impl ServerCertVerifier for PinnedCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.1)
+        self.signature(|algorithms| verify_tls13_signature(message, certificate, signed, algorithms))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.1.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
