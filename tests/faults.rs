@@ -10,6 +10,8 @@ mod agents;
 mod bodies;
 #[path = "faults/clients.rs"]
 mod clients;
+#[path = "faults/desync.rs"]
+mod desync;
 #[path = "faults/flags.rs"]
 mod flags;
 #[path = "faults/kept.rs"]

@@ -277,7 +277,7 @@ impl<S: crate::net::Stream> Secured<S> {
     /// Ends the connection in order: what was sent is brought over, what still comes is thrown away.
     async fn close<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> After<S> {
         if let Ok(Ok(())) = timeout(FAREWELL, self.peer.finish()).await {
-            self.peer.linger(&worker.scratch).await;
+            self.peer.linger(&worker.scratch, FAREWELL).await;
         }
         After::Closed
     }
@@ -560,7 +560,18 @@ impl<S: crate::net::Stream> Upgraded<S> {
         let (ending, Moved { to_agent, to_client }) = relay(&mut client, &mut agent, &around).await;
         (entry.ledger.to_agent, entry.ledger.to_client) = (to_agent, to_client);
         entry.close(worker, 101, ending);
-        tokio::join!(client.linger(&worker.scratch), agent.linger(&worker.scratch));
+        // A slow client may still have to take what the agent said last.
+        let patience = match ending {
+            Ending::Idle | Ending::Drained => FAREWELL,
+            _ => worker.shared.config.front.stall,
+        };
+        let linger = async {
+            tokio::join!(client.linger(&worker.scratch, patience), agent.linger(&worker.scratch, FAREWELL))
+        };
+        tokio::select! {
+            _ = linger => {}
+            () = worker.stop.reached(Phase::Ending) => {}
+        }
     }
 }
 

@@ -250,7 +250,10 @@ impl<N: Net> Exchange<'_, N> {
             match status {
                 101 => return Ok(Outcome::Upgraded),
                 100..200 => {
-                    upload.unasked &= status != 100;
+                    if status == 100 && std::mem::take(&mut upload.unasked) {
+                        // The next step is the client's, who has all of its time for it.
+                        timer.set(tokio::time::sleep(self.gap(upload)));
+                    }
                     self.send_interim(status).await?;
                 }
                 _ => {

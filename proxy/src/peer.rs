@@ -15,9 +15,8 @@ use crate::tls::{HELD_BYTES_MAX, TlsEnd, TlsError, TlsState};
 
 /// Bytes of one receive during heads and bodies, where what was read may have to wait.
 pub const FILL_BYTES: usize = 16 * 1024;
-/// How long, and for how many bytes, a side that is left is read on.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 1 << 20;
+/// Who throws bytes away is in no hurry.
+const LINGER_PAUSE: Duration = Duration::from_millis(1);
 /// The most bytes of one receive.
 pub const RECEIVE_BYTES_MAX: usize = 256 * 1024;
 
@@ -310,22 +309,23 @@ impl<S: Stream> Peer<S> {
         poll_fn(|cx| self.poll_finish(cx, true)).await
     }
 
-    /// Throws away what still comes, for a while: a socket that is closed with unread bytes is reset, and what
-    /// was sent before is lost with it (RFC 9112 9.6). Nothing is decrypted any more.
-    pub async fn linger(&mut self, scratch: &RefCell<Scratch>) {
-        let mut left = LINGER_BYTES;
-        let discard = poll_fn(|cx| {
-            while left > 0 {
-                let incoming = &mut scratch.borrow_mut().incoming[..FILL_BYTES];
-                match ready!(self.stream.poll_recv(cx, incoming)) {
-                    Ok(received) if received > 0 => left = left.saturating_sub(received),
-                    _ => break,
-                }
+    /// Throws away what still comes until the side has ended too, `limit` at the most: a socket that is closed
+    /// with unread bytes is reset, and what was sent before is lost with it (RFC 9112 9.6). Nothing is decrypted
+    /// any more.
+    pub async fn linger(&mut self, scratch: &RefCell<Scratch>, limit: Duration) {
+        let discard = async {
+            while poll_fn(|cx| self.poll_discard(cx, &mut scratch.borrow_mut().incoming)).await {
+                tokio::time::sleep(LINGER_PAUSE).await;
             }
-            Poll::Ready(())
-        });
+        };
         // Whether a side listens to the end is its own affair.
-        let _ = tokio::time::timeout(LINGER, discard).await;
+        let _ = tokio::time::timeout(limit, discard).await;
+    }
+
+    /// Whether more may come.
+    fn poll_discard(&mut self, cx: &mut Context<'_>, incoming: &mut [u8]) -> Poll<bool> {
+        let received = ready!(self.stream.poll_recv(cx, incoming));
+        Poll::Ready(received.is_ok_and(|received| received > 0))
     }
 
     /// Whether an idle side is still there and has said nothing: it may be used for another request.

@@ -225,6 +225,29 @@ async fn heads_of_interim_answers_without_end_do_not_keep_others_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn interim_answers_give_the_agent_no_more_time() {
+    let agent = Faulty::secure(|_, mut agent| async move {
+        agent.head().await;
+        while agent.try_say("HTTP/1.1 103 Early Hints\r\n\r\n").await {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    let agent = agent.await;
+    let front = Front::start(agent.address, &LIMITS).await;
+    let mut client = Line::secure(front.secure()).await;
+    client.say(front.request("GET /", "Connection: close\r\n")).await;
+    let began = Instant::now();
+    let mut heads = Vec::new();
+    while let Some(answer) = client.answer().await {
+        heads.push(answer.status);
+        assert!(began.elapsed() < LATE, "it goes on and on: {heads:?}");
+    }
+    assert!(heads.starts_with(&[103]) && heads.ends_with(&[504]), "{heads:?}");
+    drop(client);
+    front.recovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_http_1_0_gets_no_interim_answer() {
     let agent = Faulty::secure(|_, mut agent| async move {
         while agent.head().await.is_some() {

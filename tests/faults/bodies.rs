@@ -237,3 +237,77 @@ async fn an_upload_over_the_limit_is_a_413_also_in_chunks() {
     }
     front.recovers().await;
 }
+
+/// An agent that says 100 after so many milliseconds, or never, and takes a body of 5 bytes.
+async fn hesitant(after: Option<u64>) -> Faulty {
+    let agent = Faulty::secure(move |_, mut agent: Line<Secure>| async move {
+        agent.head().await;
+        let Some(after) = after else {
+            agent.rest().await;
+            return;
+        };
+        tokio::time::sleep(Duration::from_millis(after)).await;
+        agent.say("HTTP/1.1 100 Continue\r\n\r\n").await;
+        let body = agent.bytes(5).await;
+        agent.say(["HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n".as_bytes(), &body].concat()).await;
+    });
+    agent.await
+}
+
+const EXPECTING: &str = "Expect: 100-continue\r\nContent-Length: 5\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_waits_for_a_100_is_not_blamed_for_its_agents_hesitation() {
+    let agent = hesitant(Some(2500)).await;
+    let front = Front::start(agent.address, &["--body-gap-s=1", "--response-s=30"]).await;
+    let mut client = Line::secure(front.secure()).await;
+    client.say(front.request("POST /", EXPECTING)).await;
+    assert_eq!(client.answer().await.unwrap().status, 100);
+    client.say("hello").await;
+    let answer = client.answer().await.unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
+    drop(client);
+    front.recovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_was_let_wait_for_its_100_has_all_the_time_for_its_body() {
+    let agent = hesitant(Some(2000)).await;
+    let front = Front::start(agent.address, &["--body-gap-s=30", "--response-s=3"]).await;
+    let mut client = Line::secure(front.secure()).await;
+    client.say(front.request("POST /", EXPECTING)).await;
+    assert_eq!(client.answer().await.unwrap().status, 100);
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    client.say("hello").await;
+    let answer = client.answer().await.unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
+    drop(client);
+    front.recovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_waits_for_a_100_in_vain_gets_a_504() {
+    let agent = hesitant(None).await;
+    let front = Front::start(agent.address, &["--body-gap-s=1", "--response-s=2"]).await;
+    let mut client = Line::secure(front.secure()).await;
+    let began = Instant::now();
+    client.say(front.request("POST /", EXPECTING)).await;
+    assert_eq!(client.answer().await.unwrap().status, 504);
+    assert!(began.elapsed() < LATE);
+    drop(client);
+    front.recovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_was_told_to_continue_and_does_not_gets_a_408() {
+    let agent = hesitant(Some(0)).await;
+    let front = Front::start(agent.address, &["--body-gap-s=1", "--response-s=2"]).await;
+    let mut client = Line::secure(front.secure()).await;
+    let began = Instant::now();
+    client.say(front.request("POST /", EXPECTING)).await;
+    assert_eq!(client.answer().await.unwrap().status, 100);
+    assert_eq!(client.answer().await.unwrap().status, 408);
+    assert!(began.elapsed() < LATE);
+    drop(client);
+    front.recovers().await;
+}

@@ -158,6 +158,31 @@ async fn when_a_client_leaves_its_agent_is_let_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn when_a_client_resets_while_its_answer_pauses_the_agent_is_let_go() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\n",
+    ] {
+        let (agent, mut told) = watched(answer).await;
+        let front = Front::start(agent.address, &["--response-s=600"]).await;
+        let mut secure = Line::secure(front.secure()).await;
+        secure.say(front.request("GET /", "")).await;
+        assert!(secure.head().await.is_some());
+        assert_eq!(soon(told.recv()).await, Some("asked"));
+        secure.reset();
+        assert_eq!(soon(told.recv()).await, Some("ended"), "{answer:?}");
+        let mut plain = Line::plain(front.plain()).await;
+        plain.say(front.request("GET /", "")).await;
+        assert!(plain.head().await.is_some());
+        assert_eq!(soon(told.recv()).await, Some("asked"));
+        plain.reset();
+        assert_eq!(soon(told.recv()).await, Some("ended"), "{answer:?}");
+        front.recovers().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn when_a_client_leaves_within_its_upload_the_agent_sees_no_whole_request() {
     let (tell, mut told) = mpsc::unbounded_channel();
     let agent = Faulty::secure(move |_, mut agent: Line<Secure>| {

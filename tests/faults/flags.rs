@@ -104,6 +104,11 @@ fn flags_that_make_no_sense_are_unusable() {
     unusable(&["--workers=0"], "--workers");
     unusable(&["--head-s=0"], "--head-s");
     unusable(&["--head-bytes-max=1"], "--head-bytes-max");
+    unusable(&["--headers-max=0"], "--headers-max");
+    unusable(&["--connections-max=0"], "--connections-max");
+    // The kernel takes it in milliseconds, of which there are not so many.
+    unusable(&["--stall-s=3000000"], "--stall-s");
+    unusable(&["--stall-s=2147484"], "--stall-s");
     unusable(&["--agent-prot=1"], "--agent-port");
     unusable(&["--listen=127.0.0.1:4433", "--listen-plain=127.0.0.1:4433"], "127.0.0.1:4433");
     unusable(&["--access-log=/nowhere/at/all"], "/nowhere/at/all");

@@ -94,6 +94,26 @@ async fn a_request_is_not_sent_once_more_where_an_answer_has_begun() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_not_sent_once_more_behind_an_interim_answer() {
+    let agent = Faulty::secure(|number, mut agent: Line<Secure>| async move {
+        agent.head().await;
+        agent.say(OK).await;
+        agent.head().await;
+        agent.say(if number == 0 { "HTTP/1.1 103 Early Hints\r\n\r\n" } else { OK }).await;
+    });
+    let agent = agent.await;
+    let front = Front::start(agent.address, &[]).await;
+    assert_eq!(front.ask("GET /").await.status, 200);
+    let mut client = Line::secure(front.secure()).await;
+    client.say(front.request("DELETE /", "")).await;
+    assert_eq!(client.answer().await.unwrap().status, 103);
+    assert_eq!(client.answer().await.unwrap().status, 502);
+    assert_eq!(agent.accepted(), 1);
+    drop(client);
+    front.recovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_kept_connection_that_its_agent_has_closed_is_not_used_again() {
     let agent = Faulty::secure(|_, mut agent: Line<Secure>| async move {
         agent.head().await;

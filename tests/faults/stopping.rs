@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 use harness::agent::{Agent, AgentConfig};
 use harness::faulty::Faulty;
 use harness::front::Front;
-use harness::line::{End, Line, Secure};
+use harness::line::{End, Line, Secure, soon};
 use harness::process::eventually;
 use nix::sys::signal::Signal;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 /// Far more than a stop without sessions takes, and less than the drain time.
 const PROMPT: Duration = Duration::from_secs(20);
@@ -145,4 +148,105 @@ async fn a_second_sigterm_ends_the_sessions_at_once() {
     assert_eq!(client.rest().await, (Vec::new(), End::Clean));
     assert_eq!(front.proxy.wait().code(), Some(0));
     assert!(began.elapsed() < PROMPT, "{:?}", began.elapsed());
+}
+
+/// A stop that ends what still runs, and does not wait for it.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_sigterm_ends_a_request_whose_agent_is_silent_and_books_it() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let agent = Faulty::secure(move |_, mut agent: Line<Secure>| {
+        let tell = tell.clone();
+        async move {
+            tell.send(agent.head().await).unwrap();
+            agent.rest().await;
+        }
+    });
+    let agent = agent.await;
+    let mut front = Front::start(agent.address, &["--drain-s=600"]).await;
+    let mut client = Line::secure(front.secure()).await;
+    client.say(front.request("GET /silence", "")).await;
+    soon(told.recv()).await.expect("the agent is asked");
+    front.proxy.signal(Signal::SIGTERM);
+    refuses(&front);
+    let began = Instant::now();
+    front.proxy.signal(Signal::SIGTERM);
+    assert_eq!(front.proxy.wait().code(), Some(0));
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    assert!(front.ledger("GET /127.0.0.1/silence").contains("ending=drained"));
+    assert!(client.answer().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_sigterm_ends_an_answer_that_pauses_and_books_it() {
+    let agent = Faulty::secure(|_, mut agent: Line<Secure>| async move {
+        agent.head().await;
+        agent.say("HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\nhalf").await;
+        agent.rest().await;
+    });
+    let agent = agent.await;
+    let mut front = Front::start(agent.address, &["--drain-s=600"]).await;
+    let mut client = Line::secure(front.secure()).await;
+    client.say(front.request("GET /half", "")).await;
+    assert!(client.head().await.is_some());
+    assert_eq!(client.bytes(4).await, b"half");
+    front.proxy.signal(Signal::SIGTERM);
+    refuses(&front);
+    let began = Instant::now();
+    front.proxy.signal(Signal::SIGTERM);
+    assert_eq!(front.proxy.wait().code(), Some(0));
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    let line = front.ledger("GET /127.0.0.1/half");
+    assert!(line.contains("ending=drained"), "{line}");
+    assert_eq!(client.rest().await.0, b"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_drain_time_is_over_an_agent_is_told_whatever_its_client_does() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let agent = Faulty::secure(move |_, mut agent: Line<Secure>| {
+        let tell = tell.clone();
+        async move {
+            agent.head().await;
+            agent.say("HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+            let (mut heard, mut said) = agent.split();
+            let piece = vec![b'x'; 256 << 10];
+            let stalled = Duration::from_secs(1);
+            while let Ok(taken) = timeout(stalled, said.write_all(&piece)).await {
+                taken.unwrap();
+            }
+            tell.send(None).unwrap();
+            tell.send(Some(heard.rest().await)).unwrap();
+        }
+    });
+    let agent = agent.await;
+    let mut front = Front::start(agent.address, &["--drain-s=1"]).await;
+    let mut client = Line::secure(front.secure()).await;
+    client.say(front.upgrade("/ws")).await;
+    assert_eq!(client.answer().await.unwrap().status, 101);
+    // From here on it takes nothing.
+    assert_eq!(soon(told.recv()).await, Some(None));
+    front.proxy.signal(Signal::SIGTERM);
+    assert_eq!(soon(told.recv()).await, Some(Some((Vec::new(), End::Clean))));
+    assert_eq!(front.proxy.wait().code(), Some(0));
+    assert!(front.ledger("GET /127.0.0.1/ws").contains("ending=drained"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_to_reload_or_to_upgrade_end_nothing() {
+    let agent = echo().await;
+    let mut front = Front::start(agent.address, &[]).await;
+    let mut client = session(&front).await;
+    for (number, signal) in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2].into_iter().enumerate() {
+        front.proxy.signal(signal);
+        front.proxy.until("says that it does nothing", |log| {
+            (log.matches("the signal changes nothing").count() > number).then_some(())
+        });
+        echoes(&mut client).await;
+        front.answers().await;
+    }
+    client.finish().await;
+    assert_eq!(client.rest().await, (Vec::new(), End::Clean));
+    assert_eq!(front.proxy.terminate().code(), Some(0));
 }

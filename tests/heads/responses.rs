@@ -283,7 +283,7 @@ fn reasons() -> Vec<Passed> {
 
 /// What points at the agent itself, by its address or by the host that it was told, gets the prefix.
 fn locations(port: u16) -> Vec<Passed> {
-    const MOUNTED: [(&str, &str); 14] = [
+    const MOUNTED: [(&str, &str); 17] = [
         ("/", "/127.0.0.2/"),
         ("/a/../b?q#c", "/127.0.0.2/a/../b?q#c"),
         ("/127.0.0.2/x", "/127.0.0.2/127.0.0.2/x"),
@@ -297,9 +297,12 @@ fn locations(port: u16) -> Vec<Passed> {
         ("https://DESK.example", "/127.0.0.2/"),
         ("//desk.example/x", "/127.0.0.2/x"),
         ("https://127.0.0.2//x", "/127.0.0.2//x"),
+        ("https://127.0.0.2:/x", "/127.0.0.2/x"),
+        ("//127.0.0.2:?q", "/127.0.0.2/?q"),
+        ("https://desk.example:/x", "/127.0.0.2/x"),
         ("/\\x", "/127.0.0.2/\\x"),
     ];
-    const KEPT: [&str; 16] = [
+    const KEPT: [&str; 17] = [
         "",
         "x",
         "../x",
@@ -307,6 +310,7 @@ fn locations(port: u16) -> Vec<Passed> {
         "#c",
         "https://127.0.0.3/x",
         "https://127.0.0.2:1/x",
+        "https://127.0.0.3:/x",
         "https://desk.example:1/x",
         "https://127.0.0.22/x",
         "https://127.0.0.2.example/x",
@@ -410,5 +414,25 @@ fn upgrades() -> Vec<Passed> {
         )
         .to(ASKS_WEBSOCKET),
         passed("an upgrade refused", refusal, refused).to(ASKS_WEBSOCKET),
+        bare_cookies(),
     ]
+}
+
+/// Asked for `/<ip>` without a slash, a browser would take a cookie without a path for one of all desktops.
+fn bare_cookies() -> Passed {
+    const COOKIES: [(&str, &str); 6] = [
+        ("a=1", "a=1; Path=/127.0.0.2/"),
+        ("a=1; Secure", "a=1; Secure; Path=/127.0.0.2/"),
+        ("a=1; Path", "a=1; Path; Path=/127.0.0.2/"),
+        ("a=1; Path=", "a=1; Path=; Path=/127.0.0.2/"),
+        ("a=1; Path=/", "a=1; Path=/127.0.0.2/"),
+        ("a=1; Path=/x", "a=1; Path=/127.0.0.2/x"),
+    ];
+    let lines = |each: [&str; 6]| each.map(|cookie| format!("Set-Cookie: {cookie}\r\n")).concat();
+    let start = "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n";
+    let [from, to] = [COOKIES.map(|(from, _)| from), COOKIES.map(|(_, to)| to)]
+        .map(|each| format!("{start}{}\r\n", lines(each)));
+    let asked = ASKS_WEBSOCKET.replacen("/127.0.0.2/ws ", "/127.0.0.2 ", 1);
+    assert_ne!(asked, ASKS_WEBSOCKET);
+    passed("cookies without a path, of a bare request", from, to).to(&asked)
 }

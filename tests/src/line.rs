@@ -127,6 +127,11 @@ impl<S: Wire> Line<S> {
         self.stream.into_inner()
     }
 
+    /// The TCP socket.
+    pub fn tcp(&self) -> &TcpStream {
+        self.stream.get_ref().tcp()
+    }
+
     /// To hear and to say at the same time.
     pub fn split(self) -> (Line<ReadHalf<S>>, WriteHalf<S>) {
         let (heard, said) = split(self.stream.into_inner());

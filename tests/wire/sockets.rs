@@ -1,10 +1,11 @@
 //! WebSocket sessions by a client of other make: bytes are the same at the end, however they were cut on the way.
 
+use std::fs;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, SinkExt, StreamExt};
@@ -13,7 +14,8 @@ use harness::faulty::Faulty;
 use harness::front::Front;
 use harness::line::{End, Line, Secure, Wire, soon};
 use harness::process::eventually;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -330,4 +332,103 @@ async fn a_half_closed_session_between_plain_legs_goes_on_too() {
     assert!(echo == Noise::new(20 * LAST_WORDS).bytes() && end == End::Clean);
     drop(client);
     front.answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_ends_first_amid_much_data_waits_for_a_silent_agent_no_longer_than_is_said() {
+    const MUCH: usize = 64 * MIB;
+    let agent = Faulty::plain(|_, mut agent: Line| async move {
+        agent.head().await;
+        agent.say(ACCEPTED).await;
+        agent.say(vec![b'x'; MUCH]).await;
+        // It neither ends nor reads.
+        std::future::pending::<()>().await;
+    });
+    let agent = agent.await;
+    for turn in ["--turn-bytes=4096", "--turn-bytes=65536"] {
+        let flags = ["--agent-tls=off", "--half-closed-s=1", "--relay-idle-s=600", turn];
+        let front = Front::start(agent.address, &flags).await;
+        for _ in 0..2 {
+            let mut client = Line::plain(front.plain()).await;
+            client.say(front.upgrade("/ws")).await;
+            assert_eq!(client.answer().await.unwrap().status, 101);
+            assert_eq!(client.bytes(MUCH / 8).await.len(), MUCH / 8);
+            client.finish().await;
+            let (rest, _) = client.rest().await;
+            assert_eq!(rest.len(), MUCH - MUCH / 8, "{turn}");
+        }
+    }
+}
+
+/// What an agent says before it leaves without having listened.
+const FAREWELL: u64 = 3 << 20;
+/// How long the client is slow once its agent has left.
+const SLOW: Duration = Duration::from_millis(300);
+
+/// The agent says it all, waits until all of it has been taken, and leaves with input that it has not read.
+async fn leaves_unread<S: Wire>(mut agent: Line<S>, tell: UnboundedSender<()>) {
+    agent.head().await;
+    agent.say([ACCEPTED.as_bytes(), &Noise::new(FAREWELL).bytes()].concat()).await;
+    let local = agent.tcp().local_addr().unwrap().port();
+    let remote = agent.tcp().peer_addr().unwrap().port();
+    let taken = async {
+        while unsent(local, remote) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(taken).await;
+    tell.send(()).unwrap();
+}
+
+/// Bytes that the kernel has not brought over yet, of the connection between two ports (proc(5): `tx_queue`).
+fn unsent(local: u16, remote: u16) -> u64 {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let ends = [local, remote].map(|port| format!("0100007F:{port:04X}"));
+    let row = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let mut row = row.filter(|row| row[1..3] == ends);
+    let queues = row.next().expect("an open connection")[4];
+    u64::from_str_radix(queues.split_once(':').unwrap().0, 16).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_client_that_talks_on_gets_all_that_an_agent_said_before_it_left() {
+    let (tell, mut told) = unbounded_channel();
+    let plain = tell.clone();
+    let plain = Faulty::plain(move |_, agent| leaves_unread(agent, plain.clone())).await;
+    let front = Front::start(plain.address, &["--agent-tls=off"]).await;
+    hears_all(&front, Line::plain(front.plain()).await, &mut told).await;
+    hears_all(&front, Line::secure(front.secure()).await, &mut told).await;
+    let secure = Faulty::secure(move |_, agent| leaves_unread(agent, tell.clone())).await;
+    let front = Front::start(secure.address, &[]).await;
+    hears_all(&front, Line::plain(front.plain()).await, &mut told).await;
+    hears_all(&front, Line::secure(front.secure()).await, &mut told).await;
+}
+
+async fn hears_all<S: Wire>(front: &Front, client: Line<S>, told: &mut UnboundedReceiver<()>) {
+    let (mut heard, mut said) = client.split();
+    said.write_all(front.upgrade("/ws").as_bytes()).await.unwrap();
+    said.flush().await.unwrap();
+    assert!(heard.head().await.unwrap().starts_with("HTTP/1.1 101"));
+    let talk = tokio::spawn(async move {
+        while said.write_all(&[b'k'; 200]).await.is_ok() && said.flush().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let (mut bytes, mut left) = (Vec::new(), None);
+    loop {
+        let piece = heard.bytes(16 << 10).await;
+        if piece.is_empty() {
+            break;
+        }
+        bytes.extend(piece);
+        left = left.or_else(|| told.try_recv().ok().map(|()| Instant::now()));
+        // In the end it hurries: the proxy waits for nobody for long.
+        if left.is_none_or(|at| at.elapsed() < SLOW) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert!(left.is_some(), "the agent has left");
+    assert!(bytes == Noise::new(FAREWELL).bytes(), "{} bytes of {FAREWELL}", bytes.len());
+    talk.abort();
+    let _ = talk.await;
 }
