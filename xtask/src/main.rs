@@ -1,6 +1,7 @@
 //! The project's commands, as `cargo xtask COMMAND`.
 //! This file only dispatches: a command is a module of its own and returns why it failed.
 
+mod bench;
 mod demo;
 mod packages;
 mod test;
@@ -14,6 +15,11 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask")]
 enum Command {
+    /// Compare the proxy with what else could do its work
+    Bench(bench::Args),
+    /// A process of a bench's own
+    #[command(hide = true)]
+    BenchPart(bench::part::Args),
     /// Show two stand-in desktops behind the proxy, in a browser of yours
     Demo(demo::Args),
     /// Install what the tests need, build and run all tests
@@ -24,6 +30,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Command::parse() {
+        Command::Bench(args) => bench::run(&args),
+        Command::BenchPart(args) => bench::part::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Tidy => tidy::run(),

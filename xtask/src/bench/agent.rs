@@ -1,0 +1,165 @@
+//! The load's agent: a lean server that answers what the load's client asks for, with bytes the client knows.
+//! Paths say what is wanted, as the nginx recipe drops queries: `/get/<bytes>`, and, upgraded, `/echo`,
+//! `/desktop/<fps>/<bytes>`, `/flood` and `/upload`. It is the measuring instrument, not a likeness of DCV.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use harness::certificates::Identity;
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::wire::{Header, Ticks, Tls, Wire, acceptor, now, payload, wrong};
+
+/// The accept value belongs to the key that the client always sends.
+const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+/// A message of a flood: several TLS records.
+pub(super) const FLOOD_BYTES: usize = 64 * 1024;
+/// An upload is acknowledged once for so many messages.
+pub(super) const ACKNOWLEDGED: u64 = 16;
+
+/// What the agent's process is told.
+#[derive(Deserialize, Serialize)]
+pub(super) struct AgentPlan {
+    pub(super) listen: SocketAddr,
+    pub(super) tls: Tls,
+    pub(super) cert_pem: String,
+    pub(super) key_pem: String,
+}
+
+/// Serves until it is killed.
+pub(super) async fn serve(plan: AgentPlan) -> io::Result<()> {
+    let identity = Identity { cert_pem: plan.cert_pem, key_pem: plan.key_pem };
+    let acceptor = acceptor(plan.tls, &identity)?.map(Arc::new);
+    let listener = TcpListener::bind(plan.listen).await?;
+    // Made now rather than inside the first message.
+    payload(0, 0);
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move {
+            match connection(stream, acceptor).await {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => eprintln!("agent: {error}"),
+                // Clients leave as they like.
+                _ => {}
+            }
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, acceptor: Option<Arc<TlsAcceptor>>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut wire = match acceptor {
+        Some(acceptor) => Wire::new(Box::new(acceptor.accept(stream).await?)),
+        None => Wire::new(Box::new(stream)),
+    };
+    while let Some(head) = wire.head().await? {
+        let request =
+            Request::parse(&head).ok_or_else(|| wrong(&format!("not a request of the load: {head}")))?;
+        match request {
+            Request::Get { bytes, close } => {
+                let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n").into_bytes();
+                answer.extend_from_slice(payload(0, bytes));
+                wire.send(&answer).await?;
+                if close {
+                    break;
+                }
+            }
+            Request::Channel(channel) => {
+                wire.send(SWITCH).await?;
+                channel.run(&mut wire).await?;
+                break;
+            }
+        }
+    }
+    wire.close().await;
+    Ok(())
+}
+
+#[derive(Debug, PartialEq)]
+enum Request {
+    Get { bytes: usize, close: bool },
+    Channel(Channel),
+}
+
+#[derive(Debug, PartialEq)]
+enum Channel {
+    Echo,
+    Desktop { fps: u64, bytes: usize },
+    Flood,
+    Upload,
+}
+
+impl Request {
+    fn parse(head: &str) -> Option<Self> {
+        let path = head.strip_prefix("GET /")?.split(' ').next()?;
+        let parts: Vec<&str> = path.split('/').collect();
+        Some(match parts[..] {
+            ["get", bytes] => Self::Get { bytes: bytes.parse().ok()?, close: asks_to_close(head) },
+            ["echo"] => Self::Channel(Channel::Echo),
+            ["desktop", fps, bytes] => {
+                let fps = fps.parse().ok().filter(|fps| *fps > 0)?;
+                Self::Channel(Channel::Desktop { fps, bytes: bytes.parse().ok()? })
+            }
+            ["flood"] => Self::Channel(Channel::Flood),
+            ["upload"] => Self::Channel(Channel::Upload),
+            _ => return None,
+        })
+    }
+}
+
+fn asks_to_close(head: &str) -> bool {
+    head.lines().any(|line| line.eq_ignore_ascii_case("connection: close"))
+}
+
+impl Channel {
+    async fn run(self, wire: &mut Wire) -> io::Result<()> {
+        match self {
+            Self::Echo => {
+                while let Some(message) = wire.message().await? {
+                    wire.post(message).await?;
+                }
+            }
+            Self::Desktop { fps, bytes } => {
+                let mut ticks = Ticks::new(now() + 1_000_000, 1_000_000_000 / fps)?;
+                for sequence in 0.. {
+                    let stamp = ticks.next().await?;
+                    wire.post(Header { payload_bytes: bytes, sequence, stamp }).await?;
+                }
+            }
+            Self::Flood => {
+                for sequence in 0.. {
+                    wire.post(Header { payload_bytes: FLOOD_BYTES, sequence, stamp: now() }).await?;
+                }
+            }
+            Self::Upload => {
+                while let Some(message) = wire.message().await? {
+                    if (message.sequence + 1).is_multiple_of(ACKNOWLEDGED) {
+                        let sequence = message.sequence / ACKNOWLEDGED;
+                        wire.post(Header { payload_bytes: 0, sequence, stamp: message.stamp }).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_says_what_is_wanted() {
+        let request = |path: &str| Request::parse(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!(request("/get/1024"), Some(Request::Get { bytes: 1024, close: false }));
+        let desktop = Channel::Desktop { fps: 60, bytes: 20_000 };
+        assert_eq!(request("/desktop/60/20000"), Some(Request::Channel(desktop)));
+        assert_eq!(request("/desktop/0/20000"), None);
+        assert_eq!(request("/echo?x"), None);
+        assert!(asks_to_close("GET / HTTP/1.1\r\nconnection: Close\r\n\r\n"));
+    }
+}

@@ -1,0 +1,570 @@
+//! The load's client: opens its connections, keeps them busy, and measures one window in the middle of it.
+//! It reads the CPU clocks of all processes itself, so that the window is the same for work and cost. Paced loads
+//! are open loops: latency counts from when a message was meant to be sent. Any wrong byte fails the run.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use super::agent::{ACKNOWLEDGED, FLOOD_BYTES};
+use super::latency::{Latencies, Latency};
+use super::system::{self, Usage};
+use super::wire::{Header, Ticks, Wire, connector, nanos, now, wrong};
+
+/// From the last connection's opening to the window's start.
+const WARM_UP: Duration = Duration::from_millis(700);
+/// For opening everything, and again for the last answers after the window.
+const PATIENCE: Duration = Duration::from_secs(20);
+const INPUT_BYTES: usize = 40;
+/// For a peer to put away what it no longer needs.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How many connections are being opened at a time.
+const OPENING: usize = 32;
+
+/// What the connections do.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub(super) enum Load {
+    /// Paced messages that come back.
+    Echo { sessions: u64, per_second: u64, bytes: usize },
+    /// Two channels per session, as DCV has them: frames down, and input events that come back.
+    Desktop { sessions: u64, fps: u64, frame_bytes: usize, input_hz: u64 },
+    /// As much as goes, down.
+    Flood { sessions: u64 },
+    /// As much as goes, up.
+    Upload { sessions: u64 },
+    /// One request after the other on each connection.
+    Get { connections: u64, bytes: usize },
+    /// A connection after the other: handshake, one request, close.
+    Connect { connections: u64, bytes: usize, resume: bool },
+    /// New connections at a rate of their own.
+    Storm { per_second: u64, bytes: usize },
+    /// A session after the other: handshake, upgrade, one echo, close.
+    Churn { sessions: u64, bytes: usize },
+    /// Sessions that have spoken and then rest.
+    Idle { sessions: u64, bytes: usize },
+}
+
+/// What the client's process is told.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct ClientPlan {
+    pub(super) load: Load,
+    pub(super) connect: SocketAddr,
+    /// What stands before the agent's own paths.
+    pub(super) prefix: String,
+    /// The certificate to trust; none for a plain leg.
+    pub(super) cert_pem: Option<String>,
+    pub(super) window_s: f64,
+    /// How long the load goes on after its window, for another client's that is still open.
+    pub(super) linger_s: f64,
+    /// The roots of the process trees to watch.
+    pub(super) peer: Vec<u32>,
+    pub(super) agent: Vec<u32>,
+    pub(super) others: Vec<u32>,
+}
+
+/// What one window has shown.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(super) struct Outcome {
+    pub(super) seconds: f64,
+    /// Echoes, frames, bytes, requests, connections or sessions.
+    pub(super) units: u64,
+    pub(super) peer: Usage,
+    pub(super) agent: Usage,
+    pub(super) load: Usage,
+    /// The share of the machine that none of ours has used.
+    pub(super) foreign: f64,
+    pub(super) latencies: BTreeMap<String, Latency>,
+    /// Of an idle load: what the sessions have added to the peer's memory and to the kernel's, machine-wide.
+    pub(super) memory_kib: f64,
+    pub(super) slab_kib: f64,
+    /// Descriptors the peer holds after the load beyond those before.
+    pub(super) descriptors: i64,
+}
+
+/// Does all of it; the error is what went wrong first.
+pub(super) async fn run(plan: ClientPlan) -> io::Result<Outcome> {
+    let shared = Arc::new(Shared::new(&plan)?);
+    let before = system::descriptors(&plan.peer);
+    let mut outcome = match plan.load {
+        Load::Idle { sessions, bytes } => idle(&shared, &plan, sessions, bytes).await?,
+        _ => busy(&shared, &plan).await?,
+    };
+    outcome.latencies = shared.latencies.read();
+    // The peer hears of the last ends a little later.
+    sleep(Duration::from_millis(200)).await;
+    let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    outcome.descriptors = count(system::descriptors(&plan.peer)) - count(before);
+    Ok(outcome)
+}
+
+/// The window, and when the load ends; all zero until every connection stands.
+#[derive(Clone, Copy, Default, PartialEq)]
+struct Window {
+    start: u64,
+    end: u64,
+    last: u64,
+}
+
+impl Window {
+    fn contains(self, time: u64) -> bool {
+        (self.start..self.end).contains(&time)
+    }
+}
+
+/// What all connections of the load share.
+struct Shared {
+    load: Load,
+    connect: SocketAddr,
+    prefix: String,
+    tls: Option<TlsConnector>,
+    units: AtomicU64,
+    latencies: Latencies,
+    window: watch::Sender<Window>,
+    opened: AtomicU64,
+    opening: tokio::sync::Semaphore,
+}
+
+impl Shared {
+    fn new(plan: &ClientPlan) -> io::Result<Self> {
+        let resume = matches!(plan.load, Load::Connect { resume: true, .. });
+        let tls = plan.cert_pem.as_ref().map(|pem| connector(pem, resume)).transpose()?;
+        Ok(Self {
+            load: plan.load,
+            connect: plan.connect,
+            prefix: plan.prefix.clone(),
+            tls,
+            units: AtomicU64::new(0),
+            latencies: Latencies::default(),
+            window: watch::Sender::new(Window::default()),
+            opened: AtomicU64::new(0),
+            opening: tokio::sync::Semaphore::new(OPENING),
+        })
+    }
+
+    async fn open(&self) -> io::Result<Wire> {
+        let stream = TcpStream::connect(self.connect).await?;
+        stream.set_nodelay(true)?;
+        let Some(tls) = &self.tls else { return Ok(Wire::new(Box::new(stream))) };
+        let name = ServerName::from(self.connect.ip());
+        Ok(Wire::new(Box::new(tls.connect(name, stream).await?)))
+    }
+
+    async fn channel(&self, path: &str) -> io::Result<Wire> {
+        let Ok(_permit) = self.opening.acquire().await else { return Err(wrong("the load is over")) };
+        let mut wire = self.open().await?;
+        let head = format!(
+            "GET {}{path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Protocol: dcv\r\nOrigin: https://{}\r\n\r\n",
+            self.prefix, self.connect, self.connect
+        );
+        wire.send(head.as_bytes()).await?;
+        match wire.head().await? {
+            Some(answer) if answer.starts_with("HTTP/1.1 101 ") => Ok(wire),
+            answer => Err(wrong(&format!("no 101 but {answer:?}"))),
+        }
+    }
+
+    /// One request; returns whether the connection is kept.
+    async fn get(&self, wire: &mut Wire, bytes: usize) -> io::Result<bool> {
+        let request = format!("GET {}/get/{bytes} HTTP/1.1\r\nHost: {}\r\n\r\n", self.prefix, self.connect);
+        wire.send(request.as_bytes()).await?;
+        let Some(head) = wire.head().await? else { return Err(wrong("closed instead of answered")) };
+        if !head.starts_with("HTTP/1.1 200 ") || !says(&head, "content-length", &bytes.to_string()) {
+            return Err(wrong(&format!("no 200 of {bytes} bytes but {head:?}")));
+        }
+        wire.body(0, bytes).await?;
+        Ok(!says(&head, "connection", "close"))
+    }
+
+    /// Counts this connection as open and waits for all the others.
+    async fn ready(&self) -> Window {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        let mut window = self.window.subscribe();
+        let known = window.wait_for(|window| *window != Window::default()).await;
+        known.map_or_else(|_| Window::default(), |window| *window)
+    }
+
+    fn count(&self, units: u64) {
+        self.units.fetch_add(units, Ordering::Relaxed);
+    }
+
+    /// Counts one unit that was meant to begin then.
+    fn done(&self, name: &'static str, window: Window, meant: u64) {
+        self.count(1);
+        if window.contains(meant) {
+            self.latencies.record(name, now().saturating_sub(meant));
+        }
+    }
+}
+
+/// Whether a head has this line.
+fn says(head: &str, name: &str, value: &str) -> bool {
+    head.lines()
+        .filter_map(|line| line.split_once(':'))
+        .any(|(named, valued)| named.eq_ignore_ascii_case(name) && valued.trim().eq_ignore_ascii_case(value))
+}
+
+/// Runs the tasks and measures; the first task that fails ends it all.
+async fn busy(shared: &Arc<Shared>, plan: &ClientPlan) -> io::Result<Outcome> {
+    let mut tasks = tasks(shared);
+    let expected = tasks.len();
+    let measure = measure(shared, plan, expected);
+    tokio::pin!(measure);
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut measure => break outcome?,
+            Some(ended) = tasks.join_next() => ended.map_err(io::Error::other)??,
+        }
+    };
+    let rest = async {
+        while let Some(ended) = tasks.join_next().await {
+            ended.map_err(io::Error::other)??;
+        }
+        Ok(outcome)
+    };
+    timeout(PATIENCE, rest).await.map_err(|_| wrong("answers are still missing long after the window"))?
+}
+
+async fn measure(shared: &Shared, plan: &ClientPlan, expected: usize) -> io::Result<Outcome> {
+    let opened = async {
+        while shared.opened.load(Ordering::Relaxed) < expected as u64 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, opened).await.map_err(|_| wrong("connections are not all open in time"))?;
+    let start = now() + nanos(WARM_UP);
+    let end = start + nanos(Duration::from_secs_f64(plan.window_s));
+    let last = end + nanos(Duration::from_secs_f64(plan.linger_s));
+    shared.window.send_replace(Window { start, end, last });
+    until(start).await;
+    let before = Reading::take(shared, plan);
+    until(end).await;
+    Ok(Reading::take(shared, plan).since(&before))
+}
+
+async fn until(time: u64) {
+    sleep(Duration::from_nanos(time.saturating_sub(now()))).await;
+}
+
+/// All clocks and counters at one moment.
+struct Reading {
+    at: u64,
+    units: u64,
+    peer: Usage,
+    agent: Usage,
+    load: Usage,
+    busy_s: f64,
+}
+
+impl Reading {
+    fn take(shared: &Shared, plan: &ClientPlan) -> Self {
+        let load = [&plan.others[..], &[std::process::id()]].concat();
+        Self {
+            at: now(),
+            units: shared.units.load(Ordering::Relaxed),
+            peer: Usage::of(&plan.peer),
+            agent: Usage::of(&plan.agent),
+            load: Usage::of(&load),
+            busy_s: system::busy_s(),
+        }
+    }
+
+    fn since(&self, before: &Self) -> Outcome {
+        let seconds = (self.at - before.at) as f64 / 1e9;
+        let (peer, agent) = (self.peer.since(before.peer), self.agent.since(before.agent));
+        let load = self.load.since(before.load);
+        let ours = peer.cpu_s + agent.cpu_s + load.cpu_s;
+        let capacity = seconds * system::cores() as f64;
+        let foreign = ((self.busy_s - before.busy_s - ours) / capacity).max(0.0);
+        let units = self.units - before.units;
+        Outcome { seconds, units, peer, agent, load, foreign, ..Outcome::default() }
+    }
+}
+
+type Tasks = JoinSet<io::Result<()>>;
+
+/// The tasks of a load; each is one connection, or a chain of them.
+fn tasks(shared: &Arc<Shared>) -> Tasks {
+    let mut tasks = Tasks::new();
+    let all = || Arc::clone(shared);
+    match shared.load {
+        Load::Echo { sessions, per_second, bytes } => {
+            for phase in phases(sessions) {
+                tasks.spawn(paced(all(), "echo", Pace { phase, per_second }, bytes, 1));
+            }
+        }
+        Load::Desktop { sessions, fps, frame_bytes, input_hz } => {
+            for phase in phases(sessions) {
+                let path = format!("/desktop/{fps}/{frame_bytes}");
+                tasks.spawn(frames(all(), path, Pace { phase, per_second: fps }));
+                tasks.spawn(paced(all(), "input", Pace { phase, per_second: input_hz }, INPUT_BYTES, 0));
+            }
+        }
+        Load::Flood { sessions } => (0..sessions).for_each(|_| drop(tasks.spawn(flood(all())))),
+        Load::Upload { sessions } => (0..sessions).for_each(|_| drop(tasks.spawn(upload(all())))),
+        Load::Get { connections, bytes } => {
+            (0..connections).for_each(|_| drop(tasks.spawn(requests(all(), bytes))));
+        }
+        Load::Connect { connections, bytes, .. } => {
+            (0..connections).for_each(|_| drop(tasks.spawn(connections_in_turn(all(), bytes))));
+        }
+        Load::Storm { per_second, bytes } => drop(tasks.spawn(storm(all(), per_second, bytes))),
+        Load::Churn { sessions, bytes } => {
+            (0..sessions).for_each(|_| drop(tasks.spawn(sessions_in_turn(all(), bytes))));
+        }
+        // Not a matter of a window.
+        Load::Idle { .. } => {}
+    }
+    tasks
+}
+
+/// When within its period each session has its turn, so that they don't all have the same one.
+fn phases(sessions: u64) -> impl Iterator<Item = f64> {
+    (0..sessions).map(move |index| index as f64 / sessions as f64)
+}
+
+#[derive(Clone, Copy)]
+struct Pace {
+    phase: f64,
+    per_second: u64,
+}
+
+impl Pace {
+    fn period(self) -> u64 {
+        1_000_000_000 / self.per_second.max(1)
+    }
+
+    fn ticks(self) -> io::Result<Ticks> {
+        let shift = Duration::from_nanos(self.period()).mul_f64(self.phase);
+        Ticks::new(now() + 1 + nanos(shift), self.period())
+    }
+}
+
+/// An open loop: a message at each tick, whether or not the last ones are back.
+async fn paced(
+    shared: Arc<Shared>,
+    name: &'static str,
+    pace: Pace,
+    bytes: usize,
+    units: u64,
+) -> io::Result<()> {
+    let mut wire = shared.channel("/echo").await?;
+    let window = shared.ready().await;
+    let mut ticks = pace.ticks()?;
+    let (mut sent, mut back, mut is_over) = (0, 0, false);
+    while !is_over || back < sent {
+        tokio::select! {
+            tick = ticks.next(), if !is_over => {
+                let stamp = tick?;
+                is_over = stamp >= window.last;
+                wire.post(Header { payload_bytes: bytes, sequence: sent, stamp }).await?;
+                sent += 1;
+            }
+            message = wire.message() => {
+                let Some(message) = message? else { return Err(wrong("an echo session ended early")) };
+                back += 1;
+                shared.count(units);
+                if window.contains(message.stamp) {
+                    shared.latencies.record(name, now().saturating_sub(message.stamp));
+                }
+            }
+        }
+    }
+    wire.close().await;
+    Ok(())
+}
+
+/// Frames as they come, each stamped with the time the agent meant to send it.
+async fn frames(shared: Arc<Shared>, path: String, pace: Pace) -> io::Result<()> {
+    // The agent's ticks start with the request: without this all sessions would have theirs together.
+    sleep(Duration::from_nanos(pace.period()).mul_f64(pace.phase)).await;
+    let mut wire = shared.channel(&path).await?;
+    let mut window = shared.window.subscribe();
+    shared.opened.fetch_add(1, Ordering::Relaxed);
+    loop {
+        let Some(frame) = wire.message().await? else { return Err(wrong("a desktop ended early")) };
+        let window = *window.borrow_and_update();
+        shared.count(1);
+        if window.contains(frame.stamp) {
+            shared.latencies.record("frame", now().saturating_sub(frame.stamp));
+        } else if window != Window::default() && frame.stamp >= window.last {
+            break;
+        }
+    }
+    wire.close().await;
+    Ok(())
+}
+
+async fn flood(shared: Arc<Shared>) -> io::Result<()> {
+    let mut wire = shared.channel("/flood").await?;
+    let window = shared.ready().await;
+    while now() < window.last {
+        let Some(message) = wire.message().await? else { return Err(wrong("a flood ended early")) };
+        shared.count(message.payload_bytes as u64);
+    }
+    Ok(())
+}
+
+/// Some messages more than are acknowledged are under way, never an unknown number.
+async fn upload(shared: Arc<Shared>) -> io::Result<()> {
+    let mut wire = shared.channel("/upload").await?;
+    let window = shared.ready().await;
+    let (mut sent, mut acknowledged) = (0, 0);
+    while now() < window.last {
+        wire.post(Header { payload_bytes: FLOOD_BYTES, sequence: sent, stamp: now() }).await?;
+        sent += 1;
+        while sent >= acknowledged + 4 * ACKNOWLEDGED {
+            if wire.message().await?.is_none() {
+                return Err(wrong("an upload ended early"));
+            }
+            acknowledged += ACKNOWLEDGED;
+            shared.count(ACKNOWLEDGED * FLOOD_BYTES as u64);
+        }
+    }
+    Ok(())
+}
+
+async fn requests(shared: Arc<Shared>, bytes: usize) -> io::Result<()> {
+    let mut wire = shared.open().await?;
+    let window = shared.ready().await;
+    while now() < window.last {
+        let sent = now();
+        let is_kept = shared.get(&mut wire, bytes).await?;
+        shared.done("request", window, sent);
+        if !is_kept {
+            // nginx ends a connection after 1000 requests unless it is told otherwise.
+            std::mem::replace(&mut wire, shared.open().await?).close().await;
+        }
+    }
+    wire.close().await;
+    Ok(())
+}
+
+async fn connections_in_turn(shared: Arc<Shared>, bytes: usize) -> io::Result<()> {
+    let window = shared.ready().await;
+    while now() < window.last {
+        connection(&shared, window, now(), bytes).await?;
+    }
+    Ok(())
+}
+
+async fn connection(shared: &Shared, window: Window, meant: u64, bytes: usize) -> io::Result<()> {
+    let mut wire = shared.open().await?;
+    shared.get(&mut wire, bytes).await?;
+    wire.close().await;
+    shared.done("connection", window, meant);
+    Ok(())
+}
+
+async fn storm(shared: Arc<Shared>, per_second: u64, bytes: usize) -> io::Result<()> {
+    let window = shared.ready().await;
+    let mut ticks = Pace { phase: 0.0, per_second }.ticks()?;
+    let mut running = Tasks::new();
+    loop {
+        let meant = ticks.next().await?;
+        if meant >= window.last {
+            break;
+        }
+        let shared = Arc::clone(&shared);
+        running.spawn(async move { connection(&shared, window, meant, bytes).await });
+        while let Some(ended) = running.try_join_next() {
+            ended.map_err(io::Error::other)??;
+        }
+    }
+    while let Some(ended) = running.join_next().await {
+        ended.map_err(io::Error::other)??;
+    }
+    Ok(())
+}
+
+async fn sessions_in_turn(shared: Arc<Shared>, bytes: usize) -> io::Result<()> {
+    let window = shared.ready().await;
+    while now() < window.last {
+        let meant = now();
+        spoken(&shared, bytes, 1).await?.close().await;
+        shared.done("session", window, meant);
+    }
+    Ok(())
+}
+
+/// A session that has had so many echoes.
+async fn spoken(shared: &Shared, bytes: usize, echoes: u64) -> io::Result<Wire> {
+    let mut wire = shared.channel("/echo").await?;
+    for sequence in 0..echoes {
+        wire.post(Header { payload_bytes: bytes, sequence, stamp: now() }).await?;
+        if wire.message().await?.is_none() {
+            return Err(wrong("a session ended early"));
+        }
+    }
+    Ok(wire)
+}
+
+async fn idle(shared: &Arc<Shared>, plan: &ClientPlan, sessions: u64, bytes: usize) -> io::Result<Outcome> {
+    // What the first session costs the peer once is not part of a session.
+    spoken(shared, bytes, 5).await?.close().await;
+    sleep(SETTLE).await;
+    let before = (system::pss_kib(&plan.peer), system::slab_kib());
+    let mut opening = JoinSet::new();
+    for _ in 0..sessions {
+        let shared = Arc::clone(shared);
+        opening.spawn(async move { spoken(&shared, bytes, 5).await });
+    }
+    let mut wires = Vec::new();
+    while let Some(wire) = opening.join_next().await {
+        wires.push(wire.map_err(io::Error::other)??);
+    }
+    sleep(SETTLE).await;
+    let reading = Reading::take(shared, plan);
+    sleep(SETTLE).await;
+    let mut outcome = Reading::take(shared, plan).since(&reading);
+    outcome.units = sessions;
+    outcome.memory_kib = system::pss_kib(&plan.peer) as f64 - before.0 as f64;
+    outcome.slab_kib = system::slab_kib() as f64 - before.1 as f64;
+    Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_says_what_a_line_of_it_says() {
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 12\r\nconnection: Close\r\n\r\n";
+        assert!(says(head, "content-length", "12") && says(head, "Connection", "close"));
+        assert!(!says(head, "content-length", "1") && !says(head, "Upgrade", "close"));
+    }
+
+    #[test]
+    fn sessions_take_turns_within_a_period() {
+        assert_eq!(phases(4).collect::<Vec<_>>(), [0.0, 0.25, 0.5, 0.75]);
+    }
+
+    #[test]
+    fn what_others_used_is_what_is_left() {
+        let usage = |cpu_s| Usage { cpu_s, ..Usage::default() };
+        let reading = |at, cpu_s, busy_s| Reading {
+            at,
+            units: at,
+            peer: usage(cpu_s),
+            agent: usage(cpu_s),
+            load: usage(cpu_s),
+            busy_s,
+        };
+        let cores = system::cores() as f64;
+        let outcome = reading(2_000_000_000, 0.5, 1.5 + cores).since(&reading(1_000_000_000, 0.0, 0.5));
+        assert!((outcome.foreign - (cores - 0.5) / cores).abs() < 1e-9, "{outcome:?}");
+        assert!((outcome.seconds - 1.0).abs() < 1e-9 && outcome.units == 1_000_000_000);
+    }
+}
