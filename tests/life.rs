@@ -57,6 +57,7 @@ impl Fixture {
             connector: plan.agent_tls.then(|| self.connector.clone()),
             log: AccessLog::default(),
             connections: Arc::default(),
+            forbidden: Arc::default(),
         }
     }
 }
@@ -65,6 +66,7 @@ impl Fixture {
 struct Life {
     client: Talk,
     agents: Vec<Talk>,
+    start: Instant,
     took: Duration,
     asked: Vec<SocketAddr>,
 }
@@ -122,7 +124,7 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
         tokio::time::timeout(BOUND, whole).await.unwrap_or_else(|_| panic!("seed {seed}: no end in sight"));
     let _ = tokio::time::timeout(BOUND, local).await;
     let asked = worker.net.asked.borrow().clone();
-    Life { client, agents: agents.take(), took: start.elapsed(), asked }
+    Life { client, agents: agents.take(), start, took: start.elapsed(), asked }
 }
 
 /// No life may take longer than this, whatever breaks in it: the limits of the flags below, and some more.
@@ -309,7 +311,13 @@ fn a_reader_that_stops_holds_the_sender_back() {
             let life = live(&fixture, plan.clone(), seed, &[], Breaks::default()).await;
             let got = &life.client.session.as_ref().unwrap().0;
             assert_eq!(got, &plan.session.as_ref().unwrap().to_client, "seed {seed}");
-            assert!(life.took >= Duration::from_mins(1), "the pause was felt");
+            // The wires take 2 MiB of it at the most; the rest must wait with the agent, not in the proxy.
+            let said = life.agents.iter().find_map(|talk| talk.said).unwrap();
+            assert!(
+                said - life.start >= Duration::from_mins(1),
+                "seed {seed}: said after {:?}",
+                said - life.start
+            );
         }
     });
 }

@@ -7,6 +7,7 @@
 
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -332,7 +333,8 @@ fn decide<N: Net>(
         Route::NoSlash(ip, query) => (IpAddr::V4(ip), format!("/{query}"), Some(ip)),
     };
     if !config.agents.allows(agent) {
-        tracing::warn!("{client}: {agent} is in no --agents prefix and was not dialled");
+        let count = worker.shared.forbidden.fetch_add(1, Ordering::Relaxed) + 1;
+        tracing::warn!("{client}: {agent} is in no --agents prefix and was not dialled ({count} so far)");
         return Err(Reply::new(403, "This address is none of the agents this proxy serves (--agents)."));
     }
     if config.exchange.body_bytes_max < content_length(head.framing) {

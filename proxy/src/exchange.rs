@@ -198,16 +198,14 @@ impl Transfer {
     }
 }
 
-/// What woke an exchange.
-enum Event {
+/// What woke an exchange that waits for a `T`.
+enum Event<T> {
     /// Some body bytes went their way.
     Progress,
     /// A turn is used up.
     Again,
-    /// The response head is whole and this long.
-    Head(usize),
-    /// Both bodies are through, or the upload is given up.
-    Done,
+    /// What was waited for is there.
+    Here(T),
     TimeUp,
 }
 
@@ -283,10 +281,10 @@ impl<N: Net> Exchange<'_, N> {
                 poll_fn(|cx| self.poll_head(cx, upload, &mut upload_broken, &mut scan, timer.as_mut()))
                     .await?;
             match event {
-                Event::Head(length) => return Ok(length),
+                Event::Here(length) => return Ok(length),
                 Event::Again => self.net.breathe().await,
                 Event::TimeUp => return Err(self.timed_out(upload, None)),
-                Event::Progress | Event::Done => {}
+                Event::Progress => {}
             }
             timer.set(tokio::time::sleep(self.gap(upload)));
         }
@@ -308,7 +306,7 @@ impl<N: Net> Exchange<'_, N> {
         upload_broken: &mut bool,
         scan: &mut HeadEnd,
         timer: Pin<&mut Sleep>,
-    ) -> Poll<Result<Event, Failure>> {
+    ) -> Poll<Result<Event<usize>, Failure>> {
         let (moved, was_done) = (upload.moved, upload.done);
         let mut again = false;
         if !*upload_broken {
@@ -345,11 +343,15 @@ impl<N: Net> Exchange<'_, N> {
         }
     }
 
-    fn poll_agent_head(&mut self, cx: &mut Context<'_>, scan: &mut HeadEnd) -> Poll<Result<Event, Failure>> {
+    fn poll_agent_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        scan: &mut HeadEnd,
+    ) -> Poll<Result<Event<usize>, Failure>> {
         loop {
             let found = scan.find(self.agent.plain.filled(), &self.limits.head).map_err(Failure::BadHead)?;
             if let Some(length) = found {
-                return Poll::Ready(Ok(Event::Head(length)));
+                return Poll::Ready(Ok(Event::Here(length)));
             }
             let filled = ready!(self.agent.poll_fill(cx, &mut self.scratch.borrow_mut()));
             let fault = match filled {
@@ -402,11 +404,11 @@ impl<N: Net> Exchange<'_, N> {
             let event = event.await;
             self.to_client = download.moved;
             match event.map_err(|broken| failure_of_bodies(broken, status))? {
-                Event::Done => break,
+                Event::Here(()) => break,
                 Event::Again => self.net.breathe().await,
                 Event::TimeUp if download.done => return Err(self.timed_out(upload, Some(status))),
                 Event::TimeUp => return Err(Failure::Fault(self.slow_side(), Fault::TimedOut, Some(status))),
-                Event::Progress | Event::Head(_) => {}
+                Event::Progress => {}
             }
             timer.set(tokio::time::sleep(self.limits.response));
         }
@@ -428,7 +430,7 @@ impl<N: Net> Exchange<'_, N> {
         upload: &mut Transfer,
         upload_over: &mut bool,
         download: &mut Transfer,
-    ) -> Poll<Result<Event, (Side, Fault)>> {
+    ) -> Poll<Result<Event<()>, (Side, Fault)>> {
         let moved = upload.moved + download.moved;
         let mut again = false;
         if !*upload_over {
@@ -441,7 +443,7 @@ impl<N: Net> Exchange<'_, N> {
         }
         let polled = download.poll(cx, self.agent, self.client, &mut self.scratch.borrow_mut());
         match polled {
-            Poll::Ready(Ok(Turn::Done)) if *upload_over => return Poll::Ready(Ok(Event::Done)),
+            Poll::Ready(Ok(Turn::Done)) if *upload_over => return Poll::Ready(Ok(Event::Here(()))),
             Poll::Ready(Ok(Turn::Again)) => again = true,
             Poll::Ready(Err(Broken::From(fault))) => return Poll::Ready(Err((Side::Agent, fault))),
             Poll::Ready(Err(Broken::To(fault))) => return Poll::Ready(Err((Side::Client, fault))),

@@ -45,7 +45,14 @@ fn prepare(flags: dcv_splice::config::Flags) -> Result<Ready, String> {
     let connector =
         config.agent_trust.as_ref().map(Connector::new).transpose().map_err(|error| error.to_string())?;
     let (log, guard) = open_log(&config.access_log)?;
-    let shared = Shared { config: Arc::new(config), acceptor, connector, log, connections: Arc::default() };
+    let shared = Shared {
+        config: Arc::new(config),
+        acceptor,
+        connector,
+        log,
+        connections: Arc::default(),
+        forbidden: Arc::default(),
+    };
     Ok((shared, guard))
 }
 

@@ -50,6 +50,8 @@ pub struct Shared {
     pub log: AccessLog,
     /// Client connections of all workers.
     pub connections: Arc<AtomicUsize>,
+    /// Requests for addresses that may not be dialled, of all workers.
+    pub forbidden: Arc<AtomicUsize>,
 }
 
 /// What the connections of one worker share.

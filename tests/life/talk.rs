@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 use dcv_splice::peer::{End, Fault, Peer, Scratch};
 use harness::simulated::Wire;
 
+use tokio::time::Instant;
+
 use super::plan::{Ends, Exchange, Frame, Plan, Session, digest};
 
 /// What one far end has heard.
@@ -17,6 +19,8 @@ pub(crate) struct Talk {
     pub(crate) messages: Vec<String>,
     /// The bytes of the session and how they ended.
     pub(crate) session: Option<(Vec<u8>, End)>,
+    /// When the wire had taken all that was said in the session by who ends it first.
+    pub(crate) said: Option<Instant>,
 }
 
 /// A client that asks for everything planned, one after the other.
@@ -160,6 +164,7 @@ async fn session_talk(
     peer.write(now)?;
     if first {
         poll_fn(|cx| while_hearing(cx, peer, scratch, Peer::poll_flush)).await?;
+        talk.said = Some(Instant::now());
         poll_fn(|cx| while_hearing(cx, peer, scratch, |peer, cx| peer.poll_finish(cx, !cut))).await?;
     }
     let heard = converse(peer, scratch, |_| None::<()>).await;
