@@ -5,9 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::task::Context;
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::net::Stream;
 use crate::peer::{Fault, Peer, Scratch};
@@ -69,10 +67,11 @@ impl<S: Stream> Pool<S> {
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
         agent: SocketAddr,
+        now: Instant,
     ) -> Option<Peer<S>> {
         let idle = self.idle.get_mut(&agent)?;
         while let Some(mut candidate) = idle.pop() {
-            if candidate.is_good(cx, scratch, &self.limits) {
+            if candidate.is_good(cx, scratch, now, &self.limits) {
                 return Some(candidate.peer);
             }
         }
@@ -80,17 +79,17 @@ impl<S: Stream> Pool<S> {
     }
 
     /// Keeps `peer` for the next request, if there is room.
-    pub fn put(&mut self, agent: SocketAddr, peer: Peer<S>) {
+    pub fn put(&mut self, agent: SocketAddr, peer: Peer<S>, now: Instant) {
         let idle = self.idle.entry(agent).or_default();
         if idle.len() < self.limits.per_agent {
-            idle.push(Idle { peer, since: Instant::now() });
+            idle.push(Idle { peer, since: now });
         }
     }
 
     /// Drops what has been idle for too long or was ended by its agent.
-    pub fn reap(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) {
+    pub fn reap(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) {
         for idle in self.idle.values_mut() {
-            idle.retain_mut(|candidate| candidate.is_good(cx, scratch, &self.limits));
+            idle.retain_mut(|candidate| candidate.is_good(cx, scratch, now, &self.limits));
         }
         self.idle.retain(|_, idle| !idle.is_empty());
     }
@@ -102,7 +101,13 @@ impl<S: Stream> Pool<S> {
 }
 
 impl<S: Stream> Idle<S> {
-    fn is_good(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, limits: &PoolLimits) -> bool {
-        self.since.elapsed() < limits.idle && self.peer.is_quiet(cx, scratch)
+    fn is_good(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        now: Instant,
+        limits: &PoolLimits,
+    ) -> bool {
+        now.duration_since(self.since) < limits.idle && self.peer.is_quiet(cx, scratch)
     }
 }

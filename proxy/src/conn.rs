@@ -9,9 +9,7 @@ use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Duration;
-
-use tokio::time::{Instant, timeout};
+use std::time::{Duration, Instant};
 
 use crate::account::{Ending, Ledger, Side};
 use crate::agents::ReachError;
@@ -117,7 +115,8 @@ impl<S> Accepted<S> {
         if !secure {
             return Some(secured);
         }
-        let handshake = timeout(worker.shared.config.front.head, secured.peer.handshake(&worker.scratch));
+        let handshake =
+            worker.net.timeout(worker.shared.config.front.head, secured.peer.handshake(&worker.scratch));
         let secure = tokio::select! {
             done = handshake => done.unwrap_or(Err(Fault::TimedOut)),
             () = worker.stop.reached(Phase::Draining) => return None,
@@ -126,7 +125,7 @@ impl<S> Accepted<S> {
             Ok(()) => Some(secured),
             Err(Fault::NoTls) => {
                 secured.peer = secured.peer.into_plain();
-                let entry = Entry::new(client.ip());
+                let entry = Entry::new(client.ip(), worker.net.now());
                 secured.refuse(worker, entry, &not_tls(), None).await;
                 None
             }
@@ -162,8 +161,8 @@ impl<S: crate::net::Stream> Secured<S> {
         if !self.wait_for_request(worker).await {
             return Err(self.close(worker).await);
         }
-        let entry = Entry::new(self.client);
-        let length = match timeout(worker.shared.config.front.head, self.read_head(worker)).await {
+        let entry = Entry::new(self.client, worker.net.now());
+        let length = match worker.net.timeout(worker.shared.config.front.head, self.read_head(worker)).await {
             Ok(Ok(length)) => length,
             Ok(Err(HeadFault::Gone)) => return Err(After::Closed),
             Ok(Err(HeadFault::Refused(error))) => return Err(self.refuse_head(worker, entry, error).await),
@@ -182,7 +181,7 @@ impl<S: crate::net::Stream> Secured<S> {
         let limit = if self.again { front.keep_alive } else { front.head };
         self.peer.plain.release();
         tokio::select! {
-            filled = timeout(limit, self.peer.fill(&worker.scratch)) => matches!(filled, Ok(Ok(gained)) if gained > 0),
+            filled = worker.net.timeout(limit, self.peer.fill(&worker.scratch)) => matches!(filled, Ok(Ok(gained)) if gained > 0),
             () = worker.stop.reached(Phase::Draining) => false,
         }
     }
@@ -266,7 +265,7 @@ impl<S: crate::net::Stream> Secured<S> {
 
     async fn send<N: Net<Stream = S>>(&mut self, worker: &Worker<N>, bytes: &[u8]) -> Result<(), Fault> {
         self.peer.write(bytes)?;
-        let sent = timeout(worker.shared.config.front.stall, self.peer.flush()).await;
+        let sent = worker.net.timeout(worker.shared.config.front.stall, self.peer.flush()).await;
         sent.unwrap_or(Err(Fault::TimedOut))
     }
 
@@ -277,8 +276,8 @@ impl<S: crate::net::Stream> Secured<S> {
 
     /// Ends the connection in order: what was sent is brought over, what still comes is thrown away.
     async fn close<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> After<S> {
-        if let Ok(Ok(())) = timeout(FAREWELL, self.peer.finish()).await {
-            self.peer.linger(&worker.scratch, FAREWELL).await;
+        if let Ok(Ok(())) = worker.net.timeout(FAREWELL, self.peer.finish()).await {
+            self.peer.linger(&worker.net, &worker.scratch, FAREWELL).await;
         }
         After::Closed
     }
@@ -373,7 +372,7 @@ impl<S: crate::net::Stream> Requested<S> {
     async fn reach_agent<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Result<Paired<S>, After<S>> {
         let pooled = poll_fn(|cx| {
             let mut scratch = worker.scratch.borrow_mut();
-            Poll::Ready(worker.pool.borrow_mut().take(cx, &mut scratch, self.agent))
+            Poll::Ready(worker.pool.borrow_mut().take(cx, &mut scratch, self.agent, worker.net.now()))
         });
         match pooled.await {
             Some(agent) => self.pair(worker, agent, true).await,
@@ -382,7 +381,8 @@ impl<S: crate::net::Stream> Requested<S> {
     }
 
     async fn reach_anew<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Result<Paired<S>, After<S>> {
-        let reached = timeout(worker.shared.config.front.connect, connect(worker, self.agent)).await;
+        let reached =
+            worker.net.timeout(worker.shared.config.front.connect, connect(worker, self.agent)).await;
         match reached.unwrap_or(Err(ReachError::TimedOut)) {
             Ok(agent) => self.pair(worker, agent, false).await,
             Err(error) => {
@@ -501,7 +501,7 @@ impl<S: crate::net::Stream> Paired<S> {
         let running = worker.stop.phase() == Phase::Running;
         if keep_agent && running {
             agent.plain.release();
-            worker.pool.borrow_mut().put(requested.agent, agent);
+            worker.pool.borrow_mut().put(requested.agent, agent, worker.net.now());
         }
         if keep_client { requested.client.next() } else { requested.client.close(worker).await }
     }
@@ -568,7 +568,10 @@ impl<S: crate::net::Stream> Upgraded<S> {
             _ => worker.shared.config.front.stall,
         };
         let linger = async {
-            tokio::join!(client.linger(&worker.scratch, patience), agent.linger(&worker.scratch, FAREWELL))
+            tokio::join!(
+                client.linger(&worker.net, &worker.scratch, patience),
+                agent.linger(&worker.net, &worker.scratch, FAREWELL)
+            )
         };
         tokio::select! {
             _ = linger => {}
@@ -584,7 +587,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(client: IpAddr) -> Self {
+    fn new(client: IpAddr, started: Instant) -> Self {
         let ledger = Ledger {
             client,
             request: String::new(),
@@ -597,7 +600,7 @@ impl Entry {
             duration: Duration::ZERO,
             ending: Ending::Refused,
         };
-        Self { ledger, started: Instant::now() }
+        Self { ledger, started }
     }
 
     fn note(&mut self, head: &RequestHead<'_>) {
@@ -618,7 +621,7 @@ impl Entry {
     fn close<N: Net>(mut self, worker: &Worker<N>, status: u16, ending: Ending) {
         self.ledger.status = status;
         self.ledger.ending = ending;
-        self.ledger.duration = self.started.elapsed();
+        self.ledger.duration = worker.net.now() - self.started;
         worker.shared.log.write(&self.ledger);
     }
 }

@@ -7,8 +7,6 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::Sleep;
-
 use crate::account::Side;
 use crate::body::{self, Decoder, Framing, Piece};
 use crate::forward::{self, Mount, Passing};
@@ -221,7 +219,7 @@ impl<N: Net> Exchange<'_, N> {
 
     async fn run_with(&mut self, asked: &Asked, upload: &mut Transfer) -> Result<Outcome, Failure> {
         // Interim responses don't give the agent more time.
-        let mut timer = pin!(tokio::time::sleep(self.gap(upload)));
+        let mut timer = pin!(self.net.sleep(self.gap(upload)));
         loop {
             let length = self.response_head(upload, timer.as_mut()).await?;
             self.heard = true;
@@ -250,7 +248,7 @@ impl<N: Net> Exchange<'_, N> {
                 100..200 => {
                     if status == 100 && std::mem::take(&mut upload.unasked) {
                         // The next step is the client's, who has all of its time for it.
-                        timer.set(tokio::time::sleep(self.gap(upload)));
+                        timer.set(self.net.sleep(self.gap(upload)));
                     }
                     self.send_interim(status).await?;
                 }
@@ -263,7 +261,7 @@ impl<N: Net> Exchange<'_, N> {
     }
 
     async fn send_interim(&mut self, status: u16) -> Result<(), Failure> {
-        let sent = tokio::time::timeout(self.limits.response, self.client.flush()).await;
+        let sent = self.net.timeout(self.limits.response, self.client.flush()).await;
         sent.unwrap_or(Err(Fault::TimedOut))
             .map_err(|fault| Failure::Fault(Side::Client, fault, Some(status)))
     }
@@ -272,7 +270,7 @@ impl<N: Net> Exchange<'_, N> {
     async fn response_head(
         &mut self,
         upload: &mut Transfer,
-        mut timer: Pin<&mut Sleep>,
+        mut timer: Pin<&mut N::Sleep>,
     ) -> Result<usize, Failure> {
         let mut scan = HeadEnd::default();
         let mut upload_broken = false;
@@ -286,7 +284,7 @@ impl<N: Net> Exchange<'_, N> {
                 Event::TimeUp => return Err(self.timed_out(upload, None)),
                 Event::Progress => {}
             }
-            timer.set(tokio::time::sleep(self.gap(upload)));
+            timer.set(self.net.sleep(self.gap(upload)));
         }
     }
 
@@ -305,7 +303,7 @@ impl<N: Net> Exchange<'_, N> {
         upload: &mut Transfer,
         upload_broken: &mut bool,
         scan: &mut HeadEnd,
-        timer: Pin<&mut Sleep>,
+        timer: Pin<&mut N::Sleep>,
     ) -> Poll<Result<Event<usize>, Failure>> {
         let (moved, was_done) = (upload.moved, upload.done);
         let mut again = false;
@@ -395,7 +393,7 @@ impl<N: Net> Exchange<'_, N> {
         let early = !upload.done;
         // One that will close the connection does not want the rest.
         let mut upload_over = upload.done || !keep_agent;
-        let mut timer = pin!(tokio::time::sleep(self.limits.response));
+        let mut timer = pin!(self.net.sleep(self.limits.response));
         loop {
             let event = poll_fn(|cx| {
                 let event = self.poll_bodies(cx, upload, &mut upload_over, &mut download);
@@ -410,7 +408,7 @@ impl<N: Net> Exchange<'_, N> {
                 Event::TimeUp => return Err(Failure::Fault(self.slow_side(), Fault::TimedOut, Some(status))),
                 Event::Progress => {}
             }
-            timer.set(tokio::time::sleep(self.limits.response));
+            timer.set(self.net.sleep(self.limits.response));
         }
         let agent_quiet = self.agent.end().is_none() && self.agent.plain.is_empty();
         Ok(Outcome::Answered {

@@ -1,12 +1,13 @@
-//! What a connection asks of the outside world: streams that are read and written once they are ready, and
-//! new streams to agents. Production is [`Kernel`]; the tests put a simulated wire in its place.
+//! What a connection asks of the outside world: streams that are read and written once they are ready, new
+//! streams to agents, the time, and its turn. Production is [`Kernel`]; the tests put a simulated wire in its place.
 //! Nothing here ever parks a buffer in the kernel: a wait can be given up without losing a byte.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::pipe::{SpliceFlags, splice};
 use socket2::{SockRef, TcpKeepalive};
@@ -47,16 +48,44 @@ pub trait Stream {
     }
 }
 
-/// Where streams come from.
+/// What was waited for did not come in time.
+#[derive(Debug)]
+pub struct Elapsed;
+
+/// Where streams and the time come from.
 pub trait Net {
     /// The streams it makes.
     type Stream: Stream;
+    /// A wait for a time.
+    type Sleep: Future<Output = ()>;
 
     /// Connects to an agent. The caller limits the time.
     fn connect(&self, agent: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>>;
 
+    /// The time.
+    fn now(&self) -> Instant;
+
+    /// Waits for `time` from now on.
+    fn sleep(&self, time: Duration) -> Self::Sleep;
+
     /// Lets every other task that is ready have its turn before this one goes on.
     fn breathe(&self) -> impl Future<Output = ()>;
+
+    /// Does `work` for as long as `limit` at the most.
+    fn timeout<F: Future>(
+        &self,
+        limit: Duration,
+        work: F,
+    ) -> impl Future<Output = Result<F::Output, Elapsed>> {
+        async move {
+            let (mut work, mut limit) = (pin!(work), pin!(self.sleep(limit)));
+            poll_fn(|cx| match work.as_mut().poll(cx) {
+                Poll::Ready(done) => Poll::Ready(Ok(done)),
+                Poll::Pending => limit.as_mut().poll(cx).map(|()| Err(Elapsed)),
+            })
+            .await
+        }
+    }
 }
 
 /// The kernel's network, seen from inside a tokio-uring runtime.
@@ -68,9 +97,18 @@ pub struct Kernel {
 
 impl Net for Kernel {
     type Stream = KernelStream;
+    type Sleep = tokio::time::Sleep;
 
     async fn connect(&self, agent: SocketAddr) -> io::Result<KernelStream> {
         self.adopt(TcpStream::connect(agent).await?)
+    }
+
+    fn now(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    fn sleep(&self, time: Duration) -> Self::Sleep {
+        tokio::time::sleep(time)
     }
 
     /// A task that only puts itself back on the run queue keeps the runtime from looking at the kernel; a

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::body::BodyError;
 use crate::buffer::Buffer;
-use crate::net::Stream;
+use crate::net::{Net, Stream};
 use crate::tls::{HELD_BYTES_MAX, TlsEnd, TlsError, TlsState};
 
 /// Bytes of one receive during heads and bodies, where what was read may have to wait.
@@ -312,14 +312,14 @@ impl<S: Stream> Peer<S> {
     /// Throws away what still comes until the side has ended too, `limit` at the most: a socket that is closed
     /// with unread bytes is reset, and what was sent before is lost with it (RFC 9112 9.6). Nothing is decrypted
     /// any more.
-    pub async fn linger(&mut self, scratch: &RefCell<Scratch>, limit: Duration) {
+    pub async fn linger<N: Net>(&mut self, net: &N, scratch: &RefCell<Scratch>, limit: Duration) {
         let discard = async {
             while poll_fn(|cx| self.poll_discard(cx, &mut scratch.borrow_mut().incoming)).await {
-                tokio::time::sleep(LINGER_PAUSE).await;
+                net.sleep(LINGER_PAUSE).await;
             }
         };
         // Whether a side listens to the end is its own affair.
-        let _ = tokio::time::timeout(limit, discard).await;
+        let _ = net.timeout(limit, discard).await;
     }
 
     /// Whether more may come.

@@ -103,7 +103,7 @@ impl<S: Stream> Relay<'_, S> {
             return Ending::failed(side, &fault);
         }
         let mut watch = around.stop.watch();
-        let mut idle = pin!(tokio::time::sleep(around.limits.idle));
+        let mut idle = pin!(around.net.sleep(around.limits.idle));
         let mut seen = self.progress();
         loop {
             let turn = poll_fn(|cx| {
@@ -118,18 +118,20 @@ impl<S: Stream> Relay<'_, S> {
             });
             match turn.await {
                 Step::Again => around.net.breathe().await,
-                Step::TimeUp if self.progress() == seen => return self.farewell(Ending::Idle).await,
+                Step::TimeUp if self.progress() == seen => {
+                    return self.farewell(around.net, Ending::Idle).await;
+                }
                 Step::TimeUp => {
                     seen = self.progress();
-                    idle.set(tokio::time::sleep(self.idle_limit(&around.limits)));
+                    idle.set(around.net.sleep(self.idle_limit(&around.limits)));
                 }
                 Step::HalfClosed => {
                     seen = self.progress();
-                    idle.set(tokio::time::sleep(around.limits.half_closed_idle));
+                    idle.set(around.net.sleep(around.limits.half_closed_idle));
                 }
                 Step::Ended(ending) => return ending,
-                Step::Failed(side, fault) => return self.failed(side, &fault).await,
-                Step::Drained => return self.farewell(Ending::Drained).await,
+                Step::Failed(side, fault) => return self.failed(around.net, side, &fault).await,
+                Step::Drained => return self.farewell(around.net, Ending::Drained).await,
             }
         }
     }
@@ -187,21 +189,21 @@ impl<S: Stream> Relay<'_, S> {
 
     /// What a side sent before it failed is still brought to the other, but not called a clean end. The
     /// failed side is told why, if it is still there (a TLS alert).
-    async fn failed(&mut self, side: Side, fault: &Fault) -> Ending {
+    async fn failed<N: Net>(&mut self, net: &N, side: Side, fault: &Fault) -> Ending {
         let (failed, other) = match side {
             Side::Client => (&mut *self.client, &mut *self.agent),
             Side::Agent => (&mut *self.agent, &mut *self.client),
         };
         let last_bytes = poll_fn(|cx| other.poll_finish(cx, false));
-        let _ = tokio::time::timeout(FAREWELL, last_bytes).await;
-        let _ = tokio::time::timeout(FAREWELL, failed.flush()).await;
+        let _ = net.timeout(FAREWELL, last_bytes).await;
+        let _ = net.timeout(FAREWELL, failed.flush()).await;
         Ending::failed(side, fault)
     }
 
     /// Both sides are told that it is over, as far as they listen.
-    async fn farewell(&mut self, ending: Ending) -> Ending {
+    async fn farewell<N: Net>(&mut self, net: &N, ending: Ending) -> Ending {
         let farewell = async { tokio::join!(self.client.finish(), self.agent.finish()) };
-        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        let _ = net.timeout(FAREWELL, farewell).await;
         ending
     }
 

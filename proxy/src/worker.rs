@@ -189,7 +189,7 @@ async fn drain(
 
 async fn reap_agents(worker: &Worker<Kernel>) {
     poll_fn(|cx| {
-        worker.pool.borrow_mut().reap(cx, &mut worker.scratch.borrow_mut());
+        worker.pool.borrow_mut().reap(cx, &mut worker.scratch.borrow_mut(), worker.net.now());
         Poll::Ready(())
     })
     .await;

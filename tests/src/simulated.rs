@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dcv_splice::net::{Net, Stream};
 
@@ -181,6 +181,15 @@ pub struct World {
 
 impl Net for World {
     type Stream = Wire;
+    type Sleep = tokio::time::Sleep;
+
+    fn now(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    fn sleep(&self, time: Duration) -> Self::Sleep {
+        tokio::time::sleep(time)
+    }
 
     async fn connect(&self, agent: SocketAddr) -> io::Result<Wire> {
         self.asked.borrow_mut().push(agent);
