@@ -103,6 +103,7 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
         on_connect: Box::new(on_connect),
         connect_time: Duration::from_millis(1),
         asked: RefCell::default(),
+        bulk: Cell::default(),
     };
     let worker = Worker::new(world, fixture.shared(&plan, flags));
     let (near, far) = wire(weather, seed, breaks.client);
@@ -269,7 +270,7 @@ fn a_silent_client_is_dropped_after_the_head_time() {
 
 fn nobody() -> World {
     let on_connect = Box::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
-    World { on_connect, connect_time: Duration::ZERO, asked: RefCell::default() }
+    World { on_connect, connect_time: Duration::ZERO, asked: RefCell::default(), bulk: Cell::default() }
 }
 
 /// One exchange whose answer waits until the client's body has come whole, or does not.

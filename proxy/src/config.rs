@@ -93,6 +93,9 @@ pub struct Flags {
     /// Threads that serve [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
+    /// What tells which sockets are ready; auto takes epoll where io-uring can't be had
+    #[arg(long, value_enum, default_value_t)]
+    pub readiness: Readiness,
     /// A line per request or session: a file, stdout, or off
     #[arg(long, value_name = "PATH|stdout|off", default_value = "off")]
     pub access_log: String,
@@ -158,6 +161,18 @@ pub struct LimitFlags {
     pub drain_s: u64,
 }
 
+/// What tells a worker which sockets are ready.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum Readiness {
+    /// A ring, or epoll where there is none.
+    #[default]
+    Auto,
+    /// A ring of the kernel (Linux 6.1 and later).
+    IoUring,
+    /// epoll(7).
+    Epoll,
+}
+
 /// Where the access log goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum AccessLogTo {
@@ -213,6 +228,8 @@ pub struct Config {
     pub workers: usize,
     /// Where the access log goes.
     pub access_log: AccessLogTo,
+    /// What tells which sockets are ready.
+    pub readiness: Readiness,
     /// Limits of the front.
     pub front: FrontLimits,
     /// Limits of an exchange.
@@ -262,6 +279,7 @@ impl Flags {
             certificates: self.certificates()?,
             workers: self.workers.map_or_else(cores, usize::from),
             access_log: access_log(&self.access_log),
+            readiness: self.readiness,
             front: self.limits.front()?,
             exchange: self.limits.exchange(),
             relay,

@@ -22,6 +22,7 @@ use crate::peer::{Fault, Peer};
 use crate::relay::{Moved, Surroundings, relay};
 use crate::reply::Reply;
 use crate::route::Route;
+use crate::schedule::Class;
 use crate::stop::Phase;
 use crate::tls::TlsEnd;
 use crate::worker::Worker;
@@ -552,6 +553,7 @@ fn reply_to(failure: &Failure, agent: IpAddr) -> Option<Reply> {
 impl<S: crate::net::Stream> Upgraded<S> {
     async fn relay<N: Net<Stream = S>>(self: Box<Self>, worker: &Worker<N>) {
         let Self { mut client, mut agent, mut entry } = *self;
+        worker.net.become_class(Class::Session);
         let around = Surroundings {
             net: &worker.net,
             scratch: &worker.scratch,
@@ -562,6 +564,7 @@ impl<S: crate::net::Stream> Upgraded<S> {
         let (ending, Moved { to_agent, to_client }) = relay(&mut client, &mut agent, &around).await;
         (entry.ledger.to_agent, entry.ledger.to_client) = (to_agent, to_client);
         entry.close(worker, 101, ending);
+        worker.net.become_class(Class::Front);
         // A slow client may still have to take what the agent said last.
         let patience = match ending {
             Ending::Idle | Ending::Drained => FAREWELL,

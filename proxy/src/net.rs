@@ -4,16 +4,20 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
-use std::pin::{Pin, pin};
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, acceptfrom_with, recv, send, shutdown};
 use rustix::pipe::{SpliceFlags, splice};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::executor::{Executor, Interest, Sleep, Watched};
+use crate::schedule::Class;
 use crate::splice::Pipe;
 
 /// A connected byte stream.
@@ -71,6 +75,15 @@ pub trait Net {
     /// Lets every other task that is ready have its turn before this one goes on.
     fn breathe(&self) -> impl Future<Output = ()>;
 
+    /// Notes what the running task does from here on, and so when it has its turns.
+    fn become_class(&self, class: Class);
+
+    /// Whether it is the running task's turn to move bulk. If not, it will be: then the task is polled again.
+    fn may_move_bulk(&self) -> bool;
+
+    /// Whether nobody else waits for a turn.
+    fn is_idle(&self) -> bool;
+
     /// Does `work` for as long as `limit` at the most.
     fn timeout<F: Future>(
         &self,
@@ -88,104 +101,154 @@ pub trait Net {
     }
 }
 
-/// The kernel's network, seen from inside a tokio-uring runtime.
-#[derive(Clone, Copy, Debug)]
+/// The kernel's network, seen from inside a worker's loop.
+#[derive(Clone)]
 pub struct Kernel {
-    /// How long sent bytes may stay unacknowledged, or a closed window closed (`TCP_USER_TIMEOUT`, tcp(7)).
-    pub stall: Duration,
+    executor: Executor,
+    stall: Duration,
 }
 
 impl Net for Kernel {
     type Stream = KernelStream;
-    type Sleep = tokio::time::Sleep;
+    type Sleep = Sleep;
 
     async fn connect(&self, agent: SocketAddr) -> io::Result<KernelStream> {
-        self.adopt(TcpStream::connect(agent).await?)
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let socket = Socket::new(Domain::for_address(agent), kind, Some(Protocol::TCP))?;
+        set_options(&socket, self.stall)?;
+        match socket.connect(&agent.into()) {
+            Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => {
+                return Err(error);
+            }
+            _ => {}
+        }
+        let socket = Watched::new(&self.executor, socket.into(), false)?;
+        // Writable once it is connected, or has failed (connect(2)).
+        poll_fn(|_| socket.poll_io(Interest::Write, |_| Ok(()))).await?;
+        match socket.with(|socket| SockRef::from(&socket).take_error())? {
+            Some(error) => Err(error),
+            None => Ok(KernelStream(socket)),
+        }
     }
 
     fn now(&self) -> Instant {
-        tokio::time::Instant::now().into_std()
+        self.executor.now()
     }
 
-    fn sleep(&self, time: Duration) -> Self::Sleep {
-        tokio::time::sleep(time)
+    fn sleep(&self, time: Duration) -> Sleep {
+        self.executor.sleep(time)
     }
 
-    /// A task that only puts itself back on the run queue keeps the runtime from looking at the kernel; a
-    /// round trip through the ring does not.
     async fn breathe(&self) {
-        let _ = tokio_uring::no_op().await;
+        self.executor.yield_now().await;
+    }
+
+    fn become_class(&self, class: Class) {
+        self.executor.schedule().become_class(class);
+    }
+
+    fn may_move_bulk(&self) -> bool {
+        self.executor.schedule().may_move_bulk()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.executor.is_idle()
     }
 }
 
 impl Kernel {
-    const KEEPALIVE: Duration = Duration::from_secs(30);
+    /// The network of that loop. `stall`: how long sent bytes may stay unacknowledged, or a closed window closed
+    /// (`TCP_USER_TIMEOUT`, tcp(7)).
+    pub fn new(executor: Executor, stall: Duration) -> Self {
+        Self { executor, stall }
+    }
 
-    /// Sets what every connection of the proxy has: no Nagle delay, keepalive, a limit on stalling.
-    pub fn adopt(&self, socket: TcpStream) -> io::Result<KernelStream> {
-        let options = SockRef::from(&socket);
-        options.set_tcp_nodelay(true)?;
-        options.set_tcp_keepalive(
-            &TcpKeepalive::new().with_time(Self::KEEPALIVE).with_interval(Self::KEEPALIVE),
-        )?;
-        options.set_tcp_user_timeout(Some(self.stall))?;
-        Ok(KernelStream(socket))
+    /// Accepts on a listening socket that doesn't block.
+    pub fn listen(&self, listener: std::net::TcpListener) -> io::Result<Door> {
+        // Accepted sockets have the options of the one they came by (tcp(7) says so of none, Linux does of all).
+        set_options(SockRef::from(&listener), self.stall)?;
+        Ok(Door {
+            socket: Watched::new(&self.executor, listener.into(), true)?,
+            executor: self.executor.clone(),
+        })
+    }
+}
+
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Sets what every connection of the proxy has: no Nagle delay, keepalive, a limit on stalling.
+fn set_options(socket: impl Deref<Target = Socket>, stall: Duration) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_keepalive(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+    socket.set_tcp_user_timeout(Some(stall))
+}
+
+/// A listening socket.
+pub struct Door {
+    executor: Executor,
+    socket: Watched,
+}
+
+impl Door {
+    /// The next client's connection. A wait that is given up loses none.
+    pub async fn accept(&self) -> io::Result<(KernelStream, SocketAddr)> {
+        let (socket, client) = poll_fn(|_| self.poll_accept()).await?;
+        Ok((KernelStream(Watched::new(&self.executor, socket, true)?), client))
+    }
+
+    /// The next client's socket.
+    pub fn poll_accept(&self) -> Poll<io::Result<(OwnedFd, SocketAddr)>> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let accepted = self.socket.poll_io(Interest::Read, |listener| acceptfrom_with(listener, flags));
+        let (socket, client) = ready!(accepted)?;
+        let client = client.ok_or(Errno::AFNOSUPPORT)?;
+        Poll::Ready(Ok((socket, SocketAddr::try_from(client)?)))
     }
 }
 
 /// A TCP socket of the kernel.
-#[derive(Debug)]
-pub struct KernelStream(TcpStream);
+pub struct KernelStream(Watched);
 
 impl Stream for KernelStream {
-    fn poll_recv(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut into = ReadBuf::new(into);
-        ready!(Pin::new(&mut self.0).poll_read(cx, &mut into))?;
-        Poll::Ready(Ok(into.filled().len()))
+    fn poll_recv(&mut self, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let call = |socket: BorrowedFd<'_>| recv(socket, &mut *into, RecvFlags::empty());
+        let (_, received) = ready!(self.0.poll_io(Interest::Read, call))?;
+        if received < into.len() {
+            self.0.exhausted(Interest::Read);
+        }
+        Poll::Ready(Ok(received))
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+    fn poll_send(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let call = |socket: BorrowedFd<'_>| send(socket, bytes, SendFlags::NOSIGNAL);
+        let sent = ready!(self.0.poll_io(Interest::Write, call))?;
+        if sent < bytes.len() {
+            self.0.exhausted(Interest::Write);
+        }
+        Poll::Ready(Ok(sent))
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        SockRef::from(&self.0).shutdown(Shutdown::Write)
+        Ok(self.0.with(|socket| shutdown(socket, Shutdown::Write))?)
     }
 
     fn poll_recv_pipe(
         &mut self,
-        cx: &mut Context<'_>,
+        _: &mut Context<'_>,
         pipe: &Pipe,
         limit: usize,
     ) -> Option<Poll<io::Result<usize>>> {
-        let into = |socket: &TcpStream| Ok(splice(socket, None, &pipe.write, None, limit, SPLICE)?);
-        Some(when_ready(&self.0, Interest::READABLE, || self.0.poll_read_ready(cx), into))
+        Some(self.0.poll_io(Interest::Read, |socket| splice(socket, None, &pipe.write, None, limit, SPLICE)))
     }
 
     fn poll_send_pipe(
         &mut self,
-        cx: &mut Context<'_>,
+        _: &mut Context<'_>,
         pipe: &Pipe,
         limit: usize,
     ) -> Option<Poll<io::Result<usize>>> {
-        let from = |socket: &TcpStream| Ok(splice(&pipe.read, None, socket, None, limit, SPLICE)?);
-        Some(when_ready(&self.0, Interest::WRITABLE, || self.0.poll_write_ready(cx), from))
-    }
-}
-
-/// Does `call` once the socket is ready; where it turns out not to be, the task is woken when it is.
-fn when_ready(
-    socket: &TcpStream,
-    interest: Interest,
-    mut poll_ready: impl FnMut() -> Poll<io::Result<()>>,
-    call: impl Fn(&TcpStream) -> io::Result<usize>,
-) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(poll_ready())?;
-        match socket.try_io(interest, || call(socket)) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            done => return Poll::Ready(done),
-        }
+        Some(self.0.poll_io(Interest::Write, |socket| splice(&pipe.read, None, socket, None, limit, SPLICE)))
     }
 }
 

@@ -331,8 +331,6 @@ impl<S: Stream> Peer<S> {
     /// Whether an idle side is still there and has said nothing: it may be used for another request.
     pub fn is_quiet(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> bool {
         let quiet = self.plain.is_empty() && self.unsent.is_empty() && self.end.is_none();
-        // A task that has used up its budget is told that nothing is there, whatever there is.
-        let quiet = quiet && tokio::task::coop::has_budget_remaining();
         // Session tickets and the like are no answer; they are taken in and the socket is empty then.
         quiet && self.poll_fill(cx, scratch).is_pending()
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::account::{Ending, Side};
 use crate::net::{Net, Stream};
-use crate::peer::{Broken, End, Fault, Peer, Scratch};
+use crate::peer::{Broken, End, Fault, Peer, RECEIVE_BYTES_MAX, Scratch};
 use crate::splice::{PIPE_BYTES, Pipe, Pipes};
 use crate::stop::{Phase, Stop};
 use crate::tls::TlsError;
@@ -20,7 +20,7 @@ use crate::tls::TlsError;
 /// Limits of a relay.
 #[derive(Clone, Copy, Debug)]
 pub struct RelayLimits {
-    /// Bytes that one direction may move before every other session has had its turn.
+    /// Bytes that one direction may move before others who wait have their turn.
     pub turn_bytes: usize,
     /// How long a session may move no byte at all; looked at once in this time, so it may last up to twice.
     pub idle: Duration,
@@ -28,6 +28,11 @@ pub struct RelayLimits {
     pub half_closed_idle: Duration,
 }
 
+/// Bytes that one direction moves before it looks around again, where nobody waits.
+const TURN_BYTES_ALONE: usize = RECEIVE_BYTES_MAX;
+/// A direction that has used so many turns up in a row is bulk, and has its turns after those who are not. A turn
+/// that is not used up makes it interactive again.
+const BULK_TURNS: u8 = 4;
 /// Below this many bytes waiting, copying costs no more than `splice(2)`.
 const SPLICE_BYTES_MIN: usize = 16 * 1024;
 
@@ -60,10 +65,19 @@ pub struct Surroundings<'a, N> {
 struct Direction {
     moved: u64,
     done: bool,
+    /// Turns used up in a row.
+    streak: u8,
     /// Bytes moved inside the kernel that the receiver has not taken yet.
     piped: usize,
     pipe: Option<Pipe>,
     spliced: bool,
+}
+
+impl Direction {
+    /// Whether it may have a turn now; if not, the task will be polled again when it may.
+    fn may_go(&self, net: &impl Net) -> bool {
+        self.streak < BULK_TURNS || self.done || net.may_move_bulk()
+    }
 }
 
 /// How a turn ended short of an error.
@@ -153,8 +167,9 @@ impl<S: Stream> Relay<'_, S> {
     /// One turn of each direction that has not ended.
     fn turn<N: Net<Stream = S>>(&mut self, cx: &mut Context<'_>, around: &Surroundings<'_, N>) -> Poll<Step> {
         let mut scratch = around.scratch.borrow_mut();
-        let mut passage =
-            Passage { cx, scratch: &mut scratch, pipes: around.pipes, budget: around.limits.turn_bytes };
+        let turn_bytes = around.limits.turn_bytes;
+        let budget = if around.net.is_idle() { turn_bytes.max(TURN_BYTES_ALONE) } else { turn_bytes };
+        let mut passage = Passage { cx, scratch: &mut scratch, pipes: around.pipes, net: around.net, budget };
         let half_closed = self.first.is_some();
         // Input events are small and somebody waits for what they do: they go first.
         let up = passage.turn(self.client, self.agent, &mut self.to_agent);
@@ -264,15 +279,32 @@ fn settle(
 }
 
 /// What one turn works with.
-struct Passage<'a, 'c> {
+struct Passage<'a, 'c, N> {
     cx: &'a mut Context<'c>,
     scratch: &'a mut Scratch,
     pipes: &'a RefCell<Pipes>,
+    net: &'a N,
     budget: usize,
 }
 
-impl Passage<'_, '_> {
+impl<N: Net> Passage<'_, '_, N> {
+    /// A turn, if it is the direction's.
     fn turn<S: Stream>(
+        &mut self,
+        from: &mut Peer<S>,
+        to: &mut Peer<S>,
+        direction: &mut Direction,
+    ) -> Poll<Result<Turn, Broken>> {
+        if !direction.may_go(self.net) {
+            return Poll::Pending;
+        }
+        let turn = self.pass(from, to, direction);
+        let is_used_up = matches!(turn, Poll::Ready(Ok(Turn::Again)));
+        direction.streak = if is_used_up { direction.streak.saturating_add(1) } else { 0 };
+        turn
+    }
+
+    fn pass<S: Stream>(
         &mut self,
         from: &mut Peer<S>,
         to: &mut Peer<S>,

@@ -1,7 +1,7 @@
-//! A worker: one thread, one runtime, its own listeners, pool and buffers. It accepts connections, serves each
+//! A worker: one thread, one loop, its own listeners, pool and buffers. It accepts connections, serves each
 //! as a task, and stops in order. Workers share nothing but the configuration and the count of connections.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -14,16 +14,16 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, watch};
 
 use crate::account::AccessLog;
 use crate::agents::Pool;
-use crate::config::Config;
+use crate::config::{Config, Readiness};
 use crate::conn;
-use crate::net::{Kernel, Net};
+use crate::executor::Executor;
+use crate::net::{Door, Kernel, KernelStream, Net};
 use crate::peer::Scratch;
+use crate::poller::Poller;
 use crate::splice::Pipes;
 use crate::stop::{Phase, Stop};
 use crate::tls::{Acceptor, Connector};
@@ -117,41 +117,46 @@ fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Serves on `listeners` until `phase` says otherwise and every connection has ended. Runs the calling
-/// thread's runtime; a panic of any connection becomes one of the worker.
+/// Serves on `listeners` until `phase` says otherwise and every connection has ended. Takes the calling thread;
+/// a panic of any connection becomes one of the worker.
 pub fn run(shared: Shared, listeners: Vec<Listener>, phase: watch::Receiver<Phase>) -> io::Result<()> {
-    let mut ring = tokio_uring::uring_builder();
-    ring.setup_coop_taskrun();
-    let mut runtime = tokio_uring::builder();
-    runtime.uring_builder(&ring);
-    let runtime = tokio_uring::Runtime::new(&runtime).map_err(|error| no_runtime(&error))?;
-    let net = Kernel { stall: shared.config.front.stall };
-    runtime.block_on(serve(Rc::new(Worker::new(net, shared)), listeners, phase))
+    let executor = Executor::new(poller(shared.config.readiness)?)?;
+    let net = Kernel::new(executor.clone(), shared.config.front.stall);
+    let worker = Rc::new(Worker::new(net, shared));
+    executor.run(serve(worker, executor.clone(), listeners, phase))?
 }
 
-fn no_runtime(error: &io::Error) -> io::Error {
-    let help = "it needs Linux 5.19, kernel.io_uring_disabled = 0, and a container that allows io_uring";
-    io::Error::new(error.kind(), format!("no io_uring runtime can be made: {error}; {help}"))
+fn poller(readiness: Readiness) -> io::Result<Poller> {
+    match readiness {
+        Readiness::Epoll => Poller::epoll(),
+        Readiness::IoUring => Poller::ring().map_err(|error| no_ring(&error)),
+        Readiness::Auto => Poller::ring().or_else(|error| {
+            static SAID: std::sync::Once = std::sync::Once::new();
+            SAID.call_once(|| tracing::warn!("{}; epoll serves instead, at a higher cost", no_ring(&error)));
+            Poller::epoll()
+        }),
+    }
+}
+
+fn no_ring(error: &io::Error) -> io::Error {
+    let help = "it needs Linux 6.1, kernel.io_uring_disabled = 0, and a container that allows it";
+    io::Error::new(error.kind(), format!("io_uring can't be used: {error}; {help}"))
 }
 
 async fn serve(
     worker: Rc<Worker<Kernel>>,
+    executor: Executor,
     listeners: Vec<Listener>,
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
-    let mut tasks = JoinSet::new();
-    let (accepted, mut connections) = mpsc::channel(1);
-    let mut doors = JoinSet::new();
-    for listener in listeners {
-        doors.spawn_local(accept(listener, accepted.clone()));
+    let crowd = Rc::new(Crowd::default());
+    for Listener { socket, secure } in listeners {
+        let door = worker.net.listen(socket)?;
+        executor.spawn(accept(worker.clone(), executor.clone(), crowd.clone(), door, secure));
     }
-    let mut reap = tokio::time::interval(REAP);
     loop {
         tokio::select! {
-            Some(connection) = connections.recv() => admit(&worker, &mut tasks, connection),
-            Some(done) = tasks.join_next() => done.map_err(io::Error::other)?,
-            Some(door) = doors.join_next() => door.map_err(io::Error::other)??,
-            _ = reap.tick() => reap_agents(&worker).await,
+            () = worker.net.sleep(REAP) => reap_agents(&worker).await,
             changed = phase.changed() => {
                 changed.map_err(io::Error::other)?;
                 if *phase.borrow() >= Phase::Draining {
@@ -160,31 +165,20 @@ async fn serve(
             }
         }
     }
-    drop(doors);
-    drain(&worker, &mut tasks, phase).await
+    drain(&worker, &crowd, phase).await;
+    Ok(())
 }
 
 /// No connection is taken on any more; those that are there end by themselves or are ended.
-async fn drain(
-    worker: &Worker<Kernel>,
-    tasks: &mut JoinSet<()>,
-    mut phase: watch::Receiver<Phase>,
-) -> io::Result<()> {
+async fn drain(worker: &Worker<Kernel>, crowd: &Crowd, mut phase: watch::Receiver<Phase>) {
     worker.stop.enter(Phase::Draining);
     worker.pool.borrow_mut().clear();
-    loop {
-        tokio::select! {
-            done = tasks.join_next() => match done {
-                None => return Ok(()),
-                Some(done) => done.map_err(io::Error::other)?,
-            },
-            _ = phase.wait_for(|phase| *phase == Phase::Ending) => break,
-        }
+    tokio::select! {
+        () = crowd.gone() => return,
+        _ = phase.wait_for(|phase| *phase == Phase::Ending) => {}
     }
     worker.stop.enter(Phase::Ending);
-    let goodbye = async { while tasks.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(GOODBYE, goodbye).await;
-    Ok(())
+    let _ = worker.net.timeout(GOODBYE, crowd.gone()).await;
 }
 
 async fn reap_agents(worker: &Worker<Kernel>) {
@@ -195,64 +189,91 @@ async fn reap_agents(worker: &Worker<Kernel>) {
     .await;
 }
 
-/// A connection that was accepted.
-struct Connection {
-    socket: TcpStream,
-    client: SocketAddr,
-    secure: bool,
+/// The connections of one worker.
+#[derive(Default)]
+struct Crowd {
+    count: Cell<usize>,
+    empty: Notify,
+}
+
+impl Crowd {
+    /// Waits until the last one has gone.
+    async fn gone(&self) {
+        while self.count.get() > 0 {
+            self.empty.notified().await;
+        }
+    }
 }
 
 /// Counts a client connection for as long as it lives.
-struct Counted(Arc<AtomicUsize>);
+struct Counted {
+    crowd: Rc<Crowd>,
+    all: Arc<AtomicUsize>,
+}
+
+impl Counted {
+    /// Counts one more, and gives how many there were before, of all workers.
+    fn new(crowd: Rc<Crowd>, all: Arc<AtomicUsize>) -> (Self, usize) {
+        crowd.count.update(|count| count + 1);
+        let before = all.fetch_add(1, Ordering::Relaxed);
+        (Self { crowd, all }, before)
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn admit(worker: &Rc<Worker<Kernel>>, tasks: &mut JoinSet<()>, connection: Connection) {
-    let Connection { socket, client, secure } = connection;
-    let connections = &worker.shared.connections;
-    let counted = Counted(connections.clone());
-    let limit = worker.shared.config.front.connections_max;
-    if connections.fetch_add(1, Ordering::Relaxed) >= limit {
-        tracing::warn!("{client} is turned away: {limit} connections are open (--connections-max)");
-        return;
-    }
-    let worker = worker.clone();
-    tasks.spawn_local(async move {
-        let _counted = counted;
-        match worker.net.adopt(socket) {
-            Ok(stream) => conn::serve(&worker, stream, client, secure).await,
-            Err(error) => tracing::warn!("{client} can't be served: {error}"),
+        self.all.fetch_sub(1, Ordering::Relaxed);
+        self.crowd.count.update(|count| count - 1);
+        if self.crowd.count.get() == 0 {
+            self.crowd.empty.notify_waiters();
         }
-    });
+    }
 }
 
-/// Accepts on one listener for ever. Only readiness is ever waited for, so giving up the wait can't lose a
-/// connection.
-async fn accept(listener: Listener, accepted: mpsc::Sender<Connection>) -> io::Result<()> {
-    let secure = listener.secure;
-    let listener = tokio::net::TcpListener::from_std(listener.socket)?;
+/// Accepts at one door until the worker stops.
+async fn accept(worker: Rc<Worker<Kernel>>, executor: Executor, crowd: Rc<Crowd>, door: Door, secure: bool) {
     let mut reserve = reserve();
     loop {
-        match listener.accept().await {
-            Ok((socket, client)) => {
-                if accepted.send(Connection { socket, client, secure }).await.is_err() {
-                    return Ok(());
-                }
-            }
+        let accepted = tokio::select! {
+            biased;
+            () = worker.stop.reached(Phase::Draining) => return,
+            accepted = door.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, client)) => admit(&worker, &executor, &crowd, stream, client, secure),
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
                 tracing::error!("a connection can't be accepted: {error}");
                 if is_out_of_descriptors(&error) {
-                    reserve = shed(&listener, reserve).await;
+                    reserve = shed(&door, reserve);
                 }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                worker.net.sleep(ACCEPT_PAUSE).await;
             }
         }
+        // A burst of connections is one step of front work each.
+        worker.net.breathe().await;
     }
+}
+
+fn admit(
+    worker: &Rc<Worker<Kernel>>,
+    executor: &Executor,
+    crowd: &Rc<Crowd>,
+    stream: KernelStream,
+    client: SocketAddr,
+    secure: bool,
+) {
+    let (counted, before) = Counted::new(crowd.clone(), worker.shared.connections.clone());
+    let limit = worker.shared.config.front.connections_max;
+    if before >= limit {
+        tracing::warn!("{client} is turned away: {limit} connections are open (--connections-max)");
+        return;
+    }
+    let worker = worker.clone();
+    executor.spawn(async move {
+        let _counted = counted;
+        conn::serve(&worker, stream, client, secure).await;
+    });
 }
 
 /// A connection that died before it was accepted (accept(2)).
@@ -273,14 +294,10 @@ fn reserve() -> Option<OwnedFd> {
 }
 
 /// Without a free file descriptor those who wait would wait for ever: the reserved one lets them be closed.
-/// They are taken by way of the runtime, so that it waits for the next one once there is none.
-async fn shed(listener: &tokio::net::TcpListener, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
+fn shed(door: &Door, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
     drop(reserved);
-    let turned_away = poll_fn(|cx| {
-        let accepted = |_: &i32| matches!(listener.poll_accept(cx), Poll::Ready(Ok(_)));
-        Poll::Ready((0..BACKLOG).take_while(accepted).count())
-    });
-    let turned_away = turned_away.await;
+    let accepted = |_: &i32| matches!(door.poll_accept(), Poll::Ready(Ok(_)));
+    let turned_away = (0..BACKLOG).take_while(accepted).count();
     tracing::warn!("{turned_away} connections were turned away for want of a file descriptor");
     reserve()
 }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use dcv_splice::net::{Net, Stream};
+use dcv_splice::schedule::Class;
 
 /// How a wire treats what passes through it.
 #[derive(Clone, Copy, Debug)]
@@ -177,6 +178,8 @@ pub struct World {
     pub connect_time: Duration,
     /// Connections that were asked for.
     pub asked: RefCell<Vec<SocketAddr>>,
+    /// Whether who asked last had the turn to move bulk.
+    pub bulk: Cell<bool>,
 }
 
 impl Net for World {
@@ -195,6 +198,18 @@ impl Net for World {
         self.asked.borrow_mut().push(agent);
         tokio::time::sleep(self.connect_time).await;
         (self.on_connect)(agent)
+    }
+
+    fn become_class(&self, _: Class) {}
+
+    /// Every other time that somebody asks.
+    fn may_move_bulk(&self) -> bool {
+        self.bulk.update(|bulk| !bulk);
+        self.bulk.get()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.bulk.get()
     }
 
     async fn breathe(&self) {

@@ -1,0 +1,360 @@
+//! A worker's loop: collects what the kernel has to say, runs the tasks in the order of [`Schedule`], keeps their
+//! timers. One thread, no lock: only a wake from another thread goes through one.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use slab::Slab;
+
+use crate::poller::{Event, Poller, Token};
+use crate::schedule::{Schedule, TaskId};
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Whether a call wants bytes or room.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Interest {
+    /// Bytes, connections, or an end.
+    Read,
+    /// Room.
+    Write,
+}
+
+/// A worker's loop. Cheap to clone, for those who run in it.
+#[derive(Clone)]
+pub struct Executor(Rc<Inner>);
+
+struct Inner {
+    schedule: Schedule,
+    tasks: RefCell<Slab<Option<(Task, Waker)>>>,
+    poller: RefCell<Poller>,
+    sources: RefCell<Slab<Source>>,
+    generation: Cell<u32>,
+    timers: RefCell<BTreeMap<(Instant, u64), TaskId>>,
+    timer: Cell<u64>,
+    now: Cell<Instant>,
+    inbox: Arc<Inbox>,
+}
+
+/// A socket and what is known of its readiness.
+#[derive(Debug)]
+struct Source {
+    socket: OwnedFd,
+    token: Token,
+    readable: bool,
+    writable: bool,
+    hung_up: bool,
+    /// Who is told of what happens.
+    task: Option<TaskId>,
+}
+
+impl Source {
+    fn is_ready(&mut self, interest: Interest) -> &mut bool {
+        match interest {
+            Interest::Read => &mut self.readable,
+            Interest::Write => &mut self.writable,
+        }
+    }
+}
+
+/// Wakes from other threads.
+#[derive(Debug)]
+struct Inbox {
+    woken: Mutex<Vec<TaskId>>,
+    bell: OwnedFd,
+}
+
+impl Inbox {
+    fn put(&self, task: TaskId) {
+        self.woken.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+        // A counter that can't be raised any more is not zero, and so rings already (eventfd(2)).
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    fn take(&self) -> Vec<TaskId> {
+        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        std::mem::take(&mut *self.woken.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A task's number on an envelope for the inbox.
+struct Envelope {
+    task: TaskId,
+    inbox: Arc<Inbox>,
+}
+
+impl Wake for Envelope {
+    fn wake(self: Arc<Self>) {
+        self.inbox.put(self.task);
+    }
+}
+
+/// The inbox's bell among the tokens; sockets count from 0.
+const BELL: Token = Token(u32::MAX as u64);
+
+impl Executor {
+    /// A loop for the calling thread.
+    pub fn new(mut poller: Poller) -> io::Result<Self> {
+        let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        poller.add(bell.as_fd(), BELL)?;
+        let inbox = Arc::new(Inbox { woken: Mutex::default(), bell });
+        Ok(Self(Rc::new(Inner {
+            schedule: Schedule::default(),
+            tasks: RefCell::default(),
+            poller: RefCell::new(poller),
+            sources: RefCell::default(),
+            generation: Cell::new(0),
+            timers: RefCell::default(),
+            timer: Cell::new(0),
+            now: Cell::new(Instant::now()),
+            inbox,
+        })))
+    }
+
+    /// Runs `main` to its end, and what it spawns meanwhile. What is left then is dropped.
+    pub fn run<T: 'static>(&self, main: impl Future<Output = T> + 'static) -> io::Result<T> {
+        let result = Rc::new(Cell::new(None));
+        let kept = result.clone();
+        self.spawn(async move { kept.set(Some(main.await)) });
+        let mut events = Vec::new();
+        loop {
+            self.0.schedule.round(|task| self.poll(task));
+            if let Some(result) = result.take() {
+                let left = std::mem::take(&mut *self.0.tasks.borrow_mut());
+                drop(left);
+                return Ok(result);
+            }
+            self.collect(&mut events)?;
+        }
+    }
+
+    /// Runs `future` as a task of its own.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        let mut tasks = self.0.tasks.borrow_mut();
+        let slot = tasks.vacant_entry();
+        let task = slot.key();
+        let waker = Waker::from(Arc::new(Envelope { task, inbox: self.0.inbox.clone() }));
+        slot.insert(Some((Box::pin(future), waker)));
+        self.0.schedule.add(task);
+    }
+
+    /// The order in which tasks are served.
+    pub fn schedule(&self) -> &Schedule {
+        &self.0.schedule
+    }
+
+    /// Whether nobody waits but the task that runs, as far as can be known without a system call.
+    pub fn is_idle(&self) -> bool {
+        self.0.schedule.is_idle() && !self.0.poller.borrow_mut().has_news()
+    }
+
+    /// The time at which this round began.
+    pub fn now(&self) -> Instant {
+        self.0.now.get()
+    }
+
+    /// Lets everything else that is ready have its turn.
+    pub async fn yield_now(&self) {
+        let mut has_yielded = false;
+        poll_fn(|_| {
+            if std::mem::replace(&mut has_yielded, true) {
+                return Poll::Ready(());
+            }
+            self.0.schedule.wake(self.0.schedule.current());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Waits for `time` from now on.
+    pub fn sleep(&self, time: Duration) -> Sleep {
+        Sleep { executor: self.clone(), deadline: self.now() + time, timer: None }
+    }
+
+    fn poll(&self, id: TaskId) {
+        let taken = self.0.tasks.borrow_mut().get_mut(id).and_then(Option::take);
+        let Some((mut task, waker)) = taken else { return };
+        if task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            self.0.tasks.borrow_mut()[id] = Some((task, waker));
+            return;
+        }
+        drop(task);
+        self.0.tasks.borrow_mut().remove(id);
+        self.0.schedule.remove(id);
+    }
+
+    /// Takes in what has happened; where nobody is ready, waits for it.
+    fn collect(&self, events: &mut Vec<Event>) -> io::Result<()> {
+        let is_idle = self.0.schedule.is_idle();
+        let mut poller = self.0.poller.borrow_mut();
+        if is_idle || poller.has_news() {
+            let limit = if is_idle { self.next_timer() } else { Some(Duration::ZERO) };
+            poller.wait(limit, events)?;
+        }
+        drop(poller);
+        self.0.now.set(Instant::now());
+        self.fire_timers();
+        events.drain(..).try_for_each(|event| self.note(event))
+    }
+
+    fn note(&self, event: Event) -> io::Result<()> {
+        if event.token == BELL {
+            self.0.inbox.take().into_iter().for_each(|task| self.0.schedule.wake(task));
+            return Ok(());
+        }
+        let mut sources = self.0.sources.borrow_mut();
+        let source = sources.get_mut(index(event.token)).filter(|source| source.token == event.token);
+        let Some(source) = source else { return Ok(()) };
+        source.readable |= event.is_readable();
+        source.writable |= event.is_writable();
+        source.hung_up |= event.is_hung_up();
+        if let Some(task) = source.task {
+            self.0.schedule.wake(task);
+        }
+        if event.ended {
+            self.0.poller.borrow_mut().add(source.socket.as_fd(), source.token)?;
+        }
+        Ok(())
+    }
+
+    fn next_timer(&self) -> Option<Duration> {
+        let timers = self.0.timers.borrow();
+        timers.first_key_value().map(|((deadline, _), _)| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    fn fire_timers(&self) {
+        let mut timers = self.0.timers.borrow_mut();
+        while let Some(first) = timers.first_entry().filter(|first| first.key().0 <= self.now()) {
+            self.0.schedule.wake(first.remove());
+        }
+    }
+
+    fn watch(&self, socket: OwnedFd, is_ready: bool) -> io::Result<usize> {
+        let mut sources = self.0.sources.borrow_mut();
+        let slot = sources.vacant_entry();
+        let key = slot.key();
+        // The highest bit of a token is not used.
+        let generation = self.0.generation.get().wrapping_add(1) & (u32::MAX >> 1);
+        self.0.generation.set(generation);
+        let token = Token((u64::from(generation) << 32) | key as u64);
+        self.0.poller.borrow_mut().add(socket.as_fd(), token)?;
+        slot.insert(Source {
+            socket,
+            token,
+            readable: is_ready,
+            writable: is_ready,
+            hung_up: false,
+            task: None,
+        });
+        Ok(key)
+    }
+}
+
+/// Where a token's source is kept.
+fn index(token: Token) -> usize {
+    usize::try_from(token.0 & u64::from(u32::MAX)).unwrap_or(usize::MAX)
+}
+
+/// A wait for a time.
+pub struct Sleep {
+    executor: Executor,
+    deadline: Instant,
+    timer: Option<u64>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        if self.deadline <= self.executor.now() {
+            return Poll::Ready(());
+        }
+        // Most waits are over before they begin, and cost no timer.
+        if self.timer.is_none() {
+            let inner = &self.executor.0;
+            let timer = inner.timer.get();
+            inner.timer.set(timer + 1);
+            inner.timers.borrow_mut().insert((self.deadline, timer), inner.schedule.current());
+            self.timer = Some(timer);
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(timer) = self.timer {
+            self.executor.0.timers.borrow_mut().remove(&(self.deadline, timer));
+        }
+    }
+}
+
+/// A socket whose readiness is known. Calls are made only when they may succeed; the task that meets one that
+/// can't be made yet is the one that is woken.
+pub struct Watched {
+    executor: Executor,
+    key: usize,
+}
+
+impl Watched {
+    /// Watches a socket that doesn't block. `is_ready`: it may be used at once, as far as is known.
+    pub fn new(executor: &Executor, socket: OwnedFd, is_ready: bool) -> io::Result<Self> {
+        let key = executor.watch(socket, is_ready)?;
+        Ok(Self { executor: executor.clone(), key })
+    }
+
+    /// Makes `call` once the socket is ready for it, and again where it was not after all.
+    pub fn poll_io<T>(
+        &self,
+        interest: Interest,
+        mut call: impl FnMut(BorrowedFd<'_>) -> Result<T, Errno>,
+    ) -> Poll<io::Result<T>> {
+        let inner = &self.executor.0;
+        let mut sources = inner.sources.borrow_mut();
+        let source = &mut sources[self.key];
+        while *source.is_ready(interest) {
+            match call(source.socket.as_fd()) {
+                Err(Errno::AGAIN) => *source.is_ready(interest) = false,
+                Err(Errno::INTR) => {}
+                done => return Poll::Ready(Ok(done?)),
+            }
+        }
+        source.task = Some(inner.schedule.current());
+        Poll::Pending
+    }
+
+    /// Notes that less was moved than was asked for: there is no more until the kernel says otherwise. An end may
+    /// stand behind the last bytes, though, of which it has told once and for all.
+    pub fn exhausted(&self, interest: Interest) {
+        let mut sources = self.executor.0.sources.borrow_mut();
+        let source = &mut sources[self.key];
+        if interest == Interest::Write || !source.hung_up {
+            *source.is_ready(interest) = false;
+        }
+    }
+
+    /// The socket, for calls that don't depend on its readiness.
+    pub fn with<T>(&self, call: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+        call(self.executor.0.sources.borrow()[self.key].socket.as_fd())
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let inner = &self.executor.0;
+        let Source { socket, token, .. } = inner.sources.borrow_mut().remove(self.key);
+        if let Err(error) = inner.poller.borrow_mut().remove(socket, token) {
+            tracing::error!("a socket can't be given up: {error}");
+        }
+    }
+}

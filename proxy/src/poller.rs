@@ -1,0 +1,140 @@
+//! Which sockets are ready: asked of `io_uring`, or of `epoll` where a kernel or a container has no ring for us.
+//! Both report each change once (edge-triggered) and are never asked anything per message.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{PollFlags, Timespec, epoll};
+
+use crate::sys::Ring;
+
+/// Events that one call of `epoll_wait(2)` reports.
+const EPOLL_EVENTS: usize = 1024;
+
+/// Names a socket to the kernel, for as long as it is watched. The highest bit is not used.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Token(pub u64);
+
+/// What has happened on a socket.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Event {
+    /// The socket.
+    pub token: Token,
+    /// What is true of it now (poll(2)).
+    pub flags: PollFlags,
+    /// Nothing more will be reported unless the socket is added again.
+    pub ended: bool,
+}
+
+impl Event {
+    const OVER: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
+
+    /// An event with the flags of poll(2), or an error number below zero.
+    pub fn new(token: Token, flags: impl TryInto<u16>) -> Self {
+        let flags = flags.try_into().map_or(PollFlags::ERR, PollFlags::from_bits_retain);
+        Self { token, flags, ended: false }
+    }
+
+    /// Bytes, an end or an error are there to be read.
+    pub fn is_readable(self) -> bool {
+        self.flags.intersects(Self::OVER | PollFlags::IN | PollFlags::RDHUP)
+    }
+
+    /// There is room, or an error to be met.
+    pub fn is_writable(self) -> bool {
+        self.flags.intersects(Self::OVER | PollFlags::OUT)
+    }
+
+    /// The peer sends no more, so that a short read no longer means that nothing is left.
+    pub fn is_hung_up(self) -> bool {
+        self.flags.intersects(Self::OVER | PollFlags::RDHUP)
+    }
+}
+
+/// Watches the sockets of one thread.
+pub enum Poller {
+    /// By `io_uring`.
+    Ring(Box<Ring>),
+    /// By `epoll`.
+    Epoll(Epoll),
+}
+
+impl Poller {
+    /// A poller that uses `io_uring`.
+    pub fn ring() -> io::Result<Self> {
+        Ok(Self::Ring(Box::new(Ring::new()?)))
+    }
+
+    /// A poller that uses `epoll`.
+    pub fn epoll() -> io::Result<Self> {
+        Ok(Self::Epoll(Epoll::new()?))
+    }
+
+    /// Reports what happens on `socket` from now on.
+    pub fn add(&mut self, socket: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+        match self {
+            Self::Ring(ring) => ring.add(socket, token),
+            Self::Epoll(epoll) => epoll.add(socket, token),
+        }
+    }
+
+    /// Reports no more and closes `socket`.
+    pub fn remove(&mut self, socket: OwnedFd, token: Token) -> io::Result<()> {
+        match self {
+            Self::Ring(ring) => ring.remove(socket, token),
+            // Closing is enough (epoll(7)).
+            Self::Epoll(_) => Ok(()),
+        }
+    }
+
+    /// Whether [`Poller::wait`] may find something at once.
+    pub fn has_news(&mut self) -> bool {
+        match self {
+            Self::Ring(ring) => ring.has_news(),
+            Self::Epoll(_) => true,
+        }
+    }
+
+    /// Waits for the first event, `limit` at the most, and adds all there are to `events`.
+    pub fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        match self {
+            Self::Ring(ring) => ring.wait(limit, events),
+            Self::Epoll(epoll) => epoll.wait(limit, events),
+        }
+    }
+}
+
+/// An `epoll` instance and the room for its answers.
+pub struct Epoll {
+    epoll: OwnedFd,
+    found: Vec<epoll::Event>,
+}
+
+impl Epoll {
+    fn new() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        Ok(Self { epoll, found: Vec::with_capacity(EPOLL_EVENTS) })
+    }
+
+    fn add(&self, socket: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+        use epoll::EventFlags as Flags;
+        let wanted = Flags::IN | Flags::OUT | Flags::RDHUP | Flags::ET;
+        Ok(epoll::add(&self.epoll, socket, epoll::EventData::new_u64(token.0), wanted)?)
+    }
+
+    fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        self.found.clear();
+        // A limit too long for the kernel is no limit.
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.found), limit.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // The flags that can come have the values of poll(2)'s.
+        let event = |&epoll::Event { flags, data }| Event::new(Token(data.u64()), flags.bits());
+        events.extend(self.found.iter().map(event));
+        Ok(())
+    }
+}

@@ -1,0 +1,193 @@
+//! Whose turn it is. A round serves every session that is ready, then one step of front work (a handshake flight,
+//! a head), then one turn of one bulk transfer: no storm and no flood delays another's input event by more than
+//! that. Holds numbers only: tasks are known by their ids.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+/// The number of a task. It may be given again once the task is gone: a wake too many does no harm.
+pub type TaskId = usize;
+
+/// What a task does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Class {
+    /// Everything before a session, which may cost CPU time: accept, handshakes, heads, bodies.
+    Front,
+    /// Relays frames and input events.
+    Session,
+}
+
+/// What is known of a task.
+#[derive(Debug)]
+struct Entry {
+    class: Class,
+    is_queued: bool,
+    wants_bulk: bool,
+}
+
+/// The tasks of one worker that are ready.
+#[derive(Debug, Default)]
+pub struct Schedule {
+    tasks: RefCell<Vec<Option<Entry>>>,
+    sessions: RefCell<VecDeque<TaskId>>,
+    front: RefCell<VecDeque<TaskId>>,
+    bulk: RefCell<VecDeque<TaskId>>,
+    /// The task that runs.
+    current: Cell<TaskId>,
+    /// Whether it runs because it is its turn to move bulk.
+    is_bulk_turn: Cell<bool>,
+}
+
+impl Schedule {
+    /// Takes on a task, which is ready.
+    pub fn add(&self, task: TaskId) {
+        let mut tasks = self.tasks.borrow_mut();
+        if tasks.len() <= task {
+            tasks.resize_with(task + 1, || None);
+        }
+        tasks[task] = Some(Entry { class: Class::Front, is_queued: false, wants_bulk: false });
+        drop(tasks);
+        self.wake(task);
+    }
+
+    /// Forgets a task that has ended.
+    pub fn remove(&self, task: TaskId) {
+        self.tasks.borrow_mut()[task] = None;
+    }
+
+    /// The task that runs.
+    pub fn current(&self) -> TaskId {
+        self.current.get()
+    }
+
+    /// Notes that a task has something to do.
+    pub fn wake(&self, task: TaskId) {
+        self.change(task, |entry| {
+            if !std::mem::replace(&mut entry.is_queued, true) {
+                let queue = if entry.class == Class::Front { &self.front } else { &self.sessions };
+                queue.borrow_mut().push_back(task);
+            }
+        });
+    }
+
+    /// Notes what the running task does from here on.
+    pub fn become_class(&self, class: Class) {
+        self.change(self.current(), |entry| entry.class = class);
+    }
+
+    /// Whether it is the running task's turn to move bulk. If not, it will be: then the task runs again.
+    pub fn may_move_bulk(&self) -> bool {
+        if self.is_bulk_turn.get() {
+            return true;
+        }
+        self.change(self.current(), |entry| {
+            if !std::mem::replace(&mut entry.wants_bulk, true) {
+                self.bulk.borrow_mut().push_back(self.current());
+            }
+        });
+        false
+    }
+
+    fn change(&self, task: TaskId, change: impl FnOnce(&mut Entry)) {
+        if let Some(Some(entry)) = self.tasks.borrow_mut().get_mut(task) {
+            change(entry);
+        }
+    }
+
+    /// Whether no task is ready but the one that runs.
+    pub fn is_idle(&self) -> bool {
+        self.sessions.borrow().is_empty() && self.front.borrow().is_empty() && self.bulk.borrow().is_empty()
+    }
+
+    /// Runs a round. Sessions that become ready in its course have theirs in the next one.
+    pub fn round(&self, mut run: impl FnMut(TaskId)) {
+        let sessions = self.sessions.borrow().len();
+        for _ in 0..sessions {
+            self.run_next(&self.sessions, &mut run);
+        }
+        self.run_next(&self.front, &mut run);
+        let bulk = self.bulk.borrow_mut().pop_front();
+        if let Some(task) = bulk {
+            self.change(task, |entry| entry.wants_bulk = false);
+            self.is_bulk_turn.set(true);
+            self.current.set(task);
+            run(task);
+            self.is_bulk_turn.set(false);
+        }
+    }
+
+    fn run_next(&self, queue: &RefCell<VecDeque<TaskId>>, run: &mut impl FnMut(TaskId)) {
+        let Some(task) = queue.borrow_mut().pop_front() else { return };
+        self.change(task, |entry| entry.is_queued = false);
+        self.current.set(task);
+        run(task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What runs in one round, with `during` done by each task.
+    fn round(schedule: &Schedule, during: impl Fn(TaskId)) -> Vec<TaskId> {
+        let mut order = Vec::new();
+        schedule.round(|task| {
+            order.push(task);
+            during(task);
+        });
+        order
+    }
+
+    fn sessions(schedule: &Schedule, count: usize) -> Vec<TaskId> {
+        let tasks: Vec<_> = (0..count).inspect(|task| schedule.add(*task)).collect();
+        for _ in &tasks {
+            round(schedule, |_| schedule.become_class(Class::Session));
+        }
+        tasks
+    }
+
+    #[test]
+    fn sessions_go_first_then_one_of_the_front_then_one_bulk_turn() {
+        let schedule = Schedule::default();
+        let session = sessions(&schedule, 3);
+        let front = [3, 4];
+        for task in front {
+            schedule.add(task);
+        }
+        session.iter().rev().for_each(|task| schedule.wake(*task));
+        let floods = |task| {
+            if task != session[1] && session.contains(&task) {
+                schedule.may_move_bulk();
+            }
+        };
+        assert_eq!(round(&schedule, floods), [session[2], session[1], session[0], front[0], session[2]]);
+        schedule.wake(session[1]);
+        assert_eq!(round(&schedule, |_| ()), [session[1], front[1], session[0]]);
+        assert!(schedule.is_idle());
+    }
+
+    #[test]
+    fn who_may_move_bulk_is_told_so_only_in_a_turn_of_its_own() {
+        let schedule = Schedule::default();
+        let session = sessions(&schedule, 1);
+        schedule.wake(session[0]);
+        let told = RefCell::new(Vec::new());
+        round(&schedule, |_| told.borrow_mut().push((schedule.may_move_bulk(), schedule.may_move_bulk())));
+        assert_eq!(told.into_inner(), [(false, false), (true, true)]);
+        assert!(schedule.is_idle());
+    }
+
+    #[test]
+    fn a_task_is_queued_once_however_often_it_is_woken_and_never_after_its_end() {
+        let schedule = Schedule::default();
+        let task = 7;
+        schedule.add(task);
+        schedule.wake(task);
+        assert_eq!(round(&schedule, |task| schedule.wake(task)), [task]);
+        schedule.remove(task);
+        schedule.wake(task);
+        // What it had been woken for before is run, and finds nothing.
+        assert_eq!(round(&schedule, |_| ()), [task]);
+        assert!(schedule.is_idle());
+    }
+}
