@@ -140,6 +140,8 @@ impl Transfer {
     ) -> Poll<Result<Turn, Broken>> {
         let mut left = TURN_BYTES;
         loop {
+            // A head that waits and what is there of its body go out in one send.
+            let has_gained = !self.done && self.recode(from, to, scratch)?;
             ready!(to.poll_flush(cx)).map_err(Broken::To)?;
             if self.done {
                 return Poll::Ready(Ok(Turn::Done));
@@ -147,7 +149,7 @@ impl Transfer {
             if left == 0 {
                 return Poll::Ready(Ok(Turn::Again));
             }
-            if self.recode(from, to, scratch)? {
+            if has_gained {
                 continue;
             }
             left = left.saturating_sub(FILL_BYTES);
