@@ -225,6 +225,11 @@ impl AccessLog {
         Self(to)
     }
 
+    /// Whether anything is written.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Writes the line of `ledger`.
     pub fn write(&self, ledger: &Ledger) {
         if let Some(mut to) = self.0.clone() {

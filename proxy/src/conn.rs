@@ -213,7 +213,9 @@ impl<S: crate::net::Stream> Secured<S> {
             Ok(head) => head,
             Err(error) => return Err(self.refuse_head(worker, entry, error).await),
         };
-        entry.note(&head);
+        if worker.shared.log.is_on() {
+            entry.note(&head);
+        }
         let mut asked = asked(&head, worker);
         let decision = decide(&head, worker, self.client, self.secure, &mut asked);
         self.peer.plain.consume(length);
