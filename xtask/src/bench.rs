@@ -32,8 +32,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::packages;
 use peers::Peer;
 use report::Report;
-use run::{Run, Setting};
-use scenario::Scenario;
+use run::{Case, Identities, Run, Setting};
+use scenario::{SCALES, Scenario};
+use table::Summary;
 use wire::Tls;
 
 /// Set for the copy of this program that measures, to the network it does so in.
@@ -69,9 +70,12 @@ pub(crate) struct Args {
     /// Where `results.json` and `report.html` go
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
-    /// TLS 1.2 to the agent, as DCV servers speak
+    /// Measure echo, desktop, flood, get and connect also with TLS 1.2 to the agent, as DCV servers speak
     #[arg(long)]
     agent_tls12: bool,
+    /// With connect, measure resumed sessions too (the scenario resume)
+    #[arg(long)]
+    resume: bool,
     /// Repeat runs in which other programs took more than this share of the machine
     #[arg(long, value_name = "PERCENT", default_value_t = 5.0)]
     foreign_max: f64,
@@ -89,6 +93,9 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
 fn prepare(args: &Args) -> Result<(), String> {
     let program = build()?.join("xtask");
     install(&args.peers());
+    if !Path::new(system::PERF).exists() {
+        install_lists(&[system::PERF_PACKAGE.to_owned()]);
+    }
     let network = |words: &[&OsStr]| {
         let mut command = Command::new("unshare");
         command.args(["--net", "--", "sh", "-ec", NETWORK, "sh"]).args(words);
@@ -119,11 +126,17 @@ fn build() -> Result<PathBuf, String> {
 fn install(peers: &[Peer]) {
     let mut lists: Vec<String> = peers.iter().filter_map(|peer| missing(*peer)).map(str::to_owned).collect();
     lists.dedup();
-    if lists.is_empty() || !rustix::process::geteuid().is_root() {
+    if !lists.is_empty() {
+        install_lists(&lists);
+    }
+}
+
+fn install_lists(lists: &[String]) {
+    if !rustix::process::geteuid().is_root() {
         return;
     }
     println!("installing {}", lists.join(" "));
-    if let Err(why) = packages::install(&lists) {
+    if let Err(why) = packages::install(lists) {
         eprintln!("cargo xtask bench: {why}");
     }
 }
@@ -135,7 +148,21 @@ fn missing(peer: Peer) -> Option<&'static str> {
 
 impl Args {
     fn scenarios(&self) -> Vec<Scenario> {
-        chosen(&self.scenarios)
+        let mut chosen = chosen(&self.scenarios);
+        if self.resume && !chosen.contains(&Scenario::Resume) {
+            chosen.push(Scenario::Resume);
+        }
+        chosen
+    }
+
+    /// Which versions of TLS a peer speaks to the agent in a scenario.
+    fn agent_tls(&self, scenario: Scenario, peer: Peer) -> &'static [Tls] {
+        let ends_tls = !matches!(peer, Peer::Direct | Peer::L4 | Peer::L4Splice);
+        if self.agent_tls12 && ends_tls && scenario.is_headline() {
+            &[Tls::Tls13, Tls::Tls12]
+        } else {
+            &[Tls::Tls13]
+        }
     }
 
     fn peers(&self) -> Vec<Peer> {
@@ -163,9 +190,8 @@ fn measure(args: &Args, network: &str) -> Result<(), String> {
         args.peers().into_iter().partition(|peer| missing(*peer).is_some());
     let setting = Setting {
         proxy: &proxy,
-        identity: &run::identity(),
+        identities: &Identities::new(),
         window: Duration::from_secs(args.secs),
-        agent_tls: if args.agent_tls12 { Tls::Tls12 } else { Tls::Tls13 },
         foreign_max: args.foreign_max / 100.0,
     };
     let facts = facts(args, network, &peers, &proxy);
@@ -179,6 +205,16 @@ fn measure(args: &Args, network: &str) -> Result<(), String> {
     let (scenarios, runs) = (args.scenarios(), Vec::new());
     let mut report = Report { facts, notes, peers, scenarios, runs };
     let failures = all_runs(&setting, args, &mut report);
+    report.notes.extend(left_out(&report));
+    report.notes.extend(saturation(&setting, &report));
+    report.notes.extend(scale(&report));
+    if report.peers.iter().any(|peer| *peer != Peer::Direct)
+        && report.runs.iter().all(|run| run.outcome.syscalls.is_none())
+    {
+        report
+            .notes
+            .push(format!("System calls were not counted: it takes {} and leave to use it.", system::PERF));
+    }
     report.notes.extend(failures.iter().map(|why| format!("FAILED: {why}")));
     report.notes.extend(noisy(&report.runs, setting.foreign_max));
     report.write(&args.out)?;
@@ -190,22 +226,20 @@ fn measure(args: &Args, network: &str) -> Result<(), String> {
 /// Takes the peers in turn, shows a table after each scenario, and returns what has failed.
 fn all_runs(setting: &Setting, args: &Args, report: &mut Report) -> Vec<String> {
     let mut failures = Vec::new();
-    let count = report.scenarios.len() * report.peers.len() * usize::try_from(args.reps).unwrap_or(1);
-    let bar = ProgressBar::new(count as u64).with_style(style());
+    let cases: Vec<Vec<Case>> = report.scenarios.iter().map(|it| cases(args, *it, &report.peers)).collect();
+    let bar = ProgressBar::new(cases.iter().map(Vec::len).sum::<usize>() as u64).with_style(style());
     bar.enable_steady_tick(Duration::from_millis(500));
-    for scenario in report.scenarios.clone() {
-        for repetition in 0..args.reps {
-            for peer in report.peers.clone() {
-                bar.set_message(format!("{} {}", scenario.name(), peer.name()));
-                match run::run(setting, scenario, peer, repetition) {
-                    Ok(run) => report.runs.push(run),
-                    Err(why) => {
-                        bar.suspend(|| eprintln!("FAILED: {why}"));
-                        failures.push(why);
-                    }
+    for (scenario, cases) in report.scenarios.clone().into_iter().zip(cases) {
+        for case in cases {
+            bar.set_message(format!("{} {}", scenario.name(), case.peer.name()));
+            match run::run(setting, case) {
+                Ok(run) => report.runs.push(run),
+                Err(why) => {
+                    bar.suspend(|| eprintln!("FAILED: {why}"));
+                    failures.push(why);
                 }
-                bar.inc(1);
             }
+            bar.inc(1);
         }
         let rows = report.rows(scenario);
         let table = table::text(&table::cells(scenario, &rows));
@@ -213,6 +247,66 @@ fn all_runs(setting: &Setting, args: &Args, report: &mut Report) -> Vec<String> 
     }
     bar.finish_and_clear();
     failures
+}
+
+/// Peer after peer within each repetition.
+fn cases(args: &Args, scenario: Scenario, peers: &[Peer]) -> Vec<Case> {
+    let able = || peers.iter().filter(move |peer| scenario.leaves_out(**peer).is_none());
+    let of = |repetition| {
+        able().flat_map(move |peer| {
+            let versions = args.agent_tls(scenario, *peer).iter();
+            versions.map(move |agent_tls| Case { scenario, peer: *peer, agent_tls: *agent_tls, repetition })
+        })
+    };
+    (0..args.reps).flat_map(of).collect()
+}
+
+/// Who was not measured, and why.
+fn left_out(report: &Report) -> Vec<String> {
+    let pairs = report.scenarios.iter().flat_map(|it| report.peers.iter().map(move |peer| (*it, *peer)));
+    let why = |(scenario, peer): (Scenario, Peer)| {
+        Some(format!("{} is left out of {}: {}", peer.name(), scenario.name(), scenario.leaves_out(peer)?))
+    };
+    pairs.filter_map(why).collect()
+}
+
+/// How much the load itself can do, where it was measured: near that, a peer's rate says little.
+fn saturation(setting: &Setting, report: &Report) -> Vec<String> {
+    let direct = |scenario| report.rows(scenario).into_iter().find(|row| row.peer == Peer::Direct);
+    let closed = [Scenario::Get, Scenario::Flood].into_iter().filter_map(|scenario| {
+        let row = direct(scenario)?;
+        let (rate, unit) = (table::short(row.rate.median), scenario.unit().name);
+        Some(format!("The load saturates at {rate} {unit}/s in {} (direct).", scenario.name()))
+    });
+    let mut notes: Vec<String> = closed.collect();
+    if let Some(row) = direct(Scenario::Echo) {
+        notes.push(match run::saturation(setting) {
+            Ok(rate) => format!(
+                "The load saturates at {} echo/s (direct, 20 sessions one after the other); the scenario asks for {}.",
+                table::short(rate),
+                table::short(row.rate.median)
+            ),
+            Err(why) => format!("The load's own limit in echo is not known: {why}"),
+        });
+    }
+    notes
+}
+
+/// How far the cost of the same traffic depends on the number of sessions.
+fn scale(report: &Report) -> Vec<String> {
+    let of = |peer: &Peer| {
+        let rows = SCALES.iter().filter_map(|it| report.rows(*it).into_iter().find(|row| row.peer == *peer));
+        let costs: Vec<f64> = rows.filter_map(|row| row.cost.map(|cost| cost.median)).collect();
+        let summary = Summary::of(costs.iter().copied()).filter(|_| costs.len() == SCALES.len())?;
+        let listed: Vec<String> = costs.iter().map(|cost| table::short(*cost)).collect();
+        let spread = (summary.max / summary.min - 1.0) * 100.0;
+        Some(format!(
+            "scale, {}: {} us/echo over 10 / 1,000 / 9,000 sessions, {spread:.0} % apart",
+            peer.name(),
+            listed.join(" / ")
+        ))
+    };
+    report.peers.iter().filter_map(of).collect()
 }
 
 fn style() -> ProgressStyle {
@@ -235,7 +329,7 @@ fn facts(args: &Args, network: &str, peers: &[Peer], proxy: &Path) -> Vec<(Strin
     for peer in peers.iter().filter(|peer| **peer == Peer::DcvSplice || peer.needs().is_some()) {
         add(&peer.name(), peer.version(proxy));
     }
-    let agent = if args.agent_tls12 { "1.2" } else { "1.3" };
+    let agent = if args.agent_tls12 { "1.3 and 1.2" } else { "1.3" };
     add(
         "TLS",
         format!("1.3 from the client, {agent} to the agent, AES-256-GCM, ECDSA P-256; 2 workers each"),

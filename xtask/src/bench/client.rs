@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::HandshakeKind;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::agent::{ACKNOWLEDGED, FLOOD_BYTES};
@@ -29,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const INPUT_BYTES: usize = 40;
 /// For a peer to put away what it no longer needs.
 const SETTLE: Duration = Duration::from_secs(1);
+/// For how long system calls are counted, and for how long the load goes on for that.
+const COUNTED: Duration = Duration::from_millis(500);
+const COUNTING: Duration = Duration::from_secs(1);
 /// How many connections are being opened at a time.
 const OPENING: usize = 32;
 
@@ -36,9 +40,11 @@ const OPENING: usize = 32;
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub(super) enum Load {
     /// Paced messages that come back.
-    Echo { sessions: u64, per_second: u64, bytes: usize },
+    Echo { sessions: u64, per_second: f64, bytes: usize },
     /// Two channels per session, as DCV has them: frames down, and input events that come back.
     Desktop { sessions: u64, fps: u64, frame_bytes: usize, input_hz: u64 },
+    /// The same one after the other, as fast as goes.
+    Bounce { sessions: u64, bytes: usize },
     /// As much as goes, down.
     Flood { sessions: u64 },
     /// As much as goes, up.
@@ -48,7 +54,7 @@ pub(super) enum Load {
     /// A connection after the other: handshake, one request, close.
     Connect { connections: u64, bytes: usize, resume: bool },
     /// New connections at a rate of their own.
-    Storm { per_second: u64, bytes: usize },
+    Storm { per_second: f64, bytes: usize },
     /// A session after the other: handshake, upgrade, one echo, close.
     Churn { sessions: u64, bytes: usize },
     /// Sessions that have spoken and then rest.
@@ -71,6 +77,8 @@ pub(super) struct ClientPlan {
     pub(super) peer: Vec<u32>,
     pub(super) agent: Vec<u32>,
     pub(super) others: Vec<u32>,
+    /// Whether the load goes on while the peer's system calls are counted.
+    pub(super) counts_syscalls: bool,
 }
 
 /// What one window has shown.
@@ -88,6 +96,10 @@ pub(super) struct Outcome {
     /// Of an idle load: what the sessions have added to the peer's memory and to the kernel's, machine-wide.
     pub(super) memory_kib: f64,
     pub(super) slab_kib: f64,
+    /// The share of the handshakes that resumed a session.
+    pub(super) resumed: f64,
+    /// System calls of the peer for each of the load's own units, where they could be counted.
+    pub(super) syscalls: Option<f64>,
     /// Descriptors the peer holds after the load beyond those before.
     pub(super) descriptors: i64,
 }
@@ -101,6 +113,8 @@ pub(super) async fn run(plan: ClientPlan) -> io::Result<Outcome> {
         _ => busy(&shared, &plan).await?,
     };
     outcome.latencies = shared.latencies.read();
+    let handshakes = shared.handshakes.load(Ordering::Relaxed).max(1);
+    outcome.resumed = shared.resumed.load(Ordering::Relaxed) as f64 / handshakes as f64;
     // The peer hears of the last ends a little later.
     sleep(Duration::from_millis(200)).await;
     let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -132,6 +146,9 @@ struct Shared {
     latencies: Latencies,
     window: watch::Sender<Window>,
     opened: AtomicU64,
+    /// TLS handshakes, and those of them that resumed a session.
+    handshakes: AtomicU64,
+    resumed: AtomicU64,
     opening: tokio::sync::Semaphore,
 }
 
@@ -148,6 +165,8 @@ impl Shared {
             latencies: Latencies::default(),
             window: watch::Sender::new(Window::default()),
             opened: AtomicU64::new(0),
+            handshakes: AtomicU64::new(0),
+            resumed: AtomicU64::new(0),
             opening: tokio::sync::Semaphore::new(OPENING),
         })
     }
@@ -157,7 +176,11 @@ impl Shared {
         stream.set_nodelay(true)?;
         let Some(tls) = &self.tls else { return Ok(Wire::new(Box::new(stream))) };
         let name = ServerName::from(self.connect.ip());
-        Ok(Wire::new(Box::new(tls.connect(name, stream).await?)))
+        let stream = tls.connect(name, stream).await?;
+        let is_resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+        self.handshakes.fetch_add(1, Ordering::Relaxed);
+        self.resumed.fetch_add(u64::from(is_resumed), Ordering::Relaxed);
+        Ok(Wire::new(Box::new(stream)))
     }
 
     async fn channel(&self, path: &str) -> io::Result<Wire> {
@@ -246,12 +269,26 @@ async fn measure(shared: &Shared, plan: &ClientPlan, expected: usize) -> io::Res
     timeout(PATIENCE, opened).await.map_err(|_| wrong("connections are not all open in time"))?;
     let start = now() + nanos(WARM_UP);
     let end = start + nanos(Duration::from_secs_f64(plan.window_s));
-    let last = end + nanos(Duration::from_secs_f64(plan.linger_s));
+    let counting = if plan.counts_syscalls { COUNTING } else { Duration::ZERO };
+    let last = end + nanos(Duration::from_secs_f64(plan.linger_s) + counting);
     shared.window.send_replace(Window { start, end, last });
     until(start).await;
     let before = Reading::take(shared, plan);
     until(end).await;
-    Ok(Reading::take(shared, plan).since(&before))
+    let mut outcome = Reading::take(shared, plan).since(&before);
+    if plan.counts_syscalls {
+        outcome.syscalls = syscalls(shared, plan).await;
+    }
+    Ok(outcome)
+}
+
+/// Counted apart from the window, as counting costs the peer time.
+async fn syscalls(shared: &Shared, plan: &ClientPlan) -> Option<f64> {
+    let (started, before) = (now(), shared.units.load(Ordering::Relaxed));
+    let per_second = system::syscalls_per_second(&plan.peer, COUNTED).await?;
+    let seconds = (now() - started) as f64 / 1e9;
+    let units = (shared.units.load(Ordering::Relaxed) - before) as f64;
+    (units > 0.0).then(|| per_second * seconds / units)
 }
 
 async fn until(time: u64) {
@@ -308,9 +345,18 @@ fn tasks(shared: &Arc<Shared>) -> Tasks {
         Load::Desktop { sessions, fps, frame_bytes, input_hz } => {
             for phase in phases(sessions) {
                 let path = format!("/desktop/{fps}/{frame_bytes}");
-                tasks.spawn(frames(all(), path, Pace { phase, per_second: fps }));
-                tasks.spawn(paced(all(), "input", Pace { phase, per_second: input_hz }, INPUT_BYTES, 0));
+                tasks.spawn(frames(all(), path, Pace { phase, per_second: fps as f64 }));
+                tasks.spawn(paced(
+                    all(),
+                    "input",
+                    Pace { phase, per_second: input_hz as f64 },
+                    INPUT_BYTES,
+                    0,
+                ));
             }
+        }
+        Load::Bounce { sessions, bytes } => {
+            (0..sessions).for_each(|_| drop(tasks.spawn(bounced(all(), bytes))));
         }
         Load::Flood { sessions } => (0..sessions).for_each(|_| drop(tasks.spawn(flood(all())))),
         Load::Upload { sessions } => (0..sessions).for_each(|_| drop(tasks.spawn(upload(all())))),
@@ -338,12 +384,12 @@ fn phases(sessions: u64) -> impl Iterator<Item = f64> {
 #[derive(Clone, Copy)]
 struct Pace {
     phase: f64,
-    per_second: u64,
+    per_second: f64,
 }
 
 impl Pace {
     fn period(self) -> u64 {
-        1_000_000_000 / self.per_second.max(1)
+        nanos(Duration::from_secs_f64(1.0 / self.per_second))
     }
 
     fn ticks(self) -> io::Result<Ticks> {
@@ -364,11 +410,13 @@ async fn paced(
     let window = shared.ready().await;
     let mut ticks = pace.ticks()?;
     let (mut sent, mut back, mut is_over) = (0, 0, false);
+    // A session that speaks seldom need not wait for its next turn to end.
+    let mut end = std::pin::pin!(until(window.last));
     while !is_over || back < sent {
         tokio::select! {
+            () = &mut end, if !is_over => is_over = true,
             tick = ticks.next(), if !is_over => {
                 let stamp = tick?;
-                is_over = stamp >= window.last;
                 wire.post(Header { payload_bytes: bytes, sequence: sent, stamp }).await?;
                 sent += 1;
             }
@@ -402,6 +450,24 @@ async fn frames(shared: Arc<Shared>, path: String, pace: Pace) -> io::Result<()>
         } else if window != Window::default() && frame.stamp >= window.last {
             break;
         }
+    }
+    wire.close().await;
+    Ok(())
+}
+
+async fn bounced(shared: Arc<Shared>, bytes: usize) -> io::Result<()> {
+    let mut wire = shared.channel("/echo").await?;
+    let window = shared.ready().await;
+    for sequence in 0.. {
+        let stamp = now();
+        if stamp >= window.last {
+            break;
+        }
+        wire.post(Header { payload_bytes: bytes, sequence, stamp }).await?;
+        if wire.message().await?.is_none() {
+            return Err(wrong("an echo session ended early"));
+        }
+        shared.done("echo", window, stamp);
     }
     wire.close().await;
     Ok(())
@@ -468,7 +534,7 @@ async fn connection(shared: &Shared, window: Window, meant: u64, bytes: usize) -
     Ok(())
 }
 
-async fn storm(shared: Arc<Shared>, per_second: u64, bytes: usize) -> io::Result<()> {
+async fn storm(shared: Arc<Shared>, per_second: f64, bytes: usize) -> io::Result<()> {
     let window = shared.ready().await;
     let mut ticks = Pace { phase: 0.0, per_second }.ticks()?;
     let mut running = Tasks::new();

@@ -40,8 +40,8 @@ pub(super) struct Place<'a> {
     /// For configurations and logs.
     pub(super) directory: &'a Path,
     pub(super) identity: &'a Identity,
-    /// The measured load's agent, and that of what runs beside it: other addresses, the same port.
-    pub(super) agents: [SocketAddr; 2],
+    /// The measured load's agent, and those of what runs beside it: other addresses, the same port.
+    pub(super) agents: [SocketAddr; 3],
     pub(super) is_secure: bool,
     /// The proxy's release build.
     pub(super) proxy: &'a Path,
@@ -52,7 +52,7 @@ pub(super) struct Running {
     /// None for `direct`.
     pub(super) process: Option<Process>,
     /// The way to each agent.
-    pub(super) doors: [Door; 2],
+    pub(super) doors: [Door; 3],
 }
 
 /// The way to one agent.
@@ -104,12 +104,12 @@ impl Peer {
         let command = match self {
             Self::Direct => return Ok(Running { process: None, doors: place.agents.map(door) }),
             Self::L4 | Self::L4Splice => {
-                let second = free(Ipv4Addr::LOCALHOST)?;
-                let routes = [(address, place.agents[0]), (second, place.agents[1])];
+                let listen = [address, free(Ipv4Addr::LOCALHOST)?, free(Ipv4Addr::LOCALHOST)?];
+                let routes = listen.into_iter().zip(place.agents).collect();
                 let plan = RelayPlan { routes, splice: self == Self::L4Splice };
                 let process = Process::start(part::command(Role::Relay, &plan)?).without_grace();
-                let process = part::listening(part::listening(process, address)?, second)?;
-                return Ok(Running { process: Some(process), doors: [address, second].map(door) });
+                let process = listen.into_iter().try_fold(process, part::listening)?;
+                return Ok(Running { process: Some(process), doors: listen.map(door) });
             }
             Self::NginxRecipe => nginx(place, &nginx_recipe(place, address))?,
             Self::NginxTuned => nginx(place, &nginx_tuned(place, address))?,
@@ -131,7 +131,7 @@ pub(super) fn free(ip: Ipv4Addr) -> Result<SocketAddr, String> {
 
 fn dcv_splice(place: &Place, listen: SocketAddr) -> Command {
     let mut command = Command::new(place.proxy);
-    command.args(["--workers", "2", "--agent-port", &place.port().to_string()]);
+    command.args(["--workers", "2", "--connections-max", "9500", "--agent-port", &place.port().to_string()]);
     for agent in place.agents {
         command.args(["--agents", &format!("{}/32", agent.ip())]);
     }
@@ -207,7 +207,7 @@ fn nginx_tuned(place: &Place, listen: SocketAddr) -> String {
     format!(
         "{head}
         worker_rlimit_nofile 20000;
-        events {{ worker_connections 9000; }}
+        events {{ worker_connections 19000; }}
         http {{
           {temporary}
           proxy_ssl_protocols TLSv1.2 TLSv1.3;
@@ -219,7 +219,7 @@ fn nginx_tuned(place: &Place, listen: SocketAddr) -> String {
           server {{
             listen {listen}{secure} reuseport;
             {certificate}
-            ssl_session_cache shared:SSL:50m; ssl_session_tickets on; ssl_buffer_size 16k;
+            ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:SSL:50m; ssl_session_tickets on; ssl_buffer_size 16k;
             client_max_body_size 1g;
             location / {{
               if ($agent = '') {{ return 404; }}
@@ -271,7 +271,10 @@ fn haproxy(place: &Place, listen: SocketAddr) -> Result<Command, String> {
     let config = format!(
         "global
             nbthread 2
+            maxconn 9500
+            maxpipes 100
          defaults
+            maxconn 9500
             mode http
             option splice-auto
             option http-keep-alive

@@ -9,22 +9,29 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 use serde::{Deserialize, Serialize};
 use tokio::io::{Interest, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 const COPY_BYTES: usize = 64 * 1024;
 const PIPE_BYTES: usize = 1024 * 1024;
 
 /// What the relay's process is told.
-#[derive(Clone, Copy, Deserialize, Serialize)]
+#[derive(Deserialize, Serialize)]
 pub(super) struct RelayPlan {
-    /// Where it listens, and the agent behind that.
-    pub(super) routes: [(SocketAddr, SocketAddr); 2],
+    /// Where it listens, and the agents behind that.
+    pub(super) routes: Vec<(SocketAddr, SocketAddr)>,
     pub(super) splice: bool,
 }
 
 /// Serves until it is killed.
 pub(super) async fn serve(plan: RelayPlan) -> io::Result<()> {
-    let [first, second] = plan.routes.map(|(listen, agent)| route(listen, agent, plan.splice));
-    tokio::try_join!(first, second).map(|_| ())
+    let mut routes = JoinSet::new();
+    for (listen, agent) in plan.routes {
+        routes.spawn(route(listen, agent, plan.splice));
+    }
+    while let Some(ended) = routes.join_next().await {
+        ended.map_err(io::Error::other)??;
+    }
+    Ok(())
 }
 
 async fn route(listen: SocketAddr, agent: SocketAddr, splice: bool) -> io::Result<()> {

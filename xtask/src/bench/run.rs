@@ -16,22 +16,32 @@ use super::peers::{Door, Peer, Place, free};
 use super::scenario::{Scenario, Unit};
 use super::wire::Tls;
 
-/// The measured load's agent, and that of what runs beside it: one must not wait for the other in there.
-const AGENTS: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
+/// The measured load's agent, and those of what runs beside it: one must not wait for the other in there.
+const AGENTS: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3), Ipv4Addr::new(127, 0, 0, 4)];
 /// What a run may take beside its window.
 const SLACK: Duration = Duration::from_mins(1);
 /// What runs beside a load starts before it, and goes on for this much longer.
-const LINGER_S: f64 = 1.0;
+const LINGER_S: f64 = 2.0;
 const ATTEMPTS: usize = 3;
 
 /// What all runs have in common.
 pub(super) struct Setting<'a> {
     pub(super) proxy: &'a Path,
-    pub(super) identity: &'a Identity,
+    pub(super) identities: &'a Identities,
     pub(super) window: Duration,
-    pub(super) agent_tls: Tls,
     /// A run in which others used more of the machine is repeated.
     pub(super) foreign_max: f64,
+}
+
+/// What is run.
+#[derive(Clone, Copy)]
+pub(super) struct Case {
+    pub(super) scenario: Scenario,
+    pub(super) peer: Peer,
+    /// On the leg to the agent.
+    pub(super) agent_tls: Tls,
+    pub(super) repetition: u64,
 }
 
 /// One measured window.
@@ -39,24 +49,44 @@ pub(super) struct Setting<'a> {
 pub(super) struct Run {
     pub(super) scenario: Scenario,
     pub(super) peer: Peer,
+    pub(super) agent_tls: Tls,
     pub(super) repetition: u64,
     /// Which attempt it was: earlier ones were not quiet, later ones not quieter.
     pub(super) attempt: usize,
     pub(super) outcome: Outcome,
     /// Of what has run beside it.
-    pub(super) beside: Option<Outcome>,
+    pub(super) beside: Vec<Outcome>,
 }
 
-/// One certificate for the agent and all peers.
-pub(super) fn identity() -> Identity {
-    Identity::self_signed(KeyKind::Ecdsa, &["127.0.0.1", &AGENTS[0].to_string(), &AGENTS[1].to_string()])
+/// Certificates for the agents and all peers.
+pub(super) struct Identities {
+    ecdsa: Identity,
+    rsa: Identity,
+}
+
+impl Identities {
+    /// New ones.
+    pub(super) fn new() -> Self {
+        let agents = AGENTS.map(|agent| agent.to_string());
+        let names: Vec<&str> = agents.iter().map(String::as_str).chain(["127.0.0.1"]).collect();
+        let [ecdsa, rsa] = [KeyKind::Ecdsa, KeyKind::Rsa].map(|kind| Identity::self_signed(kind, &names));
+        Self { ecdsa, rsa }
+    }
+
+    fn of(&self, kind: KeyKind) -> &Identity {
+        match kind {
+            KeyKind::Ecdsa => &self.ecdsa,
+            KeyKind::Rsa => &self.rsa,
+        }
+    }
 }
 
 /// Runs until the machine was quiet, or as often as is worth it; the quietest counts.
-pub(super) fn run(setting: &Setting, scenario: Scenario, peer: Peer, repetition: u64) -> Result<Run, String> {
+pub(super) fn run(setting: &Setting, case: Case) -> Result<Run, String> {
+    let Case { scenario, peer, agent_tls, repetition } = case;
     let once = |attempt| {
-        let (outcome, beside) = measured(setting, scenario, peer)?;
-        Ok::<_, String>(Run { scenario, peer, repetition, attempt, outcome, beside })
+        let (outcome, beside) = measured(setting, case, scenario.load())?;
+        Ok::<_, String>(Run { scenario, peer, agent_tls, repetition, attempt, outcome, beside })
     };
     let mut best = once(1)?;
     for attempt in 2..=ATTEMPTS {
@@ -71,31 +101,41 @@ pub(super) fn run(setting: &Setting, scenario: Scenario, peer: Peer, repetition:
     Ok(best)
 }
 
-fn measured(setting: &Setting, scenario: Scenario, peer: Peer) -> Result<(Outcome, Option<Outcome>), String> {
+/// The most echoes a second that client and agent manage without anything between them.
+pub(super) fn saturation(setting: &Setting) -> Result<f64, String> {
+    let case = Case { scenario: Scenario::Echo, peer: Peer::Direct, agent_tls: Tls::Tls13, repetition: 1 };
+    let (outcome, _) = measured(setting, case, Load::Bounce { sessions: 20, bytes: 256 })?;
+    Ok(outcome.units as f64 / outcome.seconds)
+}
+
+fn measured(setting: &Setting, case: Case, load: Load) -> Result<(Outcome, Vec<Outcome>), String> {
+    let Case { scenario, peer, .. } = case;
     let named = |why: String| format!("{} {}: {why}", scenario.name(), peer.name());
     let directory = tempfile::tempdir().map_err(|why| format!("no temporary directory: {why}"))?;
-    keep(directory.path(), setting.identity).map_err(|why| format!("no certificate files: {why}"))?;
-    let is_secure = scenario.is_secure();
+    let (directory, identity) = (directory.path(), setting.identities.of(scenario.key()));
+    keep(directory, identity).map_err(|why| format!("no certificate files: {why}"))?;
     let first = free(AGENTS[0])?;
     let agents = AGENTS.map(|ip| SocketAddr::from((ip, first.port())));
-    let (directory, identity) = (directory.path(), setting.identity);
+    let is_secure = scenario.is_secure();
     let place = Place { directory, identity, agents, is_secure, proxy: setting.proxy };
-    let agent = start_agent(setting, scenario, agents[0]).map_err(named)?;
+    let mut agents = vec![start_agent(setting, case, agents[0]).map_err(named)?];
     let running = peer.start(&place).map_err(named)?;
 
-    let mut agents = vec![agent];
-    let mut beside = None;
-    if let Some(load) = scenario.beside() {
-        agents.push(start_agent(setting, scenario, place.agents[1]).map_err(named)?);
-        let plan = client_plan(setting, scenario, &running.doors[1]);
-        let plan = ClientPlan { load, linger_s: LINGER_S, ..plan };
-        beside = Some(Process::start(part::command(Role::Client, &plan)?).without_grace());
+    let mut beside = Vec::new();
+    for (at, load) in (1..).zip(scenario.beside()) {
+        agents.push(start_agent(setting, case, place.agents[at]).map_err(named)?);
+        let plan =
+            ClientPlan { linger_s: LINGER_S, ..client_plan(setting, scenario, load, &running.doors[at]) };
+        beside.push(Process::start(part::command(Role::Client, &plan)?).without_grace());
     }
     let plan = ClientPlan {
         peer: running.process.iter().map(Process::pid).collect(),
         agent: agents.iter().map(Process::pid).collect(),
         others: beside.iter().map(Process::pid).collect(),
-        ..client_plan(setting, scenario, &running.doors[0])
+        counts_syscalls: case.repetition == 0
+            && running.process.is_some()
+            && !matches!(load, Load::Idle { .. }),
+        ..client_plan(setting, scenario, load, &running.doors[0])
     };
     let client = Process::start(part::command(Role::Client, &plan)?).without_grace();
     let outcome = |client| {
@@ -105,27 +145,30 @@ fn measured(setting: &Setting, scenario: Scenario, peer: Peer) -> Result<(Outcom
             named([why].into_iter().chain(words).collect::<Vec<_>>().join("; "))
         })
     };
-    Ok((outcome(client)?, beside.map(outcome).transpose()?))
+    Ok((outcome(client)?, beside.into_iter().map(outcome).collect::<Result<_, _>>()?))
 }
 
-fn start_agent(setting: &Setting, scenario: Scenario, listen: SocketAddr) -> Result<Process, String> {
-    let Identity { cert_pem, key_pem } = setting.identity.clone();
-    let tls = if scenario.is_secure() { setting.agent_tls } else { Tls::Off };
+fn start_agent(setting: &Setting, case: Case, listen: SocketAddr) -> Result<Process, String> {
+    let Identity { cert_pem, key_pem } = setting.identities.of(KeyKind::Ecdsa).clone();
+    let tls = if case.scenario.is_secure() { case.agent_tls } else { Tls::Off };
     let command = part::command(Role::Agent, &AgentPlan { listen, tls, cert_pem, key_pem })?;
     part::listening(Process::start(command).without_grace(), listen)
 }
 
-fn client_plan(setting: &Setting, scenario: Scenario, door: &Door) -> ClientPlan {
+fn client_plan(setting: &Setting, scenario: Scenario, load: Load, door: &Door) -> ClientPlan {
+    // A peer's certificate, or that of the agent where nothing is between.
+    let trusted = || [KeyKind::Ecdsa, KeyKind::Rsa].map(|kind| setting.identities.of(kind).cert_pem.clone());
     ClientPlan {
-        load: scenario.load(),
+        load,
         connect: door.address,
         prefix: door.prefix.clone(),
-        cert_pem: scenario.is_secure().then(|| setting.identity.cert_pem.clone()),
+        cert_pem: scenario.is_secure().then(|| trusted().concat()),
         window_s: setting.window.as_secs_f64(),
         linger_s: 0.0,
         peer: Vec::new(),
         agent: Vec::new(),
         others: Vec::new(),
+        counts_syscalls: false,
     }
 }
 
@@ -150,8 +193,8 @@ impl Run {
     }
 
     /// What was done beside it, in units a second.
-    pub(super) fn beside_rate(&self) -> Option<f64> {
-        let (load, outcome) = (self.scenario.beside()?, self.beside.as_ref()?);
-        Some(outcome.units as f64 / Unit::of(load).size / outcome.seconds)
+    pub(super) fn beside_rates(&self) -> impl Iterator<Item = f64> {
+        let loads = self.scenario.beside().into_iter().zip(&self.beside);
+        loads.map(|(load, outcome)| outcome.units as f64 / Unit::of(load).size / outcome.seconds)
     }
 }

@@ -1,9 +1,11 @@
 //! What is compared: each scenario's load, what may run beside it, and the unit its cost is counted in.
 
 use clap::ValueEnum;
+use harness::certificates::KeyKind;
 use serde::Serialize;
 
 use super::client::Load;
+use super::peers::Peer;
 
 /// A kind of work, in the order of importance.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ValueEnum)]
@@ -19,6 +21,8 @@ pub(super) enum Scenario {
     Get,
     /// 8 at a time: TCP, full handshake, request, close
     Connect,
+    /// The same with sessions resumed
+    Resume,
     /// Memory of 200 sessions that rest after traffic
     Idle,
     /// 4 sessions, bulk up
@@ -27,10 +31,24 @@ pub(super) enum Scenario {
     Noisy,
     /// 10 desktops while 300 new connections a second arrive
     Storm,
+    /// The same with an RSA-2048 certificate: one signature is a step of half a millisecond
+    StormRsa,
+    /// 10 desktops beside 300 new connections a second and 2 floods, of two other clients
+    StormFlood,
     /// Bulk down, without TLS on either leg
     Plain,
-    /// 1000 sessions with 2 messages of 256 B a second each
-    Scale,
+    /// 2000 messages of 256 B a second, and back, over 10 sessions
+    #[value(name = "scale-10")]
+    #[serde(rename = "scale-10")]
+    Scale10,
+    /// The same over 1,000 sessions
+    #[value(name = "scale-1000")]
+    #[serde(rename = "scale-1000")]
+    Scale1000,
+    /// The same over 9,000 sessions
+    #[value(name = "scale-9000")]
+    #[serde(rename = "scale-9000")]
+    Scale9000,
     /// Sessions that open, echo once and close, 8 at a time
     Churn,
 }
@@ -47,6 +65,9 @@ pub(super) struct Unit {
     pub(super) per_second: f64,
 }
 
+/// The three sizes of the same traffic.
+pub(super) const SCALES: [Scenario; 3] = [Scenario::Scale10, Scenario::Scale1000, Scenario::Scale9000];
+const SCALED_PER_SECOND: f64 = 2000.0;
 const DESKTOP: Load = Load::Desktop { sessions: 10, fps: 60, frame_bytes: 20_000, input_hz: 125 };
 
 impl Scenario {
@@ -64,24 +85,49 @@ impl Scenario {
     /// What is measured.
     pub(super) fn load(self) -> Load {
         match self {
-            Self::Echo => Load::Echo { sessions: 20, per_second: 100, bytes: 256 },
+            Self::Echo => Load::Echo { sessions: 20, per_second: 100.0, bytes: 256 },
             Self::Desktop => Load::Desktop { sessions: 20, fps: 60, frame_bytes: 20_000, input_hz: 125 },
             Self::Flood | Self::Plain => Load::Flood { sessions: 4 },
             Self::Get => Load::Get { connections: 8, bytes: 1024 },
             Self::Connect => Load::Connect { connections: 8, bytes: 1024, resume: false },
+            Self::Resume => Load::Connect { connections: 8, bytes: 1024, resume: true },
             Self::Idle => Load::Idle { sessions: 200, bytes: 20_000 },
             Self::Upload => Load::Upload { sessions: 4 },
-            Self::Noisy | Self::Storm => DESKTOP,
-            Self::Scale => Load::Echo { sessions: 1000, per_second: 2, bytes: 256 },
+            Self::Noisy | Self::Storm | Self::StormRsa | Self::StormFlood => DESKTOP,
+            Self::Scale10 => scaled(10),
+            Self::Scale1000 => scaled(1_000),
+            Self::Scale9000 => scaled(9_000),
             Self::Churn => Load::Churn { sessions: 8, bytes: 256 },
         }
     }
 
-    /// What runs beside it, in a client of its own.
-    pub(super) fn beside(self) -> Option<Load> {
+    /// What runs beside it, each in a client of its own.
+    pub(super) fn beside(self) -> Vec<Load> {
+        let flood = Load::Flood { sessions: 2 };
+        let storm = Load::Storm { per_second: 300.0, bytes: 1024 };
         match self {
-            Self::Noisy => Some(Load::Flood { sessions: 2 }),
-            Self::Storm => Some(Load::Storm { per_second: 300, bytes: 1024 }),
+            Self::Noisy => vec![flood],
+            Self::Storm | Self::StormRsa => vec![storm],
+            Self::StormFlood => vec![storm, flood],
+            _ => Vec::new(),
+        }
+    }
+
+    /// What the peers' certificate is for; an agent's is always ECDSA.
+    pub(super) fn key(self) -> KeyKind {
+        if self == Self::StormRsa { KeyKind::Rsa } else { KeyKind::Ecdsa }
+    }
+
+    /// Whether TLS 1.2 to the agent is a column of its own, where it is asked for.
+    pub(super) fn is_headline(self) -> bool {
+        matches!(self, Self::Echo | Self::Desktop | Self::Flood | Self::Get | Self::Connect)
+    }
+
+    /// Why a peer can't be measured in it.
+    pub(super) fn leaves_out(self, peer: Peer) -> Option<&'static str> {
+        match peer {
+            Peer::NginxRecipe if self == Self::Scale9000 => Some("it allows 4,096 sockets per worker"),
+            Peer::L4Splice if self == Self::Scale9000 => Some("it would need 54,000 descriptors"),
             _ => None,
         }
     }
@@ -97,12 +143,17 @@ impl Scenario {
     }
 }
 
+fn scaled(sessions: u32) -> Load {
+    let per_second = SCALED_PER_SECOND / f64::from(sessions);
+    Load::Echo { sessions: sessions.into(), per_second, bytes: 256 }
+}
+
 impl Unit {
     /// What that load's work is counted in.
     pub(super) fn of(load: Load) -> Self {
         let micro = |name| Self { name, size: 1.0, cost: "CPU us", per_second: 1e6 };
         match load {
-            Load::Echo { .. } => micro("echo"),
+            Load::Echo { .. } | Load::Bounce { .. } => micro("echo"),
             Load::Desktop { .. } => micro("frame"),
             Load::Flood { .. } | Load::Upload { .. } => {
                 Self { name: "GB", size: 1e9, cost: "CPU s", per_second: 1.0 }

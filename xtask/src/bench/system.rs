@@ -2,8 +2,13 @@
 //! Reading is apart from parsing, so that the parsers are tested with text.
 
 use std::fs;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+/// What counts system calls, and its package.
+pub(super) const PERF: &str = "/usr/bin/perf";
+pub(super) const PERF_PACKAGE: &str = "linux-perf";
 
 /// What a group of processes has used since each began.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -58,6 +63,23 @@ impl Usage {
 pub(super) fn pss_kib(roots: &[u32]) -> u64 {
     let rollup = |pid| field(&read(&format!("/proc/{pid}/smaps_rollup")), "Pss:").unwrap_or(0);
     tree(roots).into_iter().map(rollup).sum()
+}
+
+/// System calls a second of these processes and all they have started; none where `perf` isn't there or may not
+/// count them.
+pub(super) async fn syscalls_per_second(roots: &[u32], during: Duration) -> Option<f64> {
+    let pids: Vec<String> = tree(roots).iter().map(u32::to_string).collect();
+    let mut perf = tokio::process::Command::new(PERF);
+    perf.args(["stat", "--field-separator", ",", "--event", "raw_syscalls:sys_enter", "--pid"]);
+    perf.arg(pids.join(",")).arg("--").args(["sleep", &during.as_secs_f64().to_string()]);
+    let output = perf.kill_on_drop(true).output().await.ok()?;
+    Some(counted(&String::from_utf8_lossy(&output.stderr))? / during.as_secs_f64())
+}
+
+/// The first field of the one line of figures.
+fn counted(text: &str) -> Option<f64> {
+    let line = text.lines().find(|line| line.contains("raw_syscalls:sys_enter"))?;
+    line.split(',').next()?.parse().ok()
 }
 
 /// The kernel's own objects, machine-wide: sockets are in there.

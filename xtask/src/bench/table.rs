@@ -11,6 +11,7 @@ use super::latency::Latency;
 use super::peers::Peer;
 use super::run::Run;
 use super::scenario::{Scenario, Unit};
+use super::wire::Tls;
 
 /// Some numbers, in short.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -48,7 +49,13 @@ pub(super) struct Row {
     pub(super) latencies: BTreeMap<String, Latency>,
     /// Units a second.
     pub(super) rate: Summary,
+    /// The cost with TLS 1.2 to the agent, and its ratio to nginx-tuned's.
+    pub(super) tls12: Option<Summary>,
+    pub(super) tls12_to_tuned: Option<f64>,
     pub(super) switches_per_unit: f64,
+    pub(super) syscalls_per_unit: Option<f64>,
+    /// The share of the client's handshakes that resumed a session.
+    pub(super) resumed: f64,
     pub(super) foreign_max: f64,
     /// Of the client and the agent together: cores in use.
     pub(super) load_cores: f64,
@@ -56,7 +63,7 @@ pub(super) struct Row {
     pub(super) slab_kib_per_unit: f64,
     pub(super) descriptors: i64,
     /// What was done beside it, in units a second.
-    pub(super) beside_rate: Option<Summary>,
+    pub(super) beside_rates: Vec<f64>,
 }
 
 /// The rows of one scenario, in the order of its peers.
@@ -65,16 +72,23 @@ pub(super) fn rows(scenario: Scenario, peers: &[Peer], runs: &[Run]) -> Vec<Row>
         runs.iter().filter(|run| run.scenario == scenario && run.peer == peer).collect()
     };
     let mut rows: Vec<Row> = peers.iter().filter_map(|peer| row(*peer, &of(*peer))).collect();
-    let cost = |peer| rows.iter().find(|row| row.peer == peer)?.cost.map(|cost| cost.median);
-    let (recipe, tuned) = (cost(Peer::NginxRecipe), cost(Peer::NginxTuned));
+    let of = |peer| rows.iter().find(|row| row.peer == peer);
+    let (recipe, tuned) = (of(Peer::NginxRecipe), of(Peer::NginxTuned));
+    let (recipe, tuned, tuned12) =
+        (recipe.and_then(|it| it.cost), tuned.and_then(|it| it.cost), tuned.and_then(|it| it.tls12));
     for row in &mut rows {
-        let ratio = |to: Option<f64>| Some(row.cost?.median / to.filter(|to| *to > 0.0)?);
-        (row.to_recipe, row.to_tuned) = (ratio(recipe), ratio(tuned));
+        (row.to_recipe, row.to_tuned) = (ratio(row.cost, recipe), ratio(row.cost, tuned));
+        row.tls12_to_tuned = ratio(row.tls12, tuned12);
     }
     rows
 }
 
+fn ratio(one: Option<Summary>, to: Option<Summary>) -> Option<f64> {
+    Some(one?.median / to.filter(|to| to.median > 0.0)?.median)
+}
+
 fn row(peer: Peer, runs: &[&Run]) -> Option<Row> {
+    let (runs12, runs): (Vec<&Run>, Vec<&Run>) = runs.iter().partition(|run| run.agent_tls == Tls::Tls12);
     let median = |value: &dyn Fn(&Run) -> f64| Summary::of(runs.iter().map(|run| value(run)));
     let switches =
         |run: &Run| (run.outcome.peer.voluntary + run.outcome.peer.involuntary) as f64 / run.units();
@@ -84,15 +98,27 @@ fn row(peer: Peer, runs: &[&Run]) -> Option<Row> {
         cost: median(&Run::cost).filter(|_| peer != Peer::Direct),
         to_recipe: None,
         to_tuned: None,
-        latencies: latencies(runs),
+        latencies: latencies(&runs),
+        tls12: Summary::of(runs12.iter().map(|run| run.cost())).filter(|_| peer != Peer::Direct),
+        tls12_to_tuned: None,
+        syscalls_per_unit: runs.iter().find_map(|run| Some(run.outcome.syscalls? * run.scenario.unit().size)),
+        resumed: median(&|run| run.outcome.resumed)?.median,
         rate: median(&|run| run.units() / run.outcome.seconds)?,
         switches_per_unit: median(&switches)?.median,
         foreign_max: median(&|run| run.outcome.foreign)?.max,
         load_cores: median(&load)?.median,
         slab_kib_per_unit: median(&|run| run.outcome.slab_kib / run.units())?.median,
         descriptors: runs.iter().map(|run| run.outcome.descriptors).max()?,
-        beside_rate: Summary::of(runs.iter().filter_map(|run| run.beside_rate())),
+        beside_rates: beside_rates(&runs),
     })
+}
+
+/// The medians over the runs.
+fn beside_rates(runs: &[&Run]) -> Vec<f64> {
+    let rates: Vec<Vec<f64>> = runs.iter().map(|run| run.beside_rates().collect()).collect();
+    let loads = rates.first().map_or(0, Vec::len);
+    let of = |at: usize| Summary::of(rates.iter().filter_map(|rates| rates.get(at)).copied());
+    (0..loads).filter_map(of).map(|summary| summary.median).collect()
 }
 
 fn latencies(runs: &[&Run]) -> BTreeMap<String, Latency> {
@@ -119,45 +145,75 @@ fn middle(name: &str, runs: &[&Run]) -> Latency {
     }
 }
 
+/// A column: its head, and what it says of a row.
+struct Column<'a> {
+    head: String,
+    cell: Box<dyn Fn(&Row) -> String + 'a>,
+}
+
 /// Head and cells, for any way of showing them.
 pub(super) fn cells(scenario: Scenario, rows: &[Row]) -> Vec<Vec<String>> {
-    let unit = scenario.unit();
-    let cost = format!("{}/{}", unit.cost, unit.name);
-    let names: Vec<&String> = rows.first().map_or_else(Vec::new, |row| row.latencies.keys().collect());
-    let is_idle = matches!(scenario.load(), Load::Idle { .. });
-    let mut head: Vec<String> =
-        ["peer", "n", &cost, "min-max", "x recipe", "x tuned"].map(str::to_owned).to_vec();
-    head.extend(names.iter().map(|name| format!("{name} us p50/p99/p99.9/max")));
-    if is_idle {
-        head.push("kernel slab kB".into());
-    } else {
-        head.extend([format!("{}/s", unit.name), "switches".into(), "load cores".into()]);
-    }
-    let beside = scenario.beside().map(|load| format!("beside {}/s", Unit::of(load).name));
-    head.extend(beside.clone());
-    let is_churn = matches!(scenario.load(), Load::Churn { .. });
-    head.extend(is_churn.then(|| "files left".to_owned()));
-    head.push("foreign".into());
-    let body = rows.iter().map(|row| {
-        let ratio = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.2}"));
-        let spread = row.cost.map(|cost| format!("{}-{}", short(cost.min), short(cost.max)));
-        let mut cells = vec![row.peer.name(), row.rate.n.to_string()];
-        cells.push(row.cost.map_or_else(|| "-".into(), |cost| short(cost.median)));
-        cells.extend([spread.unwrap_or_else(|| "-".into()), ratio(row.to_recipe), ratio(row.to_tuned)]);
-        cells.extend(names.iter().map(|name| row.latencies.get(*name).map_or_else(String::new, in_short)));
-        if is_idle {
-            cells.push(short(row.slab_kib_per_unit * 1.024));
-        } else {
-            let switches = if row.cost.is_some() { short(row.switches_per_unit) } else { "-".into() };
-            cells.extend([short(row.rate.median), switches, format!("{:.2}", row.load_cores)]);
-        }
-        let rate = row.beside_rate.map_or_else(|| "-".into(), |rate| short(rate.median));
-        cells.extend(beside.is_some().then_some(rate));
-        cells.extend(is_churn.then(|| row.descriptors.to_string()));
-        cells.push(format!("{:.0}%", row.foreign_max * 100.0));
-        cells
-    });
+    let columns = columns(scenario, rows);
+    let head = columns.iter().map(|column| column.head.clone()).collect();
+    let body = rows.iter().map(|row| columns.iter().map(|column| (column.cell)(row)).collect());
     std::iter::once(head).chain(body).collect()
+}
+
+fn columns(scenario: Scenario, rows: &[Row]) -> Vec<Column<'static>> {
+    let unit = scenario.unit();
+    let mut columns = Vec::new();
+    let mut add = |head: String, cell: Box<dyn Fn(&Row) -> String>| columns.push(Column { head, cell });
+    let cost = format!("{}/{}", unit.cost, unit.name);
+    add("peer".into(), Box::new(|row| row.peer.name()));
+    add("n".into(), Box::new(|row| row.rate.n.to_string()));
+    add(cost.clone(), Box::new(|row| or_dash(row.cost.map(|cost| short(cost.median)))));
+    add("min-max".into(), Box::new(|row| or_dash(row.cost.map(spread))));
+    add("x recipe".into(), Box::new(|row| times(row.to_recipe)));
+    add("x tuned".into(), Box::new(|row| times(row.to_tuned)));
+    if rows.iter().any(|row| row.tls12.is_some()) {
+        add(format!("TLS 1.2: {cost}"), Box::new(|row| or_dash(row.tls12.map(|cost| short(cost.median)))));
+        add("min-max".into(), Box::new(|row| or_dash(row.tls12.map(spread))));
+        add("x tuned".into(), Box::new(|row| times(row.tls12_to_tuned)));
+    }
+    for name in rows.first().into_iter().flat_map(|row| row.latencies.keys().cloned()) {
+        let head = format!("{name} us p50/p99/p99.9/max");
+        add(head, Box::new(move |row| row.latencies.get(&name).map_or_else(String::new, in_short)));
+    }
+    let per_unit = |value: fn(&Row) -> Option<f64>| {
+        move |row: &Row| or_dash(value(row).filter(|_| row.cost.is_some()).map(short))
+    };
+    if matches!(scenario.load(), Load::Idle { .. }) {
+        add("kernel slab kB".into(), Box::new(|row| short(row.slab_kib_per_unit * 1.024)));
+    } else {
+        add(format!("{}/s", unit.name), Box::new(|row| short(row.rate.median)));
+        add("switches".into(), Box::new(per_unit(|row| Some(row.switches_per_unit))));
+        add("syscalls".into(), Box::new(per_unit(|row| row.syscalls_per_unit)));
+        add("load cores".into(), Box::new(|row| format!("{:.2}", row.load_cores)));
+    }
+    for (at, load) in scenario.beside().into_iter().enumerate() {
+        let head = format!("beside {}/s", Unit::of(load).name);
+        add(head, Box::new(move |row| or_dash(row.beside_rates.get(at).copied().map(short))));
+    }
+    if matches!(scenario.load(), Load::Connect { resume: true, .. }) {
+        add("resumed".into(), Box::new(|row| format!("{:.0}%", row.resumed * 100.0)));
+    }
+    if matches!(scenario.load(), Load::Churn { .. }) {
+        add("files left".into(), Box::new(|row| row.descriptors.to_string()));
+    }
+    add("foreign".into(), Box::new(|row| format!("{:.0}%", row.foreign_max * 100.0)));
+    columns
+}
+
+fn or_dash(cell: Option<String>) -> String {
+    cell.unwrap_or_else(|| "-".into())
+}
+
+fn spread(cost: Summary) -> String {
+    format!("{}-{}", short(cost.min), short(cost.max))
+}
+
+fn times(ratio: Option<f64>) -> String {
+    or_dash(ratio.map(|ratio| format!("{ratio:.2}")))
 }
 
 fn in_short(latency: &Latency) -> String {
@@ -200,7 +256,15 @@ mod tests {
     fn run(peer: Peer, cpu_s: f64) -> Run {
         let usage = Usage { cpu_s, voluntary: 30, involuntary: 10 };
         let outcome = Outcome { seconds: 2.0, units: 10, peer: usage, ..Outcome::default() };
-        Run { scenario: Scenario::Echo, peer, repetition: 0, attempt: 1, outcome, beside: None }
+        Run {
+            scenario: Scenario::Echo,
+            peer,
+            agent_tls: Tls::Tls13,
+            repetition: 0,
+            attempt: 1,
+            outcome,
+            beside: Vec::new(),
+        }
     }
 
     #[test]

@@ -282,7 +282,8 @@ pub(super) fn acceptor(tls: Tls, identity: &Identity) -> io::Result<Option<TlsAc
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
 
-/// The client's side, which trusts the one certificate of all peers; it offers both TLS versions.
+/// The client's side, which trusts the certificates of all peers. It offers TLS 1.3 alone: a peer that would choose
+/// 1.2 is to fail here rather than to be measured.
 pub(super) fn connector(cert_pem: &str, resume: bool) -> io::Result<TlsConnector> {
     let identity = Identity { cert_pem: cert_pem.into(), key_pem: String::new() };
     let mut roots = RootCertStore::empty();
@@ -290,7 +291,7 @@ pub(super) fn connector(cert_pem: &str, resume: bool) -> io::Result<TlsConnector
         roots.add(certificate).map_err(io::Error::other)?;
     }
     let mut config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13, &TLS12])
+        .with_protocol_versions(&[&TLS13])
         .map_err(io::Error::other)?
         .with_root_certificates(roots)
         .with_no_client_auth();
