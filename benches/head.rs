@@ -1,0 +1,60 @@
+//! The head of a DCV client's upgrade request: parsed, routed, and rewritten for the agent.
+
+use std::hint::black_box;
+use std::net::{IpAddr, SocketAddr};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use dcv_splice::forward::{self, Forward, HostHeader};
+use dcv_splice::head::{HeadEnd, HeadLimits, RequestHead};
+use dcv_splice::route::{AllowedAgents, Route};
+
+const HEAD: &[u8] = b"GET /10.150.248.181/ws?v=2 HTTP/1.1\r\n\
+    Host: desktops.example.com:8443\r\n\
+    Connection: Upgrade\r\n\
+    Pragma: no-cache\r\n\
+    Cache-Control: no-cache\r\n\
+    User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36\r\n\
+    Upgrade: websocket\r\n\
+    Origin: https://desktops.example.com:8443\r\n\
+    Sec-WebSocket-Version: 13\r\n\
+    Accept-Encoding: gzip, deflate, br, zstd\r\n\
+    Accept-Language: en-GB,en;q=0.9\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
+    Sec-WebSocket-Protocol: dcv\r\n\r\n";
+const LIMITS: HeadLimits =
+    HeadLimits { head_bytes_max: 32 * 1024, line_bytes_max: 16 * 1024, headers_max: 100 };
+
+/// The head that the agent is to see.
+fn rewritten(agents: &AllowedAgents, out: &mut Vec<u8>) {
+    let length = HeadEnd::default().find(HEAD, &LIMITS).expect("a head").expect("a whole one");
+    let head = RequestHead::parse(&HEAD[..length], &LIMITS).expect("a valid head");
+    let Route::Agent(agent, path) = Route::of(head.path) else { panic!("an agent's path") };
+    assert!(agents.allows(agent.into()));
+    let forward = Forward {
+        client: IpAddr::from([192, 0, 2, 1]),
+        secure: true,
+        agent: SocketAddr::from((agent, 8443)),
+        host_header: HostHeader::default(),
+        path,
+    };
+    let host = forward::host_for(&head, &forward);
+    out.clear();
+    forward::request(&head, &forward, &host, out);
+}
+
+fn request(criterion: &mut Criterion) {
+    let agents = AllowedAgents::new(vec!["10.150.248.0/24".parse().expect("a prefix")]);
+    let mut out = Vec::new();
+    rewritten(&agents, &mut out);
+    assert!(out.starts_with(b"GET /ws?v=2 HTTP/1.1\r\nHost: desktops.example.com\r\n"));
+    criterion.bench_function("parse, route and rewrite a head", |bencher| {
+        bencher.iter(|| {
+            rewritten(black_box(&agents), &mut out);
+            black_box(out.len())
+        });
+    });
+}
+
+criterion_group!(benches, request);
+criterion_main!(benches);
