@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use dcv_splice::account::AccessLog;
+use dcv_splice::balance::Balance;
 use dcv_splice::config::CommandLine;
 use dcv_splice::conn;
 use dcv_splice::peer::Peer;
@@ -56,7 +57,7 @@ impl Fixture {
             acceptor: self.proxy.clone(),
             connector: plan.agent_tls.then(|| self.connector.clone()),
             log: AccessLog::default(),
-            connections: Arc::default(),
+            balance: Balance::new(1).0,
             forbidden: Arc::default(),
         }
     }

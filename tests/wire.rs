@@ -13,6 +13,8 @@ mod http;
 mod namespace;
 #[path = "wire/nginx.rs"]
 mod nginx;
+#[path = "wire/readiness.rs"]
+mod readiness;
 #[path = "wire/secure.rs"]
 mod secure;
 #[path = "wire/sockets.rs"]

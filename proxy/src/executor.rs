@@ -358,3 +358,80 @@ impl Drop for Watched {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<T: 'static, F: Future<Output = T> + 'static>(main: impl FnOnce(Executor) -> F) -> T {
+        let executor = Executor::new(Poller::epoll().expect("epoll")).expect("a loop");
+        executor.run(main(executor.clone())).expect("a poller that works")
+    }
+
+    #[test]
+    fn a_wake_from_another_thread_is_heard_while_the_loop_sleeps() {
+        let heard = run(|_| async {
+            let (say, hear) = tokio::sync::oneshot::channel();
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(50));
+                say.send(42)
+            });
+            hear.await
+        });
+        assert_eq!(heard, Ok(42));
+    }
+
+    #[test]
+    fn timers_fire_in_their_order_and_those_dropped_never() {
+        let order = run(|executor| async move {
+            let order = Rc::new(RefCell::new(Vec::new()));
+            for wait in [30, 10, 20] {
+                let (after, order) = (executor.clone(), order.clone());
+                executor.spawn(async move {
+                    after.sleep(Duration::from_millis(wait)).await;
+                    order.borrow_mut().push(wait);
+                });
+            }
+            let mut dropped = Box::pin(executor.sleep(Duration::from_millis(1)));
+            poll_fn(|cx| Poll::Ready(dropped.as_mut().poll(cx).is_ready())).await;
+            drop(dropped);
+            executor.sleep(Duration::from_millis(100)).await;
+            assert!(executor.0.timers.borrow().is_empty());
+            order.take()
+        });
+        assert_eq!(order, [10, 20, 30]);
+    }
+
+    #[test]
+    fn who_yields_lets_the_others_run_first() {
+        let order = run(|executor| async move {
+            let order = Rc::new(RefCell::new(Vec::new()));
+            for task in 0..3 {
+                let (yielding, order) = (executor.clone(), order.clone());
+                executor.spawn(async move {
+                    for _ in 0..2 {
+                        order.borrow_mut().push(task);
+                        yielding.yield_now().await;
+                    }
+                });
+            }
+            executor.sleep(Duration::from_millis(20)).await;
+            order.take()
+        });
+        assert_eq!(order, [0, 1, 2, 0, 1, 2]);
+    }
+
+    #[test]
+    fn what_is_left_at_the_end_is_dropped() {
+        let kept = Rc::new(());
+        let held = kept.clone();
+        run(|executor| async move {
+            executor.spawn(async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            });
+            executor.sleep(Duration::from_millis(5)).await;
+        });
+        assert_eq!(Rc::strong_count(&kept), 1);
+    }
+}

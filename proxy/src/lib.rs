@@ -3,6 +3,7 @@
 
 pub mod account;
 pub mod agents;
+pub mod balance;
 pub mod body;
 pub mod buffer;
 pub mod config;

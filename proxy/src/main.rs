@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use dcv_splice::account::AccessLog;
+use dcv_splice::balance::{Balance, Desk};
 use dcv_splice::config::{AccessLogTo, Command, CommandLine, Config};
 use dcv_splice::stop::Phase;
 use dcv_splice::tls::{Acceptor, Connector};
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-type Ready = (Shared, WorkerGuard);
+type Ready = (Shared, Vec<Desk>, WorkerGuard);
 
 /// Everything that can be found wrong without binding.
 fn prepare(flags: dcv_splice::config::Flags) -> Result<Ready, String> {
@@ -45,15 +46,10 @@ fn prepare(flags: dcv_splice::config::Flags) -> Result<Ready, String> {
     let connector =
         config.agent_trust.as_ref().map(Connector::new).transpose().map_err(|error| error.to_string())?;
     let (log, guard) = open_log(&config.access_log)?;
-    let shared = Shared {
-        config: Arc::new(config),
-        acceptor,
-        connector,
-        log,
-        connections: Arc::default(),
-        forbidden: Arc::default(),
-    };
-    Ok((shared, guard))
+    let (balance, desks) = Balance::new(config.workers);
+    let shared =
+        Shared { config: Arc::new(config), acceptor, connector, log, balance, forbidden: Arc::default() };
+    Ok((shared, desks, guard))
 }
 
 fn open_log(to: &AccessLogTo) -> Result<(AccessLog, WorkerGuard), String> {
@@ -72,7 +68,7 @@ fn open_log(to: &AccessLogTo) -> Result<(AccessLog, WorkerGuard), String> {
 
 fn check(flags: dcv_splice::config::Flags) -> u8 {
     match prepare(flags) {
-        Ok((shared, _)) => {
+        Ok((shared, ..)) => {
             println!("{:#?}", shared.config);
             STOPPED
         }
@@ -86,12 +82,12 @@ fn unusable(reason: &dyn fmt::Display) -> u8 {
 }
 
 fn run(flags: dcv_splice::config::Flags) -> u8 {
-    let (shared, _flushed_at_exit) = match prepare(flags) {
+    let (shared, desks, _flushed_at_exit) = match prepare(flags) {
         Ok(ready) => ready,
         Err(reason) => return unusable(&reason),
     };
     warn(&shared.config);
-    let served = bind(&shared.config).and_then(|listeners| serve(&shared, listeners));
+    let served = bind(&shared.config).and_then(|listeners| serve(&shared, desks, listeners));
     match served {
         Ok(()) => STOPPED,
         Err(error) => {
@@ -149,11 +145,11 @@ fn bind(config: &Config) -> io::Result<Vec<Vec<Listener>>> {
 }
 
 /// Runs the workers until they have stopped, or one has failed.
-fn serve(shared: &Shared, listeners: Vec<Vec<Listener>>) -> io::Result<()> {
+fn serve(shared: &Shared, desks: Vec<Desk>, listeners: Vec<Vec<Listener>>) -> io::Result<()> {
     let (phase, phases) = watch::channel(Phase::Running);
     let (reports, ended) = mpsc::unbounded_channel();
-    for (number, listeners) in listeners.into_iter().enumerate() {
-        start_worker(number, shared, listeners, phases.clone(), reports.clone())?;
+    for (desk, listeners) in desks.into_iter().zip(listeners) {
+        start_worker(desk, shared, listeners, phases.clone(), reports.clone())?;
     }
     drop(reports);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -161,7 +157,7 @@ fn serve(shared: &Shared, listeners: Vec<Vec<Listener>>) -> io::Result<()> {
 }
 
 fn start_worker(
-    number: usize,
+    desk: Desk,
     shared: &Shared,
     listeners: Vec<Listener>,
     phases: watch::Receiver<Phase>,
@@ -170,8 +166,8 @@ fn start_worker(
     let shared = shared.clone();
     let report = Report::new(reports);
     std::thread::Builder::new()
-        .name(format!("worker-{number}"))
-        .spawn(move || report.on(|| worker::run(shared, listeners, phases)))?;
+        .name(format!("worker-{}", desk.worker))
+        .spawn(move || report.on(|| worker::run(shared, desk, listeners, phases)))?;
     Ok(())
 }
 

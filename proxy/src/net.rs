@@ -167,10 +167,12 @@ impl Kernel {
     pub fn listen(&self, listener: std::net::TcpListener) -> io::Result<Door> {
         // Accepted sockets have the options of the one they came by (tcp(7) says so of none, Linux does of all).
         set_options(SockRef::from(&listener), self.stall)?;
-        Ok(Door {
-            socket: Watched::new(&self.executor, listener.into(), true)?,
-            executor: self.executor.clone(),
-        })
+        Ok(Door(Watched::new(&self.executor, listener.into(), true)?))
+    }
+
+    /// Takes on an accepted socket.
+    pub fn adopt(&self, socket: OwnedFd) -> io::Result<KernelStream> {
+        Ok(KernelStream(Watched::new(&self.executor, socket, true)?))
     }
 }
 
@@ -185,22 +187,18 @@ fn set_options(socket: impl Deref<Target = Socket>, stall: Duration) -> io::Resu
 }
 
 /// A listening socket.
-pub struct Door {
-    executor: Executor,
-    socket: Watched,
-}
+pub struct Door(Watched);
 
 impl Door {
-    /// The next client's connection. A wait that is given up loses none.
-    pub async fn accept(&self) -> io::Result<(KernelStream, SocketAddr)> {
-        let (socket, client) = poll_fn(|_| self.poll_accept()).await?;
-        Ok((KernelStream(Watched::new(&self.executor, socket, true)?), client))
+    /// The next client's socket. A wait that is given up loses none.
+    pub async fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
+        poll_fn(|_| self.poll_accept()).await
     }
 
     /// The next client's socket.
     pub fn poll_accept(&self) -> Poll<io::Result<(OwnedFd, SocketAddr)>> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let accepted = self.socket.poll_io(Interest::Read, |listener| acceptfrom_with(listener, flags));
+        let accepted = self.0.poll_io(Interest::Read, |listener| acceptfrom_with(listener, flags));
         let (socket, client) = ready!(accepted)?;
         let client = client.ok_or(Errno::AFNOSUPPORT)?;
         Poll::Ready(Ok((socket, SocketAddr::try_from(client)?)))

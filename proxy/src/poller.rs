@@ -138,3 +138,112 @@ impl Epoll {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    const TOKEN: Token = Token(7);
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let near = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        (near, listener.accept().expect("a connection").0)
+    }
+
+    /// What is found within a time that nothing takes.
+    fn found(poller: &mut Poller) -> Vec<Event> {
+        let mut events = Vec::new();
+        poller.wait(Some(Duration::from_millis(300)), &mut events).expect("a poller that works");
+        events
+    }
+
+    fn both(test: impl Fn(Poller)) {
+        test(Poller::epoll().expect("epoll"));
+        match Poller::ring() {
+            Ok(ring) => test(ring),
+            Err(error) => eprintln!("skipped for io_uring: {error}"),
+        }
+    }
+
+    #[test]
+    fn each_change_is_told_once() {
+        both(|mut poller| {
+            let (near, mut far) = pair();
+            poller.add(near.as_fd(), TOKEN).expect("a socket");
+            let events = found(&mut poller);
+            assert!(
+                matches!(events[..], [event] if event.is_writable() && !event.is_readable()),
+                "{events:?}"
+            );
+            assert_eq!(found(&mut poller), []);
+            for _ in 0..2 {
+                far.write_all(b"x").expect("room");
+                let events = found(&mut poller);
+                assert!(
+                    matches!(events[..], [event] if event.is_readable() && !event.is_hung_up()),
+                    "{events:?}"
+                );
+                assert_eq!(found(&mut poller), []);
+            }
+            drop(far);
+            let events = found(&mut poller);
+            assert!(events.last().is_some_and(|event| event.is_hung_up()), "{events:?}");
+        });
+    }
+
+    #[test]
+    fn a_socket_given_up_is_closed_and_no_longer_told_of() {
+        both(|mut poller| {
+            let (near, mut far) = pair();
+            poller.add(near.as_fd(), TOKEN).expect("a socket");
+            found(&mut poller);
+            poller.remove(near.into(), TOKEN).expect("a socket");
+            assert_eq!(found(&mut poller), []);
+            far.set_read_timeout(Some(Duration::from_secs(5))).expect("a limit");
+            assert_eq!(far.read(&mut [0; 8]).expect("a FIN"), 0);
+        });
+    }
+
+    #[test]
+    fn a_socket_given_up_unseen_is_closed_at_the_end() {
+        both(|mut poller| {
+            let (near, mut far) = pair();
+            poller.add(near.as_fd(), TOKEN).expect("a socket");
+            poller.remove(near.into(), TOKEN).expect("a socket");
+            drop(poller);
+            far.set_read_timeout(Some(Duration::from_secs(5))).expect("a limit");
+            assert!(matches!(far.read(&mut [0; 8]), Ok(0)), "a FIN");
+        });
+    }
+
+    #[test]
+    fn more_sockets_than_a_submission_queue_holds_are_all_watched() {
+        both(|mut poller| {
+            let pairs: Vec<_> = (0..400).map(|_| pair()).collect();
+            for (token, (near, _)) in (0..).zip(&pairs) {
+                poller.add(near.as_fd(), Token(token)).expect("a socket");
+            }
+            let mut seen: Vec<u64> = found(&mut poller).iter().map(|event| event.token.0).collect();
+            while seen.len() < pairs.len() {
+                let more = found(&mut poller);
+                assert!(!more.is_empty(), "only {} of {}", seen.len(), pairs.len());
+                seen.extend(more.iter().map(|event| event.token.0));
+            }
+            seen.sort_unstable();
+            assert!(seen.iter().copied().eq(0..400));
+        });
+    }
+
+    #[test]
+    fn a_wait_ends_with_its_limit() {
+        both(|mut poller| {
+            assert_eq!(found(&mut poller), []);
+            poller.wait(Some(Duration::ZERO), &mut Vec::new()).expect("a poller that works");
+        });
+    }
+}

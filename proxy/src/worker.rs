@@ -1,27 +1,28 @@
 //! A worker: one thread, one loop, its own listeners, pool and buffers. It accepts connections, serves each
-//! as a task, and stops in order. Workers share nothing but the configuration and the count of connections.
+//! as a task, and stops in order. Workers share nothing but the configuration and how many connections each has.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::task::Poll;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::account::AccessLog;
 use crate::agents::Pool;
+use crate::balance::{Balance, Connection, Desk};
 use crate::config::{Config, Readiness};
 use crate::conn;
 use crate::executor::Executor;
-use crate::net::{Door, Kernel, KernelStream, Net};
+use crate::net::{Door, Kernel, Net};
 use crate::peer::Scratch;
 use crate::poller::Poller;
 use crate::splice::Pipes;
@@ -49,7 +50,7 @@ pub struct Shared {
     /// The access log.
     pub log: AccessLog,
     /// Client connections of all workers.
-    pub connections: Arc<AtomicUsize>,
+    pub balance: Balance,
     /// Requests for addresses that may not be dialled, of all workers.
     pub forbidden: Arc<AtomicUsize>,
 }
@@ -119,11 +120,16 @@ fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
 
 /// Serves on `listeners` until `phase` says otherwise and every connection has ended. Takes the calling thread;
 /// a panic of any connection becomes one of the worker.
-pub fn run(shared: Shared, listeners: Vec<Listener>, phase: watch::Receiver<Phase>) -> io::Result<()> {
+pub fn run(
+    shared: Shared,
+    desk: Desk,
+    listeners: Vec<Listener>,
+    phase: watch::Receiver<Phase>,
+) -> io::Result<()> {
     let executor = Executor::new(poller(shared.config.readiness)?)?;
     let net = Kernel::new(executor.clone(), shared.config.front.stall);
     let worker = Rc::new(Worker::new(net, shared));
-    executor.run(serve(worker, executor.clone(), listeners, phase))?
+    executor.run(serve(worker, executor.clone(), desk, listeners, phase))?
 }
 
 fn poller(readiness: Readiness) -> io::Result<Poller> {
@@ -146,14 +152,16 @@ fn no_ring(error: &io::Error) -> io::Error {
 async fn serve(
     worker: Rc<Worker<Kernel>>,
     executor: Executor,
+    desk: Desk,
     listeners: Vec<Listener>,
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
-    let crowd = Rc::new(Crowd::default());
+    let Desk { worker: number, arrivals } = desk;
     for Listener { socket, secure } in listeners {
         let door = worker.net.listen(socket)?;
-        executor.spawn(accept(worker.clone(), executor.clone(), crowd.clone(), door, secure));
+        executor.spawn(accept(worker.clone(), executor.clone(), number, door, secure));
     }
+    executor.spawn(receive(worker.clone(), executor.clone(), arrivals));
     loop {
         tokio::select! {
             () = worker.net.sleep(REAP) => reap_agents(&worker).await,
@@ -165,20 +173,21 @@ async fn serve(
             }
         }
     }
-    drain(&worker, &crowd, phase).await;
+    drain(&worker, number, phase).await;
     Ok(())
 }
 
 /// No connection is taken on any more; those that are there end by themselves or are ended.
-async fn drain(worker: &Worker<Kernel>, crowd: &Crowd, mut phase: watch::Receiver<Phase>) {
+async fn drain(worker: &Worker<Kernel>, number: usize, mut phase: watch::Receiver<Phase>) {
+    let gone = || worker.shared.balance.gone(number);
     worker.stop.enter(Phase::Draining);
     worker.pool.borrow_mut().clear();
     tokio::select! {
-        () = crowd.gone() => return,
+        () = gone() => return,
         _ = phase.wait_for(|phase| *phase == Phase::Ending) => {}
     }
     worker.stop.enter(Phase::Ending);
-    let _ = worker.net.timeout(GOODBYE, crowd.gone()).await;
+    let _ = worker.net.timeout(GOODBYE, gone()).await;
 }
 
 async fn reap_agents(worker: &Worker<Kernel>) {
@@ -189,49 +198,8 @@ async fn reap_agents(worker: &Worker<Kernel>) {
     .await;
 }
 
-/// The connections of one worker.
-#[derive(Default)]
-struct Crowd {
-    count: Cell<usize>,
-    empty: Notify,
-}
-
-impl Crowd {
-    /// Waits until the last one has gone.
-    async fn gone(&self) {
-        while self.count.get() > 0 {
-            self.empty.notified().await;
-        }
-    }
-}
-
-/// Counts a client connection for as long as it lives.
-struct Counted {
-    crowd: Rc<Crowd>,
-    all: Arc<AtomicUsize>,
-}
-
-impl Counted {
-    /// Counts one more, and gives how many there were before, of all workers.
-    fn new(crowd: Rc<Crowd>, all: Arc<AtomicUsize>) -> (Self, usize) {
-        crowd.count.update(|count| count + 1);
-        let before = all.fetch_add(1, Ordering::Relaxed);
-        (Self { crowd, all }, before)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.all.fetch_sub(1, Ordering::Relaxed);
-        self.crowd.count.update(|count| count - 1);
-        if self.crowd.count.get() == 0 {
-            self.crowd.empty.notify_waiters();
-        }
-    }
-}
-
 /// Accepts at one door until the worker stops.
-async fn accept(worker: Rc<Worker<Kernel>>, executor: Executor, crowd: Rc<Crowd>, door: Door, secure: bool) {
+async fn accept(worker: Rc<Worker<Kernel>>, executor: Executor, number: usize, door: Door, secure: bool) {
     let mut reserve = reserve();
     loop {
         let accepted = tokio::select! {
@@ -240,7 +208,7 @@ async fn accept(worker: Rc<Worker<Kernel>>, executor: Executor, crowd: Rc<Crowd>
             accepted = door.accept() => accepted,
         };
         match accepted {
-            Ok((stream, client)) => admit(&worker, &executor, &crowd, stream, client, secure),
+            Ok((socket, client)) => admit(&worker, &executor, number, socket, client, secure),
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
                 tracing::error!("a connection can't be accepted: {error}");
@@ -255,24 +223,46 @@ async fn accept(worker: Rc<Worker<Kernel>>, executor: Executor, crowd: Rc<Crowd>
     }
 }
 
+/// Gives a connection to the worker that has the fewest.
 fn admit(
     worker: &Rc<Worker<Kernel>>,
     executor: &Executor,
-    crowd: &Rc<Crowd>,
-    stream: KernelStream,
+    number: usize,
+    socket: OwnedFd,
     client: SocketAddr,
     secure: bool,
 ) {
-    let (counted, before) = Counted::new(crowd.clone(), worker.shared.connections.clone());
-    let limit = worker.shared.config.front.connections_max;
-    if before >= limit {
+    let Shared { balance, config, .. } = &worker.shared;
+    let limit = config.front.connections_max;
+    let Some(counted) = balance.place(number, limit) else {
         tracing::warn!("{client} is turned away: {limit} connections are open (--connections-max)");
         return;
+    };
+    let is_own = counted.worker == number;
+    let connection = Connection { socket, client, secure, counted };
+    if is_own { start(worker, executor, connection) } else { balance.hand_over(connection) }
+}
+
+/// Serves what other workers have accepted.
+async fn receive(
+    worker: Rc<Worker<Kernel>>,
+    executor: Executor,
+    mut arrivals: mpsc::UnboundedReceiver<Connection>,
+) {
+    while let Some(connection) = arrivals.recv().await {
+        start(&worker, &executor, connection);
     }
+}
+
+fn start(worker: &Rc<Worker<Kernel>>, executor: &Executor, connection: Connection) {
+    let Connection { socket, client, secure, counted } = connection;
     let worker = worker.clone();
     executor.spawn(async move {
         let _counted = counted;
-        conn::serve(&worker, stream, client, secure).await;
+        match worker.net.adopt(socket) {
+            Ok(stream) => conn::serve(&worker, stream, client, secure).await,
+            Err(error) => tracing::warn!("{client} can't be served: {error}"),
+        }
     });
 }
 

@@ -36,7 +36,7 @@ async fn echo<S: Wire>(mut client: Line<S>) -> Line<S> {
 }
 
 /// Opens them all, has each of them echo, and closes them all.
-async fn live<S: Wire, F: Future<Output = Line<S>>>(
+pub(crate) async fn live<S: Wire, F: Future<Output = Line<S>>>(
     agent: &Agent,
     front: &Front,
     count: usize,

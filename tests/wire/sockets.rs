@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-const MIB: usize = 1 << 20;
+pub(crate) const MIB: usize = 1 << 20;
 /// How long a large echo may take in a debug build on a busy machine.
 const LONG: Duration = Duration::from_mins(2);
 
@@ -103,7 +103,7 @@ async fn echo<S: Wire>(socket: Socket<S>, bytes: Arc<Vec<u8>>) -> Socket<S> {
     sender.await.unwrap().reunite(heard).unwrap()
 }
 
-async fn echoes<S: Wire>(line: Line<S>, count: usize) {
+pub(crate) async fn echoes<S: Wire>(line: Line<S>, count: usize) {
     let bytes = Arc::new(Noise::new(count as u64).bytes());
     let mut socket = echo(socket(line).await, bytes).await;
     soon(socket.close(None)).await.unwrap();

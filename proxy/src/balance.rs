@@ -1,0 +1,147 @@
+//! Which worker serves a connection. The kernel spreads them by a hash (`SO_REUSEPORT`, socket(7)), so that of a few
+//! long sessions most may land on one core; here each new one goes to the worker that has the fewest. Looked at when
+//! a connection comes or goes, never in between.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{Notify, mpsc};
+
+/// A connection that was accepted.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its socket, which doesn't block.
+    pub socket: OwnedFd,
+    /// Where it comes from.
+    pub client: SocketAddr,
+    /// Whether it speaks TLS.
+    pub secure: bool,
+    /// Its place among those of a worker.
+    pub counted: Counted,
+}
+
+/// How many connections each worker has. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Balance(Arc<Shares>);
+
+#[derive(Debug)]
+struct Shares {
+    all: AtomicUsize,
+    workers: Box<[Share]>,
+}
+
+#[derive(Debug)]
+struct Share {
+    count: AtomicUsize,
+    /// Told when the last one has gone.
+    empty: Notify,
+    /// At most as many wait as connections are allowed.
+    arrivals: mpsc::UnboundedSender<Connection>,
+}
+
+/// Where one worker's connections arrive.
+#[derive(Debug)]
+pub struct Desk {
+    /// The worker's number.
+    pub worker: usize,
+    /// Connections that other workers have accepted for it.
+    pub arrivals: mpsc::UnboundedReceiver<Connection>,
+}
+
+impl Balance {
+    /// Nobody is there yet.
+    pub fn new(workers: usize) -> (Self, Vec<Desk>) {
+        let (shares, desks) = (0..workers)
+            .map(|worker| {
+                let (sender, arrivals) = mpsc::unbounded_channel();
+                let share = Share { count: AtomicUsize::new(0), empty: Notify::new(), arrivals: sender };
+                (share, Desk { worker, arrivals })
+            })
+            .unzip::<_, _, Vec<_>, Vec<_>>();
+        (Self(Arc::new(Shares { all: AtomicUsize::new(0), workers: shares.into() })), desks)
+    }
+
+    /// A place with the worker that has the fewest connections, `own` where it is one of those; none where there are
+    /// `max` in all.
+    pub fn place(&self, own: usize, max: usize) -> Option<Counted> {
+        let count = |worker: usize| self.0.workers[worker].count.load(Ordering::Relaxed);
+        let others = (0..self.0.workers.len()).filter(|worker| count(*worker) < count(own));
+        let worker = others.min_by_key(|worker| count(*worker)).unwrap_or(own);
+        self.0.workers[worker].count.fetch_add(1, Ordering::Relaxed);
+        let before = self.0.all.fetch_add(1, Ordering::Relaxed);
+        // Where it is one too many, dropping it gives the place back.
+        Some(Counted { balance: self.clone(), worker }).filter(|_| before < max)
+    }
+
+    /// Hands a connection to the worker that its place is with. One that stops takes none.
+    pub fn hand_over(&self, connection: Connection) {
+        // A worker stops only when all do: then the connection ends here.
+        let _ = self.0.workers[connection.counted.worker].arrivals.send(connection);
+    }
+
+    /// Waits until that worker has no connection.
+    pub async fn gone(&self, worker: usize) {
+        let share = &self.0.workers[worker];
+        while share.count.load(Ordering::Relaxed) > 0 {
+            share.empty.notified().await;
+        }
+    }
+}
+
+/// A connection's place, for as long as it lives.
+#[derive(Debug)]
+pub struct Counted {
+    balance: Balance,
+    /// Whose it is.
+    pub worker: usize,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let shares = &self.balance.0;
+        shares.all.fetch_sub(1, Ordering::Relaxed);
+        let share = &shares.workers[self.worker];
+        if share.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            // Kept for a worker that is about to wait.
+            share.empty.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workers(places: &[Option<Counted>], of: usize) -> Vec<usize> {
+        let count = |worker| places.iter().flatten().filter(|place| place.worker == worker).count();
+        (0..of).map(count).collect()
+    }
+
+    #[test]
+    fn sessions_are_spread_wherever_they_arrive() {
+        let (balance, _desks) = Balance::new(4);
+        let mut places: Vec<_> = (0..10).map(|_| balance.place(2, 100)).collect();
+        assert_eq!(workers(&places, 4), [3, 2, 3, 2]);
+        places.retain(|place| place.as_ref().is_some_and(|place| place.worker != 0));
+        places.extend((0..2).map(|_| balance.place(3, 100)));
+        assert_eq!(workers(&places, 4), [2, 2, 3, 2]);
+    }
+
+    #[test]
+    fn a_connection_stays_where_it_came_in_unless_another_worker_has_fewer() {
+        let (balance, _desks) = Balance::new(3);
+        let places = [2, 1, 0].map(|own| balance.place(own, 100));
+        assert_eq!(places.map(|place| place.map(|place| place.worker)), [Some(2), Some(1), Some(0)]);
+    }
+
+    #[test]
+    fn no_more_than_allowed_find_a_place_and_each_gives_its_own_back() {
+        let (balance, _desks) = Balance::new(2);
+        let places: Vec<_> = (0..5).map(|_| balance.place(0, 3)).collect();
+        assert_eq!(places.iter().flatten().count(), 3);
+        drop(places);
+        assert_eq!((0..5).filter_map(|_| balance.place(0, 3).map(std::mem::forget)).count(), 3);
+    }
+}
