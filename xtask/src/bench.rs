@@ -18,12 +18,12 @@ mod system;
 mod table;
 mod wire;
 
-use std::env;
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use std::{env, fs};
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -186,10 +186,13 @@ fn measure(args: &Args, network: &str) -> Result<(), String> {
     raise_descriptors();
     let own = env::current_exe().map_err(|why| format!("this program has no path: {why}"))?;
     let proxy = own.with_file_name("dcv-splice");
+    let out = fs::create_dir_all(&args.out).and_then(|()| args.out.canonicalize());
+    let out = out.map_err(|why| format!("--out {}: {why}", args.out.display()))?;
     let (skipped, peers): (Vec<Peer>, Vec<Peer>) =
         args.peers().into_iter().partition(|peer| missing(*peer).is_some());
     let setting = Setting {
         proxy: &proxy,
+        out: &out,
         identities: &Identities::new(),
         window: Duration::from_secs(args.secs),
         foreign_max: args.foreign_max / 100.0,

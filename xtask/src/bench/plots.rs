@@ -82,6 +82,7 @@ pub(super) fn curves(title: &str, name: &str, rows: &[Row]) -> Drawn {
         chart
             .configure_mesh()
             .x_labels(5)
+            .y_labels(6)
             .light_line_style(WHITE)
             .bold_line_style(GRID)
             .x_desc("percentile")
@@ -99,7 +100,7 @@ pub(super) fn curves(title: &str, name: &str, rows: &[Row]) -> Drawn {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position(SeriesLabelPosition::LowerRight)
             .background_style(WHITE.mix(0.85))
             .border_style(GRID)
             .draw()?;

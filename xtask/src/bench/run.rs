@@ -28,6 +28,8 @@ const ATTEMPTS: usize = 3;
 /// What all runs have in common.
 pub(super) struct Setting<'a> {
     pub(super) proxy: &'a Path,
+    /// Where everything is kept, also what an interrupted run leaves.
+    pub(super) out: &'a Path,
     pub(super) identities: &'a Identities,
     pub(super) window: Duration,
     /// A run in which others used more of the machine is repeated.
@@ -111,7 +113,8 @@ pub(super) fn saturation(setting: &Setting) -> Result<f64, String> {
 fn measured(setting: &Setting, case: Case, load: Load) -> Result<(Outcome, Vec<Outcome>), String> {
     let Case { scenario, peer, .. } = case;
     let named = |why: String| format!("{} {}: {why}", scenario.name(), peer.name());
-    let directory = tempfile::tempdir().map_err(|why| format!("no temporary directory: {why}"))?;
+    let directory = tempfile::Builder::new().prefix("run-").tempdir_in(setting.out);
+    let directory = directory.map_err(|why| format!("no temporary directory: {why}"))?;
     let (directory, identity) = (directory.path(), setting.identities.of(scenario.key()));
     keep(directory, identity).map_err(|why| format!("no certificate files: {why}"))?;
     let first = free(AGENTS[0])?;
