@@ -68,9 +68,10 @@ impl Ring {
         Ok(())
     }
 
-    /// Whether [`Ring::wait`] would find something now; costs no system call.
+    /// Whether [`Ring::wait`] has something to do now; costs no system call.
     pub fn has_news(&mut self) -> bool {
-        self.ring.submission().taskrun() || !self.ring.completion().is_empty()
+        let (_, submission, completion) = self.ring.split();
+        submission.taskrun() || !submission.is_empty() || !completion.is_empty()
     }
 
     /// Waits for the first event, `limit` at the most, and adds all there are to `events`.
