@@ -1,6 +1,7 @@
 //! The load's agent: a lean server that answers what the load's client asks for, with bytes the client knows.
 //! Paths say what is wanted, as the nginx recipe drops queries: `/get/<bytes>`, and, upgraded, `/echo`,
-//! `/desktop/<fps>/<bytes>`, `/flood` and `/upload`. It is the measuring instrument, not a likeness of DCV.
+//! `/desktop/<fps>/<bytes>`, `/flood`,
+//! `/flood/<messages a second>` and `/upload`. It is the measuring instrument, not a likeness of DCV.
 
 use std::io;
 use std::net::SocketAddr;
@@ -89,7 +90,7 @@ enum Request {
 enum Channel {
     Echo,
     Desktop { fps: u64, bytes: usize },
-    Flood,
+    Flood { per_second: Option<u64> },
     Upload,
 }
 
@@ -104,7 +105,11 @@ impl Request {
                 let fps = fps.parse().ok().filter(|fps| *fps > 0)?;
                 Self::Channel(Channel::Desktop { fps, bytes: bytes.parse().ok()? })
             }
-            ["flood"] => Self::Channel(Channel::Flood),
+            ["flood"] => Self::Channel(Channel::Flood { per_second: None }),
+            ["flood", per_second] => {
+                let per_second = per_second.parse().ok().filter(|per_second| *per_second > 0)?;
+                Self::Channel(Channel::Flood { per_second: Some(per_second) })
+            }
             ["upload"] => Self::Channel(Channel::Upload),
             _ => return None,
         })
@@ -130,7 +135,14 @@ impl Channel {
                     wire.post(Header { payload_bytes: bytes, sequence, stamp }).await?;
                 }
             }
-            Self::Flood => {
+            Self::Flood { per_second: Some(per_second) } => {
+                let mut ticks = Ticks::new(now() + 1_000_000, 1_000_000_000 / per_second)?;
+                for sequence in 0.. {
+                    let stamp = ticks.next().await?;
+                    wire.post(Header { payload_bytes: FLOOD_BYTES, sequence, stamp }).await?;
+                }
+            }
+            Self::Flood { per_second: None } => {
                 for sequence in 0.. {
                     wire.post(Header { payload_bytes: FLOOD_BYTES, sequence, stamp: now() }).await?;
                 }
@@ -159,6 +171,8 @@ mod tests {
         let desktop = Channel::Desktop { fps: 60, bytes: 20_000 };
         assert_eq!(request("/desktop/60/20000"), Some(Request::Channel(desktop)));
         assert_eq!(request("/desktop/0/20000"), None);
+        assert_eq!(request("/flood/9"), Some(Request::Channel(Channel::Flood { per_second: Some(9) })));
+        assert_eq!(request("/flood/0"), None);
         assert_eq!(request("/echo?x"), None);
         assert!(asks_to_close("GET / HTTP/1.1\r\nconnection: Close\r\n\r\n"));
     }

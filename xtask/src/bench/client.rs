@@ -45,8 +45,8 @@ pub(super) enum Load {
     Desktop { sessions: u64, fps: u64, frame_bytes: usize, input_hz: u64 },
     /// The same one after the other, as fast as goes.
     Bounce { sessions: u64, bytes: usize },
-    /// As much as goes, down.
-    Flood { sessions: u64 },
+    /// As much as goes, down, or so many messages of 64 KiB a second.
+    Flood { sessions: u64, per_second: Option<u64> },
     /// As much as goes, up.
     Upload { sessions: u64 },
     /// One request after the other on each connection.
@@ -358,7 +358,9 @@ fn tasks(shared: &Arc<Shared>) -> Tasks {
         Load::Bounce { sessions, bytes } => {
             (0..sessions).for_each(|_| drop(tasks.spawn(bounced(all(), bytes))));
         }
-        Load::Flood { sessions } => (0..sessions).for_each(|_| drop(tasks.spawn(flood(all())))),
+        Load::Flood { sessions, per_second } => {
+            (0..sessions).for_each(|_| drop(tasks.spawn(flood(all(), per_second))));
+        }
         Load::Upload { sessions } => (0..sessions).for_each(|_| drop(tasks.spawn(upload(all())))),
         Load::Get { connections, bytes } => {
             (0..connections).for_each(|_| drop(tasks.spawn(requests(all(), bytes))));
@@ -473,8 +475,9 @@ async fn bounced(shared: Arc<Shared>, bytes: usize) -> io::Result<()> {
     Ok(())
 }
 
-async fn flood(shared: Arc<Shared>) -> io::Result<()> {
-    let mut wire = shared.channel("/flood").await?;
+async fn flood(shared: Arc<Shared>, per_second: Option<u64>) -> io::Result<()> {
+    let pace = per_second.map_or_else(String::new, |per_second| format!("/{per_second}"));
+    let mut wire = shared.channel(&format!("/flood{pace}")).await?;
     let window = shared.ready().await;
     while now() < window.last {
         let Some(message) = wire.message().await? else { return Err(wrong("a flood ended early")) };

@@ -27,7 +27,7 @@ pub(super) enum Scenario {
     Idle,
     /// 4 sessions, bulk up
     Upload,
-    /// 10 desktops beside 2 floods of another client
+    /// 10 desktops beside 2 floods of 262 MB a second each, of another client
     Noisy,
     /// 10 desktops while 300 new connections a second arrive
     Storm,
@@ -87,7 +87,7 @@ impl Scenario {
         match self {
             Self::Echo => Load::Echo { sessions: 20, per_second: 100.0, bytes: 256 },
             Self::Desktop => Load::Desktop { sessions: 20, fps: 60, frame_bytes: 20_000, input_hz: 125 },
-            Self::Flood | Self::Plain => Load::Flood { sessions: 4 },
+            Self::Flood | Self::Plain => Load::Flood { sessions: 4, per_second: None },
             Self::Get => Load::Get { connections: 8, bytes: 1024 },
             Self::Connect => Load::Connect { connections: 8, bytes: 1024, resume: false },
             Self::Resume => Load::Connect { connections: 8, bytes: 1024, resume: true },
@@ -103,7 +103,9 @@ impl Scenario {
 
     /// What runs beside it, each in a client of its own.
     pub(super) fn beside(self) -> Vec<Load> {
-        let flood = Load::Flood { sessions: 2 };
+        // The same for every peer: unpaced, the one that floods most would leave the least of the machine to the
+        // desktops' own client and agent.
+        let flood = Load::Flood { sessions: 2, per_second: Some(4_000) };
         let storm = Load::Storm { per_second: 300.0, bytes: 1024 };
         match self {
             Self::Noisy => vec![flood],
