@@ -141,8 +141,11 @@ impl Transfer {
         let mut left = TURN_BYTES;
         loop {
             // A head that waits and what is there of its body go out in one send.
-            let has_gained = !self.done && self.recode(from, to, scratch)?;
-            ready!(to.poll_flush(cx)).map_err(Broken::To)?;
+            let recoded = if self.done { Ok(false) } else { self.recode(from, to, scratch) };
+            let flushed = to.poll_flush(cx);
+            // The head before a body that breaks the rules has gone out by now.
+            let has_gained = recoded?;
+            ready!(flushed).map_err(Broken::To)?;
             if self.done {
                 return Poll::Ready(Ok(Turn::Done));
             }
