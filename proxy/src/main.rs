@@ -133,7 +133,7 @@ fn bind(config: &Config) -> io::Result<Vec<Vec<Listener>>> {
     let secure = config.listen.iter().map(|address| (*address, true));
     let plain = config.listen_plain.iter().map(|address| (*address, false));
     for (address, secure) in secure.chain(plain) {
-        let listeners = worker::bind(address, secure, config.workers)
+        let listeners = worker::bind(address, secure, config.workers, config.front.stall)
             .map_err(|error| io::Error::new(error.kind(), format!("can't listen on {address}: {error}")))?;
         let scheme = if secure { "https" } else { "http" };
         tracing::info!("listening on {scheme}://{}", listeners[0].socket.local_addr()?);

@@ -5,7 +5,6 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Deref;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
@@ -165,8 +164,6 @@ impl Kernel {
 
     /// Accepts on a listening socket that doesn't block.
     pub fn listen(&self, listener: std::net::TcpListener) -> io::Result<Door> {
-        // Accepted sockets have the options of the one they came by (tcp(7) says so of none, Linux does of all).
-        set_options(SockRef::from(&listener), self.stall)?;
         Ok(Door(Watched::new(&self.executor, listener.into(), true)?))
     }
 
@@ -179,7 +176,10 @@ impl Kernel {
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Sets what every connection of the proxy has: no Nagle delay, keepalive, a limit on stalling.
-fn set_options(socket: impl Deref<Target = Socket>, stall: Duration) -> io::Result<()> {
+///
+/// A listening socket hands them on to the connections that come by it, from the moment they are set: Linux does so,
+/// though tcp(7) does not say it.
+pub fn set_options(socket: &Socket, stall: Duration) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_keepalive(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;

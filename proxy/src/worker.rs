@@ -22,7 +22,7 @@ use crate::balance::{Balance, Connection, Desk};
 use crate::config::{Config, Readiness};
 use crate::conn;
 use crate::executor::Executor;
-use crate::net::{Door, Kernel, Net};
+use crate::net::{Door, Kernel, Net, set_options};
 use crate::peer::Scratch;
 use crate::poller::Poller;
 use crate::splice::Pipes;
@@ -96,15 +96,16 @@ pub struct Listener {
 }
 
 /// One listener per worker on the same address (`SO_REUSEPORT`, socket(7)). Port 0 is chosen once for all.
-pub fn bind(address: SocketAddr, secure: bool, workers: usize) -> io::Result<Vec<Listener>> {
+/// `stall`: as for [`set_options`].
+pub fn bind(address: SocketAddr, secure: bool, workers: usize, stall: Duration) -> io::Result<Vec<Listener>> {
     // With SO_REUSEPORT a second program would bind unnoticed, so it is tried without first.
-    let probe = listen(address, false)?;
+    let probe = listen(address, false, stall)?;
     let address = probe.local_addr()?;
     drop(probe);
-    (0..workers).map(|_| Ok(Listener { socket: listen(address, true)?, secure })).collect()
+    (0..workers).map(|_| Ok(Listener { socket: listen(address, true, stall)?, secure })).collect()
 }
 
-fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, reuse_port: bool, stall: Duration) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -113,6 +114,7 @@ fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     if reuse_port {
         socket.set_reuse_port(true)?;
     }
+    set_options(&socket, stall)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -290,4 +292,29 @@ fn shed(door: &Door, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
     let turned_away = (0..BACKLOG).take_while(accepted).count();
     tracing::warn!("{turned_away} connections were turned away for want of a file descriptor");
     reserve()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[test]
+    fn connections_that_come_before_a_worker_runs_have_their_options_too() {
+        const STALL: Duration = Duration::from_secs(77);
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = bind(any, false, 1, STALL).expect("a port").remove(0).socket;
+        let _client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        listener.set_nonblocking(false).expect("a socket");
+        let (socket, _) = listener.accept().expect("a connection");
+        let socket = SockRef::from(&socket);
+        assert!(socket.tcp_nodelay().expect("an option"));
+        assert!(socket.keepalive().expect("an option"));
+        assert_eq!(socket.tcp_keepalive_time().expect("an option"), Duration::from_secs(30));
+        assert_eq!(socket.tcp_keepalive_interval().expect("an option"), Duration::from_secs(30));
+        assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(STALL));
+    }
 }
