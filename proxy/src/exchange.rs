@@ -143,7 +143,7 @@ impl Transfer {
             // A head that waits and what is there of its body go out in one send.
             let recoded = if self.done { Ok(false) } else { self.recode(from, to, scratch) };
             let flushed = to.poll_flush(cx);
-            // The head before a body that breaks the rules has gone out by now.
+            // What was there before a body broke the rules has gone out by now, as far as the side takes it.
             let has_gained = recoded?;
             ready!(flushed).map_err(Broken::To)?;
             if self.done {

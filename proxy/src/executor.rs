@@ -210,6 +210,9 @@ impl Executor {
     fn note(&self, event: Event) -> io::Result<()> {
         if event.token == BELL {
             self.0.inbox.take().into_iter().for_each(|task| self.0.schedule.wake(task));
+            if event.ended {
+                self.0.poller.borrow_mut().add(self.0.inbox.bell.as_fd(), BELL)?;
+            }
             return Ok(());
         }
         let mut sources = self.0.sources.borrow_mut();
