@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use dcv_splice::buffer::Buffer;
 use dcv_splice::tls::{Acceptor, AgentTrust, Connector, HELD_BYTES_MAX, TlsEnd, TlsState};
 
-/// The end that connected and the one that accepted. AES-256-GCM, as browsers and agents choose it.
+/// The end that connected and the one that accepted, with the cipher suite that both prefer.
 pub(crate) fn connected() -> (TlsEnd, TlsEnd) {
     let connector = Connector::new(&AgentTrust::Anything).expect("a connector");
     let mut client = connector.connect(IpAddr::from([10, 0, 0, 5])).expect("an end");

@@ -93,9 +93,6 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
 fn prepare(args: &Args) -> Result<(), String> {
     let program = build()?.join("xtask");
     install(&args.peers());
-    if !Path::new(system::PERF).exists() {
-        install_lists(&[system::PERF_PACKAGE.to_owned()]);
-    }
     let network = |words: &[&OsStr]| {
         let mut command = Command::new("unshare");
         command.args(["--net", "--", "sh", "-ec", NETWORK, "sh"]).args(words);
@@ -126,17 +123,12 @@ fn build() -> Result<PathBuf, String> {
 fn install(peers: &[Peer]) {
     let mut lists: Vec<String> = peers.iter().filter_map(|peer| missing(*peer)).map(str::to_owned).collect();
     lists.dedup();
-    if !lists.is_empty() {
-        install_lists(&lists);
-    }
-}
-
-fn install_lists(lists: &[String]) {
-    if !rustix::process::geteuid().is_root() {
+    lists.extend((!Path::new(system::PERF).exists()).then(|| system::PERF_PACKAGE.to_owned()));
+    if lists.is_empty() || !rustix::process::geteuid().is_root() {
         return;
     }
     println!("installing {}", lists.join(" "));
-    if let Err(why) = packages::install(lists) {
+    if let Err(why) = packages::install(&lists) {
         eprintln!("cargo xtask bench: {why}");
     }
 }
@@ -149,7 +141,8 @@ fn missing(peer: Peer) -> Option<&'static str> {
 impl Args {
     fn scenarios(&self) -> Vec<Scenario> {
         let mut chosen = chosen(&self.scenarios);
-        if self.resume && !chosen.contains(&Scenario::Resume) {
+        let has = |scenario| chosen.contains(&scenario);
+        if self.resume && has(Scenario::Connect) && !has(Scenario::Resume) {
             chosen.push(Scenario::Resume);
         }
         chosen

@@ -37,7 +37,7 @@ pub(super) struct Setting<'a> {
 }
 
 /// What is run.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize)]
 pub(super) struct Case {
     pub(super) scenario: Scenario,
     pub(super) peer: Peer,
@@ -49,10 +49,8 @@ pub(super) struct Case {
 /// One measured window.
 #[derive(Clone, Serialize)]
 pub(super) struct Run {
-    pub(super) scenario: Scenario,
-    pub(super) peer: Peer,
-    pub(super) agent_tls: Tls,
-    pub(super) repetition: u64,
+    #[serde(flatten)]
+    pub(super) case: Case,
     /// Which attempt it was: earlier ones were not quiet, later ones not quieter.
     pub(super) attempt: usize,
     pub(super) outcome: Outcome,
@@ -85,10 +83,9 @@ impl Identities {
 
 /// Runs until the machine was quiet, or as often as is worth it; the quietest counts.
 pub(super) fn run(setting: &Setting, case: Case) -> Result<Run, String> {
-    let Case { scenario, peer, agent_tls, repetition } = case;
     let once = |attempt| {
-        let (outcome, beside) = measured(setting, case, scenario.load())?;
-        Ok::<_, String>(Run { scenario, peer, agent_tls, repetition, attempt, outcome, beside })
+        let (outcome, beside) = measured(setting, case, case.scenario.load())?;
+        Ok::<_, String>(Run { case, attempt, outcome, beside })
     };
     let mut best = once(1)?;
     for attempt in 2..=ATTEMPTS {
@@ -183,8 +180,8 @@ fn keep(directory: &Path, identity: &Identity) -> io::Result<()> {
 impl Run {
     /// What one unit has cost the peer.
     pub(super) fn cost(&self) -> f64 {
-        let unit = self.scenario.unit();
-        match self.scenario.load() {
+        let unit = self.case.scenario.unit();
+        match self.case.scenario.load() {
             Load::Idle { .. } => self.outcome.memory_kib * 1.024 / self.units(),
             _ => self.outcome.peer.cpu_s * unit.per_second / self.units(),
         }
@@ -192,12 +189,12 @@ impl Run {
 
     /// How much was done.
     pub(super) fn units(&self) -> f64 {
-        (self.outcome.units as f64 / self.scenario.unit().size).max(f64::MIN_POSITIVE)
+        (self.outcome.units as f64 / self.case.scenario.unit().size).max(f64::MIN_POSITIVE)
     }
 
     /// What was done beside it, in units a second.
     pub(super) fn beside_rates(&self) -> impl Iterator<Item = f64> {
-        let loads = self.scenario.beside().into_iter().zip(&self.beside);
+        let loads = self.case.scenario.beside().into_iter().zip(&self.beside);
         loads.map(|(load, outcome)| outcome.units as f64 / Unit::of(load).size / outcome.seconds)
     }
 }

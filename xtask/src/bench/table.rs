@@ -69,7 +69,7 @@ pub(super) struct Row {
 /// The rows of one scenario, in the order of its peers.
 pub(super) fn rows(scenario: Scenario, peers: &[Peer], runs: &[Run]) -> Vec<Row> {
     let of = |peer| -> Vec<&Run> {
-        runs.iter().filter(|run| run.scenario == scenario && run.peer == peer).collect()
+        runs.iter().filter(|run| run.case.scenario == scenario && run.case.peer == peer).collect()
     };
     let mut rows: Vec<Row> = peers.iter().filter_map(|peer| row(*peer, &of(*peer))).collect();
     let of = |peer| rows.iter().find(|row| row.peer == peer);
@@ -88,7 +88,8 @@ fn ratio(one: Option<Summary>, to: Option<Summary>) -> Option<f64> {
 }
 
 fn row(peer: Peer, runs: &[&Run]) -> Option<Row> {
-    let (runs12, runs): (Vec<&Run>, Vec<&Run>) = runs.iter().partition(|run| run.agent_tls == Tls::Tls12);
+    let (runs12, runs): (Vec<&Run>, Vec<&Run>) =
+        runs.iter().partition(|run| run.case.agent_tls == Tls::Tls12);
     let median = |value: &dyn Fn(&Run) -> f64| Summary::of(runs.iter().map(|run| value(run)));
     let switches =
         |run: &Run| (run.outcome.peer.voluntary + run.outcome.peer.involuntary) as f64 / run.units();
@@ -101,7 +102,9 @@ fn row(peer: Peer, runs: &[&Run]) -> Option<Row> {
         latencies: latencies(&runs),
         tls12: Summary::of(runs12.iter().map(|run| run.cost())).filter(|_| peer != Peer::Direct),
         tls12_to_tuned: None,
-        syscalls_per_unit: runs.iter().find_map(|run| Some(run.outcome.syscalls? * run.scenario.unit().size)),
+        syscalls_per_unit: runs
+            .iter()
+            .find_map(|run| Some(run.outcome.syscalls? * run.case.scenario.unit().size)),
         resumed: median(&|run| run.outcome.resumed)?.median,
         rate: median(&|run| run.units() / run.outcome.seconds)?,
         switches_per_unit: median(&switches)?.median,
@@ -250,21 +253,15 @@ pub(super) fn text(cells: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::client::Outcome;
+    use super::super::run::Case;
     use super::super::system::Usage;
     use super::*;
 
     fn run(peer: Peer, cpu_s: f64) -> Run {
         let usage = Usage { cpu_s, voluntary: 30, involuntary: 10 };
         let outcome = Outcome { seconds: 2.0, units: 10, peer: usage, ..Outcome::default() };
-        Run {
-            scenario: Scenario::Echo,
-            peer,
-            agent_tls: Tls::Tls13,
-            repetition: 0,
-            attempt: 1,
-            outcome,
-            beside: Vec::new(),
-        }
+        let case = Case { scenario: Scenario::Echo, peer, agent_tls: Tls::Tls13, repetition: 0 };
+        Run { case, attempt: 1, outcome, beside: Vec::new() }
     }
 
     #[test]
