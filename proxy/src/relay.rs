@@ -1,8 +1,8 @@
 //! The hot path: bytes between client and agent after the `101`, each way on its own until both have ended.
 //! One turn of a direction reads once or more into the worker's buffer, opens every record in it, seals into
 //! one outgoing buffer and sends that at once. While a side can't take its bytes, the other is not read.
-//! Nothing here locks, logs or looks at the clock per message. What is allocated per record is rustls's doing, and
-//! the place for a record that came in part.
+//! Nothing here locks, logs or looks at the clock per message, and nothing is allocated but the place for a record that
+//! came in part.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

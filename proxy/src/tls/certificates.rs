@@ -154,6 +154,7 @@ impl Acceptor {
         config.ticketer = aws_lc_rs::Ticketer::new()?;
         // AES-GCM before ChaCha20: with AES instructions it costs the proxy less than half.
         config.ignore_client_order = true;
+        config.enable_secret_extraction = true;
         Ok(Self(Arc::new(config)))
     }
 }
@@ -161,12 +162,20 @@ impl Acceptor {
 impl Connector {
     /// A connector that accepts the certificates `trust` says.
     pub fn new(trust: &AgentTrust) -> Result<Self, CertificateError> {
+        Self::with_provider(provider(), trust)
+    }
+
+    pub(super) fn with_provider(
+        provider: Arc<CryptoProvider>,
+        trust: &AgentTrust,
+    ) -> Result<Self, CertificateError> {
         let (verifier, name) = verifier(trust)?;
-        let mut config = ClientConfig::builder_with_provider(provider())
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
+        config.enable_secret_extraction = true;
         config.resumption = Resumption::in_memory_sessions(AGENT_SESSIONS_MAX);
         Ok(Self { config: Arc::new(config), name })
     }
