@@ -111,6 +111,9 @@ pub struct LimitFlags {
     /// Client connections in all
     #[arg(long, value_name = "N", default_value_t = 9_000)]
     pub connections_max: usize,
+    /// Clients' TLS handshakes in flight, per worker; the one that has taken longest gives way to a new one
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub handshakes_max: usize,
     /// Seconds for a client's handshake, and for each request head
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub head_s: u64,
@@ -189,6 +192,8 @@ pub enum AccessLogTo {
 pub struct FrontLimits {
     /// Client connections in all workers.
     pub connections_max: usize,
+    /// Clients' TLS handshakes in flight, per worker.
+    pub handshakes_max: usize,
     /// For a handshake, and for a head from its first byte.
     pub head: Duration,
     /// Of the request head.
@@ -359,11 +364,15 @@ impl LimitFlags {
         if self.connections_max == 0 {
             return Err(ConfigError::Limit("--connections-max must be 1 at the least"));
         }
+        if self.handshakes_max == 0 {
+            return Err(ConfigError::Limit("--handshakes-max must be 1 at the least"));
+        }
         if self.turn_bytes < 4096 {
             return Err(ConfigError::Limit("--turn-bytes must be 4096 at the least"));
         }
         Ok(FrontLimits {
             connections_max: self.connections_max,
+            handshakes_max: self.handshakes_max,
             head: Duration::from_secs(self.head_s),
             head_size: self.head(),
             keep_alive: Duration::from_secs(self.keep_alive_s),

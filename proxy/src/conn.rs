@@ -118,8 +118,10 @@ impl<S> Accepted<S> {
         }
         let handshake =
             worker.net.timeout(worker.shared.config.front.head, secured.peer.handshake(&worker.scratch));
+        let mut place = worker.handshakes.begin();
         let secure = tokio::select! {
             done = handshake => done.unwrap_or(Err(Fault::TimedOut)),
+            () = place.lost() => Err(Fault::TimedOut),
             () = worker.stop.reached(Phase::Draining) => return None,
         };
         match secure {

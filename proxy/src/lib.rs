@@ -11,6 +11,7 @@ pub mod conn;
 pub mod exchange;
 pub mod executor;
 pub mod forward;
+pub mod handshakes;
 pub mod head;
 pub mod net;
 pub mod peer;

@@ -22,6 +22,7 @@ use crate::balance::{Balance, Connection, Desk};
 use crate::config::{Config, Readiness};
 use crate::conn;
 use crate::executor::Executor;
+use crate::handshakes::Handshakes;
 use crate::net::{Door, Kernel, Net, set_options};
 use crate::peer::Scratch;
 use crate::poller::Poller;
@@ -67,6 +68,8 @@ pub struct Worker<N: Net> {
     pub scratch: RefCell<Scratch>,
     /// Spare pipes.
     pub pipes: RefCell<Pipes>,
+    /// Clients' TLS handshakes in flight.
+    pub handshakes: Handshakes,
     /// How far stopping has come.
     pub stop: Stop,
 }
@@ -75,12 +78,14 @@ impl<N: Net> Worker<N> {
     /// A worker that has not accepted anything yet.
     pub fn new(net: N, shared: Shared) -> Self {
         let pool = Pool::new(shared.config.pool);
+        let handshakes = Handshakes::new(shared.config.front.handshakes_max);
         Self {
             net,
             shared,
             pool: RefCell::new(pool),
             scratch: RefCell::default(),
             pipes: RefCell::default(),
+            handshakes,
             stop: Stop::default(),
         }
     }

@@ -69,6 +69,27 @@ async fn half_a_head_is_a_408() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_too_many_handshakes_the_oldest_give_way_and_others_are_served() {
+    let agent = Agent::start(AgentConfig::default()).await.unwrap();
+    let front = Front::start(agent.address, &["--handshakes-max=4", "--workers=1"]).await;
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(Line::plain(front.secure()).await);
+    }
+    for mut client in clients.drain(..6) {
+        assert_eq!(client.rest().await.0, b"");
+    }
+    front.answers().await;
+    // It took the place of one more; the last three are still there.
+    for mut client in clients.drain(1..) {
+        client.say("GET / HTTP/1.1\r\n\r\n").await;
+        assert_eq!(client.answer().await.expect("an answer").status, 400);
+    }
+    drop(clients);
+    front.recovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_drips_is_a_408() {
     let (_agent, front) = front().await;
     let began = Instant::now();

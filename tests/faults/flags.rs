@@ -106,6 +106,7 @@ fn flags_that_make_no_sense_are_unusable() {
     unusable(&["--head-bytes-max=1"], "--head-bytes-max");
     unusable(&["--headers-max=0"], "--headers-max");
     unusable(&["--connections-max=0"], "--connections-max");
+    unusable(&["--handshakes-max=0"], "--handshakes-max");
     // The kernel takes it in milliseconds, of which there are not so many.
     unusable(&["--stall-s=3000000"], "--stall-s");
     unusable(&["--stall-s=2147484"], "--stall-s");
