@@ -364,11 +364,36 @@ impl Drop for Watched {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     fn run<T: 'static, F: Future<Output = T> + 'static>(main: impl FnOnce(Executor) -> F) -> T {
-        let executor = Executor::new(Poller::epoll().expect("epoll")).expect("a loop");
+        run_on(Poller::epoll(), main)
+    }
+
+    fn run_on<T: 'static, F: Future<Output = T> + 'static>(
+        poller: io::Result<Poller>,
+        main: impl FnOnce(Executor) -> F,
+    ) -> T {
+        let executor = Executor::new(poller.expect("a poller")).expect("a loop");
         executor.run(main(executor.clone())).expect("a poller that works")
+    }
+
+    /// A watched socket, and the other end of it.
+    fn watched(executor: &Executor) -> (Watched, UnixStream) {
+        let (near, far) = UnixStream::pair().expect("a pair");
+        near.set_nonblocking(true).expect("a socket");
+        (Watched::new(executor, near.into(), false).expect("a socket"), far)
+    }
+
+    async fn byte(socket: &Watched) -> u8 {
+        let mut byte = [0];
+        poll_fn(|_| socket.poll_io(Interest::Read, |socket| rustix::io::read(socket, &mut byte)))
+            .await
+            .expect("a byte");
+        byte[0]
     }
 
     #[test]
@@ -422,6 +447,66 @@ mod tests {
             order.take()
         });
         assert_eq!(order, [0, 1, 2, 0, 1, 2]);
+    }
+
+    /// Where the kernel does its part only when it is asked to (`IORING_SETUP_DEFER_TASKRUN`), a loop that never
+    /// waits has to ask as well.
+    #[test]
+    fn a_loop_that_is_never_idle_hears_of_its_sockets() {
+        for poller in [Poller::ring(), Poller::epoll()] {
+            let got = run_on(poller, |executor| async move {
+                let (socket, mut far) = watched(&executor);
+                let busy = executor.clone();
+                executor.spawn(async move {
+                    loop {
+                        busy.yield_now().await;
+                    }
+                });
+                std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_millis(20));
+                    far.write_all(b"x").map(|()| far)
+                });
+                byte(&socket).await
+            });
+            assert_eq!(got, b'x');
+        }
+    }
+
+    #[test]
+    fn what_has_happened_to_a_socket_is_not_told_to_the_one_that_takes_its_place() {
+        for poller in [Poller::ring(), Poller::epoll()] {
+            run_on(poller, |executor| async move {
+                let (before, mut far) = watched(&executor);
+                let name = |socket: &Watched| executor.0.sources.borrow()[socket.key].token;
+                let (key, token) = (before.key, name(&before));
+                // Its news is there, but not collected yet.
+                executor.sleep(Duration::from_millis(1)).await;
+                far.write_all(b"x").expect("room");
+                drop(before);
+                let (after, _far) = watched(&executor);
+                assert_eq!(after.key, key);
+                // The kernel may still speak of the one before, which is closed only then.
+                assert_ne!(name(&after), token);
+                executor.sleep(Duration::from_millis(5)).await;
+                let mut calls = 0;
+                let polled = after.poll_io(Interest::Read, |_| {
+                    calls += 1;
+                    Err::<(), _>(Errno::AGAIN)
+                });
+                assert!(polled.is_pending() && calls == 0, "it was told that it is readable");
+            });
+        }
+    }
+
+    #[test]
+    fn a_call_that_a_signal_interrupts_is_made_again() {
+        run(|executor| async move {
+            let (near, _far) = UnixStream::pair().expect("a pair");
+            let socket = Watched::new(&executor, near.into(), true).expect("a socket");
+            let mut results = [Err(Errno::INTR), Err(Errno::INTR), Ok(7)].into_iter();
+            let call = |_: BorrowedFd<'_>| results.next().expect("no more calls");
+            assert!(matches!(socket.poll_io(Interest::Read, call), Poll::Ready(Ok(7))));
+        });
     }
 
     #[test]

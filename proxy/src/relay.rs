@@ -418,3 +418,114 @@ impl<N: Net> Passage<'_, '_, N> {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::{Pending, pending};
+    use std::io;
+    use std::net::SocketAddr;
+    use std::rc::Rc;
+    use std::task::Waker;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::schedule::Class;
+    use crate::tls::TlsEnd;
+
+    const TURN_BYTES: usize = 64 * 1024;
+
+    /// A side that has so much to say, and takes everything.
+    #[derive(Clone, Default)]
+    struct Talker {
+        left: Rc<Cell<usize>>,
+        taken: Rc<Cell<usize>>,
+    }
+
+    impl Stream for Talker {
+        fn poll_recv(&mut self, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+            let said = into.len().min(self.left.get());
+            self.left.set(self.left.get() - said);
+            if said == 0 { Poll::Pending } else { Poll::Ready(Ok(said)) }
+        }
+
+        fn poll_send(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.taken.set(self.taken.get() + bytes.len());
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn finish(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A worker that others wait for too, and that gives so many turns to bulk transfers.
+    struct Busy {
+        bulk_turns: Cell<usize>,
+    }
+
+    impl Net for Busy {
+        type Stream = Talker;
+        type Sleep = Pending<()>;
+
+        async fn connect(&self, _: SocketAddr) -> io::Result<Talker> {
+            Ok(Talker::default())
+        }
+
+        fn now(&self) -> Instant {
+            Instant::now()
+        }
+
+        fn sleep(&self, _: Duration) -> Self::Sleep {
+            pending()
+        }
+
+        async fn breathe(&self) {}
+
+        fn become_class(&self, _: Class) {}
+
+        fn may_move_bulk(&self) -> bool {
+            let left = self.bulk_turns.get();
+            self.bulk_turns.set(left.saturating_sub(1));
+            left > 0
+        }
+
+        fn is_idle(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_flood_waits_for_its_turns_after_four_in_a_row_and_input_does_not() {
+        let (client, agent) = (Talker::default(), Talker::default());
+        let mut client_peer = Peer::new(client.clone(), TlsEnd::plain());
+        let mut agent_peer = Peer::new(agent.clone(), TlsEnd::plain());
+        let net = Busy { bulk_turns: Cell::new(0) };
+        let (scratch, pipes, stop) = (RefCell::default(), RefCell::default(), Stop::default());
+        let limits =
+            RelayLimits { turn_bytes: TURN_BYTES, idle: Duration::MAX, half_closed_idle: Duration::MAX };
+        let around = Surroundings { net: &net, scratch: &scratch, pipes: &pipes, stop: &stop, limits };
+        let mut session = pin!(relay(&mut client_peer, &mut agent_peer, &around));
+        let mut runs =
+            || assert!(session.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let to_client = || client.taken.get();
+
+        agent.left.set(usize::MAX);
+        runs();
+        assert_eq!(to_client(), 4 * TURN_BYTES);
+        client.left.set(40);
+        runs();
+        assert_eq!((agent.taken.get(), to_client()), (40, 4 * TURN_BYTES));
+        net.bulk_turns.set(2);
+        runs();
+        assert_eq!(to_client(), 6 * TURN_BYTES);
+
+        // A turn that is not used up ends the flood: the next bytes don't wait.
+        agent.left.set(100);
+        net.bulk_turns.set(1);
+        runs();
+        agent.left.set(usize::MAX);
+        runs();
+        assert_eq!(to_client(), (6 + 4) * TURN_BYTES + 100);
+    }
+}

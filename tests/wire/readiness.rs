@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 
 use harness::agent::{Agent, AgentConfig, AgentTls};
 use harness::front::Front;
 use harness::line::Line;
-use harness::process::eventually;
+use harness::process::{Process, eventually};
+use harness::proxy::{self, Proxy};
 
 use crate::crowd::live;
 use crate::sockets::{MIB, echoes};
@@ -19,6 +21,46 @@ async fn epoll_serves_where_there_is_no_ring() {
     let secure = front.secure();
     echoes(Line::secure(secure).await, 16 * MIB).await;
     live(&agent, &front, 100, || Line::secure(secure)).await;
+}
+
+/// What container engines do: `io_uring_setup(2)` is not permitted (425 on every architecture).
+const NO_RING: [[u8; 8]; 4] = [
+    // The number of the call; where it is that, the answer is EPERM, and else the call goes on (seccomp(2)).
+    [0x20, 0, 0, 0, 0, 0, 0, 0],
+    [0x15, 0, 0, 1, 0xa9, 1, 0, 0],
+    [0x06, 0, 0, 0, 1, 0, 5, 0],
+    [0x06, 0, 0, 0, 0, 0, 0xff, 0x7f],
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_ring_is_not_permitted_it_says_so_and_serves_by_epoll() {
+    let agent = Agent::start(AgentConfig::default()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let filter = folder.path().join("filter");
+    fs::write(&filter, NO_RING.concat()).unwrap();
+    let confined = |flags: &[&str]| {
+        let mut command = Command::new("sh");
+        let proxy = proxy::command(flags);
+        command.args(["-c", "exec 9<\"$0\"; exec bwrap --dev-bind / / --seccomp 9 -- \"$@\""]);
+        command.arg(&filter).arg(proxy.get_program()).args(proxy.get_args());
+        command
+    };
+    let (port, allowed) =
+        (format!("--agent-port={}", agent.address.port()), format!("--agents={}/32", agent.address.ip()));
+    let flags = ["--listen=127.0.0.1:0", "--workers=2", &port, &allowed];
+    let served = Proxy::start_by(confined(&flags), &flags);
+    let mut client = Line::secure(served.address()).await;
+    client.say(format!("GET /{}/bytes/100 HTTP/1.1\r\nHost: p\r\n\r\n", agent.address.ip())).await;
+    assert_eq!(client.answer().await.expect("an answer").status, 200);
+    let log = served.log();
+    let said = log.lines().filter(|line| line.contains("io_uring can't be used")).collect::<Vec<_>>();
+    assert!(matches!(said[..], [line] if line.contains("epoll serves instead")), "{log}");
+
+    // Who insists on a ring is told that there is none.
+    let mut refused =
+        Process::start(confined(&[&flags[..], &["--readiness=io-uring"]].concat())).without_grace();
+    assert_eq!(refused.wait().code(), Some(1), "{}", refused.log());
+    assert!(refused.log().contains("io_uring can't be used"), "{}", refused.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
 const NEEDED: [(&str, &[&str]); 3] = [
-    ("wire", &["curl", "iproute2", "nginx-light", "openssl"]),
+    ("wire", &["bubblewrap", "curl", "iproute2", "nginx-light", "openssl"]),
     ("faults", &["openssl"]),
     (
         "desktop",
