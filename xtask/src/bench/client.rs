@@ -31,8 +31,8 @@ const INPUT_BYTES: usize = 40;
 /// For a peer to put away what it no longer needs.
 const SETTLE: Duration = Duration::from_secs(1);
 /// For how long system calls are counted, and for how long the load goes on for that.
-const COUNTED: Duration = Duration::from_millis(500);
-const COUNTING: Duration = Duration::from_secs(1);
+const COUNTED: Duration = Duration::from_millis(300);
+const COUNTING: Duration = Duration::from_millis(600);
 /// How many connections are being opened at a time.
 const OPENING: usize = 32;
 
