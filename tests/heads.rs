@@ -78,6 +78,21 @@ fn an_agent_that_keeps_its_prefix_sees_it() {
 }
 
 #[test]
+fn a_host_name_of_an_agents_own_leads_to_it_with_every_path() {
+    let front = Front::start(&["--agent-domain=desk.test"]);
+    front.check(&hosts::under_domain());
+    let asked = "GET /x HTTP/1.1\r\nHost: 127-0-0-2.desk.test\r\nConnection: close\r\n\r\n";
+    let kept = "Set-Cookie: a=1; Path=/\r\nLocation: ";
+    for (location, told) in
+        [("/y", "/y"), ("https://127.0.0.2/y", "/y"), ("https://else.test/y", "https://else.test/y")]
+    {
+        let answer = format!("HTTP/1.1 204 No Content\r\n{kept}{location}\r\n\r\n");
+        let got = front.answer(&[answer.as_bytes()], asked.as_bytes());
+        assert_eq!(got, format!("HTTP/1.1 204 No Content\r\nConnection: close\r\n{kept}{told}\r\n\r\n"));
+    }
+}
+
+#[test]
 fn an_agent_is_told_the_host_that_the_operator_chose() {
     Front::start(&["--host-header=pass"]).check(&hosts::passed());
     Front::start(&["--host-header=agent"]).check(&hosts::agents_own());

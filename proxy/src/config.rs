@@ -13,7 +13,7 @@ use crate::exchange::ExchangeLimits;
 use crate::forward::{HostHeader, Prefix};
 use crate::head::{HEADERS_MAX, HeadLimits};
 use crate::relay::RelayLimits;
-use crate::route::AllowedAgents;
+use crate::route::{AgentDomain, AllowedAgents};
 use crate::tls::{AgentTrust, CertificatePair, Pin};
 
 /// A proxy for Amazon DCV desktops: one HTTPS address in front of many agents.
@@ -63,6 +63,9 @@ pub struct Flags {
     /// The agent for paths that name none; must lie inside --agents
     #[arg(long, value_name = "IP")]
     pub default_agent: Option<IpAddr>,
+    /// The domain of which 10-0-0-5.DOMAIN is agent 10.0.0.5: each desktop then has a browser origin of its own
+    #[arg(long, value_name = "DOMAIN")]
+    pub agent_domain: Option<AgentDomain>,
     /// The port of every agent
     #[arg(long, value_name = "PORT", default_value_t = 8443, value_parser = clap::value_parser!(u16).range(1..))]
     pub agent_port: u16,
@@ -219,6 +222,8 @@ pub struct Config {
     pub agents: AllowedAgents,
     /// The agent for paths that name none.
     pub default_agent: Option<IpAddr>,
+    /// The domain whose names stand for agents.
+    pub agent_domain: Option<AgentDomain>,
     /// The port of every agent.
     pub agent_port: u16,
     /// How agents are verified; none where they speak plain HTTP.
@@ -291,6 +296,7 @@ impl Flags {
             pool: self.limits.pool(),
             listen_plain: self.listen_plain,
             default_agent: self.default_agent,
+            agent_domain: self.agent_domain,
             agent_port: self.agent_port,
             prefix: self.prefix,
             host_header: self.host_header,

@@ -318,7 +318,9 @@ fn decide<N: Net>(
     asked: &mut Asked,
 ) -> Result<(SocketAddr, Vec<u8>), Reply> {
     let config = &worker.shared.config;
-    let route = Route::of(head.path);
+    let stripped = config.prefix == Prefix::Strip;
+    let prefix = |ip| stripped.then(|| format!("/{ip}"));
+    let route = Route::of_request(head.host, head.path, config.agent_domain.as_ref());
     let (agent, rest, mounted) = match route {
         Route::Health => return Err(health(head.method)),
         Route::NotAnAddress => {
@@ -327,14 +329,21 @@ fn decide<N: Net>(
                 "The first part of the path is no IPv4 address: write /10.0.0.5/ for 10.0.0.5.",
             ));
         }
+        Route::NotAnAgentsHost => {
+            return Err(Reply::new(
+                404,
+                "The first part of the host name is no address: write 10-0-0-5 for 10.0.0.5.",
+            ));
+        }
         Route::Default => match config.default_agent {
             Some(agent) => (agent, head.path.to_owned(), None),
             None => {
                 return Err(Reply::new(404, "No desktop is named: write https://<this host>/<agent IP>/."));
             }
         },
-        Route::Agent(ip, rest) => (IpAddr::V4(ip), rest.to_owned(), Some(ip)),
-        Route::NoSlash(ip, query) => (IpAddr::V4(ip), format!("/{query}"), Some(ip)),
+        Route::Host(agent) => (agent, head.path.to_owned(), Some(String::new())),
+        Route::Agent(ip, rest) => (IpAddr::V4(ip), rest.to_owned(), prefix(ip)),
+        Route::NoSlash(ip, query) => (IpAddr::V4(ip), format!("/{query}"), prefix(ip)),
     };
     if !config.agents.allows(agent) {
         let count = worker.shared.forbidden.fetch_add(1, Ordering::Relaxed) + 1;
@@ -349,15 +358,14 @@ fn decide<N: Net>(
             .with_header(format!("Location: /{ip}/{query}")));
     }
     let agent = SocketAddr::new(agent, config.agent_port);
-    let stripped = config.prefix == Prefix::Strip;
     let path = if stripped { rest.as_str() } else { head.path };
     let forward = Forward { client, secure, agent, host_header: config.host_header, path };
     let host = forward::host_for(head, &forward);
     let mut out = Vec::with_capacity(1024 + head.path.len());
     forward::request(head, &forward, &host, &mut out);
     let bare = matches!(route, Route::NoSlash(..));
-    asked.mount =
-        mounted.filter(|_| stripped).map(|agent| Mount { agent, port: config.agent_port, host, bare });
+    let (agent_ip, port) = (agent.ip(), agent.port());
+    asked.mount = mounted.map(|prefix| Mount { prefix, agent: agent_ip, port, host, bare });
     Ok((agent, out))
 }
 

@@ -2,7 +2,7 @@
 //! Only values that the parser has accepted are copied, so no line end can be smuggled in.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::body::Framing;
 use crate::head::{self, Header, RequestHead, ResponseHead, split_port};
@@ -44,11 +44,13 @@ pub struct Forward<'a> {
     pub path: &'a str,
 }
 
-/// The `/<ip>` that was taken off, to be put back where the agent names a path of its own.
+/// Where the agent's paths are for the client: its prefix is put back where the agent names a path of its own.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Mount {
-    /// The agent behind the prefix.
-    pub agent: Ipv4Addr,
+    /// `/<ip>`; empty where the agent has a host name of its own.
+    pub prefix: String,
+    /// The agent behind it.
+    pub agent: IpAddr,
     /// The port it is reached on.
     pub port: u16,
     /// The host it was told.
@@ -218,7 +220,7 @@ fn mounted(header: &Header<'_>, mount: &Mount, out: &mut Vec<u8>) {
 fn mounted_location(value: &[u8], mount: &Mount) -> Vec<u8> {
     let Some(path) = own_path(value, mount) else { return value.to_vec() };
     let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
-    [format!("/{}", mount.agent).as_bytes(), slash, path].concat()
+    [mount.prefix.as_bytes(), slash, path].concat()
 }
 
 fn own_path<'a>(value: &'a [u8], mount: &Mount) -> Option<&'a [u8]> {
@@ -231,7 +233,7 @@ fn own_path<'a>(value: &'a [u8], mount: &Mount) -> Option<&'a [u8]> {
     let authority = std::str::from_utf8(authority).ok()?;
     let (name, port) = split_port(authority);
     let told = split_port(&mount.host).0;
-    let own_name = name == mount.agent.to_string() || name.eq_ignore_ascii_case(told);
+    let own_name = name == bracketed(mount.agent) || name.eq_ignore_ascii_case(told);
     let own_port = port.is_none_or(|port| port.is_empty() || port == mount.port.to_string());
     let as_told = authority.eq_ignore_ascii_case(&mount.host);
     ((own_name && own_port) || as_told).then_some(path)
@@ -248,7 +250,7 @@ fn strip_scheme(value: &[u8]) -> Option<&[u8]> {
 /// the prefix already (RFC 6265 5.1.4), but for a bare request. Browsers refuse a `__Host-` cookie with a path:
 /// better that than one desktop's cookie sent to all.
 fn mounted_cookie(value: &[u8], mount: &Mount) -> Vec<u8> {
-    let prefix = format!("/{}", mount.agent);
+    let prefix = &mount.prefix;
     let mut parts = value.split(|b| *b == b';');
     let mut out = parts.next().unwrap_or_default().to_vec();
     let mut placed = !mount.bare;
@@ -295,8 +297,9 @@ mod tests {
 
     #[test]
     fn white_space_before_a_cookies_path_hides_nothing() {
-        let mount =
-            Mount { agent: Ipv4Addr::new(10, 0, 0, 5), port: 8443, host: "h".to_owned(), bare: false };
+        let agent = IpAddr::from([10, 0, 0, 5]);
+        let prefix = format!("/{agent}");
+        let mount = Mount { prefix, agent, port: 8443, host: "h".to_owned(), bare: false };
         for (from, to) in [("a; Path=/", "a; Path=/10.0.0.5/"), ("a; Path= \t/", "a; Path= \t/10.0.0.5/")] {
             assert_eq!(mounted_cookie(from.as_bytes(), &mount), to.as_bytes());
         }

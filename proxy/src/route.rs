@@ -1,9 +1,13 @@
 //! Where a path goes, and whether it may. Pure: the agent's address is parsed here, once, and nothing
 //! re-parses it afterwards.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::head::split_port;
 
 /// What the first segment of a path asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -12,6 +16,10 @@ pub enum Route<'a> {
     Agent(Ipv4Addr, &'a str),
     /// `/<ip>` or `/<ip>?query`: the agent, and the query with its question mark.
     NoSlash(Ipv4Addr, &'a str),
+    /// A host name that stands for the agent, which gets the whole path.
+    Host(IpAddr),
+    /// A host name under the domain of the agents that stands for none.
+    NotAnAgentsHost,
     /// `/health`, answered by the proxy.
     Health,
     /// Looks like an address and is none, such as `/010.0.0.5/` or `/256.1.1.1/`.
@@ -21,6 +29,22 @@ pub enum Route<'a> {
 }
 
 impl<'a> Route<'a> {
+    /// Of a request: its host decides where it lies under the agents' domain, and else its path.
+    pub fn of_request(host: Option<&str>, path: &'a str, domain: Option<&AgentDomain>) -> Self {
+        let by_host = host.zip(domain).and_then(|(host, domain)| domain.label(host));
+        by_host.map_or_else(|| Self::of(path), Self::of_label)
+    }
+
+    /// `10-0-0-5`, or `2001-db8--5` for IPv6.
+    fn of_label(label: &str) -> Self {
+        if label.contains(['.', ':']) {
+            return Self::NotAnAgentsHost;
+        }
+        let v4 = label.replace('-', ".").parse().map(IpAddr::V4);
+        let agent = v4.or_else(|_| label.replace('-', ":").parse().map(IpAddr::V6));
+        agent.map_or(Self::NotAnAgentsHost, |agent| Self::Host(agent.to_canonical()))
+    }
+
     /// Reads the first segment of a path that starts with a slash. Nothing is decoded or normalised.
     pub fn of(path: &'a str) -> Self {
         let tail = path.strip_prefix('/').unwrap_or(path);
@@ -38,6 +62,44 @@ impl<'a> Route<'a> {
             Ok(agent) if rest.starts_with('/') => Self::Agent(agent, rest),
             Ok(agent) => Self::NoSlash(agent, rest),
         }
+    }
+}
+
+/// The domain whose names stand for agents: `10-0-0-5.desktops.example.com` under `desktops.example.com`. It gives
+/// each agent a browser origin of its own.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AgentDomain(String);
+
+/// A domain that can't be one.
+#[derive(Debug, thiserror::Error)]
+#[error("write a domain such as desktops.example.com, without a port, wildcard or dot in front")]
+pub struct DomainError;
+
+impl FromStr for AgentDomain {
+    type Err = DomainError;
+
+    fn from_str(text: &str) -> Result<Self, DomainError> {
+        let is_label = |label: &str| {
+            !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        let is_domain = text.split('.').all(is_label) && text.parse::<IpAddr>().is_err();
+        if is_domain { Ok(Self(text.to_owned())) } else { Err(DomainError) }
+    }
+}
+
+impl fmt::Display for AgentDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl AgentDomain {
+    /// What stands before the domain in `host`, which may end with a port; none where it lies elsewhere.
+    fn label<'a>(&self, host: &'a str) -> Option<&'a str> {
+        let name = split_port(host).0;
+        let at = name.len().checked_sub(self.0.len())?;
+        let (label, domain) = name.split_at_checked(at)?;
+        if domain.eq_ignore_ascii_case(&self.0) { label.strip_suffix('.') } else { None }
     }
 }
 
@@ -131,6 +193,39 @@ mod tests {
 
     fn allowed(prefixes: &[&str]) -> AllowedAgents {
         AllowedAgents::new(prefixes.iter().map(|p| p.parse().expect("a prefix")).collect())
+    }
+
+    #[test]
+    fn a_host_under_the_agents_domain_decides_and_no_other_does() {
+        let domain: AgentDomain = "Desktops.example.com".parse().expect("a domain");
+        let five = Route::Host(IpAddr::V4(FIVE));
+        let path = "/10.0.0.6/x";
+        let six = Route::Agent(Ipv4Addr::new(10, 0, 0, 6), "/x");
+        let routes = [
+            (Some("10-0-0-5.desktops.example.com"), five),
+            (Some("10-0-0-5.DESKTOPS.example.com:8443"), five),
+            (
+                Some("2001-db8--5.desktops.example.com"),
+                Route::Host("2001:db8::5".parse().expect("an address")),
+            ),
+            (Some("--ffff-a00-5.desktops.example.com"), five),
+            (Some("10-0-0-05.desktops.example.com"), Route::NotAnAgentsHost),
+            (Some("10.0.0.5.desktops.example.com"), Route::NotAnAgentsHost),
+            (Some("x.10-0-0-5.desktops.example.com"), Route::NotAnAgentsHost),
+            (Some(".desktops.example.com"), Route::NotAnAgentsHost),
+            (Some("desktops.example.com"), six),
+            (Some("10-0-0-5.example.com"), six),
+            (Some("10-0-0-5xdesktops.example.com"), six),
+            (Some("10.0.0.1"), six),
+            (None, six),
+        ];
+        for (host, route) in routes {
+            assert_eq!(Route::of_request(host, path, Some(&domain)), route, "{host:?}");
+            assert_eq!(Route::of_request(host, path, None), six, "{host:?}");
+        }
+        for domain in ["", ".a", "a.", "*.a", "a:1", "10.0.0.1", "a b", "a/b"] {
+            assert!(domain.parse::<AgentDomain>().is_err(), "{domain}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Host: exactly one, a host and no more, and the same as an absolute target's.
 
-use super::row::{Row, forwarded, head, refused, seen};
+use super::row::{Row, forwarded, head, path, refused, seen};
 
 pub(crate) fn rows() -> Vec<Row> {
     [good(), bad(), absolute(), bad_absolute(), http10()].into_iter().flatten().collect()
@@ -184,5 +184,46 @@ pub(crate) fn kept_prefix() -> Vec<Row> {
         same("http://h/127.0.0.2/x", "/127.0.0.2/x"),
         same("/x", "/x"),
         super::row::answered("/127.0.0.2?q", 308).with_line("Location: /127.0.0.2/?q"),
+    ]
+}
+
+/// Rows of a proxy whose agents have host names of their own, under `desk.test`.
+pub(crate) fn under_domain() -> Vec<Row> {
+    let ask = |target: &str, host: &str| head(&format!("GET {target} HTTP/1.1"), &[&format!("Host: {host}")]);
+    let agent = |target: &str, host: &str, told: &str| {
+        forwarded(
+            &format!("{host}{target}"),
+            ask(target, host),
+            seen(&format!("GET {target} HTTP/1.1"), told, &[]),
+        )
+    };
+    let own = |target: &str, host: &str, status| {
+        refused(&format!("{host}{target}"), status, ask(target, host)).stays()
+    };
+    vec![
+        agent("/", "127-0-0-2.desk.test", "127-0-0-2.desk.test"),
+        agent("/a//b/../c%2F?q", "127-0-0-2.Desk.Test:8443", "127-0-0-2.Desk.Test"),
+        // On an agent's host all is the agent's: what would be another's prefix elsewhere, and the proxy's own path.
+        agent("/127.0.0.3/x", "127-0-0-2.desk.test", "127-0-0-2.desk.test"),
+        agent("/health", "127-0-0-2.desk.test", "127-0-0-2.desk.test"),
+        forwarded(
+            "an absolute target",
+            ask("http://127-0-0-2.desk.test/x", "127-0-0-2.desk.test"),
+            seen("GET /x HTTP/1.1", "127-0-0-2.desk.test", &[]),
+        ),
+        own("/x", "127-0-0-1.desk.test", 403),
+        own("/x", "127-0-0-02.desk.test", 404),
+        own("/x", "a.desk.test", 404),
+        own("/x", "a.127-0-0-2.desk.test", 404),
+        own("/127.0.0.2/x", "127-0-0-256.desk.test", 404),
+        path("/127.0.0.2/x", "/x"),
+        forwarded(
+            "the domain itself",
+            ask("/127.0.0.2/x", "desk.test"),
+            seen("GET /x HTTP/1.1", "desk.test", &[]),
+        ),
+        own("/health", "desk.test", 200),
+        own("/x", "desk.test", 404),
+        own("/x", "127-0-0-2.other.test", 404),
     ]
 }
