@@ -68,7 +68,7 @@ impl Acceptor {
     /// A new connection's end.
     pub fn accept(&self) -> Result<TlsEnd, TlsError> {
         let connection = UnbufferedServerConnection::new(self.0.clone())?;
-        Ok(TlsEnd::new(Phase::Handshake(Box::new(Handshake::Client(connection)))))
+        Ok(TlsEnd::new(Phase::Handshake(Box::new(Handshake::with_client(connection)))))
     }
 }
 
@@ -77,7 +77,7 @@ impl Connector {
     pub fn connect(&self, agent: IpAddr) -> Result<TlsEnd, TlsError> {
         let name = self.name.clone().unwrap_or_else(|| ServerName::IpAddress(agent.into()));
         let connection = UnbufferedClientConnection::new(self.config.clone(), name)?;
-        Ok(TlsEnd::new(Phase::Handshake(Box::new(Handshake::Agent(connection)))))
+        Ok(TlsEnd::new(Phase::Handshake(Box::new(Handshake::with_agent(connection)))))
     }
 }
 
@@ -126,28 +126,32 @@ impl TlsEnd {
         sink: &mut impl FnMut(&[u8]),
         outgoing: &mut Buffer,
     ) -> Result<TlsState, TlsError> {
-        let (used, state) = match &mut self.phase {
+        let mut used = 0;
+        if let Phase::Handshake(handshake) = &mut self.phase {
+            let is_done;
+            (used, is_done) = handshake.open(incoming, outgoing)?;
+            if !is_done {
+                self.hold(&incoming[used..])?;
+                return Ok(TlsState::Handshaking);
+            }
+            self.end_handshake()?;
+        }
+        let (more, state) = match &mut self.phase {
             Phase::Plain => {
                 sink(incoming);
                 return Ok(TlsState::Open);
             }
-            Phase::Handshake(handshake) => handshake.open(incoming, sink, outgoing)?,
-            Phase::Session(session) => session.open(incoming, sink, outgoing)?,
-            Phase::Failed => return Err(TlsError::NotReady),
+            Phase::Session(session) => session.open(&mut incoming[used..], sink, outgoing)?,
+            Phase::Handshake(_) | Phase::Failed => return Err(TlsError::NotReady),
         };
         // What follows a close_notify is no part of the stream (RFC 8446 6.1).
-        let rest = if state == TlsState::PeerEnded { &[] } else { &incoming[used..] };
+        let rest = if state == TlsState::PeerEnded { &[] } else { &incoming[used + more..] };
         self.hold(rest)?;
-        if state != TlsState::Handshaking {
-            self.end_handshake()?;
-        }
         Ok(state)
     }
 
     fn end_handshake(&mut self) -> Result<(), TlsError> {
-        if matches!(self.phase, Phase::Handshake(_))
-            && let Phase::Handshake(handshake) = std::mem::replace(&mut self.phase, Phase::Failed)
-        {
+        if let Phase::Handshake(handshake) = std::mem::replace(&mut self.phase, Phase::Failed) {
             self.phase = Phase::Session(Box::new(handshake.finish()?));
         }
         Ok(())

@@ -1,20 +1,28 @@
 //! The TLS handshake, by rustls: ciphertext goes in and comes out until both sides may send, and a [`Session`] takes
-//! over. Early data is neither offered nor accepted: it could be replayed.
+//! over. rustls is shown a record at a time, so that it never sees one that follows the handshake: what it made of such
+//! a one would be lost with it. Early data is neither offered nor accepted: it could be replayed.
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 
+use super::TlsError;
+use super::record::{HANDSHAKE, length};
 use super::session::{Secrets, Session};
-use super::{TlsError, TlsState};
 use crate::buffer::Buffer;
 
-/// Content types whose records are no alert (RFC 8446 5.1).
+/// A content type (RFC 8446 5.1).
 const CHANGE_CIPHER_SPEC: u8 = 20;
-const HANDSHAKE: u8 = 22;
 
-/// A handshake, and what side of it this is.
-pub(super) enum Handshake {
+/// A handshake.
+pub(super) struct Handshake {
+    side: Side,
+    /// Bytes at the front of what comes that rustls has seen and wants to see again.
+    seen: usize,
+}
+
+/// What side of it this is.
+enum Side {
     /// With an agent.
     Agent(UnbufferedClientConnection),
     /// With a client.
@@ -22,28 +30,39 @@ pub(super) enum Handshake {
 }
 
 impl Handshake {
-    /// Takes `incoming` in. Gives the bytes used, and where it stands; the data that came with the last flight goes to
-    /// `sink`, what has to be answered behind `outgoing`, also with an error.
+    /// With an agent.
+    pub(super) fn with_agent(connection: UnbufferedClientConnection) -> Self {
+        Self { side: Side::Agent(connection), seen: 0 }
+    }
+
+    /// With a client.
+    pub(super) fn with_client(connection: UnbufferedServerConnection) -> Self {
+        Self { side: Side::Client(connection), seen: 0 }
+    }
+
+    /// Takes `incoming` in, which starts with what was not used before. Gives the bytes used, and whether it is done.
+    /// What has to be answered goes behind `outgoing`, also with an error.
     pub(super) fn open(
         &mut self,
         incoming: &mut [u8],
-        sink: &mut impl FnMut(&[u8]),
         outgoing: &mut Buffer,
-    ) -> Result<(usize, TlsState), TlsError> {
-        match self {
-            Self::Agent(connection) => open(connection, incoming, sink, outgoing),
-            Self::Client(connection) => open(connection, incoming, sink, outgoing),
-        }
+    ) -> Result<(usize, bool), TlsError> {
+        let (used, seen, is_done) = match &mut self.side {
+            Side::Agent(connection) => open(connection, incoming, self.seen, outgoing)?,
+            Side::Client(connection) => open(connection, incoming, self.seen, outgoing)?,
+        };
+        self.seen = seen - used;
+        Ok((used, is_done))
     }
 
     /// What comes after it.
     pub(super) fn finish(self) -> Result<Session, TlsError> {
-        match self {
-            Self::Agent(connection) => {
+        match self.side {
+            Side::Agent(connection) => {
                 let (now, kernel) = connection.dangerous_into_kernel_connection()?;
                 Session::new(now, Secrets::Agent(kernel))
             }
-            Self::Client(connection) => {
+            Side::Client(connection) => {
                 let (now, kernel) = connection.dangerous_into_kernel_connection()?;
                 Session::new(now, Secrets::Client(kernel))
             }
@@ -71,58 +90,56 @@ impl Records for UnbufferedServerConnection {
     }
 }
 
+/// Gives the bytes used, those that were shown, and whether the handshake is done.
 fn open<C: Records>(
     connection: &mut C,
     incoming: &mut [u8],
-    sink: &mut impl FnMut(&[u8]),
+    mut seen: usize,
     outgoing: &mut Buffer,
-) -> Result<(usize, TlsState), TlsError> {
+) -> Result<(usize, usize, bool), TlsError> {
     let mut used = 0;
-    let mut has_ended = false;
     loop {
-        let UnbufferedStatus { discard, state, .. } = connection.process(&mut incoming[used..]);
+        let UnbufferedStatus { discard, state, .. } = connection.process(&mut incoming[used..seen]);
         let state = match state {
             Ok(state) => state,
             Err(error) => {
-                encode_alert(connection, &mut incoming[used + discard..], outgoing);
+                encode_alert(connection, &mut incoming[used + discard..seen], outgoing);
                 return Err(error.into());
             }
         };
-        let step = step(state, sink, outgoing)?;
+        let step = step(state, outgoing)?;
         used += discard;
         match step {
             Step::More => {}
-            Step::PeerEnded => has_ended = true,
-            Step::Blocked => return Ok((used, TlsState::Handshaking)),
-            Step::Done if has_ended => return Ok((used, TlsState::PeerEnded)),
-            Step::Done => return Ok((used, TlsState::Open)),
+            Step::Blocked => match next(&incoming[seen..]) {
+                0 => return Ok((used, seen, false)),
+                record => seen += record,
+            },
+            Step::Done => return Ok((used, seen, true)),
         }
+    }
+}
+
+/// The length of the whole record at the front, or of everything where that is none: rustls says why.
+fn next(incoming: &[u8]) -> usize {
+    match length(incoming) {
+        Ok(Some(length)) if length <= incoming.len() => length,
+        Ok(_) => 0,
+        Err(_) => incoming.len(),
     }
 }
 
 /// What follows from one state.
 enum Step {
     More,
-    /// The peer said all it had to with its last flight.
-    PeerEnded,
     /// It is the peer's turn.
     Blocked,
     /// Both sides may send, and nothing waits to be.
     Done,
 }
 
-fn step<D>(
-    state: ConnectionState<'_, '_, D>,
-    sink: &mut impl FnMut(&[u8]),
-    outgoing: &mut Buffer,
-) -> Result<Step, TlsError> {
+fn step<D>(state: ConnectionState<'_, '_, D>, outgoing: &mut Buffer) -> Result<Step, TlsError> {
     match state {
-        ConnectionState::ReadTraffic(mut traffic) => {
-            while let Some(record) = traffic.next_record() {
-                sink(record?.payload);
-            }
-            Ok(Step::More)
-        }
         ConnectionState::EncodeTlsData(mut data) => {
             encode(&mut data, outgoing);
             Ok(Step::More)
@@ -131,10 +148,10 @@ fn step<D>(
             data.done();
             Ok(Step::More)
         }
-        ConnectionState::PeerClosed => Ok(Step::PeerEnded),
         ConnectionState::BlockedHandshake => Ok(Step::Blocked),
         ConnectionState::WriteTraffic(_) => Ok(Step::Done),
-        _ => Err(TlsError::NotReady),
+        // A peer that is done before the handshake is.
+        _ => Err(rustls::Error::HandshakeNotComplete.into()),
     }
 }
 

@@ -10,8 +10,9 @@ use crate::buffer::Buffer;
 pub(super) const HEADER_BYTES: usize = 5;
 /// Plaintext of a full record (RFC 8446 5.1).
 pub(super) const PLAIN_BYTES_MAX: usize = 1 << 14;
-/// What sealing may add to a record's plaintext (RFC 5246 6.2.3; TLS 1.3 allows less).
+/// What sealing may add to a record's plaintext (RFC 5246 6.2.3, RFC 8446 5.2).
 const EXPANSION_BYTES_MAX: usize = 2048;
+const TLS13_EXPANSION_BYTES_MAX: usize = 256;
 /// Every suite's tag.
 const TAG_BYTES: usize = 16;
 /// The part of a TLS 1.2 AES-GCM nonce that travels with the record (RFC 5288 3).
@@ -113,8 +114,12 @@ impl Key {
     /// Opens a whole record where it lies: its content type and its content.
     pub(super) fn open<'r>(&mut self, record: &'r mut [u8]) -> Result<(u8, &'r [u8]), RecordError> {
         let (header, body) = record.split_at_mut(HEADER_BYTES);
-        if self.layout == Layout::Tls13 && header[0] != DATA {
+        let is_tls13 = self.layout == Layout::Tls13;
+        if is_tls13 && header[0] != DATA {
             return Err(RecordError::Unexpected);
+        }
+        if is_tls13 && body.len() > PLAIN_BYTES_MAX + TLS13_EXPANSION_BYTES_MAX {
+            return Err(RecordError::TooLong);
         }
         let sealed_bytes = body.len().checked_sub(self.layout.explicit_bytes() + TAG_BYTES);
         let sealed_bytes = sealed_bytes.ok_or(RecordError::Forged)?;
@@ -128,6 +133,10 @@ impl Key {
         let opened = self.aead.open_in_place_separate_tag(nonce, aad, tag, content);
         let content = opened.map_err(|Unspecified| RecordError::Forged)?;
         self.sequence += 1;
+        // The type and any padding count too (RFC 8446 5.4).
+        if is_tls13 && content.len() > PLAIN_BYTES_MAX + 1 {
+            return Err(RecordError::TooLong);
+        }
         let (kind, content) = match self.layout {
             Layout::Tls13 => without_padding(content)?,
             _ => (header[0], &*content),

@@ -16,10 +16,12 @@ use super::record::{ALERT, DATA, HANDSHAKE, Key, PLAIN_BYTES_MAX, RecordError, V
 use super::{TlsError, TlsState};
 use crate::buffer::Buffer;
 
-/// A handshake message that comes after the handshake: the longest is a ticket (RFC 8446 4.6.1).
-const MESSAGE_BYTES_MAX: usize = 4 + 2 * (1 << 16);
-/// Records in a row that a peer may spend on the connection itself, or on nothing.
-const SILENT_RECORDS_MAX: u8 = 32;
+/// A handshake message of an agent's after the handshake: the longest is a ticket (RFC 8446 4.6.1).
+const AGENTS_MESSAGE_BYTES_MAX: usize = 4 + 2 * (1 << 16);
+/// One of a client's: a key update (RFC 8446 4.6.3).
+const CLIENTS_MESSAGE_BYTES_MAX: usize = KEY_UPDATE.len();
+/// Records and messages in a row that a peer may spend on the connection itself, or on nothing.
+const SILENT_MAX: u8 = 32;
 /// Alert levels (RFC 8446 6).
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
@@ -33,10 +35,12 @@ pub(super) struct Session {
     secrets: Secrets,
     /// Part of a handshake message.
     message: Vec<u8>,
-    /// Records since the last one with data.
-    silent_records: u8,
+    /// Records and messages since the last data.
+    silent: u8,
     /// The peer wants what comes next sealed with a new key.
     owes_key_update: bool,
+    /// Nothing may be sealed any more: the peer was told that it is over.
+    is_over: bool,
 }
 
 /// What rustls still knows: how keys follow from each other, and where tickets go.
@@ -55,8 +59,9 @@ impl Session {
             sealer: secrets.key(now.tx)?,
             secrets,
             message: Vec::new(),
-            silent_records: 0,
+            silent: 0,
             owes_key_update: false,
+            is_over: false,
         })
     }
 
@@ -71,7 +76,7 @@ impl Session {
         let mut used = 0;
         while let Some(record) = whole(&mut incoming[used..]).map_err(|error| self.refuse(error, outgoing))? {
             used += record.len();
-            match self.opened(record, sink, outgoing) {
+            match self.opened(record, sink) {
                 Ok(TlsState::Open) => {}
                 Ok(state) => return Ok((used, state)),
                 Err(fault) => return Err(self.refuse(fault, outgoing)),
@@ -80,27 +85,29 @@ impl Session {
         Ok((used, TlsState::Open))
     }
 
-    fn opened(
-        &mut self,
-        record: &mut [u8],
-        sink: &mut impl FnMut(&[u8]),
-        outgoing: &mut Buffer,
-    ) -> Result<TlsState, Refusal> {
+    fn opened(&mut self, record: &mut [u8], sink: &mut impl FnMut(&[u8])) -> Result<TlsState, Refusal> {
         let (kind, content) = self.opener.open(record)?;
         if kind == DATA && !content.is_empty() {
-            self.silent_records = 0;
-        } else if self.silent_records == SILENT_RECORDS_MAX {
-            return Err(Refusal::Alert(AlertDescription::UnexpectedMessage));
+            self.silent = 0;
         } else {
-            self.silent_records += 1;
+            self.note_silence()?;
         }
         match kind {
             DATA if self.message.is_empty() => sink(content),
             ALERT => return self.alert(content),
-            HANDSHAKE => self.handshake(content, outgoing)?,
+            HANDSHAKE => self.handshake(content)?,
             _ => return Err(Refusal::Alert(AlertDescription::UnexpectedMessage)),
         }
         Ok(TlsState::Open)
+    }
+
+    fn note_silence(&mut self) -> Result<(), Refusal> {
+        self.silent += 1;
+        if self.silent > SILENT_MAX {
+            Err(Refusal::Alert(AlertDescription::UnexpectedMessage))
+        } else {
+            Ok(())
+        }
     }
 
     /// An end, an error, or, in TLS 1.2, a warning (RFC 5246 7.2, RFC 8446 6).
@@ -117,8 +124,12 @@ impl Session {
     }
 
     /// Takes in part of a message, one, or several.
-    fn handshake(&mut self, content: &[u8], outgoing: &mut Buffer) -> Result<(), Refusal> {
-        if content.is_empty() || self.message.len() + content.len() > MESSAGE_BYTES_MAX {
+    fn handshake(&mut self, content: &[u8]) -> Result<(), Refusal> {
+        let bytes_max = match self.secrets {
+            Secrets::Agent(_) => AGENTS_MESSAGE_BYTES_MAX,
+            Secrets::Client(_) => CLIENTS_MESSAGE_BYTES_MAX,
+        };
+        if content.is_empty() || self.message.len() + content.len() > bytes_max {
             return Err(Refusal::Alert(AlertDescription::UnexpectedMessage));
         }
         let mut message = std::mem::take(&mut self.message);
@@ -126,7 +137,8 @@ impl Session {
         let mut rest = message.as_slice();
         while let Some((kind, payload, after)) = split_message(rest) {
             rest = after;
-            self.message(kind, payload, rest.is_empty(), outgoing)?;
+            self.note_silence()?;
+            self.message(kind, payload, rest.is_empty())?;
         }
         if !rest.is_empty() {
             self.message = rest.to_vec();
@@ -134,23 +146,14 @@ impl Session {
         Ok(())
     }
 
-    fn message(
-        &mut self,
-        kind: HandshakeType,
-        payload: &[u8],
-        is_last: bool,
-        outgoing: &mut Buffer,
-    ) -> Result<(), Refusal> {
+    fn message(&mut self, kind: HandshakeType, payload: &[u8], is_last: bool) -> Result<(), Refusal> {
         match (self.secrets.version(), kind, &mut self.secrets) {
             (Version::Tls13, HandshakeType::KeyUpdate, _) => self.update(payload, is_last),
             (Version::Tls13, HandshakeType::NewSessionTicket, Secrets::Agent(agent)) => {
                 Ok(agent.handle_new_session_ticket(payload)?)
             }
-            (Version::Tls12, HandshakeType::HelloRequest, Secrets::Agent(_))
-            | (Version::Tls12, HandshakeType::ClientHello, Secrets::Client(_)) => {
-                let no = [WARNING, AlertDescription::NoRenegotiation.into()];
-                Ok(self.sealer.seal(ALERT, &no, outgoing).map_err(no_key)?)
-            }
+            // An agent may ask for a renegotiation and need not be answered (RFC 5246 7.4.1.1).
+            (Version::Tls12, HandshakeType::HelloRequest, Secrets::Agent(_)) if payload.is_empty() => Ok(()),
             _ => Err(Refusal::Alert(AlertDescription::UnexpectedMessage)),
         }
     }
@@ -170,6 +173,9 @@ impl Session {
 
     /// Seals `plain` behind `outgoing`, in as few records as hold it.
     pub(super) fn seal(&mut self, plain: &[u8], outgoing: &mut Buffer) -> Result<(), TlsError> {
+        if self.is_over {
+            return Err(TlsError::NotReady);
+        }
         for plain in plain.chunks(PLAIN_BYTES_MAX) {
             if self.owes_key_update || self.sealer.is_used_up() {
                 self.renew_sealer(outgoing)?;
@@ -191,12 +197,16 @@ impl Session {
 
     /// Seals `close_notify`. A key that is used up is good for one last record.
     pub(super) fn close(&mut self, outgoing: &mut Buffer) -> Result<(), TlsError> {
+        if std::mem::replace(&mut self.is_over, true) {
+            return Err(TlsError::NotReady);
+        }
         let goodbye = [WARNING, AlertDescription::CloseNotify.into()];
         Ok(self.sealer.seal(ALERT, &goodbye, outgoing).map_err(no_key)?)
     }
 
     /// Tells the peer, unless it was the peer that gave up.
     fn refuse(&mut self, refusal: impl Into<Refusal>, outgoing: &mut Buffer) -> TlsError {
+        let is_told = std::mem::replace(&mut self.is_over, true);
         let (description, error) = match refusal.into() {
             Refusal::Told(description) => return Error::AlertReceived(description).into(),
             Refusal::Rustls(error) => (AlertDescription::DecodeError, error),
@@ -209,6 +219,9 @@ impl Session {
                 (AlertDescription::UnexpectedMessage, Error::General("an unexpected record".into()))
             }
         };
+        if is_told {
+            return error.into();
+        }
         // An error that can't be told is still one.
         let _ = self.sealer.seal(ALERT, &[FATAL, description.into()], outgoing);
         error.into()
@@ -562,9 +575,25 @@ mod tests {
     }
 
     #[test]
+    fn new_keys_right_behind_the_handshake_are_taken() {
+        let name = ServerName::try_from("desktops.example").expect("a name");
+        let theirs = ClientConnection::new(connector(TLS13).config, name).expect("an end").into();
+        let ours = Acceptor::new(&[]).expect("an acceptor").accept().expect("an end");
+        let mut pair = Pair { ours, theirs };
+        let hello = pair.their_flight();
+        pair.feed(&hello).0.expect("a hello");
+        pair.theirs.refresh_traffic_keys().expect("a handshake that is done");
+        pair.theirs.writer().write_all(b"asked").expect("memory");
+        let flight = pair.their_flight();
+        assert_eq!(pair.feed(&flight).1, b"asked");
+        assert_eq!(pair.sent(b"answered"), b"answered");
+        assert_eq!(pair.received(b"and again"), b"and again");
+    }
+
+    #[test]
     fn what_a_peer_says_of_itself_between_data_does_no_harm() {
         let (mut to_client, mut to_agent) = own_pair();
-        for _ in 0..2 * SILENT_RECORDS_MAX {
+        for _ in 0..2 * SILENT_MAX {
             for (kind, content) in [(DATA, &[][..]), (ALERT, &[WARNING, 90]), (DATA, b"data")] {
                 let (state, plain, answer) =
                     open(&mut to_agent, sealed_as(&mut to_client, kind, content).filled());
@@ -610,7 +639,7 @@ mod tests {
             {
                 accepted += 1;
             }
-            assert!(accepted <= usize::from(SILENT_RECORDS_MAX), "{kind}: {accepted}");
+            assert!(accepted <= usize::from(SILENT_MAX), "{kind}: {accepted}");
         }
         // Nor may a message be longer than any has a reason to be.
         let (mut to_client, mut to_agent) = own_pair();
@@ -618,6 +647,13 @@ mod tests {
         let mut pieces =
             (0..9).map(|_| open(&mut to_agent, sealed_as(&mut to_client, HANDSHAKE, &long).filled()).0);
         assert_eq!(pieces.position(|state| state.is_err()), Some(8));
+        // Many small ones in one record are as many.
+        let (mut to_client, mut to_agent) = own_pair();
+        let tickets =
+            [&[4, 0, 0, 0x13][..], &[0; 8], &[1, 7], &[0, 5], b"again", &[0, 0]].concat().repeat(40);
+        open(&mut to_agent, sealed_as(&mut to_client, HANDSHAKE, &tickets).filled())
+            .0
+            .expect_err("40 tickets");
     }
 
     #[test]
@@ -665,15 +701,13 @@ mod tests {
 
     #[test]
     fn nothing_is_renegotiated_in_tls_12() {
+        // What a peer would seal can be had from its keys alone, so the message is handed in opened.
         let mut pair = client_pair(TLS12);
-        let hello = [1, 0, 0, 0];
-        let Connection::Client(_) = &pair.theirs else { panic!("a client") };
-        // What a client would seal can be had from its keys alone, so the message is handed in opened.
-        let mut answer = Buffer::default();
-        let refused = pair.session().handshake(&hello, &mut answer);
-        assert!(refused.is_ok());
-        pair.bring(answer.filled());
+        assert!(pair.session().handshake(&[1, 0, 0, 0]).is_err());
+        let mut pair = agent_pair(TLS12);
+        assert!(pair.session().handshake(&[0, 0, 0, 0]).is_ok());
         assert_eq!(pair.received(b"still here"), b"still here");
         assert_eq!(pair.sent(b"so am I"), b"so am I");
+        assert!(pair.session().handshake(&[0, 0, 0, 0].repeat(40)).is_err());
     }
 }
