@@ -33,6 +33,7 @@ fn rewritten(agents: &AllowedAgents, out: &mut Vec<u8>) {
     assert!(agents.allows(agent.into()));
     let forward = Forward {
         client: IpAddr::from([192, 0, 2, 1]),
+        trusted: false,
         secure: true,
         agent: SocketAddr::from((agent, 8443)),
         host_header: HostHeader::default(),

@@ -4,6 +4,8 @@
 //! Debian packages: openssl
 #![allow(clippy::unwrap_used)]
 
+#[path = "faults/admission.rs"]
+mod admission;
 #[path = "faults/agents.rs"]
 mod agents;
 #[path = "faults/bodies.rs"]

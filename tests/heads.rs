@@ -93,6 +93,12 @@ fn a_host_name_of_an_agents_own_leads_to_it_with_every_path() {
 }
 
 #[test]
+fn a_trusted_proxy_is_believed_whom_it_speaks_for() {
+    Front::start(&["--trust-forwarded=127.0.0.0/8"]).check(&hops::origin(true));
+    Front::start(&["--trust-forwarded=192.0.2.0/24"]).check(&hops::origin(false));
+}
+
+#[test]
 fn an_agent_is_told_the_host_that_the_operator_chose() {
     Front::start(&["--host-header=pass"]).check(&hosts::passed());
     Front::start(&["--host-header=agent"]).check(&hosts::agents_own());

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use dcv_splice::account::AccessLog;
+use dcv_splice::admission::Admission;
 use dcv_splice::balance::Balance;
 use dcv_splice::config::CommandLine;
 use dcv_splice::conn;
@@ -52,11 +53,13 @@ impl Fixture {
     fn shared(&self, plan: &Plan, flags: &[&str]) -> Shared {
         let line = ["dcv-splice", "--agents", "10.0.0.0/8", "--workers", "1"].iter().chain(flags);
         let config = CommandLine::parse_from(line).flags.resolve().unwrap();
+        let admission = Admission::new(config.clients.clone(), config.client_limits);
         Shared {
             config: Arc::new(config),
             acceptor: self.proxy.clone(),
             connector: plan.agent_tls.then(|| self.connector.clone()),
             log: AccessLog::default(),
+            admission,
             balance: Balance::new(1).0,
             forbidden: Arc::default(),
         }

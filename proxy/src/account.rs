@@ -79,7 +79,7 @@ impl Ending {
             Fault::Io(_) => Self::Reset(side),
             Fault::Tls(TlsError::KeyExhausted) => Self::KeyExhausted(side),
             Fault::Tls(_) | Fault::NoTls => Self::BrokeTls(side),
-            Fault::Body(_) => Self::BrokeHttp(side),
+            Fault::Body(_) | Fault::Introduction(_) => Self::BrokeHttp(side),
             Fault::EndedEarly => Self::Truncated(side),
             Fault::TimedOut => Self::TimedOut(side),
         }

@@ -8,13 +8,17 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+use crate::admission::{ClientLimits, ClientNetworks};
 use crate::agents::PoolLimits;
 use crate::exchange::ExchangeLimits;
 use crate::forward::{HostHeader, Prefix};
 use crate::head::{HEADERS_MAX, HeadLimits};
 use crate::relay::RelayLimits;
 use crate::route::{AgentDomain, AllowedAgents};
-use crate::tls::{AgentTrust, CertificatePair, Pin};
+use crate::tls::{AgentTrust, CertificatePair, ClientAuthority, ClientDemands, Pin};
+
+/// Where a DCV server listens unless it is told otherwise.
+const AGENT_PORT: u16 = 8443;
 
 /// A proxy for Amazon DCV desktops: one HTTPS address in front of many agents.
 #[derive(Debug, Parser)]
@@ -35,6 +39,12 @@ pub enum Command {
     Run(Flags),
     /// Resolve and validate everything, print the result, and exit: 0 if it could run, 2 if not.
     Check(Flags),
+    /// Print what --agent-pin takes for the certificate that an agent shows now.
+    Pin {
+        /// The agent; its port is 8443 where none is given.
+        #[arg(value_name = "IP[:PORT]", value_parser = agent_address)]
+        agent: SocketAddr,
+    },
 }
 
 /// How TLS to the agents is done.
@@ -57,6 +67,18 @@ pub struct Flags {
     /// Where to accept plain HTTP, behind a balancer that ends TLS; may be repeated
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen_plain: Vec<SocketAddr>,
+    /// Where clients may come from; may be repeated [default: anywhere]
+    #[arg(long, value_name = "CIDR")]
+    pub allow_clients: Vec<IpNet>,
+    /// Where clients may not come from, whatever is allowed; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    pub deny_clients: Vec<IpNet>,
+    /// Where balancers connect from that say first whom they speak for (PROXY protocol 1 and 2); may be repeated
+    #[arg(long, value_name = "CIDR")]
+    pub proxy_protocol: Vec<IpNet>,
+    /// Where proxies connect from whose X-Forwarded-For is passed on, not replaced; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    pub trust_forwarded: Vec<IpNet>,
     /// The agents that may be dialled; may be repeated. Without it, none
     #[arg(long, value_name = "CIDR")]
     pub agents: Vec<IpNet>,
@@ -67,7 +89,7 @@ pub struct Flags {
     #[arg(long, value_name = "DOMAIN")]
     pub agent_domain: Option<AgentDomain>,
     /// The port of every agent
-    #[arg(long, value_name = "PORT", default_value_t = 8443, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = AGENT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     pub agent_port: u16,
     /// TLS to the agents
     #[arg(long, value_enum, default_value_t = AgentTls::Insecure)]
@@ -87,6 +109,15 @@ pub struct Flags {
     /// The private key (PEM) of the --cert at the same place
     #[arg(long, value_name = "PEM")]
     pub key: Vec<PathBuf>,
+    /// The lowest version of TLS that clients may speak
+    #[arg(long, value_enum, default_value_t)]
+    pub tls_min: TlsMin,
+    /// The CA certificates (PEM) that clients' own certificates are verified by
+    #[arg(long, value_name = "PEM")]
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client may come without a certificate
+    #[arg(long, value_enum, default_value_t, requires = "client_ca")]
+    pub client_cert: ClientCert,
     /// Whether agents see the /<ip> prefix
     #[arg(long, value_enum, default_value_t)]
     pub prefix: Prefix,
@@ -114,6 +145,12 @@ pub struct LimitFlags {
     /// Client connections in all
     #[arg(long, value_name = "N", default_value_t = 9_000)]
     pub connections_max: usize,
+    /// Connections of one client address (IPv6: of one /64). A desktop holds 6 to 8, and an office may share one
+    #[arg(long, value_name = "N", default_value_t = 4_000)]
+    pub client_connections_max: usize,
+    /// New connections a second of one client address, four times as many at once
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub client_rate: u32,
     /// Clients' TLS handshakes in flight, per worker; the one that has taken longest gives way to a new one
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub handshakes_max: usize,
@@ -167,6 +204,28 @@ pub struct LimitFlags {
     pub drain_s: u64,
 }
 
+/// The lowest version of TLS for clients.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum TlsMin {
+    /// TLS 1.2, with forward secrecy and AEAD only.
+    #[default]
+    #[value(name = "1.2")]
+    Tls12,
+    /// TLS 1.3.
+    #[value(name = "1.3")]
+    Tls13,
+}
+
+/// Whether clients need a certificate of their own.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum ClientCert {
+    /// They do.
+    #[default]
+    Required,
+    /// They may have one, which then has to be good.
+    Optional,
+}
+
 /// What tells a worker which sockets are ready.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum Readiness {
@@ -218,6 +277,10 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Plain HTTP listeners.
     pub listen_plain: Vec<SocketAddr>,
+    /// Where clients may come from.
+    pub clients: ClientNetworks,
+    /// Limits of one client.
+    pub client_limits: ClientLimits,
     /// Which agents may be dialled.
     pub agents: AllowedAgents,
     /// The agent for paths that name none.
@@ -228,6 +291,8 @@ pub struct Config {
     pub agent_port: u16,
     /// How agents are verified; none where they speak plain HTTP.
     pub agent_trust: Option<AgentTrust>,
+    /// What is asked of clients in TLS.
+    pub client_demands: ClientDemands,
     /// The proxy's own certificates.
     pub certificates: Vec<CertificatePair>,
     /// Whether agents see the prefix.
@@ -284,8 +349,22 @@ impl Flags {
         let relay = self.limits.relay();
         Ok(Config {
             listen,
+            clients: ClientNetworks {
+                allowed: self.allow_clients.clone(),
+                denied: self.deny_clients.clone(),
+                introducers: self.proxy_protocol.clone(),
+                trusted_proxies: self.trust_forwarded.clone(),
+            },
+            client_limits: self.limits.client()?,
             agents,
             agent_trust: self.trust()?,
+            client_demands: ClientDemands {
+                tls13: self.tls_min == TlsMin::Tls13,
+                certificate: self.client_ca.clone().map(|file| {
+                    let required = self.client_cert == ClientCert::Required;
+                    ClientAuthority { file, required }
+                }),
+            },
             certificates: self.certificates()?,
             workers: self.workers.map_or_else(cores, usize::from),
             access_log: access_log(&self.access_log),
@@ -334,6 +413,11 @@ impl Flags {
         let pairs = self.cert.iter().zip(&self.key);
         Ok(pairs.map(|(c, k)| CertificatePair { certificate: c.clone(), key: k.clone() }).collect())
     }
+}
+
+fn agent_address(text: &str) -> Result<SocketAddr, String> {
+    let ip = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, AGENT_PORT));
+    ip.or_else(|_| text.parse()).map_err(|_| "write an address such as 10.0.0.5 or 10.0.0.5:8443".to_owned())
 }
 
 fn cores() -> usize {
@@ -386,6 +470,13 @@ impl LimitFlags {
             stall: Duration::from_secs(self.stall_s),
             drain: Duration::from_secs(self.drain_s),
         })
+    }
+
+    fn client(&self) -> Result<ClientLimits, ConfigError> {
+        if self.client_connections_max == 0 {
+            return Err(ConfigError::Limit("--client-connections-max must be 1 at the least"));
+        }
+        Ok(ClientLimits { connections_max: self.client_connections_max, per_second: self.client_rate })
     }
 
     fn exchange(&self) -> ExchangeLimits {

@@ -2,7 +2,7 @@
 //! so what a phase has not earned yet (an agent, a parsed head) can't be touched.
 //!
 //! ```text
-//! Accepted → Secured → Requested → Paired → { exchange → Secured | Upgraded } → closed, its ledger written
+//! Accepted → Admitted → Secured → Requested → Paired → { exchange → Secured | Upgraded } → closed, its ledger written
 //! ```
 
 use std::future::poll_fn;
@@ -12,11 +12,13 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::account::{Ending, Ledger, Side};
+use crate::admission::Guest;
 use crate::agents::ReachError;
 use crate::body::{BodyError, Framing};
 use crate::exchange::{Asked, Exchange, Failure, Outcome};
 use crate::forward::{self, Forward, Mount, Prefix};
 use crate::head::{self, HeadEnd, HeadError, RequestHead, Version};
+use crate::introduction::Introduction;
 use crate::net::Net;
 use crate::peer::{Fault, Peer};
 use crate::relay::{Moved, Surroundings, relay};
@@ -33,9 +35,15 @@ const LOGGED_LINE_BYTES: usize = 1024;
 const FAREWELL: Duration = Duration::from_secs(2);
 
 struct Accepted<S> {
-    stream: S,
+    peer: Peer<S>,
     client: SocketAddr,
     secure: bool,
+}
+
+/// A client that may be here.
+struct Admitted<S> {
+    accepted: Accepted<S>,
+    guest: Guest,
 }
 
 /// A client that may ask for something.
@@ -84,8 +92,9 @@ enum After<S> {
 /// Serves a connection to its end.
 pub async fn serve<N: Net>(worker: &Worker<N>, stream: N::Stream, client: SocketAddr, secure: bool) {
     // What the front needs is many KiB, which are given back before a desktop's hours begin.
-    let front = Box::pin(front(worker, Accepted { stream, client, secure }));
-    if let Some(upgraded) = front.await {
+    let accepted = Accepted { peer: Peer::new(stream, TlsEnd::plain()), client, secure };
+    let front = Box::pin(front(worker, accepted));
+    if let Some((upgraded, _guest)) = front.await {
         upgraded.relay(worker).await;
     }
 }
@@ -94,28 +103,72 @@ pub async fn serve<N: Net>(worker: &Worker<N>, stream: N::Stream, client: Socket
 async fn front<N: Net>(
     worker: &Worker<N>,
     accepted: Accepted<N::Stream>,
-) -> Option<Box<Upgraded<N::Stream>>> {
+) -> Option<(Box<Upgraded<N::Stream>>, Guest)> {
+    let Admitted { accepted, guest } = accepted.introduced(worker).await?.admit(worker).await?;
     let mut secured = accepted.secure(worker).await?;
     loop {
         match secured.one_request(worker).await {
             After::Next(next) => secured = next,
-            After::Upgraded(upgraded) => return Some(upgraded),
+            After::Upgraded(upgraded) => return Some((upgraded, guest)),
             After::Closed => return None,
         }
     }
 }
 
-impl<S> Accepted<S> {
-    async fn secure<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Option<Secured<S>>
-    where
-        S: crate::net::Stream,
-    {
-        let Self { stream, client, secure } = self;
-        let tls = if secure { worker.shared.acceptor.accept().ok()? } else { TlsEnd::plain() };
-        let mut secured = Secured { peer: Peer::new(stream, tls), client: client.ip(), secure, again: false };
-        if !secure {
-            return Some(secured);
+impl<S: crate::net::Stream> Accepted<S> {
+    /// A balancer says first whom it speaks for.
+    async fn introduced<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> Option<Self> {
+        let config = &worker.shared.config;
+        if !config.clients.is_introducer(self.client.ip()) {
+            return Some(self);
         }
+        let read = worker.net.timeout(config.front.head, read_introduction(&mut self.peer, worker));
+        let introduction = tokio::select! {
+            read = read => read.unwrap_or(Err(Fault::TimedOut)),
+            () = worker.stop.reached(Phase::Draining) => return None,
+        };
+        match introduction {
+            Ok(client) => Some(Self { client: client.unwrap_or(self.client), ..self }),
+            Err(fault) => {
+                tracing::info!("{} (--proxy-protocol): {fault}", self.client);
+                None
+            }
+        }
+    }
+
+    async fn admit<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Option<Admitted<S>> {
+        let refusal = match worker.shared.admission.admit(self.client.ip(), worker.net.now()) {
+            Ok(guest) => return Some(Admitted { accepted: self, guest }),
+            Err(refusal) => refusal,
+        };
+        // A handshake would cost more than it is worth, and so would waiting for it to listen.
+        if !self.secure {
+            let mut peer = self.peer;
+            poll_fn(|cx| {
+                let asked = peer.poll_fill(cx, &mut worker.scratch.borrow_mut()).is_ready();
+                let told = peer.write(&refusal.reply().render(false, false));
+                Poll::Ready((asked, told.map(|()| peer.poll_finish(cx, true).is_ready())))
+            })
+            .await
+            .1
+            .ok()?;
+        }
+        None
+    }
+
+    fn unsecured(self) -> Secured<S> {
+        let Self { peer, client, secure } = self;
+        Secured { peer, client: client.ip(), secure, again: false }
+    }
+
+    async fn secure<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Option<Secured<S>> {
+        let client = self.client;
+        if !self.secure {
+            return Some(self.unsecured());
+        }
+        let tls = worker.shared.acceptor.accept().ok()?;
+        let mut secured =
+            Secured { peer: self.peer.begin_tls(tls), client: client.ip(), secure: true, again: false };
         let handshake =
             worker.net.timeout(worker.shared.config.front.head, secured.peer.handshake(&worker.scratch));
         let mut place = worker.handshakes.begin();
@@ -136,6 +189,21 @@ impl<S> Accepted<S> {
                 tracing::debug!("{client}: no TLS: {fault}");
                 None
             }
+        }
+    }
+}
+
+async fn read_introduction<N: Net>(
+    peer: &mut Peer<N::Stream>,
+    worker: &Worker<N>,
+) -> Result<Option<SocketAddr>, Fault> {
+    loop {
+        if let Some(Introduction { length, client }) = Introduction::read(peer.plain.filled())? {
+            peer.plain.consume(length);
+            return Ok(client);
+        }
+        if peer.fill(&worker.scratch).await? == 0 {
+            return Err(Fault::EndedEarly);
         }
     }
 }
@@ -359,7 +427,8 @@ fn decide<N: Net>(
     }
     let agent = SocketAddr::new(agent, config.agent_port);
     let path = if stripped { rest.as_str() } else { head.path };
-    let forward = Forward { client, secure, agent, host_header: config.host_header, path };
+    let trusted = config.clients.is_trusted_proxy(client);
+    let forward = Forward { client, trusted, secure, agent, host_header: config.host_header, path };
     let host = forward::host_for(head, &forward);
     let mut out = Vec::with_capacity(1024 + head.path.len());
     forward::request(head, &forward, &host, &mut out);

@@ -34,6 +34,8 @@ pub enum Prefix {
 pub struct Forward<'a> {
     /// The client's address.
     pub client: IpAddr,
+    /// Whether what the client says of whom it speaks for is passed on.
+    pub trusted: bool,
     /// Whether the client came by TLS.
     pub secure: bool,
     /// The agent's address.
@@ -97,14 +99,17 @@ pub fn request(head: &RequestHead<'_>, forward: &Forward<'_>, host: &str, out: &
         out.extend_from_slice(b"Upgrade: websocket\r\nConnection: upgrade\r\n");
     }
     let _ = write!(out, "X-Real-IP: {}\r\nX-Forwarded-For: ", forward.client);
-    for earlier in head::values(&head.headers, "x-forwarded-for").filter(|earlier| !earlier.is_empty()) {
+    let earlier = head::values(&head.headers, "x-forwarded-for").filter(|_| forward.trusted);
+    for earlier in earlier.filter(|earlier| !earlier.is_empty()) {
         out.extend_from_slice(earlier);
         out.extend_from_slice(b", ");
     }
     let scheme = if forward.secure { "https" } else { "http" };
     let _ = write!(out, "{}\r\nX-Forwarded-Proto: {scheme}\r\n", forward.client);
     write_framing(head.framing, out);
-    for header in head.headers.iter().filter(|h| passes_to_agent(h, head)) {
+    // Anybody can write whom they speak for (RFC 7239 8.1).
+    let passes = |h: &&Header<'_>| passes_to_agent(h, head) && (forward.trusted || !h.is("forwarded"));
+    for header in head.headers.iter().filter(passes) {
         header.write(out);
     }
     out.extend_from_slice(b"\r\n");

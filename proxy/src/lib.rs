@@ -2,17 +2,20 @@
 //! The program is `main.rs`; this library exists so that tests can put a simulated wire under it.
 
 pub mod account;
+pub mod admission;
 pub mod agents;
 pub mod balance;
 pub mod body;
 pub mod buffer;
 pub mod config;
+pub mod confine;
 pub mod conn;
 pub mod exchange;
 pub mod executor;
 pub mod forward;
 pub mod handshakes;
 pub mod head;
+pub mod introduction;
 pub mod net;
 pub mod peer;
 pub mod poller;

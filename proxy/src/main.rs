@@ -2,16 +2,19 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use dcv_splice::account::AccessLog;
+use dcv_splice::admission::Admission;
 use dcv_splice::balance::{Balance, Desk};
 use dcv_splice::config::{AccessLogTo, Command, CommandLine, Config};
+use dcv_splice::confine::confine;
 use dcv_splice::stop::Phase;
-use dcv_splice::tls::{Acceptor, Connector};
+use dcv_splice::tls::{Acceptor, Connector, Pin};
 use dcv_splice::worker::{self, Listener, Shared};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -27,52 +30,84 @@ const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
     let CommandLine { command, flags } = CommandLine::parse();
-    let (log, _flushed_at_exit) = tracing_appender::non_blocking(io::stderr());
-    tracing_subscriber::fmt().with_writer(log).with_target(false).with_ansi(false).init();
     let code = match command {
         Some(Command::Check(flags)) => check(flags),
+        Some(Command::Pin { agent }) => pin(agent),
         Some(Command::Run(flags)) => run(flags),
         None => run(flags),
     };
     ExitCode::from(code)
 }
 
-type Ready = (Shared, Vec<Desk>, WorkerGuard);
-
 /// Everything that can be found wrong without binding.
-fn prepare(flags: dcv_splice::config::Flags) -> Result<Ready, String> {
-    let config = flags.resolve().map_err(|error| error.to_string())?;
-    let acceptor = Acceptor::new(&config.certificates).map_err(|error| error.to_string())?;
-    let connector =
-        config.agent_trust.as_ref().map(Connector::new).transpose().map_err(|error| error.to_string())?;
-    let (log, guard) = open_log(&config.access_log)?;
-    let (balance, desks) = Balance::new(config.workers);
-    let shared =
-        Shared { config: Arc::new(config), acceptor, connector, log, balance, forbidden: Arc::default() };
-    Ok((shared, desks, guard))
+struct Prepared {
+    config: Config,
+    acceptor: Acceptor,
+    connector: Option<Connector>,
+    access_log: Option<Box<dyn io::Write + Send>>,
 }
 
-fn open_log(to: &AccessLogTo) -> Result<(AccessLog, WorkerGuard), String> {
-    let writer: Box<dyn io::Write + Send> = match to {
-        AccessLogTo::Off => Box::new(io::sink()),
-        AccessLogTo::Stdout => Box::new(io::stdout()),
+fn prepare(flags: dcv_splice::config::Flags) -> Result<Prepared, String> {
+    let config = flags.resolve().map_err(|error| error.to_string())?;
+    let acceptor = Acceptor::demanding(&config.certificates, &config.client_demands)
+        .map_err(|error| error.to_string())?;
+    let connector =
+        config.agent_trust.as_ref().map(Connector::new).transpose().map_err(|error| error.to_string())?;
+    let access_log = open_log(&config.access_log)?;
+    Ok(Prepared { config, acceptor, connector, access_log })
+}
+
+fn open_log(to: &AccessLogTo) -> Result<Option<Box<dyn io::Write + Send>>, String> {
+    Ok(match to {
+        AccessLogTo::Off => None,
+        AccessLogTo::Stdout => Some(Box::new(io::stdout())),
         AccessLogTo::File(path) => {
             let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
-            Box::new(opened.map_err(|error| format!("--access-log {}: {error}", path.display()))?)
+            Some(Box::new(opened.map_err(|error| format!("--access-log {}: {error}", path.display()))?))
         }
-    };
-    let (lines, guard) = tracing_appender::non_blocking(writer);
-    let lines = (*to != AccessLogTo::Off).then_some(lines);
-    Ok((AccessLog::new(lines), guard))
+    })
+}
+
+impl Prepared {
+    /// What the workers share. Starts the access log's thread, which the guard lets come to its end.
+    fn share(self) -> (Shared, Vec<Desk>, Option<WorkerGuard>) {
+        let Self { config, acceptor, connector, access_log } = self;
+        let (lines, guard) = access_log.map(tracing_appender::non_blocking).unzip();
+        let (balance, desks) = Balance::new(config.workers);
+        let admission = Admission::new(config.clients.clone(), config.client_limits);
+        let shared = Shared {
+            config: Arc::new(config),
+            acceptor,
+            connector,
+            log: AccessLog::new(lines),
+            admission,
+            balance,
+            forbidden: Arc::default(),
+        };
+        (shared, desks, guard)
+    }
 }
 
 fn check(flags: dcv_splice::config::Flags) -> u8 {
     match prepare(flags) {
-        Ok((shared, ..)) => {
-            println!("{:#?}", shared.config);
+        Ok(prepared) => {
+            println!("{:#?}", prepared.config);
             STOPPED
         }
         Err(reason) => unusable(&reason),
+    }
+}
+
+fn pin(agent: SocketAddr) -> u8 {
+    match Pin::shown_by(agent) {
+        Ok(pin) => {
+            println!("{pin}");
+            STOPPED
+        }
+        Err(error) => {
+            eprintln!("dcv-splice: {error}");
+            FAILED
+        }
     }
 }
 
@@ -82,19 +117,37 @@ fn unusable(reason: &dyn fmt::Display) -> u8 {
 }
 
 fn run(flags: dcv_splice::config::Flags) -> u8 {
-    let (shared, desks, _flushed_at_exit) = match prepare(flags) {
-        Ok(ready) => ready,
+    let prepared = match prepare(flags) {
+        Ok(prepared) => prepared,
         Err(reason) => return unusable(&reason),
     };
-    warn(&shared.config);
-    let served = bind(&shared.config).and_then(|listeners| serve(&shared, desks, listeners));
+    let served = bind(&prepared.config).and_then(|listeners| {
+        // Threads that were started before would not be confined, those of the logs among them.
+        let confined = confine(prepared.config.agent_port);
+        let (log, _flushed_at_exit) = tracing_appender::non_blocking(io::stderr());
+        tracing_subscriber::fmt().with_writer(log).with_target(false).with_ansi(false).init();
+        announce(&listeners[0])?;
+        tracing::info!("{confined}");
+        warn(&prepared.config);
+        let (shared, desks, _lines_flushed_at_exit) = prepared.share();
+        serve(&shared, desks, listeners)
+    });
     match served {
         Ok(()) => STOPPED,
         Err(error) => {
-            tracing::error!("{error}");
+            eprintln!("dcv-splice: {error}");
             FAILED
         }
     }
+}
+
+/// Where it listens.
+fn announce(listeners: &[Listener]) -> io::Result<()> {
+    for Listener { socket, secure } in listeners {
+        let scheme = if *secure { "https" } else { "http" };
+        tracing::info!("listening on {scheme}://{}", socket.local_addr()?);
+    }
+    Ok(())
 }
 
 fn warn(config: &Config) {
@@ -105,6 +158,12 @@ fn warn(config: &Config) {
     }
     if config.agents.is_empty() {
         tracing::warn!("no --agents: no agent may be dialled, every desktop is answered with 403");
+    }
+    if rustix::process::geteuid().is_root() {
+        tracing::warn!("running as root is not needed: use an account of its own that can read the keys");
+    }
+    if config.client_demands.certificate.is_some() && !config.listen_plain.is_empty() {
+        tracing::warn!("--client-ca asks nothing of clients at --listen-plain");
     }
     match raise_open_files() {
         // Each session is one socket of the client and one of the agent.
@@ -135,8 +194,6 @@ fn bind(config: &Config) -> io::Result<Vec<Vec<Listener>>> {
     for (address, secure) in secure.chain(plain) {
         let listeners = worker::bind(address, secure, config.workers, config.front.stall)
             .map_err(|error| io::Error::new(error.kind(), format!("can't listen on {address}: {error}")))?;
-        let scheme = if secure { "https" } else { "http" };
-        tracing::info!("listening on {scheme}://{}", listeners[0].socket.local_addr()?);
         for (worker, listener) in workers.iter_mut().zip(listeners) {
             worker.push(listener);
         }

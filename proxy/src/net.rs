@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,22 @@ pub trait Net {
 pub struct Kernel {
     executor: Executor,
     stall: Duration,
+    /// Where the proxy itself listens.
+    own: Rc<[SocketAddr]>,
+}
+
+impl Kernel {
+    /// What listens there is this program: a request would come back for ever.
+    fn is_own(&self, socket: BorrowedFd<'_>, to: SocketAddr) -> bool {
+        let source = || SockRef::from(&socket).local_addr().ok()?.as_socket();
+        // Who connects to an address of its own host comes from it, but for loopback ones.
+        let is_here = || to.ip().is_loopback() || source().is_some_and(|source| source.ip() == to.ip());
+        let is_own = |own: &SocketAddr| {
+            let everywhere = own.ip().is_unspecified() && own.is_ipv4() == to.is_ipv4();
+            own.port() == to.port() && (own.ip() == to.ip() || (everywhere && is_here()))
+        };
+        self.own.iter().any(is_own)
+    }
 }
 
 impl Net for Kernel {
@@ -126,6 +143,9 @@ impl Net for Kernel {
         poll_fn(|_| socket.poll_io(Interest::Write, |_| Ok(()))).await?;
         match socket.with(|socket| SockRef::from(&socket).take_error())? {
             Some(error) => Err(error),
+            None if socket.with(|socket| self.is_own(socket, agent)) => {
+                Err(io::Error::other("this is the proxy itself"))
+            }
             None => Ok(KernelStream(socket)),
         }
     }
@@ -158,8 +178,9 @@ impl Net for Kernel {
 impl Kernel {
     /// The network of that loop. `stall`: how long sent bytes may stay unacknowledged, or a closed window closed
     /// (`TCP_USER_TIMEOUT`, tcp(7)).
-    pub fn new(executor: Executor, stall: Duration) -> Self {
-        Self { executor, stall }
+    /// `own`: where the proxy itself listens, which is never connected to.
+    pub fn new(executor: Executor, stall: Duration, own: Rc<[SocketAddr]>) -> Self {
+        Self { executor, stall, own }
     }
 
     /// Accepts on a listening socket that doesn't block.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::body::BodyError;
 use crate::buffer::Buffer;
+use crate::introduction::NoIntroduction;
 use crate::net::{Net, Stream};
 use crate::tls::{HELD_BYTES_MAX, TlsEnd, TlsError, TlsState};
 
@@ -53,6 +54,9 @@ pub enum Fault {
     /// It ended where more was due.
     #[error("ended early")]
     EndedEarly,
+    /// It did not say whom it speaks for.
+    #[error("{0}")]
+    Introduction(#[from] NoIntroduction),
     /// It spoke without TLS where TLS was due.
     #[error("spoke without TLS")]
     NoTls,
@@ -115,6 +119,13 @@ impl<S: Stream> Peer<S> {
     /// Whether it speaks without TLS.
     pub fn is_plain(&self) -> bool {
         self.tls.is_plain()
+    }
+
+    /// The same side with TLS from here on: what was read of it and not used is the beginning of that.
+    #[must_use]
+    pub fn begin_tls(self, mut tls: TlsEnd) -> Self {
+        tls.begin_with(self.plain.filled());
+        Self::new(self.stream, tls)
     }
 
     /// The same side without TLS, for an answer to one that did not speak it.
@@ -258,11 +269,30 @@ impl<S: Stream> Peer<S> {
 
     /// Drives the TLS handshake to its end.
     pub async fn handshake(&mut self, scratch: &RefCell<Scratch>) -> Result<(), Fault> {
-        let mut state = self.tls.open(&mut [], &mut |_| {}, &mut self.unsent)?;
+        let begun = self.begin_handshake(&mut scratch.borrow_mut().incoming);
+        let mut state = match begun {
+            Ok(state) => state,
+            Err(fault) => {
+                // The alert that says why, as below.
+                poll_fn(|cx| Poll::Ready(self.poll_flush(cx).is_ready())).await;
+                return Err(fault);
+            }
+        };
         while state == TlsState::Handshaking {
             state = poll_fn(|cx| self.poll_handshake(cx, &mut scratch.borrow_mut())).await?;
         }
         poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// With what is there already, if anything is.
+    fn begin_handshake(&mut self, incoming: &mut [u8]) -> Result<TlsState, Fault> {
+        let held = self.tls.put_back(incoming);
+        if is_text(&incoming[..held]) {
+            return Err(Fault::NoTls);
+        }
+        let plain = &mut self.plain;
+        let sink = &mut |bytes: &[u8]| plain.push(bytes);
+        Ok(self.tls.open(&mut incoming[..held], sink, &mut self.unsent)?)
     }
 
     fn poll_handshake(
@@ -277,8 +307,7 @@ impl<S: Stream> Peer<S> {
         if received == 0 {
             return Poll::Ready(Err(Fault::EndedEarly));
         }
-        // No TLS record starts with a letter (RFC 8446 5.1), but every HTTP message does.
-        if held == 0 && incoming[0].is_ascii_alphabetic() {
+        if held == 0 && is_text(&incoming[..received]) {
             return Poll::Ready(Err(Fault::NoTls));
         }
         let plain = &mut self.plain;
@@ -334,4 +363,9 @@ impl<S: Stream> Peer<S> {
         // Session tickets and the like are no answer; they are taken in and the socket is empty then.
         quiet && self.poll_fill(cx, scratch).is_pending()
     }
+}
+
+/// No TLS record starts with a letter (RFC 8446 5.1), but every HTTP message does.
+fn is_text(bytes: &[u8]) -> bool {
+    bytes.first().is_some_and(u8::is_ascii_alphabetic)
 }

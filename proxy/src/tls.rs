@@ -6,6 +6,7 @@ mod certificates;
 mod handshake;
 mod record;
 mod session;
+mod shown;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,7 +20,10 @@ use crate::buffer::Buffer;
 use handshake::Handshake;
 use session::Session;
 
-pub use certificates::{AgentTrust, CertificateError, CertificatePair, Pin, PinError};
+pub use certificates::{
+    AgentTrust, CertificateError, CertificatePair, ClientAuthority, ClientDemands, Pin, PinError,
+};
+pub use shown::ShownError;
 
 /// Ciphertext that may have to be kept between two receives: one record, or the largest handshake message.
 pub const HELD_BYTES_MAX: usize = 64 * 1024 + 18 * 1024;
@@ -109,6 +113,11 @@ impl TlsEnd {
     /// Whether bytes pass as they are.
     pub fn is_plain(&self) -> bool {
         matches!(self.phase, Phase::Plain)
+    }
+
+    /// Takes ciphertext that was received before there was an end for it.
+    pub fn begin_with(&mut self, ciphertext: &[u8]) {
+        self.held.extend_from_slice(ciphertext);
     }
 
     /// Copies the ciphertext that waits for its rest to the front of `incoming`, behind which the caller

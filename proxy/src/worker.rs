@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, watch};
 
 use crate::account::AccessLog;
+use crate::admission::Admission;
 use crate::agents::Pool;
 use crate::balance::{Balance, Connection, Desk};
 use crate::config::{Config, Readiness};
@@ -50,6 +51,8 @@ pub struct Shared {
     pub connector: Option<Connector>,
     /// The access log.
     pub log: AccessLog,
+    /// Which clients may come in.
+    pub admission: Admission,
     /// Client connections of all workers.
     pub balance: Balance,
     /// Requests for addresses that may not be dialled, of all workers.
@@ -134,7 +137,8 @@ pub fn run(
     phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     let executor = Executor::new(poller(shared.config.readiness)?)?;
-    let net = Kernel::new(executor.clone(), shared.config.front.stall);
+    let own = listeners.iter().map(|listener| listener.socket.local_addr()).collect::<io::Result<_>>()?;
+    let net = Kernel::new(executor.clone(), shared.config.front.stall, own);
     let worker = Rc::new(Worker::new(net, shared));
     executor.run(serve(worker, executor.clone(), desk, listeners, phase))?
 }

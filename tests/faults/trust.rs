@@ -1,12 +1,15 @@
 //! Agent certificates that are verified, and those that are not accepted.
 
 use std::fs;
+use std::net::TcpListener;
 use std::process::Command;
 
 use harness::agent::{Agent, AgentConfig};
 use harness::certificates::{Authority, Identity, KeyKind};
 use harness::front::Front;
+use harness::line::Line;
 use harness::process::{Process, eventually};
+use harness::proxy::{self, Proxy};
 use tempfile::TempDir;
 
 async fn agent(identity: &Identity) -> Agent {
@@ -81,6 +84,36 @@ async fn a_pinned_certificate_is_accepted_and_no_other() {
     assert_eq!(status(&pinned, &[&flag]).await, 200);
     assert_eq!(status(&other, &[&flag]).await, 502);
     assert_eq!(status(&other, &[&flag, &format!("--agent-pin={}", pin(&other))]).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pin_of_an_agent_can_be_asked_for() {
+    let identity = Identity::self_signed(KeyKind::Ecdsa, &["127.0.0.1"]);
+    let agent = agent(&identity).await;
+    let mut asked = Process::start(proxy::command(&["pin", &agent.address.to_string()]));
+    assert!(asked.wait().success(), "{}", asked.log());
+    assert_eq!(
+        asked.output().trim().to_uppercase(),
+        pin(&identity).replace(':', "").replace("sha256", "sha256:").to_uppercase()
+    );
+    assert_eq!(status(&identity, &[&format!("--agent-pin={}", asked.output().trim())]).await, 200);
+
+    let mut nobody = Process::start(proxy::command(&["pin", "127.0.0.1:1"]));
+    assert_eq!(nobody.wait().code(), Some(1));
+    assert!(nobody.log().contains("127.0.0.1:1 shows no certificate"), "{}", nobody.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_never_asks_itself() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let listen = format!("--listen-plain=127.0.0.1:{port}");
+    let agent_port = format!("--agent-port={port}");
+    let flags = [&listen, &agent_port, "--agents=127.0.0.0/8", "--agent-tls=off", "--workers=1"];
+    let itself = Proxy::start(&flags);
+    let mut client = Line::plain(itself.address()).await;
+    client.say("GET /127.0.0.1/127.0.0.1/127.0.0.1/x HTTP/1.1\r\nHost: p\r\n\r\n").await;
+    assert_eq!(client.answer().await.unwrap().status, 502);
+    assert_eq!(itself.log().matches("this is the proxy itself").count(), 1, "{}", itself.log());
 }
 
 /// As `openssl x509 -fingerprint -sha256` tells it.

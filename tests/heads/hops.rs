@@ -4,7 +4,7 @@
 use super::row::{Agent, Row, TOLD, bad_line, bad_post, fields, forwarded, head, post, refused, seen};
 
 pub(crate) fn rows() -> Vec<Row> {
-    [connection(), one_hop(), origin(), expect(), kept(), upgrades(), no_upgrades(), pipelines()]
+    [connection(), one_hop(), origin(false), expect(), kept(), upgrades(), no_upgrades(), pipelines()]
         .into_iter()
         .flatten()
         .collect()
@@ -62,26 +62,27 @@ fn one_hop() -> Vec<Row> {
     ]
 }
 
-/// What an agent is told of the client is appended to, or replaced; never taken on trust alone.
-fn origin() -> Vec<Row> {
+/// What an agent is told of the client: what the client says of it is replaced, unless it is a proxy that is `trusted`.
+pub(crate) fn origin(trusted: bool) -> Vec<Row> {
+    let believed = |text: &'static str| if trusted { text } else { "" };
     let told = |name, asked: &[&str], chain: &str, kept: &str| {
         let asked = head("GET /127.0.0.2/x HTTP/1.1", &[&["Host: h"], asked].concat());
         let told = TOLD.replace("For: ", &format!("For: {chain}"));
         forwarded(name, asked, format!("GET /x HTTP/1.1\r\nHost: h\r\n{told}{kept}\r\n"))
     };
     vec![
-        told("X-Forwarded-For", &["X-Forwarded-For: 10.9.8.7"], "10.9.8.7, ", ""),
-        told("X-Forwarded-For of two", &["x-forwarded-for: a, b"], "a, b, ", ""),
+        told("X-Forwarded-For", &["X-Forwarded-For: 10.9.8.7"], believed("10.9.8.7, "), ""),
+        told("X-Forwarded-For of two", &["x-forwarded-for: a, b"], believed("a, b, "), ""),
         told(
             "two X-Forwarded-For",
             &["X-Forwarded-For: a", "A: 1", "X-Forwarded-For: b"],
-            "a, b, ",
+            believed("a, b, "),
             "A: 1\r\n",
         ),
         told("X-Real-IP", &["X-Real-IP: 10.9.8.7"], "", ""),
         told("X-Real-IP twice", &["x-real-ip: 10.9.8.7", "X-REAL-IP: 10.9.8.6"], "", ""),
         told("X-Forwarded-Proto", &["X-Forwarded-Proto: ftp"], "", ""),
-        told("Forwarded", &["Forwarded: for=10.9.8.7"], "", "Forwarded: for=10.9.8.7\r\n"),
+        told("Forwarded", &["Forwarded: for=10.9.8.7"], "", believed("Forwarded: for=10.9.8.7\r\n")),
     ]
 }
 

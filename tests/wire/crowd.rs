@@ -62,7 +62,11 @@ pub(crate) async fn live<S: Wire, F: Future<Output = Line<S>>>(
 async fn five_thousand_idle_sessions_all_echo_and_leave_nothing_behind() {
     let count = affordable(5000);
     let agent = Agent::start(AgentConfig { tls: AgentTls::Off, ..AgentConfig::default() }).await.unwrap();
-    let front = Front::start(agent.address, &["--agent-tls=off", "--workers=2"]).await;
+    let front = Front::start(
+        agent.address,
+        &["--agent-tls=off", "--workers=2", "--client-connections-max=9000", "--client-rate=1000000"],
+    )
+    .await;
     let plain = front.plain();
     live(&agent, &front, count, || Line::plain(plain)).await;
 }

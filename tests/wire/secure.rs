@@ -73,6 +73,47 @@ fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
 }
 
 #[test]
+fn tls_1_3_alone_is_spoken_where_that_is_asked_for() {
+    let proxy = proxy(&["--tls-min=1.3"]);
+    let (curl, url) = (Curl::new(), format!("https://{}/health", proxy.address()));
+    assert_eq!(curl.get(&["--tlsv1.3", &url]).status, 200);
+    let (old, received) = curl.attempt(&["--tls-max", "1.2", &url]);
+    assert!(received.status == 0 && old.log.contains("protocol version"), "{}", old.log);
+}
+
+#[test]
+fn clients_show_a_certificate_where_that_is_asked_for() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, pem: &str| {
+        let file = folder.path().join(name);
+        fs::write(&file, pem).unwrap();
+        file.display().to_string()
+    };
+    let authority = format!("--client-ca={}", file("ca.pem", &ours.cert_pem()));
+    let identity = |name: &str, authority: &Authority| {
+        let Identity { cert_pem, key_pem } = authority.issue(KeyKind::Ecdsa, &["client.test"]);
+        [file(&format!("{name}.pem"), &cert_pem), file(&format!("{name}.key"), &key_pem)]
+    };
+    let (good, bad) = (identity("good", &ours), identity("bad", &theirs));
+    let curl = Curl::new();
+    for (demand, without) in [("--client-cert=required", 0), ("--client-cert=optional", 200)] {
+        let proxy = proxy(&[&authority, demand]);
+        let url = format!("https://{}/health", proxy.address());
+        for version in ["1.2", "1.3"] {
+            let status = |identity: Option<&[String; 2]>| {
+                let mut args = vec!["--tls-max", version, &url];
+                if let Some([certificate, key]) = identity {
+                    args.extend(["--cert", certificate, "--key", key]);
+                }
+                curl.attempt(&args).1.status
+            };
+            assert_eq!([Some(&good), Some(&bad), None].map(status), [200, 0, without], "{demand} {version}");
+        }
+    }
+}
+
+#[test]
 fn http_1_1_is_negotiated_and_a_client_of_h2_alone_is_told_no() {
     let proxy = proxy(&[]);
     let url = format!("https://{}/health", proxy.address());

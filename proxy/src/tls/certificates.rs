@@ -14,11 +14,13 @@ use rustls::crypto::{
 };
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
 use rustls::{
-    CertificateError as RustlsCertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
-    ServerConfig, SignatureAlgorithm, SignatureScheme,
+    ALL_VERSIONS, CertificateError as RustlsCertificateError, ClientConfig, DigitallySignedStruct,
+    RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme,
 };
 
 use super::{Acceptor, Connector};
@@ -58,6 +60,24 @@ pub enum AgentTrust {
     },
     /// One of these.
     Pinned(Vec<Pin>),
+}
+
+/// What is asked of clients.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ClientDemands {
+    /// TLS 1.3, not 1.2.
+    pub tls13: bool,
+    /// A certificate of their own.
+    pub certificate: Option<ClientAuthority>,
+}
+
+/// Who vouches for clients.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClientAuthority {
+    /// The CA certificates.
+    pub file: PathBuf,
+    /// Whether a client without a certificate is turned away; one with a certificate of somebody else's always is.
+    pub required: bool,
 }
 
 /// Why a certificate, key or CA file can't be used.
@@ -129,6 +149,14 @@ impl FromStr for Pin {
     }
 }
 
+impl Pin {
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Self {
+        let mut pin = [0; 32];
+        pin.copy_from_slice(digest(&SHA256, certificate).as_ref());
+        Self(pin)
+    }
+}
+
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("sha256:")?;
@@ -139,6 +167,11 @@ impl fmt::Display for Pin {
 impl Acceptor {
     /// From PEM files, chosen by server name and key type; one made in memory where there are none.
     pub fn new(pairs: &[CertificatePair]) -> Result<Self, CertificateError> {
+        Self::demanding(pairs, &ClientDemands::default())
+    }
+
+    /// The same for clients who do what is asked of them.
+    pub fn demanding(pairs: &[CertificatePair], demands: &ClientDemands) -> Result<Self, CertificateError> {
         let mut keys = pairs.iter().map(load).collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
             keys.push(self_signed()?);
@@ -146,9 +179,14 @@ impl Acceptor {
         // A stable sort: ECDSA signs ten times faster than RSA, so it goes first wherever a client takes both.
         keys.sort_by_key(|key| key.key.algorithm() == SignatureAlgorithm::RSA);
         let keys = keys.into_iter().map(Arc::new).collect();
+        let versions = if demands.tls13 { &[&TLS13][..] } else { ALL_VERSIONS };
+        let verifier = match &demands.certificate {
+            Some(authority) => client_verifier(authority)?,
+            None => WebPkiClientVerifier::no_client_auth(),
+        };
         let mut config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
+            .with_protocol_versions(versions)?
+            .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(ByNameAndKey { keys }));
         config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
         config.ticketer = aws_lc_rs::Ticketer::new()?;
@@ -235,6 +273,23 @@ fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
     parsed.is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
 }
 
+fn client_verifier(authority: &ClientAuthority) -> Result<Arc<dyn ClientCertVerifier>, CertificateError> {
+    let file = &authority.file;
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(file)?), provider());
+    let builder = if authority.required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|source| CertificateError::Verifier { file: file.clone(), source })
+}
+
+fn roots(file: &Path) -> Result<RootCertStore, CertificateError> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(file)? {
+        roots
+            .add(authority)
+            .map_err(|source| CertificateError::Authority { file: file.to_owned(), source })?;
+    }
+    Ok(roots)
+}
+
 type Verifier = (Arc<dyn ServerCertVerifier>, Option<ServerName<'static>>);
 
 fn verifier(trust: &AgentTrust) -> Result<Verifier, CertificateError> {
@@ -242,13 +297,7 @@ fn verifier(trust: &AgentTrust) -> Result<Verifier, CertificateError> {
         AgentTrust::Anything => Ok((Arc::new(WithoutAuthority::new(None)), None)),
         AgentTrust::Pinned(pins) => Ok((Arc::new(WithoutAuthority::new(Some(pins.clone()))), None)),
         AgentTrust::Authority { file, name } => {
-            let mut roots = RootCertStore::empty();
-            for authority in certificates(file)? {
-                roots
-                    .add(authority)
-                    .map_err(|source| CertificateError::Authority { file: file.clone(), source })?;
-            }
-            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(file)?), provider())
                 .build()
                 .map_err(|source| CertificateError::Verifier { file: file.clone(), source })?;
             let name = name.as_deref().map(server_name).transpose()?;
@@ -292,8 +341,8 @@ impl ServerCertVerifier for WithoutAuthority {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let is_pinned = |pin: &Pin| pin.0 == digest(&SHA256, certificate).as_ref();
-        if self.pins.as_ref().is_none_or(|pins| pins.iter().any(is_pinned)) {
+        let shown = Pin::of(certificate);
+        if self.pins.as_ref().is_none_or(|pins| pins.contains(&shown)) {
             return Ok(ServerCertVerified::assertion());
         }
         Err(RustlsCertificateError::ApplicationVerificationFailure.into())

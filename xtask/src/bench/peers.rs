@@ -131,7 +131,16 @@ pub(super) fn free(ip: Ipv4Addr) -> Result<SocketAddr, String> {
 
 fn dcv_splice(place: &Place, listen: SocketAddr) -> Command {
     let mut command = Command::new(place.proxy);
-    command.args(["--workers", "2", "--connections-max", "9500", "--agent-port", &place.port().to_string()]);
+    command.args(["--workers", "2", "--agent-port", &place.port().to_string()]);
+    // The load is one client.
+    command.args([
+        "--connections-max",
+        "9500",
+        "--client-connections-max",
+        "9500",
+        "--client-rate",
+        "1000000",
+    ]);
     for agent in place.agents {
         command.args(["--agents", &format!("{}/32", agent.ip())]);
     }

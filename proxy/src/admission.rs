@@ -1,0 +1,299 @@
+//! Which clients may come in: from which networks, how many at a time, and how often. Asked once per connection, under
+//! a lock, and never again; knows no socket. An IPv6 client is its /64, which is what one of them is given.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use ipnet::IpNet;
+
+use crate::reply::Reply;
+
+/// Clients that are remembered before those who left long enough ago are forgotten.
+const REMEMBERED_MAX: usize = 16_384;
+/// How many seconds' worth of connections a client may make at once.
+const BURST_S: f64 = 4.0;
+
+/// Networks that clients come from, as the operator named them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ClientNetworks {
+    /// Where they may come from; anywhere where none is named.
+    pub allowed: Vec<IpNet>,
+    /// Where they may not, whatever is allowed.
+    pub denied: Vec<IpNet>,
+    /// Balancers that say first whom they speak for.
+    pub introducers: Vec<IpNet>,
+    /// Proxies whose word on whom they speak for is passed on.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl ClientNetworks {
+    fn allows(&self, client: IpAddr) -> bool {
+        !contains(&self.denied, client) && (self.allowed.is_empty() || contains(&self.allowed, client))
+    }
+
+    /// Whether a connection from there starts with a PROXY header.
+    pub fn is_introducer(&self, peer: IpAddr) -> bool {
+        contains(&self.introducers, peer)
+    }
+
+    /// Whether what it says of whom it speaks for is passed on.
+    pub fn is_trusted_proxy(&self, client: IpAddr) -> bool {
+        contains(&self.trusted_proxies, client)
+    }
+}
+
+fn contains(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}
+
+/// Limits of one client.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientLimits {
+    /// Connections at a time.
+    pub connections_max: usize,
+    /// New connections a second; four times as many at once.
+    pub per_second: u32,
+}
+
+/// Why a client is turned away.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// It comes from where none may.
+    Denied,
+    /// It has as many connections as it may.
+    TooMany,
+    /// It has made too many lately.
+    TooOften,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Denied => "comes from where no client may (--allow-clients, --deny-clients)",
+            Self::TooMany => "has as many connections as one may (--client-connections-max)",
+            Self::TooOften => "makes connections faster than one may (--client-rate)",
+        })
+    }
+}
+
+impl Refusal {
+    /// What the client is told, where it can be.
+    pub fn reply(self) -> Reply {
+        let later = |text| Reply::new(429, text).with_header("Retry-After: 5".to_owned());
+        match self {
+            Self::Denied => Reply::new(403, "This address may not use this proxy."),
+            Self::TooMany => later("This address has too many connections: close some."),
+            Self::TooOften => later("This address makes connections too fast: wait."),
+        }
+    }
+}
+
+/// Lets clients in. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Admission(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    networks: ClientNetworks,
+    limits: ClientLimits,
+    clients: Mutex<HashMap<IpAddr, Client>>,
+    refused: [AtomicU64; 3],
+}
+
+/// What is remembered of one.
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    open: usize,
+    /// Connections that it may still make at once, as of `at`.
+    credit: f64,
+    at: Instant,
+}
+
+/// A client that was let in, for as long as its connection lives.
+#[derive(Debug)]
+pub struct Guest {
+    admission: Admission,
+    client: IpAddr,
+}
+
+impl Admission {
+    /// Nobody is in yet.
+    pub fn new(networks: ClientNetworks, limits: ClientLimits) -> Self {
+        Self(Arc::new(Inner { networks, limits, clients: Mutex::default(), refused: Default::default() }))
+    }
+
+    /// Lets a client's connection in, or says why not.
+    pub fn admit(&self, client: IpAddr, now: Instant) -> Result<Guest, Refusal> {
+        self.0.enter(client, now).inspect_err(|refusal| self.0.count(client, *refusal))?;
+        Ok(Guest { admission: self.clone(), client: one(client) })
+    }
+
+    /// How often a client was turned away for that.
+    pub fn refused(&self, refusal: Refusal) -> u64 {
+        self.0.refused[refusal as usize].load(Ordering::Relaxed)
+    }
+}
+
+impl Inner {
+    fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, Client>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, address: IpAddr, now: Instant) -> Result<(), Refusal> {
+        if !self.networks.allows(address) {
+            return Err(Refusal::Denied);
+        }
+        let rate = f64::from(self.limits.per_second);
+        let mut clients = self.clients();
+        if clients.len() == clients.capacity() && clients.len() >= REMEMBERED_MAX {
+            clients.retain(|_, client| client.open > 0 || client.credit_at(now, rate) < rate * BURST_S);
+        }
+        let fresh = Client { open: 0, credit: rate * BURST_S, at: now };
+        let client = clients.entry(one(address)).or_insert(fresh);
+        client.credit = client.credit_at(now, rate);
+        // One worker's time is not quite another's.
+        client.at = client.at.max(now);
+        if client.open >= self.limits.connections_max {
+            return Err(Refusal::TooMany);
+        }
+        if client.credit < 1.0 {
+            return Err(Refusal::TooOften);
+        }
+        client.credit -= 1.0;
+        client.open += 1;
+        Ok(())
+    }
+
+    /// Who is turned away often is not told of each time.
+    fn count(&self, client: IpAddr, refusal: Refusal) {
+        let count = self.refused[refusal as usize].fetch_add(1, Ordering::Relaxed) + 1;
+        if count.is_power_of_two() {
+            tracing::warn!("{client} is turned away: it {refusal} ({count} so far)");
+        }
+    }
+}
+
+impl Client {
+    fn credit_at(&self, now: Instant, rate: f64) -> f64 {
+        let gained = now.saturating_duration_since(self.at).as_secs_f64() * rate;
+        (self.credit + gained).min(rate * BURST_S)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if let Some(client) = self.admission.0.clients().get_mut(&self.client) {
+            client.open -= 1;
+        }
+    }
+}
+
+/// What counts as one client.
+fn one(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const LIMITS: ClientLimits = ClientLimits { connections_max: 3, per_second: 2 };
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn networks(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().expect("a network")).collect()
+    }
+
+    #[test]
+    fn a_client_has_so_many_connections_and_gives_each_back() {
+        let admission =
+            Admission::new(ClientNetworks::default(), ClientLimits { per_second: 1000, ..LIMITS });
+        let now = Instant::now();
+        let guests: Vec<_> =
+            (0..3).map(|_| admission.admit(address("192.0.2.1"), now).expect("room")).collect();
+        assert_eq!(admission.admit(address("192.0.2.1"), now).err(), Some(Refusal::TooMany));
+        assert!(admission.admit(address("192.0.2.2"), now).is_ok());
+        drop(guests);
+        assert!(admission.admit(address("::ffff:192.0.2.1"), now).is_ok());
+        assert_eq!(admission.refused(Refusal::TooMany), 1);
+    }
+
+    #[test]
+    fn a_client_makes_so_many_a_second_after_a_burst() {
+        let admission =
+            Admission::new(ClientNetworks::default(), ClientLimits { connections_max: 100, ..LIMITS });
+        let start = Instant::now();
+        let made = |at: f64| {
+            let now = start + Duration::from_secs_f64(at);
+            (0..20).filter(|_| admission.admit(address("192.0.2.1"), now).is_ok()).count()
+        };
+        assert_eq!([0.0, 0.4, 0.6, 2.1, 2.1, 60.0].map(made), [8, 0, 1, 3, 0, 8]);
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_64() {
+        let admission =
+            Admission::new(ClientNetworks::default(), ClientLimits { connections_max: 1, ..LIMITS });
+        let now = Instant::now();
+        let _guest = admission.admit(address("2001:db8::1"), now).expect("room");
+        assert!(admission.admit(address("2001:db8::ffff:1"), now).is_err());
+        assert!(admission.admit(address("2001:db8:0:1::1"), now).is_ok());
+    }
+
+    #[test]
+    fn what_is_denied_is_denied_even_where_it_is_allowed() {
+        let clients = ClientNetworks {
+            allowed: networks(&["192.0.2.0/24", "2001:db8::/32"]),
+            denied: networks(&["192.0.2.128/25", "2001:db8::bad/128"]),
+            ..ClientNetworks::default()
+        };
+        let admission = Admission::new(clients, LIMITS);
+        let now = Instant::now();
+        for (client, is_let_in) in [
+            ("2001:db8::bad", false),
+            ("192.0.2.1", true),
+            ("::ffff:192.0.2.1", true),
+            ("2001:db8::1", true),
+            ("192.0.2.129", false),
+            ("::ffff:192.0.2.129", false),
+            ("198.51.100.1", false),
+            ("2001:db9::1", false),
+        ] {
+            let refused = admission.admit(address(client), now).err();
+            assert_eq!(refused, (!is_let_in).then_some(Refusal::Denied), "{client}");
+        }
+    }
+
+    #[test]
+    fn clients_who_left_long_ago_are_forgotten() {
+        let admission = Admission::new(ClientNetworks::default(), LIMITS);
+        let start = Instant::now();
+        admission.0.clients().reserve(REMEMBERED_MAX);
+        let many = u32::try_from(admission.0.clients().capacity()).expect("a number");
+        for client in 0..many {
+            let guest = admission.admit(IpAddr::from(client.to_be_bytes()), start);
+            if client == 0 {
+                std::mem::forget(guest);
+            }
+        }
+        let later = start + Duration::from_secs(10);
+        assert!(admission.admit(IpAddr::from(many.to_be_bytes()), later).is_ok());
+        assert_eq!(admission.0.clients().len(), 2);
+    }
+}

@@ -1,0 +1,111 @@
+//! What the program gives up once it is bound: new privileges, core dumps, the file system, and TCP connections to any
+//! port but the agents'. What a kernel can't take from it is said and kept. Only the calling thread is confined, and those
+//! that it starts.
+
+use std::fmt;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetError, RulesetStatus,
+};
+use rustix::io;
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+/// Files: Linux 5.13; TCP ports: Linux 6.7 (landlock(7)). Older kernels do what they can.
+const LANDLOCK: ABI = ABI::V4;
+/// No core is dumped to a file below a page, and none to a program at exactly this limit (the kernel's fs/coredump.c).
+const CORE_BYTES: u64 = 1;
+/// Kept open by each worker for when descriptors run out.
+const SPARE: &str = "/dev/null";
+
+/// What was given up.
+#[derive(Debug)]
+pub struct Confined {
+    /// The program and what it starts can't gain privileges.
+    pub no_new_privileges: io::Result<()>,
+    /// No memory is written to disk, with keys and tokens in it.
+    pub no_core_dumps: io::Result<()>,
+    /// Files and ports.
+    pub landlock: Result<RulesetStatus, RulesetError>,
+}
+
+/// Gives up what serving doesn't need. Agents are reached at `agent_port`.
+pub fn confine(agent_port: u16) -> Confined {
+    let none = Rlimit { current: Some(CORE_BYTES), maximum: Some(CORE_BYTES) };
+    Confined {
+        no_new_privileges: rustix::thread::set_no_new_privs(true),
+        no_core_dumps: setrlimit(Resource::Core, none),
+        landlock: restrict(agent_port),
+    }
+}
+
+fn restrict(agent_port: u16) -> Result<RulesetStatus, RulesetError> {
+    let rules = Ruleset::default()
+        .handle_access(AccessFs::from_all(LANDLOCK))?
+        .handle_access(AccessNet::from_all(LANDLOCK))?
+        .create()?
+        .add_rule(NetPort::new(agent_port, AccessNet::ConnectTcp))?;
+    // Where it can't be opened now, it can't be later.
+    let rules = match PathFd::new(SPARE) {
+        Ok(spare) => rules.add_rule(PathBeneath::new(spare, AccessFs::ReadFile | AccessFs::WriteFile))?,
+        Err(_) => rules,
+    };
+    Ok(rules.restrict_self()?.ruleset)
+}
+
+impl fmt::Display for Confined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.landlock {
+            Ok(RulesetStatus::FullyEnforced) => f.write_str("confined to its sockets")?,
+            Ok(RulesetStatus::PartiallyEnforced) => {
+                f.write_str("confined to its sockets as far as this kernel can (Landlock, Linux 6.7)")?;
+            }
+            Ok(RulesetStatus::NotEnforced) => {
+                f.write_str("not confined to its sockets: this kernel has no Landlock (Linux 5.13)")?;
+            }
+            Err(error) => write!(f, "not confined to its sockets: {error}")?,
+        }
+        if let Err(error) = self.no_new_privileges {
+            write!(f, "; it may gain privileges: {error}")?;
+        }
+        if let Err(error) = self.no_core_dumps {
+            write!(f, "; it may dump core: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// What one thread has given up its process still has.
+    #[test]
+    fn a_confined_thread_opens_no_file_and_connects_to_the_agents_port_alone() {
+        let [agent, other] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let [agent, other] = [&agent, &other].map(|listener| listener.local_addr().expect("an address"));
+        let confined = std::thread::spawn(move || {
+            let confined = confine(agent.port());
+            let file = File::open("/etc/passwd").is_ok();
+            let spare = File::open(SPARE).is_ok();
+            let connected = [agent, other].map(|to| TcpStream::connect(to).is_ok());
+            (confined, file, spare, connected, TcpListener::bind("127.0.0.1:0").is_ok())
+        });
+        let (confined, file, spare, connected, bound) = confined.join().expect("no panic");
+        assert!(confined.no_new_privileges.is_ok() && confined.no_core_dumps.is_ok());
+        match confined.landlock.as_ref().expect("rules") {
+            RulesetStatus::FullyEnforced => {
+                assert_eq!((file, spare, connected, bound), (false, true, [true, false], false));
+                assert_eq!(confined.to_string(), "confined to its sockets");
+            }
+            status => {
+                eprintln!("nothing to see on this kernel: {status:?}");
+                assert!(confined.to_string().contains("this kernel"));
+            }
+        }
+        assert!(File::open("/etc/passwd").is_ok());
+    }
+}
