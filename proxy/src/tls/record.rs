@@ -10,9 +10,8 @@ use crate::buffer::Buffer;
 pub(super) const HEADER_BYTES: usize = 5;
 /// Plaintext of a full record (RFC 8446 5.1).
 pub(super) const PLAIN_BYTES_MAX: usize = 1 << 14;
-/// What sealing may add to a record's plaintext (RFC 5246 6.2.3, RFC 8446 5.2).
+/// What sealing may add to a record's plaintext (RFC 5246 6.2.3; TLS 1.3 allows less, and its content is measured).
 const EXPANSION_BYTES_MAX: usize = 2048;
-const TLS13_EXPANSION_BYTES_MAX: usize = 256;
 /// Every suite's tag.
 const TAG_BYTES: usize = 16;
 /// The part of a TLS 1.2 AES-GCM nonce that travels with the record (RFC 5288 3).
@@ -117,9 +116,6 @@ impl Key {
         let is_tls13 = self.layout == Layout::Tls13;
         if is_tls13 && header[0] != DATA {
             return Err(RecordError::Unexpected);
-        }
-        if is_tls13 && body.len() > PLAIN_BYTES_MAX + TLS13_EXPANSION_BYTES_MAX {
-            return Err(RecordError::TooLong);
         }
         let sealed_bytes = body.len().checked_sub(self.layout.explicit_bytes() + TAG_BYTES);
         let sealed_bytes = sealed_bytes.ok_or(RecordError::Forged)?;

@@ -533,6 +533,8 @@ mod tests {
                 ciphertext[at] ^= 1;
                 let (state, plain) = pair.feed(&ciphertext);
                 assert!(matches!(state, Err(TlsError::Protocol(_))) && plain.is_empty(), "{state:?}");
+                let more = pair.ours.seal(b"more", &mut Buffer::default());
+                assert!(matches!(more, Err(TlsError::NotReady)), "nothing goes behind an alert");
                 let told = pair.theirs.process_new_packets().expect_err("an alert");
                 assert!(matches!(told, Error::AlertReceived(_)), "{told:?}");
             }
@@ -609,6 +611,11 @@ mod tests {
         // The type of a record stands behind its content (RFC 8446 5.2), so that zeros as type are padding of it.
         let padded = sealed_as(&mut to_client, 0, &[b'h', b'i', DATA, 0, 0, 0]);
         assert_eq!(open(&mut to_agent, padded.filled()).1, b"hi");
+        let (mut sender, mut receiver) = own_pair();
+        let much = [&[b'x', DATA][..], &vec![0; PLAIN_BYTES_MAX]].concat();
+        open(&mut receiver, sealed_as(&mut sender, 0, &much).filled())
+            .0
+            .expect_err("more than a record holds");
         let nothing = sealed_as(&mut to_client, 0, &[0; 100]);
         assert!(open(&mut to_agent, nothing.filled()).0.is_err());
     }
@@ -661,11 +668,12 @@ mod tests {
         // A client's hello, a key update that is none, one that is not the last, a ticket from a client, and types
         // that are not known or not sealed.
         let too_much = vec![1; PLAIN_BYTES_MAX + 1];
-        let cases: [(u8, &[u8]); 10] = [
+        let cases: [(u8, &[u8]); 11] = [
             (HANDSHAKE, &[1, 0, 0, 0]),
             (HANDSHAKE, &[24, 0, 0, 1, 2]),
             (HANDSHAKE, &[24, 0, 0, 1, 0, 24]),
             (HANDSHAKE, &[4, 0, 0, 0]),
+            (HANDSHAKE, &[1, 0, 1, 0, 3, 3]),
             (HANDSHAKE, &[]),
             (ALERT, &[WARNING, 100]),
             (ALERT, &[WARNING]),
