@@ -71,6 +71,8 @@ struct Direction {
     piped: usize,
     pipe: Option<Pipe>,
     spliced: bool,
+    /// The receiver takes no more.
+    is_broken: bool,
 }
 
 impl Direction {
@@ -133,15 +135,12 @@ impl<S: Stream> Relay<'_, S> {
             match turn.await {
                 Step::Again => around.net.breathe().await,
                 Step::TimeUp if self.progress() == seen => {
-                    return self.farewell(around.net, Ending::Idle).await;
+                    let gone = self.first.filter(|_| self.to_client.is_broken);
+                    return self.farewell(around.net, gone.unwrap_or(Ending::Idle)).await;
                 }
-                Step::TimeUp => {
+                Step::TimeUp | Step::Hurried => {
                     seen = self.progress();
                     idle.set(around.net.sleep(self.idle_limit(&around.limits)));
-                }
-                Step::HalfClosed => {
-                    seen = self.progress();
-                    idle.set(around.net.sleep(around.limits.half_closed_idle));
                 }
                 Step::Ended(ending) => return ending,
                 Step::Failed(side, fault) => return self.failed(around.net, side, &fault).await,
@@ -161,7 +160,12 @@ impl<S: Stream> Relay<'_, S> {
     }
 
     fn idle_limit(&self, limits: &RelayLimits) -> Duration {
-        if self.first.is_some() { limits.half_closed_idle } else { limits.idle }
+        match self.first {
+            // An agent that waits for a client who is gone to listen takes nothing itself.
+            Some(_) if self.to_client.is_broken => limits.half_closed_idle.min(FAREWELL),
+            Some(_) => limits.half_closed_idle,
+            None => limits.idle,
+        }
     }
 
     /// One turn of each direction that has not ended.
@@ -170,7 +174,7 @@ impl<S: Stream> Relay<'_, S> {
         let turn_bytes = around.limits.turn_bytes;
         let budget = if around.net.is_idle() { turn_bytes.max(TURN_BYTES_ALONE) } else { turn_bytes };
         let mut passage = Passage { cx, scratch: &mut scratch, pipes: around.pipes, net: around.net, budget };
-        let half_closed = self.first.is_some();
+        let limit = self.idle_limit(&around.limits);
         // Input events are small and somebody waits for what they do: they go first.
         let up = passage.turn(self.client, self.agent, &mut self.to_agent);
         let down = passage.turn(self.agent, self.client, &mut self.to_client);
@@ -185,7 +189,7 @@ impl<S: Stream> Relay<'_, S> {
             return Poll::Ready(Step::Ended(self.first.unwrap_or(Ending::Idle)));
         }
         match (up, down) {
-            _ if self.first.is_some() && !half_closed => Poll::Ready(Step::HalfClosed),
+            _ if self.idle_limit(&around.limits) < limit => Poll::Ready(Step::Hurried),
             (Turn::Again, _) | (_, Turn::Again) => Poll::Ready(Step::Again),
             _ => Poll::Pending,
         }
@@ -252,7 +256,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 enum Step {
     Again,
     TimeUp,
-    HalfClosed,
+    /// Less time is left from now on.
+    Hurried,
     Ended(Ending),
     Failed(Side, Fault),
     Drained,
@@ -272,6 +277,7 @@ fn settle(
         Poll::Ready(Err(Broken::From(fault))) => Err(Step::Failed(from, fault)),
         Poll::Ready(Err(Broken::To(fault))) => {
             direction.done = true;
+            direction.is_broken = true;
             first.get_or_insert_with(|| Ending::failed(from.other(), &fault));
             Ok(Turn::Over)
         }
