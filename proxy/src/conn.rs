@@ -108,7 +108,13 @@ async fn front<N: Net>(
     let mut secured = accepted.secure(worker).await?;
     loop {
         match secured.one_request(worker).await {
-            After::Next(next) => secured = next,
+            After::Next(next) => {
+                // Requests that were sent ahead are a step of front work each.
+                if !next.peer.plain.is_empty() {
+                    worker.net.breathe().await;
+                }
+                secured = next;
+            }
             After::Upgraded(upgraded) => return Some((upgraded, guest)),
             After::Closed => return None,
         }
