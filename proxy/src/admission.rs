@@ -244,6 +244,8 @@ mod tests {
             (0..20).filter(|_| admission.admit(address("192.0.2.1"), now).is_ok()).count()
         };
         assert_eq!([0.0, 0.4, 0.6, 2.1, 2.1, 60.0].map(made), [8, 0, 1, 3, 0, 8]);
+        // Workers whose times differ gain nobody anything.
+        assert_eq!([59.0, 60.0, 59.0, 60.0].map(made), [0; 4]);
     }
 
     #[test]
