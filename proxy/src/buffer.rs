@@ -1,6 +1,9 @@
 //! A byte queue whose spare room is always initialised, so that it can be lent to a receive or to an
 //! encryption without being zeroed again. Memory is given back when the owner says so, never by itself.
 
+/// A head and a short answer have room in it.
+const KEPT_BYTES: usize = 2048;
+
 /// Bytes waiting between `start` and `end`; the rest of the memory is room.
 #[derive(Debug, Default)]
 pub struct Buffer {
@@ -65,8 +68,15 @@ impl Buffer {
         self.end = 0;
     }
 
-    /// Gives the memory back where no byte waits.
+    /// Gives the memory back where no byte waits, but for what the next message may well need.
     pub fn release(&mut self) {
+        if self.memory.capacity() > KEPT_BYTES {
+            self.free();
+        }
+    }
+
+    /// Gives all memory back where no byte waits.
+    pub fn free(&mut self) {
         if self.is_empty() {
             *self = Self::default();
         }
@@ -101,11 +111,19 @@ mod tests {
     #[test]
     fn memory_is_given_back_only_when_empty() {
         let mut buffer = Buffer::default();
-        buffer.push(b"x");
+        buffer.push(&[7; KEPT_BYTES + 1]);
         buffer.release();
+        assert_eq!(buffer.len(), KEPT_BYTES + 1);
+        buffer.consume(KEPT_BYTES + 1);
+        buffer.release();
+        assert_eq!(buffer.memory.capacity(), 0);
+        buffer.push(b"x");
+        buffer.free();
         assert_eq!(buffer.filled(), b"x");
         buffer.consume(1);
         buffer.release();
+        assert_ne!(buffer.memory.capacity(), 0);
+        buffer.free();
         assert_eq!(buffer.memory.capacity(), 0);
     }
 }

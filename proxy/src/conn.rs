@@ -5,6 +5,7 @@
 //! Accepted → Admitted → Secured → Requested → Paired → { exchange → Secured | Upgraded } → closed, its ledger written
 //! ```
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
@@ -393,7 +394,6 @@ fn decide<N: Net>(
 ) -> Result<(SocketAddr, Vec<u8>), Reply> {
     let config = &worker.shared.config;
     let stripped = config.prefix == Prefix::Strip;
-    let prefix = |ip| stripped.then(|| format!("/{ip}"));
     let route = Route::of_request(head.host, head.path, config.agent_domain.as_ref());
     let (agent, rest, mounted) = match route {
         Route::Health => return Err(health(head.method)),
@@ -410,14 +410,16 @@ fn decide<N: Net>(
             ));
         }
         Route::Default => match config.default_agent {
-            Some(agent) => (agent, head.path.to_owned(), None),
+            Some(agent) => (agent, Cow::Borrowed(head.path), None),
             None => {
                 return Err(Reply::new(404, "No desktop is named: write https://<this host>/<agent IP>/."));
             }
         },
-        Route::Host(agent) => (agent, head.path.to_owned(), Some(String::new())),
-        Route::Agent(ip, rest) => (IpAddr::V4(ip), rest.to_owned(), prefix(ip)),
-        Route::NoSlash(ip, query) => (IpAddr::V4(ip), format!("/{query}"), prefix(ip)),
+        Route::Host(agent) => (agent, Cow::Borrowed(head.path), Some(false)),
+        Route::Agent(ip, rest) => (IpAddr::V4(ip), Cow::Borrowed(rest), stripped.then_some(true)),
+        Route::NoSlash(ip, query) => {
+            (IpAddr::V4(ip), Cow::Owned(format!("/{query}")), stripped.then_some(true))
+        }
     };
     if !config.agents.allows(agent) {
         let count = worker.shared.forbidden.fetch_add(1, Ordering::Relaxed) + 1;
@@ -432,7 +434,7 @@ fn decide<N: Net>(
             .with_header(format!("Location: /{ip}/{query}")));
     }
     let agent = SocketAddr::new(agent, config.agent_port);
-    let path = if stripped { rest.as_str() } else { head.path };
+    let path = if stripped { &*rest } else { head.path };
     let trusted = config.clients.is_trusted_proxy(client);
     let forward = Forward { client, trusted, secure, agent, host_header: config.host_header, path };
     let host = forward::host_for(head, &forward);
@@ -440,7 +442,7 @@ fn decide<N: Net>(
     forward::request(head, &forward, &host, &mut out);
     let bare = matches!(route, Route::NoSlash(..));
     let (agent_ip, port) = (agent.ip(), agent.port());
-    asked.mount = mounted.map(|prefix| Mount { prefix, agent: agent_ip, port, host, bare });
+    asked.mount = mounted.map(|has_prefix| Mount { agent: agent_ip, has_prefix, port, host, bare });
     Ok((agent, out))
 }
 

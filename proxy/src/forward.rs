@@ -49,16 +49,22 @@ pub struct Forward<'a> {
 /// Where the agent's paths are for the client: its prefix is put back where the agent names a path of its own.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Mount {
-    /// `/<ip>`; empty where the agent has a host name of its own.
-    pub prefix: String,
-    /// The agent behind it.
+    /// The agent.
     pub agent: IpAddr,
+    /// Whether its paths are behind `/<ip>`; not where it has a host name of its own.
+    pub has_prefix: bool,
     /// The port it is reached on.
     pub port: u16,
     /// The host it was told.
     pub host: String,
     /// Whether the request came without the slash behind the prefix, so that its directory is `/`.
     pub bare: bool,
+}
+
+impl Mount {
+    fn prefix(&self) -> String {
+        if self.has_prefix { format!("/{}", self.agent) } else { String::new() }
+    }
 }
 
 impl Header<'_> {
@@ -93,19 +99,28 @@ fn bracketed(address: IpAddr) -> String {
 
 /// Writes the head that the agent sees.
 pub fn request(head: &RequestHead<'_>, forward: &Forward<'_>, host: &str, out: &mut Vec<u8>) {
-    // Writing to memory does not fail.
-    let _ = write!(out, "{} {} HTTP/1.1\r\nHost: {host}\r\n", head.method, forward.path);
+    for part in [head.method, " ", forward.path, " HTTP/1.1\r\nHost: ", host, "\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
     if head.websocket {
         out.extend_from_slice(b"Upgrade: websocket\r\nConnection: upgrade\r\n");
     }
-    let _ = write!(out, "X-Real-IP: {}\r\nX-Forwarded-For: ", forward.client);
+    out.extend_from_slice(b"X-Real-IP: ");
+    let client = out.len();
+    // Writing to memory does not fail.
+    let _ = write!(out, "{}", forward.client);
+    let client = client..out.len();
+    out.extend_from_slice(b"\r\nX-Forwarded-For: ");
     let earlier = head::values(&head.headers, "x-forwarded-for").filter(|_| forward.trusted);
     for earlier in earlier.filter(|earlier| !earlier.is_empty()) {
         out.extend_from_slice(earlier);
         out.extend_from_slice(b", ");
     }
-    let scheme = if forward.secure { "https" } else { "http" };
-    let _ = write!(out, "{}\r\nX-Forwarded-Proto: {scheme}\r\n", forward.client);
+    out.extend_from_within(client);
+    let scheme: &[u8] = if forward.secure { b"https" } else { b"http" };
+    out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
+    out.extend_from_slice(scheme);
+    out.extend_from_slice(b"\r\n");
     write_framing(head.framing, out);
     // Anybody can write whom they speak for (RFC 7239 8.1).
     let passes = |h: &&Header<'_>| passes_to_agent(h, head) && (forward.trusted || !h.is("forwarded"));
@@ -225,7 +240,7 @@ fn mounted(header: &Header<'_>, mount: &Mount, out: &mut Vec<u8>) {
 fn mounted_location(value: &[u8], mount: &Mount) -> Vec<u8> {
     let Some(path) = own_path(value, mount) else { return value.to_vec() };
     let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
-    [mount.prefix.as_bytes(), slash, path].concat()
+    [mount.prefix().as_bytes(), slash, path].concat()
 }
 
 fn own_path<'a>(value: &'a [u8], mount: &Mount) -> Option<&'a [u8]> {
@@ -255,7 +270,7 @@ fn strip_scheme(value: &[u8]) -> Option<&[u8]> {
 /// the prefix already (RFC 6265 5.1.4), but for a bare request. Browsers refuse a `__Host-` cookie with a path:
 /// better that than one desktop's cookie sent to all.
 fn mounted_cookie(value: &[u8], mount: &Mount) -> Vec<u8> {
-    let prefix = &mount.prefix;
+    let prefix = mount.prefix();
     let mut parts = value.split(|b| *b == b';');
     let mut out = parts.next().unwrap_or_default().to_vec();
     let mut placed = !mount.bare;
@@ -303,8 +318,7 @@ mod tests {
     #[test]
     fn white_space_before_a_cookies_path_hides_nothing() {
         let agent = IpAddr::from([10, 0, 0, 5]);
-        let prefix = format!("/{agent}");
-        let mount = Mount { prefix, agent, port: 8443, host: "h".to_owned(), bare: false };
+        let mount = Mount { agent, has_prefix: true, port: 8443, host: "h".to_owned(), bare: false };
         for (from, to) in [("a; Path=/", "a; Path=/10.0.0.5/"), ("a; Path= \t/", "a; Path= \t/10.0.0.5/")] {
             assert_eq!(mounted_cookie(from.as_bytes(), &mount), to.as_bytes());
         }

@@ -2,6 +2,8 @@
 //! One parse, one meaning: what another parser could read in a second way is refused, never repaired
 //! (RFC 9112 2.2, 3, 5, 6.3).
 
+use std::mem::MaybeUninit;
+
 use memchr::{memchr, memchr_iter};
 
 use crate::body::Framing;
@@ -189,9 +191,10 @@ pub struct ResponseHead<'a> {
 impl<'a> RequestHead<'a> {
     /// Parses a head whose end [`HeadEnd`] has found.
     pub fn parse(head: &'a [u8], limits: &HeadLimits) -> Result<Self, HeadError> {
-        let mut room = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut parsed = httparse::Request::new(&mut room[..limits.headers_max.min(HEADERS_MAX)]);
-        whole(parsed.parse(head), head)?;
+        let mut room = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let room = &mut room[..limits.headers_max.min(HEADERS_MAX)];
+        let mut parsed = httparse::Request::new(&mut []);
+        whole(parsed.parse_with_uninit_headers(head, room), head)?;
         let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
             return Err(HeadError::Syntax);
         };
@@ -216,9 +219,11 @@ impl<'a> ResponseHead<'a> {
     pub fn parse(head: &'a [u8], limits: &HeadLimits, asked: &str) -> Result<Self, HeadError> {
         // The empty line that a client may send first is none of an agent's.
         within(head.starts_with(b"HTTP/"), HeadError::Syntax)?;
-        let mut room = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut parsed = httparse::Response::new(&mut room[..limits.headers_max.min(HEADERS_MAX)]);
-        whole(parsed.parse(head), head)?;
+        let mut room = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let room = &mut room[..limits.headers_max.min(HEADERS_MAX)];
+        let mut parsed = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        whole(config.parse_response_with_uninit_headers(&mut parsed, head, room), head)?;
         let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
             return Err(HeadError::Syntax);
         };

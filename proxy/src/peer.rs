@@ -92,6 +92,8 @@ pub struct Peer<S> {
     /// Ciphertext that the side could not take yet.
     unsent: Buffer,
     end: Option<End>,
+    /// Whether it rests between two messages for long, and holds no memory then.
+    rests: bool,
     finished: bool,
     /// Sending has failed: whatever the stream says of its end, it was no clean one.
     cut: bool,
@@ -106,6 +108,7 @@ impl<S: Stream> Peer<S> {
             plain: Buffer::default(),
             unsent: Buffer::default(),
             end: None,
+            rests: false,
             finished: false,
             cut: false,
         }
@@ -132,6 +135,13 @@ impl<S: Stream> Peer<S> {
     #[must_use]
     pub fn into_plain(self) -> Self {
         Self::new(self.stream, TlsEnd::plain())
+    }
+
+    /// Holds no memory between two messages from here on.
+    pub fn rest(&mut self) {
+        self.rests = true;
+        self.plain.free();
+        self.unsent.free();
     }
 
     /// The stream, for moving bytes inside the kernel; only for sides without TLS.
@@ -203,7 +213,11 @@ impl<S: Stream> Peer<S> {
                 Err(error) => return Poll::Ready(Err(self.cut_by(error))),
             }
         }
-        self.unsent.release();
+        if self.rests {
+            self.unsent.free();
+        } else {
+            self.unsent.release();
+        }
         Poll::Ready(Ok(()))
     }
 

@@ -245,7 +245,7 @@ fn pass_early<S: Stream>(
     let early = from.plain.len();
     to.write(from.plain.filled())?;
     from.plain.consume(early);
-    from.plain.release();
+    from.rest();
     direction.moved += early as u64;
     Ok(())
 }
