@@ -78,52 +78,50 @@ async fn clients_who_stop_within_their_handshake() {
     withstand(&front, attack).await;
 }
 
+/// They say that by TLS, and then nothing.
+async fn who_say_no_more_than(front: &Front, said: &str) {
+    let attack = || async {
+        let mut client = Line::secure(front.secure()).await;
+        client.say(said).await;
+        client
+    };
+    withstand(front, attack).await;
+}
+
+/// They ask, and take next to nothing of what they are answered.
+async fn who_hardly_listen(front: &Front, asked: &str) {
+    let attack = || async {
+        let mut client = with_a_tiny_window(front.plain()).await;
+        client.say(asked).await;
+        client
+    };
+    withstand(front, attack).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_who_stop_within_a_head_of_many_bytes() {
     let (_agent, front) = front().await;
     let head = format!("GET /{} HTTP/1.1\r\nHost: p\r\nX: {}", "a".repeat(10_000), "b".repeat(20_000));
-    let attack = || async {
-        let mut client = Line::secure(front.secure()).await;
-        client.say(&head).await;
-        client
-    };
-    withstand(&front, attack).await;
+    who_say_no_more_than(&front, &head).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_who_stop_within_a_body() {
     let (_agent, front) = front().await;
     let asked = front.request("POST /sink", "Content-Length: 1000000\r\n") + "and";
-    let attack = || async {
-        let mut client = Line::secure(front.secure()).await;
-        client.say(&asked).await;
-        client
-    };
-    withstand(&front, attack).await;
+    who_say_no_more_than(&front, &asked).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_who_take_nothing_of_what_they_ask_for() {
     let (_agent, front) = front().await;
-    let asked = front.request("GET /bytes/100000000", "");
-    let attack = || async {
-        let mut client = with_a_tiny_window(front.plain()).await;
-        client.say(&asked).await;
-        client
-    };
-    withstand(&front, attack).await;
+    who_hardly_listen(&front, &front.request("GET /bytes/100000000", "")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_who_ask_a_thousand_times_and_listen_to_nothing() {
     let (_agent, front) = front().await;
-    let asked = "GET /health HTTP/1.1\r\nHost: p\r\n\r\n".repeat(1000);
-    let attack = || async {
-        let mut client = with_a_tiny_window(front.plain()).await;
-        client.say(&asked).await;
-        client
-    };
-    withstand(&front, attack).await;
+    who_hardly_listen(&front, &"GET /health HTTP/1.1\r\nHost: p\r\n\r\n".repeat(1000)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

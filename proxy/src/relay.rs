@@ -2,7 +2,7 @@
 //! One turn of a direction reads once or more into the worker's buffer, opens every record in it, seals into
 //! one outgoing buffer and sends that at once. While a side can't take its bytes, the other is not read.
 //! Nothing here locks, logs or looks at the clock per message, and nothing is allocated but the place for a record that
-//! came in part.
+//! came in part, or for what a side can't take yet.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
