@@ -151,14 +151,14 @@ impl<S: crate::net::Stream> Accepted<S> {
         // A handshake would cost more than it is worth, and so would waiting for it to listen.
         if !self.secure {
             let mut peer = self.peer;
+            peer.write(&refusal.reply().render(false, false)).ok()?;
             poll_fn(|cx| {
-                let asked = peer.poll_fill(cx, &mut worker.scratch.borrow_mut()).is_ready();
-                let told = peer.write(&refusal.reply().render(false, false));
-                Poll::Ready((asked, told.map(|()| peer.poll_finish(cx, true).is_ready())))
+                // What it asked is taken in, or closing would reset the connection. Whether it hears is its own affair.
+                let _ = peer.poll_fill(cx, &mut worker.scratch.borrow_mut());
+                let _ = peer.poll_finish(cx, true);
+                Poll::Ready(())
             })
-            .await
-            .1
-            .ok()?;
+            .await;
         }
         None
     }
