@@ -341,8 +341,7 @@ impl ServerCertVerifier for WithoutAuthority {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let shown = Pin::of(certificate);
-        if self.pins.as_ref().is_none_or(|pins| pins.contains(&shown)) {
+        if self.pins.as_ref().is_none_or(|pins| pins.contains(&Pin::of(certificate))) {
             return Ok(ServerCertVerified::assertion());
         }
         Err(RustlsCertificateError::ApplicationVerificationFailure.into())
