@@ -356,10 +356,15 @@ mod tests {
 
     /// Our end is the one that faces a client.
     fn client_pair(suite: SupportedCipherSuite) -> Pair {
+        begun_client_pair(suite).connected()
+    }
+
+    /// The same before anything was said.
+    fn begun_client_pair(suite: SupportedCipherSuite) -> Pair {
         let name = ServerName::try_from("desktops.example").expect("a name");
-        let theirs = ClientConnection::new(connector(suite).config, name).expect("an end");
+        let theirs = ClientConnection::new(connector(suite).config, name).expect("an end").into();
         let ours = Acceptor::new(&[]).expect("an acceptor").accept().expect("an end");
-        Pair { ours, theirs: theirs.into() }.connected()
+        Pair { ours, theirs }
     }
 
     impl Pair {
@@ -562,10 +567,7 @@ mod tests {
 
     #[test]
     fn a_client_may_say_all_it_has_to_with_the_end_of_its_handshake() {
-        let name = ServerName::try_from("desktops.example").expect("a name");
-        let theirs = ClientConnection::new(connector(TLS13).config, name).expect("an end").into();
-        let ours = Acceptor::new(&[]).expect("an acceptor").accept().expect("an end");
-        let mut pair = Pair { ours, theirs };
+        let mut pair = begun_client_pair(TLS13);
         let hello = pair.their_flight();
         pair.feed(&hello).0.expect("a hello");
         pair.theirs.writer().write_all(b"all of it").expect("memory");
@@ -578,10 +580,7 @@ mod tests {
 
     #[test]
     fn new_keys_right_behind_the_handshake_are_taken() {
-        let name = ServerName::try_from("desktops.example").expect("a name");
-        let theirs = ClientConnection::new(connector(TLS13).config, name).expect("an end").into();
-        let ours = Acceptor::new(&[]).expect("an acceptor").accept().expect("an end");
-        let mut pair = Pair { ours, theirs };
+        let mut pair = begun_client_pair(TLS13);
         let hello = pair.their_flight();
         pair.feed(&hello).0.expect("a hello");
         pair.theirs.refresh_traffic_keys().expect("a handshake that is done");
