@@ -108,6 +108,7 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
         connect_time: Duration::from_millis(1),
         asked: RefCell::default(),
         bulk: Cell::default(),
+        breaths: Cell::default(),
     };
     let worker = Worker::new(world, fixture.shared(&plan, flags));
     let (near, far) = wire(weather, seed, breaks.client);
@@ -272,9 +273,30 @@ fn a_silent_client_is_dropped_after_the_head_time() {
     });
 }
 
+/// Others have their turn between requests that were sent ahead, however many there are.
+#[test]
+fn requests_that_were_sent_ahead_are_answered_a_turn_at_a_time() {
+    on_virtual_time(async {
+        let plan = Plan { client_tls: false, agent_tls: false, exchanges: Vec::new(), session: None };
+        let worker = Worker::new(nobody(), Fixture::new().shared(&plan, &[]));
+        let (near, mut far) = wire(Weather { chunk_max: 100_000, capacity: 100_000, reluctance: 0 }, 1, None);
+        let said = b"GET /health HTTP/1.1\r\nHost: p\r\n\r\n".repeat(10);
+        std::future::poll_fn(|cx| dcv_splice::net::Stream::poll_send(&mut far, cx, &said).map(drop)).await;
+        let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
+        tokio::time::timeout(BOUND, conn::serve(&worker, near, client, false)).await.unwrap();
+        assert_eq!(worker.net.breaths.get(), 9);
+    });
+}
+
 fn nobody() -> World {
     let on_connect = Box::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
-    World { on_connect, connect_time: Duration::ZERO, asked: RefCell::default(), bulk: Cell::default() }
+    World {
+        on_connect,
+        connect_time: Duration::ZERO,
+        asked: RefCell::default(),
+        bulk: Cell::default(),
+        breaths: Cell::default(),
+    }
 }
 
 /// One exchange whose answer waits until the client's body has come whole, or does not.

@@ -180,6 +180,8 @@ pub struct World {
     pub asked: RefCell<Vec<SocketAddr>>,
     /// Whether who asked last had the turn to move bulk.
     pub bulk: Cell<bool>,
+    /// How often somebody has let the others have their turn.
+    pub breaths: Cell<usize>,
 }
 
 impl Net for World {
@@ -213,6 +215,7 @@ impl Net for World {
     }
 
     async fn breathe(&self) {
+        self.breaths.update(|breaths| breaths + 1);
         tokio::task::yield_now().await;
     }
 }
