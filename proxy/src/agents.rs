@@ -1,7 +1,7 @@
 //! Connections to agents: kept alive between requests, so that a cursor image costs no handshake, and made
 //! anew where none is left. One pool per worker; a connection is lent to one request at a time.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::task::Context;
@@ -21,12 +21,12 @@ pub struct PoolLimits {
 
 /// Idle connections by agent, the one used last at the end.
 pub struct Pool<S> {
-    idle: HashMap<SocketAddr, Vec<Idle<S>>>,
+    idle: BTreeMap<SocketAddr, Vec<Idle<S>>>,
     limits: PoolLimits,
 }
 
 struct Idle<S> {
-    peer: Peer<S>,
+    peer: Box<Peer<S>>,
     since: Instant,
 }
 
@@ -58,7 +58,7 @@ impl ReachError {
 impl<S: Stream> Pool<S> {
     /// An empty pool.
     pub fn new(limits: PoolLimits) -> Self {
-        Self { idle: HashMap::new(), limits }
+        Self { idle: BTreeMap::new(), limits }
     }
 
     /// The connection to `agent` that was used last and is still good; bad ones are dropped on the way.
@@ -68,7 +68,7 @@ impl<S: Stream> Pool<S> {
         scratch: &mut Scratch,
         agent: SocketAddr,
         now: Instant,
-    ) -> Option<Peer<S>> {
+    ) -> Option<Box<Peer<S>>> {
         let idle = self.idle.get_mut(&agent)?;
         while let Some(mut candidate) = idle.pop() {
             if candidate.is_good(cx, scratch, now, &self.limits) {
@@ -79,7 +79,7 @@ impl<S: Stream> Pool<S> {
     }
 
     /// Keeps `peer` for the next request, if there is room.
-    pub fn put(&mut self, agent: SocketAddr, peer: Peer<S>, now: Instant) {
+    pub fn put(&mut self, agent: SocketAddr, peer: Box<Peer<S>>, now: Instant) {
         let idle = self.idle.entry(agent).or_default();
         if idle.len() < self.limits.per_agent {
             idle.push(Idle { peer, since: now });

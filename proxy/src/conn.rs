@@ -49,7 +49,7 @@ struct Admitted<S> {
 
 /// A client that may ask for something.
 struct Secured<S> {
-    peer: Peer<S>,
+    peer: Box<Peer<S>>,
     client: IpAddr,
     secure: bool,
     /// Whether it has been answered before.
@@ -68,8 +68,8 @@ struct Requested<S> {
 
 /// A client, and the agent that has its request.
 struct Paired<S> {
-    requested: Requested<S>,
-    agent: Peer<S>,
+    requested: Box<Requested<S>>,
+    agent: Box<Peer<S>>,
     /// Whether the agent's connection has served another request before.
     reused: bool,
     /// Whether the agent has answered, if only in the interim.
@@ -78,8 +78,8 @@ struct Paired<S> {
 
 /// A client and an agent that speak to each other.
 struct Upgraded<S> {
-    client: Peer<S>,
-    agent: Peer<S>,
+    client: Box<Peer<S>>,
+    agent: Box<Peer<S>>,
     entry: Entry,
 }
 
@@ -165,7 +165,7 @@ impl<S: crate::net::Stream> Accepted<S> {
 
     fn unsecured(self) -> Secured<S> {
         let Self { peer, client, secure } = self;
-        Secured { peer, client: client.ip(), secure, again: false }
+        Secured { peer: Box::new(peer), client: client.ip(), secure, again: false }
     }
 
     async fn secure<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Option<Secured<S>> {
@@ -174,8 +174,7 @@ impl<S: crate::net::Stream> Accepted<S> {
             return Some(self.unsecured());
         }
         let tls = worker.shared.acceptor.accept().ok()?;
-        let mut secured =
-            Secured { peer: self.peer.begin_tls(tls), client: client.ip(), secure: true, again: false };
+        let mut secured = Self { peer: self.peer.begin_tls(tls), ..self }.unsecured();
         let handshake =
             worker.net.timeout(worker.shared.config.front.head, secured.peer.handshake(&worker.scratch));
         let mut place = worker.handshakes.begin();
@@ -187,7 +186,7 @@ impl<S: crate::net::Stream> Accepted<S> {
         match secure {
             Ok(()) => Some(secured),
             Err(Fault::NoTls) => {
-                secured.peer = secured.peer.into_plain();
+                secured.peer = Box::new(secured.peer.into_plain());
                 let entry = Entry::new(client.ip(), worker.net.now());
                 secured.refuse(worker, entry, &not_tls(), None).await;
                 None
@@ -235,7 +234,7 @@ impl<S: crate::net::Stream> Secured<S> {
     async fn read_request<N: Net<Stream = S>>(
         mut self,
         worker: &Worker<N>,
-    ) -> Result<Requested<S>, After<S>> {
+    ) -> Result<Box<Requested<S>>, After<S>> {
         if !self.wait_for_request(worker).await {
             return Err(self.close(worker).await);
         }
@@ -284,7 +283,7 @@ impl<S: crate::net::Stream> Secured<S> {
         worker: &Worker<N>,
         mut entry: Entry,
         length: usize,
-    ) -> Result<Requested<S>, After<S>> {
+    ) -> Result<Box<Requested<S>>, After<S>> {
         let config = &worker.shared.config;
         let head = match RequestHead::parse(&self.peer.plain.filled()[..length], &config.front.head_size) {
             Ok(head) => head,
@@ -299,7 +298,7 @@ impl<S: crate::net::Stream> Secured<S> {
         match decision {
             Ok((agent, head)) => {
                 entry.ledger.agent = Some(agent);
-                Ok(Requested { client: self, asked, agent, head, entry })
+                Ok(Box::new(Requested { client: self, asked, agent, head, entry }))
             }
             Err(reply) => Err(self.refuse(worker, entry, &reply, Some(&asked)).await),
         }
@@ -458,23 +457,29 @@ fn health(method: &str) -> Reply {
 }
 
 impl<S: crate::net::Stream> Requested<S> {
-    /// Takes an idle connection to the agent, or makes one, and writes the head to it.
-    async fn reach_agent<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Result<Paired<S>, After<S>> {
+    /// Takes an idle connection to the agent, or makes one.
+    async fn reach_agent<N: Net<Stream = S>>(
+        self: Box<Self>,
+        worker: &Worker<N>,
+    ) -> Result<Paired<S>, After<S>> {
         let pooled = poll_fn(|cx| {
             let mut scratch = worker.scratch.borrow_mut();
             Poll::Ready(worker.pool.borrow_mut().take(cx, &mut scratch, self.agent, worker.net.now()))
         });
         match pooled.await {
-            Some(agent) => self.pair(worker, agent, true).await,
+            Some(agent) => Ok(self.pair(agent, true)),
             None => self.reach_anew(worker).await,
         }
     }
 
-    async fn reach_anew<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Result<Paired<S>, After<S>> {
+    async fn reach_anew<N: Net<Stream = S>>(
+        self: Box<Self>,
+        worker: &Worker<N>,
+    ) -> Result<Paired<S>, After<S>> {
         let reached =
             worker.net.timeout(worker.shared.config.front.connect, connect(worker, self.agent)).await;
         match reached.unwrap_or(Err(ReachError::TimedOut)) {
-            Ok(agent) => self.pair(worker, agent, false).await,
+            Ok(agent) => Ok(self.pair(agent, false)),
             Err(error) => {
                 tracing::warn!("agent {} {error}", self.agent);
                 let reply = Reply::new(
@@ -486,32 +491,23 @@ impl<S: crate::net::Stream> Requested<S> {
         }
     }
 
-    async fn pair<N: Net<Stream = S>>(
-        self,
-        worker: &Worker<N>,
-        mut agent: Peer<S>,
-        reused: bool,
-    ) -> Result<Paired<S>, After<S>> {
-        match agent.write(&self.head) {
-            Ok(()) => Ok(Paired { requested: self, agent, reused, heard: false }),
-            Err(fault) => {
-                tracing::warn!("agent {}: {fault}", self.agent);
-                let reply = bad_gateway(self.agent.ip(), "can't be written to");
-                Err(self.refuse(worker, &reply).await)
-            }
-        }
+    fn pair(self: Box<Self>, agent: Box<Peer<S>>, reused: bool) -> Paired<S> {
+        Paired { requested: self, agent, reused, heard: false }
     }
 
-    async fn refuse<N: Net<Stream = S>>(self, worker: &Worker<N>, reply: &Reply) -> After<S> {
-        self.client.refuse(worker, self.entry, reply, Some(&self.asked)).await
+    async fn refuse<N: Net<Stream = S>>(self: Box<Self>, worker: &Worker<N>, reply: &Reply) -> After<S> {
+        let Self { client, entry, asked, .. } = *self;
+        client.refuse(worker, entry, reply, Some(&asked)).await
     }
 }
 
-async fn connect<N: Net>(worker: &Worker<N>, agent: SocketAddr) -> Result<Peer<N::Stream>, ReachError> {
+async fn connect<N: Net>(worker: &Worker<N>, agent: SocketAddr) -> Result<Box<Peer<N::Stream>>, ReachError> {
     let stream = worker.net.connect(agent).await.map_err(ReachError::Refused)?;
-    let Some(connector) = &worker.shared.connector else { return Ok(Peer::new(stream, TlsEnd::plain())) };
+    let Some(connector) = &worker.shared.connector else {
+        return Ok(Box::new(Peer::new(stream, TlsEnd::plain())));
+    };
     let tls = connector.connect(agent.ip()).map_err(|error| ReachError::Handshake(error.into()))?;
-    let mut peer = Peer::new(stream, tls);
+    let mut peer = Box::new(Peer::new(stream, tls));
     peer.handshake(&worker.scratch).await.map_err(ReachError::Handshake)?;
     Ok(peer)
 }
@@ -544,7 +540,7 @@ impl<S: crate::net::Stream> Paired<S> {
             heard: false,
         };
         let outcome = tokio::select! {
-            outcome = exchange.run(&self.requested.asked) => outcome,
+            outcome = exchange.run(&self.requested.asked, &self.requested.head) => outcome,
             () = worker.stop.reached(Phase::Ending) => Err(Failure::Stopped),
         };
         self.heard = exchange.heard;
@@ -575,7 +571,7 @@ impl<S: crate::net::Stream> Paired<S> {
     }
 
     fn upgrade(self) -> Box<Upgraded<S>> {
-        let Requested { client, entry, .. } = self.requested;
+        let Requested { client, entry, .. } = *self.requested;
         Box::new(Upgraded { client: client.peer, agent: self.agent, entry })
     }
 
@@ -587,17 +583,18 @@ impl<S: crate::net::Stream> Paired<S> {
         keep_agent: bool,
     ) -> After<S> {
         let Self { requested, mut agent, .. } = self;
-        requested.entry.close(worker, status, Ending::Complete);
+        let Requested { client, agent: address, entry, .. } = *requested;
+        entry.close(worker, status, Ending::Complete);
         let running = worker.stop.phase() == Phase::Running;
         if keep_agent && running {
             agent.plain.release();
-            worker.pool.borrow_mut().put(requested.agent, agent, worker.net.now());
+            worker.pool.borrow_mut().put(address, agent, worker.net.now());
         }
-        if keep_client { requested.client.next() } else { requested.client.close(worker).await }
+        if keep_client { client.next() } else { client.close(worker).await }
     }
 
     async fn failed<N: Net<Stream = S>>(self, worker: &Worker<N>, failure: Failure) -> After<S> {
-        let Requested { client, entry, agent, asked, .. } = self.requested;
+        let Requested { client, entry, agent, asked, .. } = *self.requested;
         if let Failure::Fault(side, fault, Some(status)) = &failure {
             tracing::info!("{} and agent {agent}: the {side} {fault} after status {status}", client.client);
             entry.close(worker, *status, Ending::failed(*side, fault));

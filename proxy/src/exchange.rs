@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::account::Side;
-use crate::body::{self, Decoder, Framing, Piece};
+use crate::body::{self, BodyError, Decoder, Framing, Piece};
 use crate::forward::{self, Mount, Passing};
 use crate::head::{HeadEnd, HeadError, HeadLimits, ResponseHead, Version};
 use crate::net::{Net, Stream};
@@ -79,7 +79,7 @@ pub enum Failure {
 pub struct Exchange<'a, N: Net> {
     /// Who asked.
     pub client: &'a mut Peer<N::Stream>,
-    /// Who answers; the request's head has been written to it.
+    /// Who answers.
     pub agent: &'a mut Peer<N::Stream>,
     /// For letting others have their turn.
     pub net: &'a N,
@@ -95,8 +95,10 @@ pub struct Exchange<'a, N: Net> {
     pub heard: bool,
 }
 
-/// A body on its way.
-struct Transfer {
+/// A head and its body on their way.
+struct Transfer<'a> {
+    /// What goes out before the body, in the same TLS record.
+    head: &'a [u8],
     decoder: Decoder,
     /// The framing that the receiver was told.
     framing: Framing,
@@ -115,9 +117,10 @@ enum Turn {
     Again,
 }
 
-impl Transfer {
-    fn new(from: Framing, to: Framing, bytes_max: u64) -> Self {
+impl<'a> Transfer<'a> {
+    fn new(head: &'a [u8], from: Framing, to: Framing, bytes_max: u64) -> Self {
         Self {
+            head,
             unasked: false,
             decoder: Decoder::new(from, bytes_max),
             framing: to,
@@ -140,8 +143,7 @@ impl Transfer {
     ) -> Poll<Result<Turn, Broken>> {
         let mut left = TURN_BYTES;
         loop {
-            // A head that waits and what is there of its body go out in one send.
-            let recoded = if self.done { Ok(false) } else { self.recode(from, to, scratch) };
+            let recoded = self.recode(from, to, scratch);
             let flushed = to.poll_flush(cx);
             // What was there before a body broke the rules has gone out by now, as far as the side takes it.
             let has_gained = recoded?;
@@ -162,7 +164,7 @@ impl Transfer {
         }
     }
 
-    /// Takes what it can from the bytes already there, in one message. Whether there was any.
+    /// Writes the head and what is already there of the body, in one message. Whether there was any body.
     fn recode<S: Stream>(
         &mut self,
         from: &mut Peer<S>,
@@ -170,22 +172,28 @@ impl Transfer {
         scratch: &mut Scratch,
     ) -> Result<bool, Broken> {
         scratch.message.clear();
+        scratch.message.extend_from_slice(std::mem::take(&mut self.head));
+        let decoded = self.decode(from, &mut scratch.message);
+        to.write(&scratch.message).map_err(Broken::To)?;
+        decoded.map_err(|error| Broken::From(error.into()))
+    }
+
+    fn decode<S: Stream>(&mut self, from: &mut Peer<S>, message: &mut Vec<u8>) -> Result<bool, BodyError> {
+        if self.done {
+            return Ok(false);
+        }
         let mut used = 0;
         while !self.done {
-            let (took, piece) = self
-                .decoder
-                .next(&from.plain.filled()[used..])
-                .map_err(|error| Broken::From(error.into()))?;
+            let (took, piece) = self.decoder.next(&from.plain.filled()[used..])?;
             used += took;
             let Some(piece) = piece else { break };
             if let Piece::Data(data) = &piece {
                 self.moved += data.len() as u64;
             }
             self.done = matches!(piece, Piece::End(_));
-            body::encode(self.framing, &piece, &mut scratch.message);
+            body::encode(self.framing, &piece, message);
         }
         from.plain.consume(used);
-        to.write(&scratch.message).map_err(Broken::To)?;
         Ok(used > 0 || self.done)
     }
 
@@ -213,16 +221,16 @@ enum Event<T> {
 }
 
 impl<N: Net> Exchange<'_, N> {
-    /// Runs the exchange to its end.
-    pub async fn run(&mut self, asked: &Asked) -> Result<Outcome, Failure> {
-        let mut upload = Transfer::new(asked.framing, asked.framing, self.limits.body_bytes_max);
+    /// Runs the exchange to its end. `head` is what the agent is to see of the request's.
+    pub async fn run(&mut self, asked: &Asked, head: &[u8]) -> Result<Outcome, Failure> {
+        let mut upload = Transfer::new(head, asked.framing, asked.framing, self.limits.body_bytes_max);
         upload.unasked = asked.expects_continue;
         let done = self.run_with(asked, &mut upload).await;
         self.to_agent = upload.moved;
         done
     }
 
-    async fn run_with(&mut self, asked: &Asked, upload: &mut Transfer) -> Result<Outcome, Failure> {
+    async fn run_with(&mut self, asked: &Asked, upload: &mut Transfer<'_>) -> Result<Outcome, Failure> {
         // Interim responses don't give the agent more time.
         let mut timer = pin!(self.net.sleep(self.gap(upload)));
         loop {
@@ -247,10 +255,13 @@ impl<N: Net> Exchange<'_, N> {
             forward::response(&head, &passing, &mut out);
             let from = head.framing;
             self.agent.plain.consume(length);
-            self.client.write(&out).map_err(|fault| Failure::Fault(Side::Client, fault, None))?;
             match status {
-                101 => return Ok(Outcome::Upgraded),
+                101 => {
+                    self.write_to_client(&out)?;
+                    return Ok(Outcome::Upgraded);
+                }
                 100..200 => {
+                    self.write_to_client(&out)?;
                     if status == 100 && std::mem::take(&mut upload.unasked) {
                         // The next step is the client's, who has all of its time for it.
                         timer.set(self.net.sleep(self.gap(upload)));
@@ -258,11 +269,15 @@ impl<N: Net> Exchange<'_, N> {
                     self.send_interim(status).await?;
                 }
                 _ => {
-                    let download = Transfer::new(from, framing, u64::MAX);
+                    let download = Transfer::new(&out, from, framing, u64::MAX);
                     return self.bodies(status, upload, download, keep_client, keep_agent).await;
                 }
             }
         }
+    }
+
+    fn write_to_client(&mut self, head: &[u8]) -> Result<(), Failure> {
+        self.client.write(head).map_err(|fault| Failure::Fault(Side::Client, fault, None))
     }
 
     async fn send_interim(&mut self, status: u16) -> Result<(), Failure> {
@@ -274,7 +289,7 @@ impl<N: Net> Exchange<'_, N> {
     /// Waits for a whole response head, sending the request's body meanwhile.
     async fn response_head(
         &mut self,
-        upload: &mut Transfer,
+        upload: &mut Transfer<'_>,
         mut timer: Pin<&mut N::Sleep>,
     ) -> Result<usize, Failure> {
         let mut scan = HeadEnd::default();
@@ -293,11 +308,11 @@ impl<N: Net> Exchange<'_, N> {
         }
     }
 
-    fn gap(&self, upload: &Transfer) -> Duration {
+    fn gap(&self, upload: &Transfer<'_>) -> Duration {
         if upload.is_up_to_agent() { self.limits.response } else { self.limits.body_gap }
     }
 
-    fn timed_out(&self, upload: &Transfer, status: Option<u16>) -> Failure {
+    fn timed_out(&self, upload: &Transfer<'_>, status: Option<u16>) -> Failure {
         let side = if upload.is_up_to_agent() || self.agent.is_behind() { Side::Agent } else { Side::Client };
         Failure::Fault(side, Fault::TimedOut, status)
     }
@@ -305,7 +320,7 @@ impl<N: Net> Exchange<'_, N> {
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        upload: &mut Transfer,
+        upload: &mut Transfer<'_>,
         upload_broken: &mut bool,
         scan: &mut HeadEnd,
         timer: Pin<&mut N::Sleep>,
@@ -338,7 +353,7 @@ impl<N: Net> Exchange<'_, N> {
     }
 
     /// Whether the turn was used up before the body.
-    fn poll_upload(&mut self, cx: &mut Context<'_>, upload: &mut Transfer) -> Result<bool, Broken> {
+    fn poll_upload(&mut self, cx: &mut Context<'_>, upload: &mut Transfer<'_>) -> Result<bool, Broken> {
         let mut scratch = self.scratch.borrow_mut();
         match upload.poll(cx, self.client, self.agent, &mut scratch) {
             Poll::Pending => Ok(false),
@@ -388,8 +403,8 @@ impl<N: Net> Exchange<'_, N> {
     async fn bodies(
         &mut self,
         status: u16,
-        upload: &mut Transfer,
-        mut download: Transfer,
+        upload: &mut Transfer<'_>,
+        mut download: Transfer<'_>,
         keep_client: bool,
         keep_agent: bool,
     ) -> Result<Outcome, Failure> {
@@ -430,9 +445,9 @@ impl<N: Net> Exchange<'_, N> {
     fn poll_bodies(
         &mut self,
         cx: &mut Context<'_>,
-        upload: &mut Transfer,
+        upload: &mut Transfer<'_>,
         upload_over: &mut bool,
-        download: &mut Transfer,
+        download: &mut Transfer<'_>,
     ) -> Poll<Result<Event<()>, (Side, Fault)>> {
         let moved = upload.moved + download.moved;
         let mut again = false;

@@ -204,6 +204,24 @@ async fn tls_sessions_to_agents_are_resumed() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_and_the_start_of_its_body_are_one_record() {
+    let agent = Agent::start(AgentConfig::default()).await.unwrap();
+    let front = Front::start(agent.address, &[]).await;
+    let script = format!(
+        "printf 'GET /{}/x HTTP/1.1\\r\\nHost: p\\r\\nConnection: close\\r\\n\\r\\n' |
+         timeout 60 openssl s_client -connect {} -ign_eof -tls1_2 -msg 2>&1",
+        agent.address.ip(),
+        front.secure()
+    );
+    let said = run("sh", &["-c", &script]).output;
+    assert!(said.contains("HTTP/1.1 200"), "{said}");
+    // Records of application data (RFC 5246 6.2.1) that came from the proxy.
+    let lines: Vec<&str> = said.lines().collect();
+    let received = |pair: &&[&str]| pair[0].contains("<<<") && pair[1].trim().starts_with("17 03 03");
+    assert_eq!(lines.windows(2).filter(received).count(), 1, "{said}");
+}
+
 /// The server name that the proxy sends to an agent.
 async fn server_name(flags: &[&str]) -> Option<String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
