@@ -324,8 +324,8 @@ fn is_host(text: &str) -> bool {
 
 /// Host and port of an authority without user information.
 pub fn split_port(authority: &str) -> (&str, Option<&str>) {
-    let after_bracket = authority.rfind(']').map_or(0, |at| at + 1);
-    match authority[after_bracket..].find(':') {
+    let after_bracket = memchr::memrchr(b']', authority.as_bytes()).map_or(0, |at| at + 1);
+    match memchr::memchr(b':', &authority.as_bytes()[after_bracket..]) {
         Some(at) => (&authority[..after_bracket + at], Some(&authority[after_bracket + at + 1..])),
         None => (authority, None),
     }

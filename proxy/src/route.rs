@@ -53,14 +53,12 @@ impl<'a> Route<'a> {
         if segment == "health" && !rest.starts_with('/') {
             return Self::Health;
         }
-        if !is_four_numbers(segment) {
-            return Self::Default;
-        }
         // The standard parser takes decimal octets of 0 to 255 without leading zeros, nothing else.
         match segment.parse() {
-            Err(_) => Self::NotAnAddress,
             Ok(agent) if rest.starts_with('/') => Self::Agent(agent, rest),
             Ok(agent) => Self::NoSlash(agent, rest),
+            Err(_) if is_four_numbers(segment) => Self::NotAnAddress,
+            Err(_) => Self::Default,
         }
     }
 }
@@ -127,7 +125,7 @@ impl AllowedAgents {
     /// count only where the prefix lies inside that range itself: `0.0.0.0/0` names none of them.
     pub fn allows(&self, agent: IpAddr) -> bool {
         let agent = agent.to_canonical();
-        let special = special_ranges().into_iter().find(|range| range.contains(&agent));
+        let special = SPECIAL_RANGES.iter().find(|range| range.contains(&agent));
         self.0
             .iter()
             .filter(|prefix| prefix.contains(&agent))
@@ -135,23 +133,26 @@ impl AllowedAgents {
     }
 }
 
-fn special_ranges() -> [IpNet; 8] {
-    let v4 = |a, b, bits| IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), bits));
-    let v6 = |a, bits| IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, 0, 0, 0, 0, 0, 0, 0), bits));
-    let loopback6 = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128));
-    let unspecified6 = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128));
-    [
-        v4(127, 0, 8),
-        v4(169, 254, 16),
-        // Multicast, reserved and broadcast.
-        v4(224, 0, 3),
-        // "This host on this network": the kernel takes 0.0.0.0 for loopback.
-        v4(0, 0, 8),
-        v6(0xfe80, 10),
-        v6(0xff00, 8),
-        loopback6,
-        unspecified6,
-    ]
+/// Addresses that a prefix around them does not name.
+const SPECIAL_RANGES: [IpNet; 8] = [
+    v4(127, 0, 8),
+    v4(169, 254, 16),
+    // Multicast, reserved and broadcast.
+    v4(224, 0, 3),
+    // "This host on this network": the kernel takes 0.0.0.0 for loopback.
+    v4(0, 0, 8),
+    v6(0xfe80, 10),
+    v6(0xff00, 8),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)),
+];
+
+const fn v4(a: u8, b: u8, bits: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), bits))
+}
+
+const fn v6(first: u16, bits: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), bits))
 }
 
 #[cfg(test)]
