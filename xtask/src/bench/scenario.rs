@@ -31,7 +31,11 @@ pub(super) enum Scenario {
     Noisy,
     /// 10 desktops while 300 new connections a second arrive
     Storm,
-    /// The same with an RSA-2048 certificate: one signature is a step of half a millisecond
+    /// The same with 600 a second
+    #[value(name = "storm-600")]
+    #[serde(rename = "storm-600")]
+    Storm600,
+    /// Storm with an RSA-2048 certificate: one signature is a step of half a millisecond
     StormRsa,
     /// 10 desktops beside 300 new connections a second and 2 floods, of two other clients
     StormFlood,
@@ -93,7 +97,7 @@ impl Scenario {
             Self::Resume => Load::Connect { connections: 8, bytes: 1024, resume: true },
             Self::Idle => Load::Idle { sessions: 200, bytes: 20_000 },
             Self::Upload => Load::Upload { sessions: 4 },
-            Self::Noisy | Self::Storm | Self::StormRsa | Self::StormFlood => DESKTOP,
+            Self::Noisy | Self::Storm | Self::Storm600 | Self::StormRsa | Self::StormFlood => DESKTOP,
             Self::Scale10 => scaled(10),
             Self::Scale1000 => scaled(1_000),
             Self::Scale9000 => scaled(9_000),
@@ -106,11 +110,12 @@ impl Scenario {
         // The same for every peer: unpaced, the one that floods most would leave the least of the machine to the
         // desktops' own client and agent.
         let flood = Load::Flood { sessions: 2, per_second: Some(4_000) };
-        let storm = Load::Storm { per_second: 300.0, bytes: 1024 };
+        let storm = |per_second| Load::Storm { per_second, bytes: 1024 };
         match self {
             Self::Noisy => vec![flood],
-            Self::Storm | Self::StormRsa => vec![storm],
-            Self::StormFlood => vec![storm, flood],
+            Self::Storm | Self::StormRsa => vec![storm(300.0)],
+            Self::Storm600 => vec![storm(600.0)],
+            Self::StormFlood => vec![storm(300.0), flood],
             _ => Vec::new(),
         }
     }
