@@ -60,6 +60,7 @@ impl Fixture {
             connector: plan.agent_tls.then(|| self.connector.clone()),
             log: AccessLog::default(),
             admission,
+            passwords: None,
             balance: Balance::new(1).0,
             forbidden: Arc::default(),
         }

@@ -3,6 +3,8 @@
 //! Debian packages: curl iproute2 nginx-light openssl
 #![allow(clippy::unwrap_used)]
 
+#[path = "wire/access.rs"]
+mod access;
 #[path = "wire/books.rs"]
 mod books;
 #[path = "wire/crowd.rs"]

@@ -110,6 +110,8 @@ impl Display for Ending {
 pub struct Ledger {
     /// Who asked.
     pub client: IpAddr,
+    /// The name that it showed the password of.
+    pub user: String,
     /// The request line as far as it is known, secrets included.
     pub request: String,
     /// The `Referer`, secrets included.
@@ -137,8 +139,9 @@ impl Ledger {
         let now = now.format(stamp).unwrap_or_default();
         let agent = self.agent.map_or_else(|| "-".to_owned(), |agent| agent.to_string());
         format!(
-            "{} - - [{now}] \"{}\" {} {} \"{}\" \"{}\" agent={agent} to_agent={} to_client={} ms={} ending={}\n",
+            "{} - {} [{now}] \"{}\" {} {} \"{}\" \"{}\" agent={agent} to_agent={} to_client={} ms={} ending={}\n",
             self.client,
+            escape(dash(&self.user)).replace(' ', "\\x20"),
             escape(&redact(&self.request)),
             self.status,
             self.to_client,
@@ -264,6 +267,7 @@ mod tests {
     #[test]
     fn a_line_stays_one_line() {
         let ledger = Ledger {
+            user: "ann b".to_owned(),
             client: IpAddr::from([192, 0, 2, 1]),
             request: "GET /\"\n HTTP/1.1".to_owned(),
             referer: "https://p/?token=secret".to_owned(),
@@ -277,7 +281,7 @@ mod tests {
         };
         assert_eq!(
             ledger.line(OffsetDateTime::UNIX_EPOCH),
-            "192.0.2.1 - - [01/Jan/1970:00:00:00 +0000] \"GET /\\x22\\x0a HTTP/1.1\" 200 22 \"https://p/?token=***\" \"-\" \
+            "192.0.2.1 - ann\\x20b [01/Jan/1970:00:00:00 +0000] \"GET /\\x22\\x0a HTTP/1.1\" 200 22 \"https://p/?token=***\" \"-\" \
              agent=10.0.0.5:8443 to_agent=1 to_client=22 ms=333 ending=client-ended\n"
         );
     }

@@ -84,7 +84,7 @@ impl fmt::Display for Refusal {
 impl Refusal {
     /// What the client is told, where it can be.
     pub fn reply(self) -> Reply {
-        let later = |text| Reply::new(429, text).with_header("Retry-After: 5".to_owned());
+        let later = |text| Reply::new(429, text).with_header("Retry-After: 5");
         match self {
             Self::Denied => Reply::new(403, "This address may not use this proxy."),
             Self::TooMany => later("This address has too many connections: close some."),
@@ -194,7 +194,7 @@ impl Drop for Guest {
 }
 
 /// What counts as one client.
-fn one(address: IpAddr) -> IpAddr {
+pub fn one(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

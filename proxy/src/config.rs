@@ -13,6 +13,7 @@ use crate::agents::PoolLimits;
 use crate::exchange::ExchangeLimits;
 use crate::forward::{HostHeader, Prefix};
 use crate::head::{HEADERS_MAX, HeadLimits};
+use crate::passwords::PasswordRules;
 use crate::relay::RelayLimits;
 use crate::route::{AgentDomain, AllowedAgents};
 use crate::tls::{AgentTrust, CertificatePair, ClientAuthority, ClientDemands, Pin};
@@ -118,6 +119,18 @@ pub struct Flags {
     /// Whether a client may come without a certificate
     #[arg(long, value_enum, default_value_t, requires = "client_ca")]
     pub client_cert: ClientCert,
+    /// The OCSP response (DER) for the --cert at the same place; for all or for none
+    #[arg(long, value_name = "DER", requires = "cert")]
+    pub ocsp: Vec<PathBuf>,
+    /// Seconds for which browsers are to come by HTTPS alone (Strict-Transport-Security)
+    #[arg(long, value_name = "S")]
+    pub hsts_s: Option<u64>,
+    /// Names and bcrypt hashes (htpasswd -B) of those who may ask; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub htpasswd: Option<PathBuf>,
+    /// The agents that --htpasswd is for; may be repeated [default: all]
+    #[arg(long, value_name = "CIDR", requires = "htpasswd")]
+    pub htpasswd_agents: Vec<IpNet>,
     /// Whether agents see the /<ip> prefix
     #[arg(long, value_enum, default_value_t)]
     pub prefix: Prefix,
@@ -295,6 +308,10 @@ pub struct Config {
     pub client_demands: ClientDemands,
     /// The proxy's own certificates.
     pub certificates: Vec<CertificatePair>,
+    /// The header line that holds browsers to HTTPS.
+    pub hsts: Option<String>,
+    /// Who may ask.
+    pub passwords: Option<PasswordRules>,
     /// Whether agents see the prefix.
     pub prefix: Prefix,
     /// What agents are told as Host.
@@ -321,6 +338,9 @@ pub enum ConfigError {
     /// A certificate without its key, or a key without its certificate.
     #[error("{0} --cert but {1} --key: give each --cert PEM its --key PEM, in the same order")]
     Pairs(usize, usize),
+    /// Responses for some certificates only.
+    #[error("{0} --ocsp but {1} --cert: give each --cert its --ocsp DER in the same order, or none")]
+    Staples(usize, usize),
     /// The default agent may not be dialled.
     #[error("--default-agent {0} lies in no --agents prefix: add --agents {0}/{1}")]
     DefaultAgent(IpAddr, u8),
@@ -366,6 +386,11 @@ impl Flags {
                 }),
             },
             certificates: self.certificates()?,
+            hsts: self.hsts_s.map(|seconds| format!("Strict-Transport-Security: max-age={seconds}")),
+            passwords: self
+                .htpasswd
+                .clone()
+                .map(|file| PasswordRules { file, agents: self.htpasswd_agents.clone() }),
             workers: self.workers.map_or_else(cores, usize::from),
             access_log: access_log(&self.access_log),
             readiness: self.readiness,
@@ -410,8 +435,16 @@ impl Flags {
         if self.cert.len() != self.key.len() {
             return Err(ConfigError::Pairs(self.cert.len(), self.key.len()));
         }
-        let pairs = self.cert.iter().zip(&self.key);
-        Ok(pairs.map(|(c, k)| CertificatePair { certificate: c.clone(), key: k.clone() }).collect())
+        if !self.ocsp.is_empty() && self.ocsp.len() != self.cert.len() {
+            return Err(ConfigError::Staples(self.ocsp.len(), self.cert.len()));
+        }
+        let pairs = self.cert.iter().zip(&self.key).enumerate();
+        let pair = |(index, (certificate, key)): (usize, (&PathBuf, &PathBuf))| CertificatePair {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            ocsp: self.ocsp.get(index).cloned(),
+        };
+        Ok(pairs.map(pair).collect())
     }
 }
 

@@ -3,6 +3,7 @@
 //! that it starts.
 
 use std::fmt;
+use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
@@ -29,28 +30,43 @@ pub struct Confined {
     pub landlock: Result<RulesetStatus, RulesetError>,
 }
 
-/// Gives up what serving doesn't need. Agents are reached at `agent_port`.
-pub fn confine(agent_port: u16) -> Confined {
+/// Gives up what serving doesn't need. Agents are reached at `agent_port`; the folders of files that are `read_later`
+/// stay readable, as a file that is replaced is another one.
+pub fn confine<'a>(agent_port: u16, read_later: impl Iterator<Item = &'a Path>) -> Confined {
     let none = Rlimit { current: Some(CORE_BYTES), maximum: Some(CORE_BYTES) };
     Confined {
         no_new_privileges: rustix::thread::set_no_new_privs(true),
         no_core_dumps: setrlimit(Resource::Core, none),
-        landlock: restrict(agent_port),
+        landlock: restrict(agent_port, read_later),
     }
 }
 
-fn restrict(agent_port: u16) -> Result<RulesetStatus, RulesetError> {
+fn restrict<'a>(
+    agent_port: u16,
+    read_later: impl Iterator<Item = &'a Path>,
+) -> Result<RulesetStatus, RulesetError> {
     let rules = Ruleset::default()
         .handle_access(AccessFs::from_all(LANDLOCK))?
         .handle_access(AccessNet::from_all(LANDLOCK))?
         .create()?
         .add_rule(NetPort::new(agent_port, AccessNet::ConnectTcp))?;
     // Where it can't be opened now, it can't be later.
+    let folders = read_later.filter_map(|file| PathFd::new(folder_of(file)).ok());
+    let rules = rules.add_rules(
+        folders.map(|folder| Ok::<_, RulesetError>(PathBeneath::new(folder, AccessFs::ReadFile))),
+    )?;
     let rules = match PathFd::new(SPARE) {
         Ok(spare) => rules.add_rule(PathBeneath::new(spare, AccessFs::ReadFile | AccessFs::WriteFile))?,
         Err(_) => rules,
     };
     Ok(rules.restrict_self()?.ruleset)
+}
+
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
 }
 
 impl fmt::Display for Confined {
@@ -84,12 +100,14 @@ mod tests {
 
     /// What one thread has given up its process still has.
     #[test]
-    fn a_confined_thread_opens_no_file_and_connects_to_the_agents_port_alone() {
+    fn a_confined_thread_opens_no_file_but_those_it_reads_again_and_connects_to_the_agents_port_alone() {
         let [agent, other] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
         let [agent, other] = [&agent, &other].map(|listener| listener.local_addr().expect("an address"));
         let confined = std::thread::spawn(move || {
-            let confined = confine(agent.port());
+            let later = Path::new("Cargo.toml");
+            let confined = confine(agent.port(), [later].into_iter());
             let file = File::open("/etc/passwd").is_ok();
+            assert!(File::open(later).is_ok() && File::create("Cargo.new").is_err());
             let spare = File::open(SPARE).is_ok();
             let connected = [agent, other].map(|to| TcpStream::connect(to).is_ok());
             (confined, file, spare, connected, TcpListener::bind("127.0.0.1:0").is_ok())

@@ -21,6 +21,7 @@ use crate::forward::{self, Forward, Mount, Prefix};
 use crate::head::{self, HeadEnd, HeadError, RequestHead, Version};
 use crate::introduction::Introduction;
 use crate::net::Net;
+use crate::passwords::Denial;
 use crate::peer::{Fault, Peer};
 use crate::relay::{Moved, Surroundings, relay};
 use crate::reply::Reply;
@@ -100,6 +101,25 @@ pub async fn serve<N: Net>(worker: &Worker<N>, stream: N::Stream, client: Socket
     }
 }
 
+/// Tells a client without TLS why it is not served. With TLS, the handshake would cost more than it is worth.
+pub async fn turn_away<N: Net>(worker: &Worker<N>, stream: N::Stream, reply: &Reply) {
+    dismiss(worker, Peer::new(stream, TlsEnd::plain()), reply).await;
+}
+
+/// Does not wait for it to listen.
+async fn dismiss<N: Net>(worker: &Worker<N>, mut peer: Peer<N::Stream>, reply: &Reply) {
+    if peer.write(&reply.render(false, false)).is_err() {
+        return;
+    }
+    poll_fn(|cx| {
+        // What it asked is taken in, or closing would reset the connection. Whether it hears is its own affair.
+        let _ = peer.poll_fill(cx, &mut worker.scratch.borrow_mut());
+        let _ = peer.poll_finish(cx, true);
+        Poll::Ready(())
+    })
+    .await;
+}
+
 /// Everything before a session.
 async fn front<N: Net>(
     worker: &Worker<N>,
@@ -148,17 +168,8 @@ impl<S: crate::net::Stream> Accepted<S> {
             Ok(guest) => return Some(Admitted { accepted: self, guest }),
             Err(refusal) => refusal,
         };
-        // A handshake would cost more than it is worth, and so would waiting for it to listen.
         if !self.secure {
-            let mut peer = self.peer;
-            peer.write(&refusal.reply().render(false, false)).ok()?;
-            poll_fn(|cx| {
-                // What it asked is taken in, or closing would reset the connection. Whether it hears is its own affair.
-                let _ = peer.poll_fill(cx, &mut worker.scratch.borrow_mut());
-                let _ = peer.poll_finish(cx, true);
-                Poll::Ready(())
-            })
-            .await;
+            dismiss(worker, self.peer, &refusal.reply()).await;
         }
         None
     }
@@ -293,7 +304,18 @@ impl<S: crate::net::Stream> Secured<S> {
             entry.note(&head);
         }
         let mut asked = asked(&head, worker);
-        let decision = decide(&head, worker, self.client, self.secure, &mut asked);
+        let route = Route::of_request(head.host, head.path, worker.shared.config.agent_domain.as_ref());
+        let decision = match authorize(&head, route, worker, self.client).await {
+            Ok(user) => {
+                let origin = Origin { client: self.client, secure: self.secure, authorized: user.is_some() };
+                entry.ledger.user = user.unwrap_or_default();
+                decide(&head, route, worker, &origin, &mut asked)
+            }
+            Err(denial) => {
+                tracing::debug!("{} {denial}", self.client);
+                Err(denial.reply())
+            }
+        };
         self.peer.plain.consume(length);
         match decision {
             Ok((agent, head)) => {
@@ -313,7 +335,7 @@ impl<S: crate::net::Stream> Secured<S> {
         entry.note_bytes(self.peer.plain.filled());
         let mut reply = Reply::new(error.status(), error.to_string());
         if error == HeadError::Method {
-            reply = reply.with_header("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned());
+            reply = reply.with_header("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         }
         self.refuse(worker, entry, &reply, None).await
     }
@@ -333,6 +355,8 @@ impl<S: crate::net::Stream> Secured<S> {
         if reply.status >= 400 {
             tracing::info!("{}: {} {}", self.client, reply.status, reply.text);
         }
+        let hsts = worker.shared.config.hsts.clone().filter(|_| self.secure);
+        let reply = hsts.into_iter().fold(reply.clone(), Reply::with_header);
         let sent = self.send(worker, &reply.render(keep, head_only)).await;
         entry.ledger.to_client = if head_only { 0 } else { reply.body_bytes() as u64 };
         match sent {
@@ -383,17 +407,48 @@ fn asked<N: Net>(head: &RequestHead<'_>, worker: &Worker<N>) -> Asked {
     }
 }
 
+/// The name that the client has shown the password of, where one is asked for. `/health` is for everybody.
+async fn authorize<N: Net>(
+    head: &RequestHead<'_>,
+    route: Route<'_>,
+    worker: &Worker<N>,
+    client: IpAddr,
+) -> Result<Option<String>, Denial> {
+    let agent = match route {
+        Route::Health => return Ok(None),
+        Route::Agent(agent, _) | Route::NoSlash(agent, _) => Some(agent.into()),
+        Route::Host(agent) => Some(agent),
+        Route::Default => worker.shared.config.default_agent,
+        Route::NotAnAddress | Route::NotAnAgentsHost => None,
+    };
+    let passwords = worker.shared.passwords.as_ref().filter(|passwords| passwords.guard(agent));
+    let Some(passwords) = passwords else { return Ok(None) };
+    let mut shown = head::values(&head.headers, "authorization");
+    let shown = shown.next().filter(|_| shown.next().is_none());
+    let checked = passwords.check(client, shown, worker.net.now());
+    // A queue that stands still is a busy one.
+    worker.net.timeout(worker.shared.config.front.head, checked).await.unwrap_or(Err(Denial::Busy)).map(Some)
+}
+
+/// Where a request comes from.
+struct Origin {
+    client: IpAddr,
+    secure: bool,
+    /// Whether it has shown a password to the proxy.
+    authorized: bool,
+}
+
 /// Who answers: an agent, with the head it is to see, or the proxy itself.
 fn decide<N: Net>(
     head: &RequestHead<'_>,
+    route: Route<'_>,
     worker: &Worker<N>,
-    client: IpAddr,
-    secure: bool,
+    origin: &Origin,
     asked: &mut Asked,
 ) -> Result<(SocketAddr, Vec<u8>), Reply> {
     let config = &worker.shared.config;
     let stripped = config.prefix == Prefix::Strip;
-    let route = Route::of_request(head.host, head.path, config.agent_domain.as_ref());
+    let &Origin { client, secure, authorized } = origin;
     let (agent, rest, mounted) = match route {
         Route::Health => return Err(health(head.method)),
         Route::NotAnAddress => {
@@ -435,7 +490,8 @@ fn decide<N: Net>(
     let agent = SocketAddr::new(agent, config.agent_port);
     let path = if stripped { &*rest } else { head.path };
     let trusted = config.clients.is_trusted_proxy(client);
-    let forward = Forward { client, trusted, secure, agent, host_header: config.host_header, path };
+    let host_header = config.host_header;
+    let forward = Forward { client, trusted, secure, authorized, agent, host_header, path };
     let host = forward::host_for(head, &forward);
     let mut out = Vec::with_capacity(1024 + head.path.len());
     forward::request(head, &forward, &host, &mut out);
@@ -452,7 +508,7 @@ fn content_length(framing: Framing) -> u64 {
 fn health(method: &str) -> Reply {
     match method {
         "GET" | "HEAD" => Reply::new(200, "DCV Proxy OK"),
-        _ => Reply::new(405, "/health answers GET and HEAD.").with_header("Allow: GET, HEAD".to_owned()),
+        _ => Reply::new(405, "/health answers GET and HEAD.").with_header("Allow: GET, HEAD"),
     }
 }
 
@@ -529,12 +585,14 @@ fn bad_gateway(agent: IpAddr, what: &str) -> Reply {
 
 impl<S: crate::net::Stream> Paired<S> {
     async fn exchange<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> Result<After<S>, After<S>> {
+        let secure = self.requested.client.secure;
         let mut exchange = Exchange {
             client: &mut self.requested.client.peer,
             agent: &mut self.agent,
             net: &worker.net,
             scratch: &worker.scratch,
             limits: worker.shared.config.exchange,
+            hsts: worker.shared.config.hsts.as_deref().filter(|_| secure),
             to_agent: 0,
             to_client: 0,
             heard: false,
@@ -679,6 +737,7 @@ impl Entry {
     fn new(client: IpAddr, started: Instant) -> Self {
         let ledger = Ledger {
             client,
+            user: String::new(),
             request: String::new(),
             referer: String::new(),
             user_agent: String::new(),

@@ -87,6 +87,8 @@ pub struct Exchange<'a, N: Net> {
     pub scratch: &'a RefCell<Scratch>,
     /// The limits.
     pub limits: ExchangeLimits,
+    /// The line that holds the client to HTTPS.
+    pub hsts: Option<&'a str>,
     /// Body bytes to the agent, as far as they got.
     pub to_agent: u64,
     /// Body bytes to the client, as far as they got.
@@ -250,6 +252,7 @@ impl<N: Net> Exchange<'_, N> {
                 keep_alive: keep_client,
                 http10: asked.version == Version::Http10,
                 mount: asked.mount.as_ref(),
+                hsts: self.hsts,
             };
             let mut out = Vec::with_capacity(length + 128);
             forward::response(&head, &passing, &mut out);

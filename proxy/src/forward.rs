@@ -38,6 +38,8 @@ pub struct Forward<'a> {
     pub trusted: bool,
     /// Whether the client came by TLS.
     pub secure: bool,
+    /// Whether the client's `Authorization` was for the proxy, and is nobody else's business.
+    pub authorized: bool,
     /// The agent's address.
     pub agent: SocketAddr,
     /// What the agent is told as host.
@@ -122,7 +124,10 @@ pub fn request(head: &RequestHead<'_>, forward: &Forward<'_>, host: &str, out: &
     out.extend_from_slice(b"\r\n");
     write_framing(head.framing, out);
     // Anybody can write whom they speak for (RFC 7239 8.1).
-    let passes = |h: &&Header<'_>| passes_to_agent(h, head) && (forward.trusted || !h.is("forwarded"));
+    let is_own = |h: &Header<'_>| {
+        (!forward.trusted && h.is("forwarded")) || (forward.authorized && h.is("authorization"))
+    };
+    let passes = |h: &&Header<'_>| passes_to_agent(h, head) && !is_own(h);
     for header in head.headers.iter().filter(passes) {
         header.write(out);
     }
@@ -198,6 +203,8 @@ pub struct Passing<'a> {
     pub http10: bool,
     /// The prefix to put back.
     pub mount: Option<&'a Mount>,
+    /// The line that holds browsers to HTTPS, in place of the agent's own.
+    pub hsts: Option<&'a str>,
 }
 
 /// Writes the head that the client sees. An interim response (1xx) gets no framing and no `Connection`, and is
@@ -219,7 +226,12 @@ pub fn response(head: &ResponseHead<'_>, passing: &Passing<'_>, out: &mut Vec<u8
             write_framing(passing.framing, out);
         }
     }
-    for header in head.headers.iter().filter(|h| passes_to_client(h, head)) {
+    if let Some(line) = passing.hsts.filter(|_| head.status >= 200) {
+        out.extend_from_slice(line.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    let is_own = |h: &Header<'_>| passing.hsts.is_some() && h.is("strict-transport-security");
+    for header in head.headers.iter().filter(|h| passes_to_client(h, head) && !is_own(h)) {
         match passing.mount {
             Some(mount) => mounted(header, mount, out),
             None => header.write(out),
@@ -332,7 +344,8 @@ mod tests {
         let limits = HeadLimits { head_bytes_max: 256, line_bytes_max: 64, headers_max: 4 };
         let head = ResponseHead::parse(b"HTTP/1.1 103 x\r\n\r\n", &limits, "GET").expect("a head");
         for (http10, told) in [(true, &b""[..]), (false, b"HTTP/1.1 103 x\r\n\r\n")] {
-            let passing = Passing { framing: Framing::Empty, keep_alive: false, http10, mount: None };
+            let passing =
+                Passing { framing: Framing::Empty, keep_alive: false, http10, mount: None, hsts: None };
             let mut out = Vec::new();
             response(&head, &passing, &mut out);
             assert_eq!(out, told);

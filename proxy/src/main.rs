@@ -13,6 +13,8 @@ use dcv_splice::admission::Admission;
 use dcv_splice::balance::{Balance, Desk};
 use dcv_splice::config::{AccessLogTo, Command, CommandLine, Config};
 use dcv_splice::confine::confine;
+use dcv_splice::htpasswd::Users;
+use dcv_splice::passwords::{PasswordRules, Passwords};
 use dcv_splice::stop::Phase;
 use dcv_splice::tls::{Acceptor, Connector, Pin};
 use dcv_splice::worker::{self, Listener, Shared};
@@ -44,6 +46,7 @@ struct Prepared {
     config: Config,
     acceptor: Acceptor,
     connector: Option<Connector>,
+    users: Option<Users>,
     access_log: Option<Box<dyn io::Write + Send>>,
 }
 
@@ -53,8 +56,10 @@ fn prepare(flags: dcv_splice::config::Flags) -> Result<Prepared, String> {
         .map_err(|error| error.to_string())?;
     let connector =
         config.agent_trust.as_ref().map(Connector::new).transpose().map_err(|error| error.to_string())?;
+    let users = config.passwords.as_ref().map(PasswordRules::read).transpose();
+    let users = users.map_err(|error| format!("--htpasswd {error}"))?;
     let access_log = open_log(&config.access_log)?;
-    Ok(Prepared { config, acceptor, connector, access_log })
+    Ok(Prepared { config, acceptor, connector, users, access_log })
 }
 
 fn open_log(to: &AccessLogTo) -> Result<Option<Box<dyn io::Write + Send>>, String> {
@@ -69,9 +74,12 @@ fn open_log(to: &AccessLogTo) -> Result<Option<Box<dyn io::Write + Send>>, Strin
 }
 
 impl Prepared {
-    /// What the workers share. Starts the access log's thread, which the guard lets come to its end.
-    fn share(self) -> (Shared, Vec<Desk>, Option<WorkerGuard>) {
-        let Self { config, acceptor, connector, access_log } = self;
+    /// What the workers share. Starts the threads of the passwords and of the access log, which the guard lets come to
+    /// its end.
+    fn share(self) -> io::Result<(Shared, Vec<Desk>, Option<WorkerGuard>)> {
+        let Self { config, acceptor, connector, users, access_log } = self;
+        let passwords = config.passwords.clone().zip(users);
+        let passwords = passwords.map(|(rules, users)| Passwords::start(rules, users)).transpose()?;
         let (lines, guard) = access_log.map(tracing_appender::non_blocking).unzip();
         let (balance, desks) = Balance::new(config.workers);
         let admission = Admission::new(config.clients.clone(), config.client_limits);
@@ -81,10 +89,11 @@ impl Prepared {
             connector,
             log: AccessLog::new(lines),
             admission,
+            passwords,
             balance,
             forbidden: Arc::default(),
         };
-        (shared, desks, guard)
+        Ok((shared, desks, guard))
     }
 }
 
@@ -123,13 +132,14 @@ fn run(flags: dcv_splice::config::Flags) -> u8 {
     };
     let served = bind(&prepared.config).and_then(|listeners| {
         // Threads that were started before would not be confined, those of the logs among them.
-        let confined = confine(prepared.config.agent_port);
+        let read_later = prepared.config.passwords.iter().map(|rules| &*rules.file);
+        let confined = confine(prepared.config.agent_port, read_later);
         let (log, _flushed_at_exit) = tracing_appender::non_blocking(io::stderr());
         tracing_subscriber::fmt().with_writer(log).with_target(false).with_ansi(false).init();
         announce(&listeners[0])?;
         tracing::info!("{confined}");
-        warn(&prepared.config);
-        let (shared, desks, _lines_flushed_at_exit) = prepared.share();
+        warn(&prepared);
+        let (shared, desks, _lines_flushed_at_exit) = prepared.share()?;
         serve(&shared, desks, listeners)
     });
     match served {
@@ -150,7 +160,8 @@ fn announce(listeners: &[Listener]) -> io::Result<()> {
     Ok(())
 }
 
-fn warn(config: &Config) {
+fn warn(prepared: &Prepared) {
+    let config = &prepared.config;
     if config.certificates.is_empty() && !config.listen.is_empty() {
         tracing::warn!(
             "no --cert and --key: a self-signed certificate was made, which browsers will warn of"
@@ -161,6 +172,12 @@ fn warn(config: &Config) {
     }
     if rustix::process::geteuid().is_root() {
         tracing::warn!("running as root is not needed: use an account of its own that can read the keys");
+    }
+    if prepared.users.as_ref().is_some_and(Users::is_empty) {
+        tracing::warn!("--htpasswd names nobody: nobody may ask");
+    }
+    if config.passwords.is_some() && !config.listen_plain.is_empty() {
+        tracing::warn!("--htpasswd at --listen-plain: passwords are read by whoever is on the way");
     }
     if config.client_demands.certificate.is_some() && !config.listen_plain.is_empty() {
         tracing::warn!("--client-ca asks nothing of clients at --listen-plain");

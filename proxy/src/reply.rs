@@ -9,20 +9,20 @@ pub struct Reply {
     pub status: u16,
     /// The text of the body, without a line end.
     pub text: String,
-    /// A header line of its own, such as `Location: /x`.
-    pub header: Option<String>,
+    /// Header lines of its own, such as `Location: /x`.
+    pub headers: Vec<String>,
 }
 
 impl Reply {
     /// An answer of this status and text.
     pub fn new(status: u16, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), header: None }
+        Self { status, text: text.into(), headers: Vec::new() }
     }
 
     /// The same with one more header line.
     #[must_use]
-    pub fn with_header(mut self, header: String) -> Self {
-        self.header = Some(header);
+    pub fn with_header(mut self, header: impl Into<String>) -> Self {
+        self.headers.push(header.into());
         self
     }
 
@@ -39,7 +39,7 @@ impl Reply {
         // Writing to memory does not fail.
         let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         let _ = write!(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n");
-        if let Some(header) = &self.header {
+        for header in &self.headers {
             let _ = write!(out, "{header}\r\n");
         }
         let _ = write!(out, "Connection: {connection}\r\n\r\n");
@@ -56,6 +56,7 @@ fn reason(status: u16) -> &'static str {
         200 => "OK",
         308 => "Permanent Redirect",
         400 => "Bad Request",
+        401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
@@ -82,7 +83,7 @@ mod tests {
         let text = "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 17\r\n\
                     Connection: close\r\n\r\nNo such desktop.\n";
         assert_eq!(String::from_utf8_lossy(&reply.render(false, false)), text);
-        let head = reply.with_header("Allow: GET".to_owned()).render(true, true);
+        let head = reply.with_header("Allow: GET").render(true, true);
         assert!(head.ends_with(b"Content-Length: 17\r\nAllow: GET\r\nConnection: keep-alive\r\n\r\n"));
     }
 }

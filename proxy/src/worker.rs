@@ -25,8 +25,10 @@ use crate::conn;
 use crate::executor::Executor;
 use crate::handshakes::Handshakes;
 use crate::net::{Door, Kernel, Net, set_options};
+use crate::passwords::Passwords;
 use crate::peer::Scratch;
 use crate::poller::Poller;
+use crate::reply::Reply;
 use crate::splice::Pipes;
 use crate::stop::{Phase, Stop};
 use crate::tls::{Acceptor, Connector};
@@ -53,6 +55,8 @@ pub struct Shared {
     pub log: AccessLog,
     /// Which clients may come in.
     pub admission: Admission,
+    /// Who may ask; everybody where there is none.
+    pub passwords: Option<Passwords>,
     /// Client connections of all workers.
     pub balance: Balance,
     /// Requests for addresses that may not be dialled, of all workers.
@@ -219,7 +223,7 @@ async fn accept(worker: Rc<Worker<Kernel>>, executor: Executor, number: usize, d
             accepted = door.accept() => accepted,
         };
         match accepted {
-            Ok((socket, client)) => admit(&worker, &executor, number, socket, client, secure),
+            Ok((socket, client)) => admit(&worker, &executor, number, socket, client, secure).await,
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
                 tracing::error!("a connection can't be accepted: {error}");
@@ -235,7 +239,7 @@ async fn accept(worker: Rc<Worker<Kernel>>, executor: Executor, number: usize, d
 }
 
 /// Gives a connection to the worker that has the fewest.
-fn admit(
+async fn admit(
     worker: &Rc<Worker<Kernel>>,
     executor: &Executor,
     number: usize,
@@ -247,6 +251,10 @@ fn admit(
     let limit = config.front.connections_max;
     let Some(counted) = balance.place(number, limit) else {
         tracing::warn!("{client} is turned away: {limit} connections are open (--connections-max)");
+        if let (false, Ok(stream)) = (secure, worker.net.adopt(socket)) {
+            let reply = Reply::new(503, "This proxy has as many connections as it may: try again.");
+            conn::turn_away(worker, stream, &reply.with_header("Retry-After: 5")).await;
+        }
         return;
     };
     let is_own = counted.worker == number;

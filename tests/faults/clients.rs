@@ -392,7 +392,11 @@ async fn clients_over_the_limit_are_turned_away_and_the_others_served() {
         assert_eq!(client.answer().await.unwrap().status, 200);
         kept.push(client);
     }
-    assert!(Line::plain(front.plain()).await.rest().await.0.is_empty());
+    let mut one_more = Line::plain(front.plain()).await;
+    one_more.say(front.request("GET /x", "")).await;
+    let answer = one_more.answer().await.unwrap();
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
+    assert!(Line::plain(front.secure()).await.rest().await.0.is_empty());
     kept[1].say(front.request("GET /x", "")).await;
     assert_eq!(kept[1].answer().await.unwrap().status, 200);
     drop(kept);

@@ -98,6 +98,20 @@ fn verification_without_anything_to_verify_by_is_unusable_and_so_is_the_reverse(
 }
 
 #[test]
+fn a_password_file_or_a_staple_that_can_not_be_meant_is_unusable() {
+    let files = Files::new();
+    unusable(&[&files.flag("--htpasswd", "absent")], "absent");
+    unusable(&[&files.put("--htpasswd", "users", "# staff\nann:secret\n")], "users: line 2: ");
+    unusable(&["--htpasswd-agents=10.0.0.0/8"], "--htpasswd");
+    let identity = Identity::self_signed(KeyKind::Ecdsa, &["localhost"]);
+    let cert = files.put("--cert", "cert.pem", &identity.cert_pem);
+    let key = files.put("--key", "key.pem", &identity.key_pem);
+    let word = files.put("--ocsp", "word.der", "0\u{2}no word");
+    unusable(&[&cert, &key, &word], "word.der");
+    unusable(&[&cert, &key, &cert, &key, &word], "1 --ocsp but 2 --cert");
+}
+
+#[test]
 fn flags_that_make_no_sense_are_unusable() {
     unusable(&["--listen=nowhere"], "--listen");
     unusable(&["--agents=10.0.0.0/40"], "--agents");

@@ -63,6 +63,11 @@ impl Authority {
         self.issuer.pem()
     }
 
+    /// The authority's own key as PKCS#8 PEM.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// A certificate of this authority for the given DNS names and IP addresses.
     pub fn issue(&self, kind: KeyKind, names: &[&str]) -> Identity {
         let key = key(kind);

@@ -35,6 +35,8 @@ pub struct CertificatePair {
     pub certificate: PathBuf,
     /// Its private key: PKCS#8, PKCS#1 or SEC1.
     pub key: PathBuf,
+    /// What its issuer says of its being still good (DER, RFC 6960), for clients who ask.
+    pub ocsp: Option<PathBuf>,
 }
 
 /// The SHA-256 of a certificate's DER bytes.
@@ -100,9 +102,17 @@ pub enum CertificateError {
     #[error("{} with {}: {source}", pair.certificate.display(), pair.key.display())]
     Unusable {
         /// Which pair.
-        pair: CertificatePair,
+        pair: Box<CertificatePair>,
         /// Why not.
         source: rustls::Error,
+    },
+    /// The OCSP response can't be used.
+    #[error("--ocsp {}: {says}; `openssl ocsp -respout FILE` makes one", file.display())]
+    Staple {
+        /// Which file.
+        file: PathBuf,
+        /// Why not.
+        says: String,
     },
     /// The CA file holds a certificate that is none of a CA.
     #[error("{}: {source}", file.display())]
@@ -230,8 +240,25 @@ fn load(pair: &CertificatePair) -> Result<CertifiedKey, CertificateError> {
         what: "private key",
         source,
     })?;
-    CertifiedKey::from_der(chain, key, &provider())
-        .map_err(|source| CertificateError::Unusable { pair: pair.clone(), source })
+    let mut certified = CertifiedKey::from_der(chain, key, &provider())
+        .map_err(|source| CertificateError::Unusable { pair: Box::new(pair.clone()), source })?;
+    certified.ocsp = pair.ocsp.as_deref().map(staple).transpose()?;
+    Ok(certified)
+}
+
+/// A successful OCSP response (RFC 6960 4.2.1). Who signed it and until when it holds is for clients to find out.
+fn staple(file: &Path) -> Result<Vec<u8>, CertificateError> {
+    let wrong = |says| CertificateError::Staple { file: file.to_owned(), says };
+    let read = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    // A SEQUENCE whose length has two bytes, and in it an ENUMERATED of one byte, 0.
+    match read[..] {
+        [0x30, 0x82, high, low, 0x0a, 1, 0, ..]
+            if read.len() == 4 + usize::from(u16::from_be_bytes([high, low])) =>
+        {
+            Ok(read)
+        }
+        _ => Err(wrong("holds no successful OCSP response in DER".to_owned())),
+    }
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {

@@ -1,0 +1,192 @@
+//! Names and password hashes of an htpasswd file, and the header that a browser shows a password in (RFC 7617). Pure, and
+//! slow on purpose: a bcrypt hash takes tens of milliseconds to compare, so no worker may do it.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bcrypt::HashParts;
+
+/// The highest cost that is taken: a comparison at it takes some 4 seconds.
+const COST_MAX: u32 = 16;
+/// Bytes of an `Authorization` value that is looked at.
+const CREDENTIALS_BYTES_MAX: usize = 1024;
+
+/// A line that can't be meant so, and what to write instead.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("line {line}: {says}")]
+pub struct LineError {
+    /// The line, from 1.
+    pub line: usize,
+    says: &'static str,
+}
+
+/// Who is known.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Users {
+    hashes: HashMap<String, String>,
+    /// What a name that is unknown is compared with, so that it takes as long as one that is not.
+    costliest: Option<String>,
+}
+
+/// A name and a password, as a client shows them.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Credentials {
+    /// The name.
+    pub name: String,
+    password: Vec<u8>,
+}
+
+impl FromStr for Users {
+    type Err = LineError;
+
+    /// Reads lines of `name:hash`; empty ones and those that start with `#` say nothing.
+    fn from_str(text: &str) -> Result<Self, LineError> {
+        let mut users = Self::default();
+        let mut cost = 0;
+        for (index, line) in text.lines().enumerate() {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let wrong = |says| LineError { line: index + 1, says };
+            let (name, hash) =
+                line.split_once(':').ok_or(wrong("write name:hash, as `htpasswd -B -n NAME` prints it"))?;
+            let parts = bcrypt_parts(hash).map_err(wrong)?;
+            if name.is_empty() || users.hashes.insert(name.to_owned(), hash.to_owned()).is_some() {
+                return Err(wrong("each line names one user, who has a line of their own"));
+            }
+            if parts.get_cost() > cost {
+                cost = parts.get_cost();
+                users.costliest = Some(hash.to_owned());
+            }
+        }
+        Ok(users)
+    }
+}
+
+fn bcrypt_parts(hash: &str) -> Result<HashParts, &'static str> {
+    let is_bcrypt = ["$2y$", "$2b$", "$2a$"].iter().any(|version| hash.starts_with(version));
+    let parts = HashParts::from_str(hash).ok().filter(|_| is_bcrypt);
+    let parts = parts.ok_or("only bcrypt hashes are taken: make one with `htpasswd -B`")?;
+    if (4..=COST_MAX).contains(&parts.get_cost()) {
+        Ok(parts)
+    } else {
+        Err("a cost of 10 to 12 is meant (`htpasswd -B -C 12`), and no more than 16")
+    }
+}
+
+impl Users {
+    /// Whether nobody is known.
+    pub fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
+    /// Whether that name has that password. Takes as long for a name that is unknown.
+    pub fn know(&self, credentials: &Credentials) -> bool {
+        let known = self.hashes.get(&credentials.name);
+        let Some(hash) = known.or(self.costliest.as_ref()) else { return false };
+        let matches = bcrypt::verify(&credentials.password, hash).unwrap_or(false);
+        matches && known.is_some()
+    }
+}
+
+impl Credentials {
+    /// The password, which is never to be written down.
+    pub fn password(&self) -> &[u8] {
+        &self.password
+    }
+
+    /// From the value of an `Authorization` header; none where it is not `Basic`, or malformed.
+    pub fn from_header(value: &[u8]) -> Option<Self> {
+        let (scheme, encoded) = value.split_at_checked(6).filter(|_| value.len() <= CREDENTIALS_BYTES_MAX)?;
+        if !scheme.eq_ignore_ascii_case(b"basic ") {
+            return None;
+        }
+        let decoded = BASE64_STANDARD.decode(encoded.trim_ascii()).ok()?;
+        let colon = memchr::memchr(b':', &decoded)?;
+        let name = std::str::from_utf8(&decoded[..colon]).ok()?;
+        let is_text = !name.is_empty() && !name.chars().any(char::is_control);
+        is_text.then(|| Self { name: name.to_owned(), password: decoded[colon + 1..].to_vec() })
+    }
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lowest cost, so that the tests take milliseconds.
+    fn line(name: &str, password: &str) -> String {
+        format!("{name}:{}\n", bcrypt::hash(password, 4).expect("a hash"))
+    }
+
+    fn shown(name: &str, password: &str) -> Credentials {
+        let value = format!("Basic {}", BASE64_STANDARD.encode(format!("{name}:{password}")));
+        Credentials::from_header(value.as_bytes()).expect("credentials")
+    }
+
+    #[test]
+    fn a_name_is_known_by_its_own_password() {
+        let text = format!("# staff\n\n{}{}", line("ann", "one:two"), line("b\u{f6}b", "three"));
+        let users: Users = text.parse().expect("users");
+        for (name, password, known) in [
+            ("ann", "one:two", true),
+            ("b\u{f6}b", "three", true),
+            ("ann", "three", false),
+            ("ann", "", false),
+            ("carl", "one:two", false),
+            ("# staff", "", false),
+        ] {
+            assert_eq!(users.know(&shown(name, password)), known, "{name} {password}");
+        }
+        assert!(!Users::default().know(&shown("ann", "one:two")));
+    }
+
+    #[test]
+    fn a_hash_of_apache_is_read() {
+        // Of `htpasswd -B -b -n -C 5 ann secret`.
+        let text = "ann:$2y$05$vd86lDt7lsx56fj/eIHQZ.Bu32VhL922hcKhGMRMZSdgBsAX60PBG\n";
+        assert!(text.parse::<Users>().is_ok_and(|users| users.know(&shown("ann", "secret"))));
+    }
+
+    #[test]
+    fn what_is_no_line_of_a_name_and_a_bcrypt_hash_is_refused_with_its_number() {
+        let good = line("ann", "one");
+        for bad in [
+            "ann",
+            "carl:$apr1$x$y",
+            "carl:{SHA}abc",
+            "carl:secret",
+            ":$2y$04$abcdefghijklmnopqrstuuBm3kX4BPnlYkZ0p9CXCTHoDR9NzdGC2",
+            "carl:$2y$04$short",
+            "carl:$2y$31$abcdefghijklmnopqrstuuBm3kX4BPnlYkZ0p9CXCTHoDR9NzdGC2",
+            &line("ann", "two"),
+        ] {
+            let error = format!("{good}{bad}").parse::<Users>().expect_err(bad);
+            assert_eq!(error.line, 2, "{bad}");
+            assert!(error.to_string().starts_with("line 2: "));
+        }
+    }
+
+    #[test]
+    fn a_header_that_shows_no_password_is_none() {
+        for value in
+            ["", "Basic", "Basic ", "Bearer YTpi", "Basic !!", "Basic YQ==", "Basic OmI=", "Basic CjpiCg=="]
+        {
+            assert_eq!(Credentials::from_header(value.as_bytes()), None, "{value}");
+        }
+        let long = format!("Basic {}", "YTpi".repeat(300));
+        assert_eq!(Credentials::from_header(long.as_bytes()), None);
+        assert_eq!(
+            Credentials::from_header(b"bAsIc YTpiOmM=").map(|shown| shown.password),
+            Some(b"b:c".to_vec())
+        );
+        assert!(!format!("{:?}", shown("ann", "secret")).contains("115"));
+    }
+}

@@ -1,0 +1,461 @@
+//! Who may ask at all, where the operator wants a password: asks [`Users`] on a thread of its own, which also reads the
+//! file again when it changes. What was found good is remembered as a keyed digest, so that a password costs its tens of
+//! milliseconds once. Who guesses has to wait longer each time. No password is kept or logged.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::fs::{self, Metadata};
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::hmac;
+use ipnet::IpNet;
+use tokio::sync::oneshot;
+
+use crate::admission;
+use crate::htpasswd::{Credentials, LineError, Users};
+use crate::reply::Reply;
+
+/// Passwords that wait to be compared, of all clients and of one.
+const QUESTIONS_MAX: usize = 64;
+const QUESTIONS_PER_CLIENT_MAX: u32 = 8;
+/// Passwords that are remembered as good.
+const KNOWN_MAX: usize = 4096;
+/// Wrong passwords of one client before it has to wait, and the longest it has to.
+const FREE_FAILURES: u32 = 5;
+const WAIT_MAX: Duration = Duration::from_mins(1);
+/// How long a client's last wrong password is remembered, and how many clients are.
+const REMEMBERED: Duration = Duration::from_mins(10);
+const REMEMBERED_MAX: usize = 16_384;
+/// How often the file is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What the operator asks for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PasswordRules {
+    /// The htpasswd file.
+    pub file: PathBuf,
+    /// The agents it is for; all where none is named.
+    pub agents: Vec<IpNet>,
+}
+
+/// A file that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PasswordFileError {
+    /// It can't be read.
+    #[error("{}: {source}", file.display())]
+    Unreadable {
+        /// Which file.
+        file: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A line of it is wrong.
+    #[error("{}: {source}", file.display())]
+    Line {
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: LineError,
+    },
+}
+
+/// Why a client's request is not answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Denial {
+    /// It shows no password.
+    Missing,
+    /// It shows a wrong one.
+    Wrong,
+    /// It has shown too many wrong ones, or asks too much at once, and has to wait for so many seconds.
+    TooOften(u64),
+    /// Too many wait to be compared.
+    Busy,
+}
+
+impl Denial {
+    /// What the client is told.
+    pub fn reply(self) -> Reply {
+        match self {
+            Self::Missing | Self::Wrong => Reply::new(401, "This proxy wants a name and a password.")
+                .with_header("WWW-Authenticate: Basic realm=\"dcv-splice\", charset=\"UTF-8\""),
+            Self::TooOften(seconds) => Reply::new(429, "Too many wrong passwords: wait.")
+                .with_header(format!("Retry-After: {seconds}")),
+            Self::Busy => Reply::new(503, "Too many passwords are being looked at: try again.")
+                .with_header("Retry-After: 1"),
+        }
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "shows no password",
+            Self::Wrong => "shows a wrong password",
+            Self::TooOften(_) => "has shown too many wrong passwords",
+            Self::Busy => "has to wait for others' passwords",
+        })
+    }
+}
+
+/// Compares passwords. Cheap to clone; its thread ends with the last clone.
+#[derive(Clone, Debug)]
+pub struct Passwords(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    agents: Vec<IpNet>,
+    questions: SyncSender<Question>,
+    book: Arc<Book>,
+}
+
+/// What is remembered, by workers and the thread.
+#[derive(Debug)]
+struct Book {
+    key: hmac::Key,
+    known: Mutex<HashSet<[u8; 32]>>,
+    clients: Mutex<HashMap<IpAddr, Client>>,
+}
+
+#[derive(Debug)]
+struct Question {
+    credentials: Credentials,
+    digest: [u8; 32],
+    answer: oneshot::Sender<bool>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    asking: u32,
+    failures: u32,
+    /// When it may try again.
+    until: Instant,
+}
+
+/// The file, as it was read last.
+struct Watch {
+    file: PathBuf,
+    stamp: Option<Stamp>,
+    users: Users,
+}
+
+/// By which a change is seen: when, how long, and which.
+type Stamp = (i64, i64, u64, u64);
+
+fn stamp(metadata: &Metadata) -> Stamp {
+    (metadata.mtime(), metadata.mtime_nsec(), metadata.len(), metadata.ino())
+}
+
+impl PasswordRules {
+    /// Reads the file, to find out whether it can be used.
+    pub fn read(&self) -> Result<Users, PasswordFileError> {
+        read(&self.file)
+    }
+}
+
+fn read(file: &Path) -> Result<Users, PasswordFileError> {
+    let text = fs::read_to_string(file)
+        .map_err(|source| PasswordFileError::Unreadable { file: file.to_owned(), source })?;
+    text.parse().map_err(|source| PasswordFileError::Line { file: file.to_owned(), source })
+}
+
+impl Passwords {
+    /// Compares with `users`, and with what the file says later. Starts a thread.
+    pub fn start(rules: PasswordRules, users: Users) -> io::Result<Self> {
+        let mut random = [0; 32];
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no random numbers"))?;
+        let book = Arc::new(Book {
+            key: hmac::Key::new(hmac::HMAC_SHA256, &random),
+            known: Mutex::default(),
+            clients: Mutex::default(),
+        });
+        let (questions, asked) = sync_channel(QUESTIONS_MAX);
+        let stamp = fs::metadata(&rules.file).ok().map(|metadata| stamp(&metadata));
+        let mut watch = Watch { file: rules.file, stamp, users };
+        let shared = book.clone();
+        std::thread::Builder::new().name("passwords".into()).spawn(move || watch.compare(&asked, &shared))?;
+        Ok(Self(Arc::new(Inner { agents: rules.agents, questions, book })))
+    }
+
+    /// Whether requests to `agent` need a password; those that name no agent do wherever any does.
+    pub fn guard(&self, agent: Option<IpAddr>) -> bool {
+        let agents = &self.0.agents;
+        agents.is_empty() || agent.is_none_or(|agent| agents.iter().any(|net| net.contains(&agent)))
+    }
+
+    /// Whether the client may ask, going by the value of its `Authorization` header. Gives its name.
+    pub async fn check(&self, client: IpAddr, header: Option<&[u8]>, now: Instant) -> Result<String, Denial> {
+        let credentials = header.and_then(Credentials::from_header).ok_or(Denial::Missing)?;
+        let book = &self.0.book;
+        let digest = book.digest(&credentials);
+        if book.known().contains(&digest) {
+            return Ok(credentials.name);
+        }
+        let asking = book.begin(client, now)?;
+        let name = credentials.name.clone();
+        let (answer, answered) = oneshot::channel();
+        match self.0.questions.try_send(Question { credentials, digest, answer }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return Err(Denial::Busy),
+        }
+        let is_known = answered.await.map_err(|_| Denial::Busy)?;
+        asking.judge(is_known, now);
+        if is_known { Ok(name) } else { Err(Denial::Wrong) }
+    }
+}
+
+impl Book {
+    /// Says nothing of the password to who has not the key of this run. The length keeps name and password apart.
+    fn digest(&self, credentials: &Credentials) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.key);
+        context.update(&credentials.name.len().to_be_bytes());
+        context.update(credentials.name.as_bytes());
+        context.update(credentials.password());
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.sign().as_ref());
+        digest
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashSet<[u8; 32]>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, Client>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client wants to be compared.
+    fn begin(&self, address: IpAddr, now: Instant) -> Result<Asking<'_>, Denial> {
+        let address = admission::one(address);
+        let mut clients = self.clients();
+        if clients.len() >= REMEMBERED_MAX && !clients.contains_key(&address) {
+            clients.retain(|_, client| client.asking > 0 || now < client.until + REMEMBERED);
+            if clients.len() >= REMEMBERED_MAX {
+                return Err(Denial::Busy);
+            }
+        }
+        let client = clients.entry(address).or_insert(Client { asking: 0, failures: 0, until: now });
+        if client.asking == 0 && now >= client.until + REMEMBERED {
+            client.failures = 0;
+        }
+        let wait = client.until.saturating_duration_since(now);
+        if !wait.is_zero() {
+            return Err(Denial::TooOften(wait.as_secs() + 1));
+        }
+        if client.asking >= QUESTIONS_PER_CLIENT_MAX {
+            return Err(Denial::TooOften(1));
+        }
+        client.asking += 1;
+        Ok(Asking { book: self, address })
+    }
+}
+
+/// A client whose password is being compared.
+struct Asking<'a> {
+    book: &'a Book,
+    address: IpAddr,
+}
+
+impl Asking<'_> {
+    fn judge(&self, is_known: bool, now: Instant) {
+        let mut clients = self.book.clients();
+        let Some(client) = clients.get_mut(&self.address) else { return };
+        if is_known {
+            client.failures = 0;
+            return;
+        }
+        client.failures = client.failures.saturating_add(1);
+        client.until = now;
+        if client.failures >= FREE_FAILURES {
+            let doubled = 1 << (client.failures - FREE_FAILURES).min(16);
+            client.until += Duration::from_secs(doubled).min(WAIT_MAX);
+            if client.failures.is_power_of_two() {
+                let failures = client.failures;
+                tracing::warn!("{} has shown {failures} wrong passwords and has to wait", self.address);
+            }
+        }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut clients = self.book.clients();
+        let Some(client) = clients.get_mut(&self.address) else { return };
+        client.asking -= 1;
+        if client.asking == 0 && client.failures == 0 {
+            clients.remove(&self.address);
+        }
+    }
+}
+
+impl Watch {
+    /// Answers until nobody can ask any more.
+    fn compare(&mut self, asked: &Receiver<Question>, book: &Book) {
+        let mut looked = Instant::now();
+        loop {
+            let question = asked.recv_timeout(LOOK);
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                self.look(book);
+            }
+            match question {
+                Ok(question) => self.answer(question, book),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn answer(&self, question: Question, book: &Book) {
+        let Question { credentials, digest, answer } = question;
+        // Who has gone meanwhile costs nothing, and the connections of one page ask the same.
+        if answer.is_closed() {
+            return;
+        }
+        let is_known = book.known().contains(&digest) || self.users.know(&credentials);
+        if is_known {
+            let mut known = book.known();
+            if known.len() >= KNOWN_MAX {
+                known.clear();
+            }
+            known.insert(digest);
+        }
+        // It may have gone by now.
+        let _ = answer.send(is_known);
+    }
+
+    /// Reads the file again where it has changed; one that can't be used changes nothing.
+    fn look(&mut self, book: &Book) {
+        let found = fs::metadata(&self.file).ok().map(|metadata| stamp(&metadata));
+        if found == self.stamp {
+            return;
+        }
+        self.stamp = found;
+        match read(&self.file) {
+            Ok(users) => {
+                self.users = users;
+                book.known().clear();
+                tracing::info!("{}: read again", self.file.display());
+            }
+            Err(error) => tracing::error!("{error}; what was read before still holds"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
+
+    use super::*;
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn passwords(file: &Path, agents: &[&str]) -> Passwords {
+        let agents = agents.iter().map(|net| net.parse().expect("a net")).collect();
+        let rules = PasswordRules { file: file.to_owned(), agents };
+        let users = rules.read().expect("users");
+        Passwords::start(rules, users).expect("a thread")
+    }
+
+    fn line(password: &str) -> String {
+        format!("ann:{}\n", bcrypt::hash(password, 4).expect("a hash"))
+    }
+
+    fn file(password: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(line(password).as_bytes()).expect("room");
+        file
+    }
+
+    fn check(passwords: &Passwords, client: IpAddr, password: &str, now: Instant) -> Result<String, Denial> {
+        let header = format!("Basic {}", BASE64_STANDARD.encode(format!("ann:{password}")));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(passwords.check(client, Some(header.as_bytes()), now))
+    }
+
+    #[test]
+    fn who_guesses_waits_longer_each_time_and_keeps_nobody_else_out() {
+        let file = file("one");
+        let passwords = passwords(file.path(), &[]);
+        let mut now = Instant::now();
+        assert_eq!(check(&passwords, CLIENT, "one", now), Ok("ann".to_owned()));
+        for _ in 0..FREE_FAILURES {
+            assert_eq!(check(&passwords, CLIENT, "two", now), Err(Denial::Wrong));
+        }
+        let mut waits = Vec::new();
+        while waits.len() < 9 {
+            let denial = check(&passwords, CLIENT, "two", now).expect_err("wrong");
+            let Denial::TooOften(seconds) = denial else { panic!("{denial:?}") };
+            waits.push(seconds - 1);
+            now += Duration::from_secs(seconds);
+            assert_eq!(check(&passwords, CLIENT, "two", now), Err(Denial::Wrong));
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        // What is known already is never asked again, and others are others.
+        assert_eq!(check(&passwords, CLIENT, "one", now), Ok("ann".to_owned()));
+        assert_eq!(check(&passwords, IpAddr::from([192, 0, 2, 2]), "two", now), Err(Denial::Wrong));
+        now += WAIT_MAX + REMEMBERED;
+        assert_eq!(check(&passwords, CLIENT, "two", now), Err(Denial::Wrong));
+        assert_eq!(check(&passwords, CLIENT, "two", now), Err(Denial::Wrong), "its failures are forgotten");
+    }
+
+    #[test]
+    fn a_file_that_changes_is_read_again_and_one_that_is_wrong_is_not() {
+        let file = file("one");
+        let passwords = passwords(file.path(), &[]);
+        let now = Instant::now();
+        let becomes = |password: &str, expected: bool| {
+            let end = Instant::now() + Duration::from_mins(1);
+            let mut client = 0_u32;
+            loop {
+                client += 1;
+                let address = IpAddr::from((0x0a00_0000 + client).to_be_bytes());
+                if check(&passwords, address, password, now).is_ok() == expected {
+                    return;
+                }
+                assert!(Instant::now() < end, "{password}");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        };
+        becomes("one", true);
+        fs::write(file.path(), line("two").repeat(2)).expect("room");
+        std::thread::sleep(3 * LOOK);
+        becomes("one", true);
+        fs::write(file.path(), line("two")).expect("room");
+        becomes("two", true);
+        becomes("one", false);
+    }
+
+    #[test]
+    fn agents_may_be_named() {
+        let file = file("one");
+        let agent = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
+        let some = passwords(file.path(), &["10.0.0.0/24"]);
+        assert!(some.guard(agent("10.0.0.5")) && some.guard(None) && !some.guard(agent("10.0.1.5")));
+        let all = passwords(file.path(), &[]);
+        assert!(all.guard(agent("10.0.1.5")) && all.guard(None));
+    }
+
+    #[test]
+    fn nobody_asks_for_more_than_a_few_at_once() {
+        let file = file("one");
+        let passwords = passwords(file.path(), &[]);
+        let now = Instant::now();
+        let book = &passwords.0.book;
+        let asking: Vec<_> =
+            (0..QUESTIONS_PER_CLIENT_MAX).map(|_| book.begin(CLIENT, now).expect("room")).collect();
+        assert_eq!(book.begin(CLIENT, now).err(), Some(Denial::TooOften(1)));
+        assert!(book.begin(IpAddr::from([192, 0, 2, 2]), now).is_ok());
+        drop(asking);
+        assert!(book.begin(CLIENT, now).is_ok());
+        assert!(book.clients().is_empty(), "who has done nothing wrong is not remembered");
+    }
+}
