@@ -28,13 +28,18 @@ pub struct Introduction {
 impl Introduction {
     /// Reads the header at the front of `bytes`; none where its rest is still to come.
     pub fn read(bytes: &[u8]) -> Result<Option<Self>, NoIntroduction> {
-        let header = HeaderResult::parse(bytes);
-        // A line of version 1 is read once its end is there: the library takes parts of one for wrong, and wrong ones
-        // for parts.
-        let is_part = if bytes.starts_with(V1) {
-            !bytes.contains(&b'\n') && bytes.len() < V1_BYTES_MAX
+        // A line of version 1 is read once its end is there, and no further: the library takes parts of one for wrong,
+        // wrong ones for parts, and a line feed for a part of the line.
+        let (header, is_part) = if bytes.starts_with(V1) {
+            let line = memchr::memchr(b'\n', bytes).map_or(bytes, |end| &bytes[..=end]);
+            if line.ends_with(b"\n") && !line.ends_with(b"\r\n") {
+                return Err(NoIntroduction);
+            }
+            (HeaderResult::parse(line), !line.ends_with(b"\n") && line.len() < V1_BYTES_MAX)
         } else {
-            header.is_incomplete() && bytes.len() < INTRODUCTION_BYTES_MAX
+            let header = HeaderResult::parse(bytes);
+            let is_part = header.is_incomplete() && bytes.len() < INTRODUCTION_BYTES_MAX;
+            (header, is_part)
         };
         if is_part {
             return Ok(None);

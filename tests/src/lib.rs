@@ -3,6 +3,7 @@ pub mod agent;
 pub mod certificates;
 pub mod faulty;
 pub mod front;
+pub mod fuzzed;
 pub mod line;
 pub mod process;
 pub mod proxy;

@@ -1,0 +1,234 @@
+//! What has to hold for any bytes at all: a function for each way in. The fuzzer calls them with what it makes up, the
+//! tests with what a seed does. They panic where it does not hold, and refuse nothing.
+// That panic is what they are for.
+#![allow(clippy::missing_panics_doc)]
+
+mod life;
+mod mutation;
+mod tls;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+
+use clap::Parser;
+use dcv_splice::body::{self, BodyError, Decoder, Framing, Piece};
+use dcv_splice::config::CommandLine;
+use dcv_splice::forward::{self, Forward, HostHeader, Mount, Passing};
+use dcv_splice::head::{HeadEnd, HeadError, HeadLimits, RequestHead, ResponseHead, Version};
+use dcv_splice::introduction::{INTRODUCTION_BYTES_MAX, Introduction};
+use dcv_splice::route::{AgentDomain, AllowedAgents, Route};
+
+pub use life::whole_life;
+pub use mutation::Mutator;
+pub use tls::tls_records;
+
+/// Limits of heads, small enough to be reached.
+const LIMITS: HeadLimits = HeadLimits { head_bytes_max: 4096, line_bytes_max: 1024, headers_max: 32 };
+/// For what the proxy writes, which is longer.
+const WIDE: HeadLimits = HeadLimits { head_bytes_max: 1 << 20, line_bytes_max: 1 << 20, headers_max: 256 };
+/// Bytes of a body.
+const BODY_BYTES_MAX: u64 = 1 << 20;
+const AGENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+/// What no message on one connection may say of another.
+const ONE_HOP: [&str; 4] = ["keep-alive", "proxy-connection", "te", "proxy-authorization"];
+
+/// A way in.
+pub type Target = fn(&[u8]);
+
+/// Every way in, by the name of its corpus.
+pub const TARGETS: [(&str, Target); 8] = [
+    ("request_head", request_head),
+    ("response_head", response_head),
+    ("chunked_body", chunked_body),
+    ("route", route),
+    ("introduction", introduction),
+    ("configuration", configuration),
+    ("tls_records", tls_records),
+    ("whole_life", whole_life),
+];
+
+/// The first byte, for a choice, and the rest.
+fn choice(data: &[u8]) -> (u8, &[u8]) {
+    data.split_first().map_or((0, data), |(first, rest)| (*first, rest))
+}
+
+/// Where the head ends, and that it ends there in whatever pieces it comes.
+fn end_of(data: &[u8], step: usize, limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
+    let whole = HeadEnd::default().find(data, limits);
+    let mut scan = HeadEnd::default();
+    let lengths = (0..data.len()).step_by(step.max(1)).chain([data.len()]);
+    let pieces = lengths.map(|length| scan.find(&data[..length], limits));
+    let first = pieces.into_iter().find(|found| !matches!(found, Ok(None))).unwrap_or(Ok(None));
+    assert_eq!(first, whole, "in pieces of {step}");
+    whole
+}
+
+/// A request that is passed on means the same to the agent.
+pub fn request_head(data: &[u8]) {
+    let (options, data) = choice(data);
+    let Ok(Some(length)) = end_of(data, usize::from(options >> 2), &LIMITS) else { return };
+    let Ok(head) = RequestHead::parse(&data[..length], &LIMITS) else { return };
+    let forward = Forward {
+        client: IpAddr::from([192, 0, 2, 1]),
+        trusted: options & 1 == 1,
+        secure: true,
+        authorized: options & 4 == 4,
+        agent: SocketAddr::from((AGENT, 8443)),
+        host_header: if options & 2 == 2 { HostHeader::Pass } else { HostHeader::StripPort },
+        path: head.path,
+    };
+    let host = forward::host_for(&head, &forward);
+    let mut out = Vec::new();
+    forward::request(&head, &forward, &host, &mut out);
+    let found = end_of(&out, out.len(), &WIDE).expect("what is passed on is a head");
+    assert_eq!(found, Some(out.len()), "and one alone");
+    let passed = RequestHead::parse(&out, &WIDE).expect("what is passed on is valid");
+    assert_eq!((passed.method, passed.path), (head.method, head.path));
+    assert_eq!((passed.framing, passed.websocket), (head.framing, head.websocket));
+    assert_eq!(passed.host, Some(&*host));
+    assert!(passed.path.starts_with('/') && passed.version == Version::Http11);
+    let names = |name: &str| passed.headers.iter().filter(|header| header.is(name)).count();
+    assert_eq!(["X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto"].map(names), [1, 1, 1]);
+    assert!(ONE_HOP.iter().all(|name| names(name) == 0));
+    assert!(!passed.headers.iter().any(|header| header.name.contains('_')));
+}
+
+/// A response that is passed on means the same to the client.
+pub fn response_head(data: &[u8]) {
+    let (options, data) = choice(data);
+    let asked = ["GET", "HEAD", "POST"][usize::from(options) % 3];
+    let Ok(Some(length)) = end_of(data, usize::from(options >> 2), &LIMITS) else { return };
+    let Ok(head) = ResponseHead::parse(&data[..length], &LIMITS, asked) else { return };
+    let framing = if head.framing == Framing::UntilEnd { Framing::Chunked } else { head.framing };
+    let mount = Mount {
+        agent: AGENT.into(),
+        has_prefix: true,
+        port: 8443,
+        host: "desks.test".to_owned(),
+        bare: options & 128 == 128,
+    };
+    let mount = (options & 64 == 64).then_some(&mount);
+    let passing = Passing {
+        framing,
+        keep_alive: true,
+        http10: false,
+        mount,
+        hsts: (options & 32 == 32).then_some("Strict-Transport-Security: max-age=1"),
+    };
+    let mut out = Vec::new();
+    forward::response(&head, &passing, &mut out);
+    let found = end_of(&out, out.len(), &WIDE).expect("what is passed on is a head");
+    assert_eq!(found, Some(out.len()), "and one alone");
+    let passed = ResponseHead::parse(&out, &WIDE, asked).expect("what is passed on is valid");
+    assert_eq!((passed.status, passed.framing), (head.status, framing));
+    assert!(!passed.headers.iter().any(|header| ONE_HOP.iter().any(|name| header.is(name))));
+}
+
+/// What a decoder makes of a body that comes in such pieces: its bytes, and what follows it.
+fn decoded(framing: Framing, wire: &[u8], step: usize) -> Result<Option<(Vec<u8>, usize)>, BodyError> {
+    let mut decoder = Decoder::new(framing, BODY_BYTES_MAX);
+    let (mut body, mut start, mut end) = (Vec::new(), 0, 0);
+    loop {
+        let (used, piece) = decoder.next(&wire[start..end])?;
+        start += used;
+        match piece {
+            Some(Piece::Data(data)) => body.extend_from_slice(data),
+            Some(Piece::End(_)) => return Ok(Some((body, start))),
+            None if end == wire.len() => return Ok(None),
+            None => end = end.saturating_add(step).min(wire.len()),
+        }
+    }
+}
+
+/// A body is the same in whatever pieces it comes, and the same when it has been written again.
+pub fn chunked_body(data: &[u8]) {
+    let (step, wire) = choice(data);
+    let whole = decoded(Framing::Chunked, wire, wire.len().max(1));
+    let pieces = decoded(Framing::Chunked, wire, usize::from(step).max(1));
+    assert_eq!(pieces.is_ok(), whole.is_ok());
+    let (Ok(pieces), Ok(whole)) = (pieces, whole) else { return };
+    assert_eq!(pieces, whole);
+    let Some((body, _)) = whole else { return };
+    let mut again = Vec::new();
+    if !body.is_empty() {
+        body::encode(Framing::Chunked, &Piece::Data(&body), &mut again);
+    }
+    body::encode(Framing::Chunked, &Piece::End(Vec::new()), &mut again);
+    let length = again.len();
+    again.extend_from_slice(b"GET / HTTP/1.1\r\n");
+    assert_eq!(decoded(Framing::Chunked, &again, again.len()), Ok(Some((body, length))));
+}
+
+/// An address is read in one way only, and no other than those named may be dialled.
+pub fn route(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (host, path) = text.split_once('\n').unwrap_or(("h", text));
+    let path = format!("/{path}");
+    let domain = AgentDomain::from_str("desks.test").ok();
+    let agents =
+        AllowedAgents::new(["10.0.0.0/8", "0.0.0.0/0"].map(|net| net.parse().expect("a net")).into());
+    let agent = match Route::of_request(Some(host), &path, domain.as_ref()) {
+        Route::Agent(ip, rest) => {
+            assert_eq!(format!("/{ip}{rest}"), path);
+            assert!(rest.starts_with('/'));
+            ip.into()
+        }
+        Route::NoSlash(ip, query) => {
+            assert_eq!(format!("/{ip}{query}"), path);
+            assert!(query.is_empty() || query.starts_with('?'));
+            ip.into()
+        }
+        Route::Host(ip) => {
+            let name = host.split(':').next().unwrap_or_default().to_ascii_lowercase();
+            assert!(name.ends_with(".desks.test"), "{host}");
+            ip
+        }
+        Route::Health => {
+            assert!(path == "/health" || path.starts_with("/health?"));
+            return;
+        }
+        Route::NotAnAgentsHost | Route::NotAnAddress | Route::Default => return,
+    };
+    let v4 = match agent {
+        IpAddr::V4(v4) => v4,
+        IpAddr::V6(v6) => {
+            assert!(v6.to_ipv4_mapped().is_none(), "an IPv4 address in disguise");
+            assert!(!agents.allows(agent));
+            return;
+        }
+    };
+    let special = v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.octets()[0] == 0;
+    assert!(!(special && agents.allows(agent)), "{agent}");
+}
+
+/// A PROXY header ends where it ends, whatever follows and however much of it has come.
+pub fn introduction(data: &[u8]) {
+    let read = Introduction::read(data);
+    let Ok(Some(introduction)) = read else {
+        assert!(read != Ok(None) || data.len() < INTRODUCTION_BYTES_MAX, "it waits without end");
+        return;
+    };
+    assert!(introduction.length <= data.len());
+    assert_eq!(Introduction::read(&data[..introduction.length]), Ok(Some(introduction)));
+    for length in 0..introduction.length.min(256) {
+        assert_eq!(Introduction::read(&data[..length]), Ok(None), "{length} of it");
+    }
+}
+
+/// What the command line means is found, or refused with a text.
+pub fn configuration(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let line = ["dcv-splice"].into_iter().chain(text.split('\n'));
+    match CommandLine::try_parse_from(line) {
+        Err(error) => assert!(!error.to_string().is_empty()),
+        Ok(line) => match line.flags.resolve() {
+            Err(error) => assert!(!error.to_string().is_empty()),
+            Ok(config) => {
+                assert!(!config.listen.is_empty() || !config.listen_plain.is_empty());
+                assert!(config.default_agent.is_none_or(|agent| config.agents.allows(agent)));
+                assert!(config.workers > 0 && config.front.connections_max > 0);
+                assert!(config.front.head_size.headers_max <= 256);
+            }
+        },
+    }
+}

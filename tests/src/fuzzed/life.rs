@@ -1,0 +1,204 @@
+//! A whole life of a connection on a simulated wire, in which client and agent say whatever the bytes say, when they
+//! say it. It has to end, and an agent must never be sent what is no request.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use clap::Parser;
+use dcv_splice::account::AccessLog;
+use dcv_splice::admission::Admission;
+use dcv_splice::balance::Balance;
+use dcv_splice::config::CommandLine;
+use dcv_splice::conn;
+use dcv_splice::head::{HeadEnd, HeadLimits, RequestHead};
+use dcv_splice::net::Stream;
+use dcv_splice::tls::Acceptor;
+use dcv_splice::worker::{Shared, Worker};
+use tokio::task::LocalSet;
+
+use crate::simulated::{Weather, Wire, World, wire};
+
+use super::choice;
+
+/// No life may take longer on virtual time: every limit of the flags, one after the other, and more.
+const BOUND: Duration = Duration::from_hours(3);
+const FLAGS: [&str; 9] = [
+    "dcv-splice",
+    "--agents=10.0.0.0/8",
+    "--workers=1",
+    "--head-s=5",
+    "--body-gap-s=5",
+    "--response-s=5",
+    "--keep-alive-s=5",
+    "--relay-idle-s=20",
+    "--half-closed-s=5",
+];
+/// For what agents are sent.
+const WIDE: HeadLimits = HeadLimits { head_bytes_max: 1 << 20, line_bytes_max: 1 << 20, headers_max: 256 };
+
+/// What happens next.
+enum Step<'a> {
+    ClientSays(&'a [u8]),
+    AgentSays(&'a [u8]),
+    ClientEnds,
+    AgentEnds,
+    Reset,
+    Passes(Duration),
+}
+
+/// Steps as the bytes say: what, how much, and what is said.
+fn steps(mut data: &[u8]) -> Vec<Step<'_>> {
+    let mut steps = Vec::new();
+    while let [what, length, rest @ ..] = data {
+        let (said, left) = rest.split_at((usize::from(*length) * 4).min(rest.len()));
+        data = rest;
+        steps.push(match what % 8 {
+            0..3 => {
+                data = left;
+                Step::ClientSays(said)
+            }
+            3..5 => {
+                data = left;
+                Step::AgentSays(said)
+            }
+            5 => [Step::ClientEnds, Step::AgentEnds, Step::Reset]
+                .into_iter()
+                .nth(usize::from(*length) % 3)
+                .unwrap_or(Step::Reset),
+            _ => Step::Passes(Duration::from_millis(1 << (length % 15))),
+        });
+    }
+    steps
+}
+
+/// The agent's end of each connection that was made, and what came of it.
+#[derive(Default)]
+struct Agents {
+    wires: RefCell<Vec<Wire>>,
+    received: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Agents {
+    /// Says that on the connection made last, where there is one.
+    fn say(&self, bytes: &[u8]) {
+        if let Some(wire) = self.wires.borrow_mut().last_mut() {
+            say(wire, bytes);
+        }
+    }
+
+    fn listen(&self) {
+        let mut received = self.received.borrow_mut();
+        let mut wires = self.wires.borrow_mut();
+        received.resize(wires.len(), Vec::new());
+        for (wire, received) in wires.iter_mut().zip(received.iter_mut()) {
+            hear(wire, received);
+        }
+    }
+}
+
+/// What does not fit is lost: this side does not wait.
+fn say(wire: &mut Wire, mut bytes: &[u8]) {
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    while let (false, Poll::Ready(Ok(sent))) = (bytes.is_empty(), wire.poll_send(&mut cx, bytes)) {
+        bytes = &bytes[sent..];
+    }
+}
+
+fn hear(wire: &mut Wire, received: &mut Vec<u8>) {
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut room = [0; 4096];
+    while let Poll::Ready(Ok(got @ 1..)) = wire.poll_recv(&mut cx, &mut room) {
+        received.extend_from_slice(&room[..got]);
+    }
+}
+
+fn shared() -> Shared {
+    let config = CommandLine::parse_from(FLAGS).flags.resolve().expect("flags that can be meant");
+    thread_local! {
+        static ACCEPTOR: Acceptor = Acceptor::new(&[]).expect("an acceptor");
+    }
+    let admission = Admission::new(config.clients.clone(), config.client_limits);
+    Shared {
+        config: Arc::new(config),
+        acceptor: ACCEPTOR.with(Acceptor::clone),
+        connector: None,
+        log: AccessLog::default(),
+        admission,
+        passwords: None,
+        balance: Balance::new(1).0,
+        forbidden: Arc::default(),
+    }
+}
+
+/// A life as the bytes say.
+pub fn whole_life(data: &[u8]) {
+    let (options, data) = choice(data);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let agents = runtime.expect("a runtime").block_on(live(options, data));
+    for received in agents.received.borrow().iter().filter(|received| !received.is_empty()) {
+        check(received);
+    }
+}
+
+/// What an agent is sent begins with a request to it, or with the beginning of one that was given up.
+fn check(received: &[u8]) {
+    let found = HeadEnd::default().find(received, &WIDE).expect("a head");
+    let Some(length) = found else { return };
+    let head = RequestHead::parse(&received[..length], &WIDE).expect("a valid head");
+    assert!(head.headers.iter().any(|header| header.is("X-Real-IP") && header.value == b"192.0.2.1"));
+}
+
+async fn live(options: u8, data: &[u8]) -> Rc<Agents> {
+    let agents = Rc::new(Agents::default());
+    let weather =
+        Weather { chunk_max: 1 + usize::from(options) * 8, capacity: 1 << 20, reluctance: options % 40 };
+    let made = agents.clone();
+    let on_connect = move |_| {
+        let (near, far) = wire(weather, 7, None);
+        made.wires.borrow_mut().push(far);
+        Ok(near)
+    };
+    let world = World {
+        on_connect: Box::new(on_connect),
+        connect_time: Duration::from_millis(1),
+        asked: RefCell::default(),
+        bulk: Cell::default(),
+        breaths: Cell::default(),
+    };
+    let worker = Worker::new(world, shared());
+    let (near, far) = wire(weather, 9, None);
+    let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
+    let both = async { tokio::join!(conn::serve(&worker, near, client, false), act(far, data, &agents)) };
+    let whole = tokio::time::timeout(BOUND, LocalSet::new().run_until(both)).await;
+    assert!(whole.is_ok(), "no end in sight");
+    worker.pool.borrow_mut().clear();
+    agents.listen();
+    let asked = worker.net.asked.take();
+    assert!(asked.iter().all(|agent| agent.to_string().starts_with("10.")), "{asked:?}");
+    agents
+}
+
+/// Lets it happen.
+async fn act(mut client: Wire, data: &[u8], agents: &Agents) {
+    let mut heard = Vec::new();
+    for step in steps(data) {
+        match step {
+            Step::ClientSays(bytes) => say(&mut client, bytes),
+            Step::AgentSays(bytes) => agents.say(bytes),
+            Step::ClientEnds => drop(client.finish()),
+            Step::AgentEnds => drop(agents.wires.borrow_mut().last_mut().map(Wire::finish)),
+            Step::Reset => client.reset(),
+            Step::Passes(time) => tokio::time::sleep(time).await,
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        hear(&mut client, &mut heard);
+        agents.listen();
+        heard.clear();
+    }
+    // Nobody is there any more, and nobody has said so: what ends it now is a limit.
+    tokio::time::sleep(Duration::from_secs(200)).await;
+}
