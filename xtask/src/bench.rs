@@ -5,6 +5,7 @@
 #![allow(clippy::cast_precision_loss)]
 
 mod agent;
+mod attack;
 mod client;
 mod latency;
 pub(crate) mod part;

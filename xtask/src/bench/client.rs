@@ -19,6 +19,7 @@ use tokio_rustls::rustls::HandshakeKind;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::agent::{ACKNOWLEDGED, FLOOD_BYTES};
+use super::attack::attack;
 use super::latency::{Latencies, Latency};
 use super::system::{self, Usage};
 use super::wire::{Header, Ticks, Wire, connector, nanos, now, wrong};
@@ -55,6 +56,10 @@ pub(super) enum Load {
     Connect { connections: u64, bytes: usize, resume: bool },
     /// New connections at a rate of their own.
     Storm { per_second: f64, bytes: usize },
+    /// New connections at a rate of their own, which ask the peer itself.
+    Health { per_second: f64 },
+    /// Clients who mean no good.
+    Attack { attackers: usize },
     /// A session after the other: handshake, upgrade, one echo, close.
     Churn { sessions: u64, bytes: usize },
     /// Sessions that have spoken and then rest.
@@ -124,10 +129,10 @@ pub(super) async fn run(plan: ClientPlan) -> io::Result<Outcome> {
 
 /// The window, and when the load ends; all zero until every connection stands.
 #[derive(Clone, Copy, Default, PartialEq)]
-struct Window {
+pub(super) struct Window {
     start: u64,
     end: u64,
-    last: u64,
+    pub(super) last: u64,
 }
 
 impl Window {
@@ -137,7 +142,7 @@ impl Window {
 }
 
 /// What all connections of the load share.
-struct Shared {
+pub(super) struct Shared {
     load: Load,
     connect: SocketAddr,
     prefix: String,
@@ -171,8 +176,25 @@ impl Shared {
         })
     }
 
-    async fn open(&self) -> io::Result<Wire> {
-        let stream = TcpStream::connect(self.connect).await?;
+    /// Where the peer listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.connect
+    }
+
+    /// What stands before the agent's own paths.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub(super) async fn dial(&self) -> io::Result<TcpStream> {
+        TcpStream::connect(self.connect).await
+    }
+
+    pub(super) async fn open(&self) -> io::Result<Wire> {
+        self.secure(self.dial().await?).await
+    }
+
+    pub(super) async fn secure(&self, stream: TcpStream) -> io::Result<Wire> {
         stream.set_nodelay(true)?;
         let Some(tls) = &self.tls else { return Ok(Wire::new(Box::new(stream))) };
         let name = ServerName::from(self.connect.ip());
@@ -211,15 +233,24 @@ impl Shared {
         Ok(!says(&head, "connection", "close"))
     }
 
+    /// Asks the peer itself.
+    async fn health(&self, wire: &mut Wire) -> io::Result<()> {
+        wire.send(format!("GET /health HTTP/1.1\r\nHost: {}\r\n\r\n", self.connect).as_bytes()).await?;
+        match wire.head().await? {
+            Some(head) if head.starts_with("HTTP/1.1 200 ") => Ok(()),
+            answer => Err(wrong(&format!("no 200 but {answer:?}"))),
+        }
+    }
+
     /// Counts this connection as open and waits for all the others.
-    async fn ready(&self) -> Window {
+    pub(super) async fn ready(&self) -> Window {
         self.opened.fetch_add(1, Ordering::Relaxed);
         let mut window = self.window.subscribe();
         let known = window.wait_for(|window| *window != Window::default()).await;
         known.map_or_else(|_| Window::default(), |window| *window)
     }
 
-    fn count(&self, units: u64) {
+    pub(super) fn count(&self, units: u64) {
         self.units.fetch_add(units, Ordering::Relaxed);
     }
 
@@ -368,7 +399,11 @@ fn tasks(shared: &Arc<Shared>) -> Tasks {
         Load::Connect { connections, bytes, .. } => {
             (0..connections).for_each(|_| drop(tasks.spawn(connections_in_turn(all(), bytes))));
         }
-        Load::Storm { per_second, bytes } => drop(tasks.spawn(storm(all(), per_second, bytes))),
+        Load::Storm { per_second, bytes } => drop(tasks.spawn(storm(all(), per_second, Some(bytes)))),
+        Load::Health { per_second } => drop(tasks.spawn(storm(all(), per_second, None))),
+        Load::Attack { attackers } => {
+            (0..attackers).for_each(|number| drop(tasks.spawn(attack(all(), number))));
+        }
         Load::Churn { sessions, bytes } => {
             (0..sessions).for_each(|_| drop(tasks.spawn(sessions_in_turn(all(), bytes))));
         }
@@ -524,20 +559,24 @@ async fn requests(shared: Arc<Shared>, bytes: usize) -> io::Result<()> {
 async fn connections_in_turn(shared: Arc<Shared>, bytes: usize) -> io::Result<()> {
     let window = shared.ready().await;
     while now() < window.last {
-        connection(&shared, window, now(), bytes).await?;
+        connection(&shared, window, now(), Some(bytes)).await?;
     }
     Ok(())
 }
 
-async fn connection(shared: &Shared, window: Window, meant: u64, bytes: usize) -> io::Result<()> {
+/// Asks the agent for so many bytes, or the peer itself.
+async fn connection(shared: &Shared, window: Window, meant: u64, bytes: Option<usize>) -> io::Result<()> {
     let mut wire = shared.open().await?;
-    shared.get(&mut wire, bytes).await?;
+    match bytes {
+        Some(bytes) => drop(shared.get(&mut wire, bytes).await?),
+        None => shared.health(&mut wire).await?,
+    }
     wire.close().await;
     shared.done("connection", window, meant);
     Ok(())
 }
 
-async fn storm(shared: Arc<Shared>, per_second: f64, bytes: usize) -> io::Result<()> {
+async fn storm(shared: Arc<Shared>, per_second: f64, bytes: Option<usize>) -> io::Result<()> {
     let window = shared.ready().await;
     let mut ticks = Pace { phase: 0.0, per_second }.ticks()?;
     let mut running = Tasks::new();

@@ -230,6 +230,7 @@ fn nginx_tuned(place: &Place, listen: SocketAddr) -> String {
             {certificate}
             ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:SSL:50m; ssl_session_tickets on; ssl_buffer_size 16k;
             client_max_body_size 1g;
+            location = /health {{ return 200 'DCV Proxy OK'; }}
             location / {{
               if ($agent = '') {{ return 404; }}
               proxy_pass {scheme}://$agent$rest;
@@ -294,6 +295,7 @@ fn haproxy(place: &Place, listen: SocketAddr) -> Result<Command, String> {
             timeout tunnel 1h
          frontend clients
             bind {listen} {front}
+            http-request return status 200 content-type text/plain string OK if {{ path /health }}
             acl to_agent path_reg ^/[0-9]+[.][0-9]+[.][0-9]+[.][0-9]+/
             http-request deny unless to_agent
             http-request set-var(txn.agent) path,field(2,/)

@@ -39,6 +39,8 @@ pub(super) enum Scenario {
     StormRsa,
     /// 10 desktops beside 300 new connections a second and 2 floods, of two other clients
     StormFlood,
+    /// 100 new connections a second ask for /health beside 400 attackers of eight kinds
+    Attack,
     /// Bulk down, without TLS on either leg
     Plain,
     /// 2000 messages of 256 B a second, and back, over 10 sessions
@@ -98,6 +100,7 @@ impl Scenario {
             Self::Idle => Load::Idle { sessions: 200, bytes: 20_000 },
             Self::Upload => Load::Upload { sessions: 4 },
             Self::Noisy | Self::Storm | Self::Storm600 | Self::StormRsa | Self::StormFlood => DESKTOP,
+            Self::Attack => Load::Health { per_second: 100.0 },
             Self::Scale10 => scaled(10),
             Self::Scale1000 => scaled(1_000),
             Self::Scale9000 => scaled(9_000),
@@ -115,6 +118,7 @@ impl Scenario {
             Self::Noisy => vec![flood],
             Self::Storm | Self::StormRsa => vec![storm(300.0)],
             Self::Storm600 => vec![storm(600.0)],
+            Self::Attack => vec![Load::Attack { attackers: 400 }],
             Self::StormFlood => vec![storm(300.0), flood],
             _ => Vec::new(),
         }
@@ -134,6 +138,7 @@ impl Scenario {
     pub(super) fn leaves_out(self, peer: Peer) -> Option<&'static str> {
         match peer {
             Peer::NginxRecipe if self == Self::Scale9000 => Some("it allows 4,096 sockets per worker"),
+            Peer::Direct | Peer::L4 | Peer::L4Splice if self == Self::Attack => Some("it has no /health"),
             Peer::L4Splice if self == Self::Scale9000 => Some("it would need 54,000 descriptors"),
             _ => None,
         }
@@ -166,7 +171,8 @@ impl Unit {
                 Self { name: "GB", size: 1e9, cost: "CPU s", per_second: 1.0 }
             }
             Load::Get { .. } => micro("request"),
-            Load::Connect { .. } | Load::Storm { .. } => micro("connection"),
+            Load::Connect { .. } | Load::Storm { .. } | Load::Health { .. } => micro("connection"),
+            Load::Attack { .. } => micro("attack"),
             Load::Churn { .. } => micro("session"),
             Load::Idle { .. } => Self { name: "session", size: 1.0, cost: "kB", per_second: 1.0 },
         }
