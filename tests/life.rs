@@ -62,7 +62,7 @@ impl Fixture {
             admission,
             passwords: None,
             balance: Balance::new(1).0,
-            forbidden: Arc::default(),
+            refusals: Arc::default(),
         }
     }
 }

@@ -2,14 +2,13 @@
 //! a lock, and never again; knows no socket. An IPv6 client is its /64, which is what one of them is given.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ipnet::IpNet;
 
+use crate::refusals::Refused;
 use crate::reply::Reply;
 
 /// Clients that are remembered before those who left long enough ago are forgotten.
@@ -60,36 +59,14 @@ pub struct ClientLimits {
     pub per_second: u32,
 }
 
-/// Why a client is turned away.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Refusal {
-    /// It comes from where none may.
-    Denied,
-    /// It has as many connections as it may.
-    TooMany,
-    /// It has made too many lately.
-    TooOften,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Denied => "comes from where no client may (--allow-clients, --deny-clients)",
-            Self::TooMany => "has as many connections as one may (--client-connections-max)",
-            Self::TooOften => "makes connections faster than one may (--client-rate)",
-        })
-    }
-}
-
-impl Refusal {
-    /// What the client is told, where it can be.
-    pub fn reply(self) -> Reply {
-        let later = |text| Reply::new(429, text).with_header("Retry-After: 5");
-        match self {
-            Self::Denied => Reply::new(403, "This address may not use this proxy."),
-            Self::TooMany => later("This address has too many connections: close some."),
-            Self::TooOften => later("This address makes connections too fast: wait."),
-        }
+/// What a client that is not let in is told, where it can be.
+pub fn reply_to(refused: Refused) -> Reply {
+    let later = |status, text| Reply::new(status, text).with_header("Retry-After: 5");
+    match refused {
+        Refused::TooMany => later(429, "This address has too many connections: close some."),
+        Refused::TooOften => later(429, "This address makes connections too fast: wait."),
+        Refused::Full => later(503, "This proxy has as many connections as it may: try again."),
+        _ => Reply::new(403, "This address may not use this proxy."),
     }
 }
 
@@ -102,7 +79,6 @@ struct Inner {
     networks: ClientNetworks,
     limits: ClientLimits,
     clients: Mutex<HashMap<IpAddr, Client>>,
-    refused: [AtomicU64; 3],
 }
 
 /// What is remembered of one.
@@ -124,18 +100,13 @@ pub struct Guest {
 impl Admission {
     /// Nobody is in yet.
     pub fn new(networks: ClientNetworks, limits: ClientLimits) -> Self {
-        Self(Arc::new(Inner { networks, limits, clients: Mutex::default(), refused: Default::default() }))
+        Self(Arc::new(Inner { networks, limits, clients: Mutex::default() }))
     }
 
     /// Lets a client's connection in, or says why not.
-    pub fn admit(&self, client: IpAddr, now: Instant) -> Result<Guest, Refusal> {
-        self.0.enter(client, now).inspect_err(|refusal| self.0.count(client, *refusal))?;
+    pub fn admit(&self, client: IpAddr, now: Instant) -> Result<Guest, Refused> {
+        self.0.enter(client, now)?;
         Ok(Guest { admission: self.clone(), client: one(client) })
-    }
-
-    /// How often a client was turned away for that.
-    pub fn refused(&self, refusal: Refusal) -> u64 {
-        self.0.refused[refusal as usize].load(Ordering::Relaxed)
     }
 }
 
@@ -144,9 +115,9 @@ impl Inner {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, address: IpAddr, now: Instant) -> Result<(), Refusal> {
+    fn enter(&self, address: IpAddr, now: Instant) -> Result<(), Refused> {
         if !self.networks.allows(address) {
-            return Err(Refusal::Denied);
+            return Err(Refused::Denied);
         }
         let rate = f64::from(self.limits.per_second);
         let mut clients = self.clients();
@@ -159,22 +130,14 @@ impl Inner {
         // One worker's time is not quite another's.
         client.at = client.at.max(now);
         if client.open >= self.limits.connections_max {
-            return Err(Refusal::TooMany);
+            return Err(Refused::TooMany);
         }
         if client.credit < 1.0 {
-            return Err(Refusal::TooOften);
+            return Err(Refused::TooOften);
         }
         client.credit -= 1.0;
         client.open += 1;
         Ok(())
-    }
-
-    /// Who is turned away often is not told of each time.
-    fn count(&self, client: IpAddr, refusal: Refusal) {
-        let count = self.refused[refusal as usize].fetch_add(1, Ordering::Relaxed) + 1;
-        if count.is_power_of_two() {
-            tracing::warn!("{client} is turned away: it {refusal} ({count} so far)");
-        }
     }
 }
 
@@ -227,11 +190,10 @@ mod tests {
         let now = Instant::now();
         let guests: Vec<_> =
             (0..3).map(|_| admission.admit(address("192.0.2.1"), now).expect("room")).collect();
-        assert_eq!(admission.admit(address("192.0.2.1"), now).err(), Some(Refusal::TooMany));
+        assert_eq!(admission.admit(address("192.0.2.1"), now).err(), Some(Refused::TooMany));
         assert!(admission.admit(address("192.0.2.2"), now).is_ok());
         drop(guests);
         assert!(admission.admit(address("::ffff:192.0.2.1"), now).is_ok());
-        assert_eq!(admission.refused(Refusal::TooMany), 1);
     }
 
     #[test]
@@ -278,7 +240,7 @@ mod tests {
             ("2001:db9::1", false),
         ] {
             let refused = admission.admit(address(client), now).err();
-            assert_eq!(refused, (!is_let_in).then_some(Refusal::Denied), "{client}");
+            assert_eq!(refused, (!is_let_in).then_some(Refused::Denied), "{client}");
         }
     }
 

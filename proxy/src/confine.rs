@@ -1,5 +1,5 @@
-//! What the program gives up once it is bound: new privileges, core dumps, the file system, and TCP connections to any
-//! port but the agents'. What a kernel can't take from it is said and kept. Only the calling thread is confined, and those
+//! What the program gives up once it is bound: new privileges, core dumps, the file system, TCP connections to any port
+//! but the agents', and system calls that serving does not take. What a kernel can't take from it is said and kept. Only the calling thread is confined, and those
 //! that it starts.
 
 use std::fmt;
@@ -11,6 +11,8 @@ use landlock::{
 };
 use rustix::io;
 use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::syscalls;
 
 /// Files: Linux 5.13; TCP ports: Linux 6.7 (landlock(7)). Older kernels do what they can.
 const LANDLOCK: ABI = ABI::V4;
@@ -28,6 +30,8 @@ pub struct Confined {
     pub no_core_dumps: io::Result<()>,
     /// Files and ports.
     pub landlock: Result<RulesetStatus, RulesetError>,
+    /// System calls.
+    pub seccomp: Result<(), seccompiler::Error>,
 }
 
 /// Gives up what serving doesn't need. Agents are reached at `agent_port`; the folders of files that are `read_later`
@@ -38,6 +42,8 @@ pub fn confine<'a>(agent_port: u16, read_later: impl Iterator<Item = &'a Path>) 
         no_new_privileges: rustix::thread::set_no_new_privs(true),
         no_core_dumps: setrlimit(Resource::Core, none),
         landlock: restrict(agent_port, read_later),
+        // Last: it does not allow the calls above.
+        seccomp: syscalls::restrict(),
     }
 }
 
@@ -81,6 +87,9 @@ impl fmt::Display for Confined {
             }
             Err(error) => write!(f, "not confined to its sockets: {error}")?,
         }
+        if let Err(error) = &self.seccomp {
+            write!(f, "; it may make any system call: {error}")?;
+        }
         if let Err(error) = self.no_new_privileges {
             write!(f, "; it may gain privileges: {error}")?;
         }
@@ -95,6 +104,9 @@ impl fmt::Display for Confined {
 mod tests {
     use std::fs::File;
     use std::net::{TcpListener, TcpStream};
+    use std::process::Command;
+
+    use rustix::process::getpriority_process;
 
     use super::*;
 
@@ -113,7 +125,9 @@ mod tests {
             (confined, file, spare, connected, TcpListener::bind("127.0.0.1:0").is_ok())
         });
         let (confined, file, spare, connected, bound) = confined.join().expect("no panic");
-        assert!(confined.no_new_privileges.is_ok() && confined.no_core_dumps.is_ok());
+        assert!(
+            confined.seccomp.is_ok() && confined.no_new_privileges.is_ok() && confined.no_core_dumps.is_ok()
+        );
         match confined.landlock.as_ref().expect("rules") {
             RulesetStatus::FullyEnforced => {
                 assert_eq!((file, spare, connected, bound), (false, true, [true, false], false));
@@ -125,5 +139,18 @@ mod tests {
             }
         }
         assert!(File::open("/etc/passwd").is_ok());
+    }
+
+    #[test]
+    fn a_confined_thread_makes_no_call_that_serving_does_not_take() {
+        let confined = std::thread::spawn(|| {
+            let before = getpriority_process(None).is_ok();
+            confine(1, [].into_iter()).seccomp.expect("a filter");
+            (before, getpriority_process(None), Command::new("true").spawn().map(|_| ()))
+        });
+        let (before, priority, program) = confined.join().expect("no panic");
+        assert!(before);
+        assert_eq!(priority, Err(io::Errno::PERM));
+        assert_eq!(program.map_err(|error| error.kind()), Err(std::io::ErrorKind::PermissionDenied));
     }
 }

@@ -5,24 +5,22 @@
 //! Accepted → Admitted → Secured → Requested → Paired → { exchange → Secured | Upgraded } → closed, its ledger written
 //! ```
 
-use std::borrow::Cow;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::account::{Ending, Ledger, Side};
-use crate::admission::Guest;
+use crate::admission::{self, Guest};
 use crate::agents::ReachError;
 use crate::body::{BodyError, Framing};
+use crate::decision::{Origin, asked, authorize, decide};
 use crate::exchange::{Asked, Exchange, Failure, Outcome};
-use crate::forward::{self, Forward, Mount, Prefix};
 use crate::head::{self, HeadEnd, HeadError, RequestHead, Version};
 use crate::introduction::Introduction;
 use crate::net::Net;
-use crate::passwords::Denial;
 use crate::peer::{Fault, Peer};
+use crate::refusals::Refused;
 use crate::relay::{Moved, Surroundings, relay};
 use crate::reply::Reply;
 use crate::route::Route;
@@ -102,13 +100,13 @@ pub async fn serve<N: Net>(worker: &Worker<N>, stream: N::Stream, client: Socket
 }
 
 /// Tells a client without TLS why it is not served. With TLS, the handshake would cost more than it is worth.
-pub async fn turn_away<N: Net>(worker: &Worker<N>, stream: N::Stream, reply: &Reply) {
-    dismiss(worker, Peer::new(stream, TlsEnd::plain()), reply).await;
+pub async fn turn_away<N: Net>(worker: &Worker<N>, stream: N::Stream, why: Refused) {
+    dismiss(worker, Peer::new(stream, TlsEnd::plain()), why).await;
 }
 
 /// Does not wait for it to listen.
-async fn dismiss<N: Net>(worker: &Worker<N>, mut peer: Peer<N::Stream>, reply: &Reply) {
-    if peer.write(&reply.render(false, false)).is_err() {
+async fn dismiss<N: Net>(worker: &Worker<N>, mut peer: Peer<N::Stream>, why: Refused) {
+    if peer.write(&admission::reply_to(why).render(false, false)).is_err() {
         return;
     }
     poll_fn(|cx| {
@@ -157,19 +155,21 @@ impl<S: crate::net::Stream> Accepted<S> {
         match introduction {
             Ok(client) => Some(Self { client: client.unwrap_or(self.client), ..self }),
             Err(fault) => {
-                tracing::info!("{} (--proxy-protocol): {fault}", self.client);
+                tracing::debug!("{}: {fault}", self.client);
+                worker.shared.refusals.note(Refused::Introduction, self.client.ip());
                 None
             }
         }
     }
 
     async fn admit<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Option<Admitted<S>> {
-        let refusal = match worker.shared.admission.admit(self.client.ip(), worker.net.now()) {
+        let why = match worker.shared.admission.admit(self.client.ip(), worker.net.now()) {
             Ok(guest) => return Some(Admitted { accepted: self, guest }),
-            Err(refusal) => refusal,
+            Err(why) => why,
         };
+        worker.shared.refusals.note(why, self.client.ip());
         if !self.secure {
-            dismiss(worker, self.peer, &refusal.reply()).await;
+            dismiss(worker, self.peer, why).await;
         }
         None
     }
@@ -191,7 +191,10 @@ impl<S: crate::net::Stream> Accepted<S> {
         let mut place = worker.handshakes.begin();
         let secure = tokio::select! {
             done = handshake => done.unwrap_or(Err(Fault::TimedOut)),
-            () = place.lost() => Err(Fault::TimedOut),
+            () = place.lost() => {
+                worker.shared.refusals.note(Refused::Handshake, client.ip());
+                Err(Fault::TimedOut)
+            }
             () = worker.stop.reached(Phase::Draining) => return None,
         };
         match secure {
@@ -312,7 +315,7 @@ impl<S: crate::net::Stream> Secured<S> {
                 decide(&head, route, worker, &origin, &mut asked)
             }
             Err(denial) => {
-                tracing::debug!("{} {denial}", self.client);
+                worker.shared.refusals.note(denial.why(), self.client);
                 Err(denial.reply())
             }
         };
@@ -333,6 +336,7 @@ impl<S: crate::net::Stream> Secured<S> {
         error: HeadError,
     ) -> After<S> {
         entry.note_bytes(self.peer.plain.filled());
+        worker.shared.refusals.note(Refused::Head, self.client);
         let mut reply = Reply::new(error.status(), error.to_string());
         if error == HeadError::Method {
             reply = reply.with_header("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
@@ -353,7 +357,7 @@ impl<S: crate::net::Stream> Secured<S> {
         let keep = running && asked.is_some_and(whole);
         let head_only = asked.is_some_and(|asked| asked.method == "HEAD");
         if reply.status >= 400 {
-            tracing::info!("{}: {} {}", self.client, reply.status, reply.text);
+            tracing::debug!("{}: {} {}", self.client, reply.status, reply.text);
         }
         let hsts = worker.shared.config.hsts.clone().filter(|_| self.secure);
         let reply = hsts.into_iter().fold(reply.clone(), Reply::with_header);
@@ -393,123 +397,6 @@ enum HeadFault {
 
 fn head_took_too_long() -> Reply {
     Reply::new(408, "The request head did not come in time.")
-}
-
-fn asked<N: Net>(head: &RequestHead<'_>, worker: &Worker<N>) -> Asked {
-    Asked {
-        method: head.method.to_owned(),
-        framing: head.framing,
-        websocket: head.websocket,
-        expects_continue: head::values(&head.headers, "expect").next().is_some(),
-        version: head.version,
-        keep_alive: head.keep_alive && worker.stop.phase() == Phase::Running,
-        mount: None,
-    }
-}
-
-/// The name that the client has shown the password of, where one is asked for. `/health` is for everybody.
-async fn authorize<N: Net>(
-    head: &RequestHead<'_>,
-    route: Route<'_>,
-    worker: &Worker<N>,
-    client: IpAddr,
-) -> Result<Option<String>, Denial> {
-    let agent = match route {
-        Route::Health => return Ok(None),
-        Route::Agent(agent, _) | Route::NoSlash(agent, _) => Some(agent.into()),
-        Route::Host(agent) => Some(agent),
-        Route::Default => worker.shared.config.default_agent,
-        Route::NotAnAddress | Route::NotAnAgentsHost => None,
-    };
-    let passwords = worker.shared.passwords.as_ref().filter(|passwords| passwords.guard(agent));
-    let Some(passwords) = passwords else { return Ok(None) };
-    let mut shown = head::values(&head.headers, "authorization");
-    let shown = shown.next().filter(|_| shown.next().is_none());
-    let checked = passwords.check(client, shown, worker.net.now());
-    // A queue that stands still is a busy one.
-    worker.net.timeout(worker.shared.config.front.head, checked).await.unwrap_or(Err(Denial::Busy)).map(Some)
-}
-
-/// Where a request comes from.
-struct Origin {
-    client: IpAddr,
-    secure: bool,
-    /// Whether it has shown a password to the proxy.
-    authorized: bool,
-}
-
-/// Who answers: an agent, with the head it is to see, or the proxy itself.
-fn decide<N: Net>(
-    head: &RequestHead<'_>,
-    route: Route<'_>,
-    worker: &Worker<N>,
-    origin: &Origin,
-    asked: &mut Asked,
-) -> Result<(SocketAddr, Vec<u8>), Reply> {
-    let config = &worker.shared.config;
-    let stripped = config.prefix == Prefix::Strip;
-    let &Origin { client, secure, authorized } = origin;
-    let (agent, rest, mounted) = match route {
-        Route::Health => return Err(health(head.method)),
-        Route::NotAnAddress => {
-            return Err(Reply::new(
-                404,
-                "The first part of the path is no IPv4 address: write /10.0.0.5/ for 10.0.0.5.",
-            ));
-        }
-        Route::NotAnAgentsHost => {
-            return Err(Reply::new(
-                404,
-                "The first part of the host name is no address: write 10-0-0-5 for 10.0.0.5.",
-            ));
-        }
-        Route::Default => match config.default_agent {
-            Some(agent) => (agent, Cow::Borrowed(head.path), None),
-            None => {
-                return Err(Reply::new(404, "No desktop is named: write https://<this host>/<agent IP>/."));
-            }
-        },
-        Route::Host(agent) => (agent, Cow::Borrowed(head.path), Some(false)),
-        Route::Agent(ip, rest) => (IpAddr::V4(ip), Cow::Borrowed(rest), stripped.then_some(true)),
-        Route::NoSlash(ip, query) => {
-            (IpAddr::V4(ip), Cow::Owned(format!("/{query}")), stripped.then_some(true))
-        }
-    };
-    if !config.agents.allows(agent) {
-        let count = worker.shared.forbidden.fetch_add(1, Ordering::Relaxed) + 1;
-        tracing::warn!("{client}: {agent} is in no --agents prefix and was not dialled ({count} so far)");
-        return Err(Reply::new(403, "This address is none of the agents this proxy serves (--agents)."));
-    }
-    if config.exchange.body_bytes_max < content_length(head.framing) {
-        return Err(Reply::new(413, BodyError::TooLarge.to_string()));
-    }
-    if let (Route::NoSlash(ip, query), false) = (route, head.websocket) {
-        return Err(Reply::new(308, "The desktop is one slash further.")
-            .with_header(format!("Location: /{ip}/{query}")));
-    }
-    let agent = SocketAddr::new(agent, config.agent_port);
-    let path = if stripped { &*rest } else { head.path };
-    let trusted = config.clients.is_trusted_proxy(client);
-    let host_header = config.host_header;
-    let forward = Forward { client, trusted, secure, authorized, agent, host_header, path };
-    let host = forward::host_for(head, &forward);
-    let mut out = Vec::with_capacity(1024 + head.path.len());
-    forward::request(head, &forward, &host, &mut out);
-    let bare = matches!(route, Route::NoSlash(..));
-    let (agent_ip, port) = (agent.ip(), agent.port());
-    asked.mount = mounted.map(|has_prefix| Mount { agent: agent_ip, has_prefix, port, host, bare });
-    Ok((agent, out))
-}
-
-fn content_length(framing: Framing) -> u64 {
-    if let Framing::Length(length) = framing { length } else { 0 }
-}
-
-fn health(method: &str) -> Reply {
-    match method {
-        "GET" | "HEAD" => Reply::new(200, "DCV Proxy OK"),
-        _ => Reply::new(405, "/health answers GET and HEAD.").with_header("Allow: GET, HEAD"),
-    }
 }
 
 impl<S: crate::net::Stream> Requested<S> {

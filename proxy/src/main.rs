@@ -91,7 +91,7 @@ impl Prepared {
             admission,
             passwords,
             balance,
-            forbidden: Arc::default(),
+            refusals: Arc::default(),
         };
         Ok((shared, desks, guard))
     }
@@ -140,7 +140,9 @@ fn run(flags: dcv_splice::config::Flags) -> u8 {
         tracing::info!("{confined}");
         warn(&prepared);
         let (shared, desks, _lines_flushed_at_exit) = prepared.share()?;
-        serve(&shared, desks, listeners)
+        let served = serve(&shared, desks, listeners);
+        tracing::info!("turned away: {}", shared.refusals);
+        served
     });
     match served {
         Ok(()) => STOPPED,

@@ -3,7 +3,6 @@
 //! milliseconds once. Who guesses has to wait longer each time. No password is kept or logged.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::fs::{self, Metadata};
 use std::io;
 use std::net::IpAddr;
@@ -19,6 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::admission;
 use crate::htpasswd::{Credentials, LineError, Users};
+use crate::refusals::Refused;
 use crate::reply::Reply;
 
 /// Passwords that wait to be compared, of all clients and of one.
@@ -79,6 +79,15 @@ pub enum Denial {
 }
 
 impl Denial {
+    /// How it is counted.
+    pub fn why(self) -> Refused {
+        match self {
+            Self::Missing | Self::Wrong => Refused::Password,
+            Self::TooOften(_) => Refused::Guesses,
+            Self::Busy => Refused::Busy,
+        }
+    }
+
     /// What the client is told.
     pub fn reply(self) -> Reply {
         match self {
@@ -89,17 +98,6 @@ impl Denial {
             Self::Busy => Reply::new(503, "Too many passwords are being looked at: try again.")
                 .with_header("Retry-After: 1"),
         }
-    }
-}
-
-impl fmt::Display for Denial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Missing => "shows no password",
-            Self::Wrong => "shows a wrong password",
-            Self::TooOften(_) => "has shown too many wrong passwords",
-            Self::Busy => "has to wait for others' passwords",
-        })
     }
 }
 
@@ -274,10 +272,6 @@ impl Asking<'_> {
         if client.failures >= FREE_FAILURES {
             let doubled = 1 << (client.failures - FREE_FAILURES).min(16);
             client.until += Duration::from_secs(doubled).min(WAIT_MAX);
-            if client.failures.is_power_of_two() {
-                let failures = client.failures;
-                tracing::warn!("{} has shown {failures} wrong passwords and has to wait", self.address);
-            }
         }
     }
 }

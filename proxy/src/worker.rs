@@ -8,7 +8,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ use crate::net::{Door, Kernel, Net, set_options};
 use crate::passwords::Passwords;
 use crate::peer::Scratch;
 use crate::poller::Poller;
-use crate::reply::Reply;
+use crate::refusals::{Refusals, Refused};
 use crate::splice::Pipes;
 use crate::stop::{Phase, Stop};
 use crate::tls::{Acceptor, Connector};
@@ -59,8 +58,8 @@ pub struct Shared {
     pub passwords: Option<Passwords>,
     /// Client connections of all workers.
     pub balance: Balance,
-    /// Requests for addresses that may not be dialled, of all workers.
-    pub forbidden: Arc<AtomicUsize>,
+    /// Who was turned away.
+    pub refusals: Arc<Refusals>,
 }
 
 /// What the connections of one worker share.
@@ -228,7 +227,7 @@ async fn accept(worker: Rc<Worker<Kernel>>, executor: Executor, number: usize, d
             Err(error) => {
                 tracing::error!("a connection can't be accepted: {error}");
                 if is_out_of_descriptors(&error) {
-                    reserve = shed(&door, reserve);
+                    reserve = shed(&door, &worker.shared.refusals, reserve);
                 }
                 worker.net.sleep(ACCEPT_PAUSE).await;
             }
@@ -247,13 +246,11 @@ async fn admit(
     client: SocketAddr,
     secure: bool,
 ) {
-    let Shared { balance, config, .. } = &worker.shared;
-    let limit = config.front.connections_max;
-    let Some(counted) = balance.place(number, limit) else {
-        tracing::warn!("{client} is turned away: {limit} connections are open (--connections-max)");
+    let Shared { balance, config, refusals, .. } = &worker.shared;
+    let Some(counted) = balance.place(number, config.front.connections_max) else {
+        refusals.note(Refused::Full, client.ip());
         if let (false, Ok(stream)) = (secure, worker.net.adopt(socket)) {
-            let reply = Reply::new(503, "This proxy has as many connections as it may: try again.");
-            conn::turn_away(worker, stream, &reply.with_header("Retry-After: 5")).await;
+            conn::turn_away(worker, stream, Refused::Full).await;
         }
         return;
     };
@@ -303,11 +300,12 @@ fn reserve() -> Option<OwnedFd> {
 }
 
 /// Without a free file descriptor those who wait would wait for ever: the reserved one lets them be closed.
-fn shed(door: &Door, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
+fn shed(door: &Door, refusals: &Refusals, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
     drop(reserved);
-    let accepted = |_: &i32| matches!(door.poll_accept(), Poll::Ready(Ok(_)));
-    let turned_away = (0..BACKLOG).take_while(accepted).count();
-    tracing::warn!("{turned_away} connections were turned away for want of a file descriptor");
+    for _ in 0..BACKLOG {
+        let Poll::Ready(Ok((_, client))) = door.poll_accept() else { break };
+        refusals.note(Refused::Descriptors, client.ip());
+    }
     reserve()
 }
 

@@ -357,7 +357,7 @@ async fn without_descriptors_it_turns_clients_away_without_spinning_and_recovers
     };
     assert!(healthy(proxy.address()).await);
     let crowd: Vec<_> = (0..200).map(|_| TcpStream::connect(proxy.address()).unwrap()).collect();
-    eventually("it turns somebody away", || proxy.log().contains("turned away for want").then_some(()));
+    eventually("it turns somebody away", || proxy.log().contains("no file descriptor is left").then_some(()));
     let (before, began) = (ticks(proxy.pid()), Instant::now());
     while began.elapsed() < Duration::from_secs(1) {
         drop(TcpStream::connect(proxy.address()));

@@ -130,7 +130,7 @@ fn shared() -> Shared {
         admission,
         passwords: None,
         balance: Balance::new(1).0,
-        forbidden: Arc::default(),
+        refusals: Arc::default(),
     }
 }
 

@@ -1,0 +1,135 @@
+//! Who answers a request: an agent, with the head that it is to see, or the proxy itself. Says so and does nothing: no
+//! agent is dialled here, nothing is sent.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::body::{BodyError, Framing};
+use crate::exchange::Asked;
+use crate::forward::{self, Forward, Mount, Prefix};
+use crate::head::{self, RequestHead};
+use crate::net::Net;
+use crate::passwords::Denial;
+use crate::refusals::Refused;
+use crate::reply::Reply;
+use crate::route::Route;
+use crate::stop::Phase;
+use crate::worker::Worker;
+
+/// What the response will depend on.
+pub(crate) fn asked<N: Net>(head: &RequestHead<'_>, worker: &Worker<N>) -> Asked {
+    Asked {
+        method: head.method.to_owned(),
+        framing: head.framing,
+        websocket: head.websocket,
+        expects_continue: head::values(&head.headers, "expect").next().is_some(),
+        version: head.version,
+        keep_alive: head.keep_alive && worker.stop.phase() == Phase::Running,
+        mount: None,
+    }
+}
+
+/// The name that the client has shown the password of, where one is asked for. `/health` is for everybody.
+pub(crate) async fn authorize<N: Net>(
+    head: &RequestHead<'_>,
+    route: Route<'_>,
+    worker: &Worker<N>,
+    client: IpAddr,
+) -> Result<Option<String>, Denial> {
+    let agent = match route {
+        Route::Health => return Ok(None),
+        Route::Agent(agent, _) | Route::NoSlash(agent, _) => Some(agent.into()),
+        Route::Host(agent) => Some(agent),
+        Route::Default => worker.shared.config.default_agent,
+        Route::NotAnAddress | Route::NotAnAgentsHost => None,
+    };
+    let passwords = worker.shared.passwords.as_ref().filter(|passwords| passwords.guard(agent));
+    let Some(passwords) = passwords else { return Ok(None) };
+    let mut shown = head::values(&head.headers, "authorization");
+    let shown = shown.next().filter(|_| shown.next().is_none());
+    let checked = passwords.check(client, shown, worker.net.now());
+    // A queue that stands still is a busy one.
+    worker.net.timeout(worker.shared.config.front.head, checked).await.unwrap_or(Err(Denial::Busy)).map(Some)
+}
+
+/// Where a request comes from.
+pub(crate) struct Origin {
+    pub(crate) client: IpAddr,
+    /// Whether it came by TLS.
+    pub(crate) secure: bool,
+    /// Whether it has shown a password to the proxy.
+    pub(crate) authorized: bool,
+}
+
+/// Who answers: an agent, with the head it is to see, or the proxy itself.
+pub(crate) fn decide<N: Net>(
+    head: &RequestHead<'_>,
+    route: Route<'_>,
+    worker: &Worker<N>,
+    origin: &Origin,
+    asked: &mut Asked,
+) -> Result<(SocketAddr, Vec<u8>), Reply> {
+    let config = &worker.shared.config;
+    let stripped = config.prefix == Prefix::Strip;
+    let &Origin { client, secure, authorized } = origin;
+    let (agent, rest, mounted) = match route {
+        Route::Health => return Err(health(head.method)),
+        Route::NotAnAddress => {
+            return Err(Reply::new(
+                404,
+                "The first part of the path is no IPv4 address: write /10.0.0.5/ for 10.0.0.5.",
+            ));
+        }
+        Route::NotAnAgentsHost => {
+            return Err(Reply::new(
+                404,
+                "The first part of the host name is no address: write 10-0-0-5 for 10.0.0.5.",
+            ));
+        }
+        Route::Default => match config.default_agent {
+            Some(agent) => (agent, Cow::Borrowed(head.path), None),
+            None => {
+                return Err(Reply::new(404, "No desktop is named: write https://<this host>/<agent IP>/."));
+            }
+        },
+        Route::Host(agent) => (agent, Cow::Borrowed(head.path), Some(false)),
+        Route::Agent(ip, rest) => (IpAddr::V4(ip), Cow::Borrowed(rest), stripped.then_some(true)),
+        Route::NoSlash(ip, query) => {
+            (IpAddr::V4(ip), Cow::Owned(format!("/{query}")), stripped.then_some(true))
+        }
+    };
+    if !config.agents.allows(agent) {
+        worker.shared.refusals.note(Refused::Stranger, format_args!("{client} with {agent}"));
+        return Err(Reply::new(403, "This address is none of the agents this proxy serves (--agents)."));
+    }
+    if config.exchange.body_bytes_max < content_length(head.framing) {
+        return Err(Reply::new(413, BodyError::TooLarge.to_string()));
+    }
+    if let (Route::NoSlash(ip, query), false) = (route, head.websocket) {
+        return Err(Reply::new(308, "The desktop is one slash further.")
+            .with_header(format!("Location: /{ip}/{query}")));
+    }
+    let agent = SocketAddr::new(agent, config.agent_port);
+    let path = if stripped { &*rest } else { head.path };
+    let trusted = config.clients.is_trusted_proxy(client);
+    let host_header = config.host_header;
+    let forward = Forward { client, trusted, secure, authorized, agent, host_header, path };
+    let host = forward::host_for(head, &forward);
+    let mut out = Vec::with_capacity(1024 + head.path.len());
+    forward::request(head, &forward, &host, &mut out);
+    let bare = matches!(route, Route::NoSlash(..));
+    let (agent_ip, port) = (agent.ip(), agent.port());
+    asked.mount = mounted.map(|has_prefix| Mount { agent: agent_ip, has_prefix, port, host, bare });
+    Ok((agent, out))
+}
+
+fn content_length(framing: Framing) -> u64 {
+    if let Framing::Length(length) = framing { length } else { 0 }
+}
+
+fn health(method: &str) -> Reply {
+    match method {
+        "GET" | "HEAD" => Reply::new(200, "DCV Proxy OK"),
+        _ => Reply::new(405, "/health answers GET and HEAD.").with_header("Allow: GET, HEAD"),
+    }
+}

@@ -1,0 +1,139 @@
+//! Who was turned away, and why: a counter for each reason. The log tells the first time of each, the second, the fourth,
+//! the eighth and so on, so that nobody fills a disk by being turned away. Never asked where nobody is.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why a client or a request of its is turned away.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refused {
+    /// The client comes from where none may.
+    Denied,
+    /// It has as many connections as it may.
+    TooMany,
+    /// It has made too many lately.
+    TooOften,
+    /// All clients together have as many as they may.
+    Full,
+    /// There is no descriptor left.
+    Descriptors,
+    /// A handshake that took long gave way to a new one.
+    Handshake,
+    /// A balancer did not say whom it speaks for.
+    Introduction,
+    /// A head that can't be understood, or in more than one way.
+    Head,
+    /// An address that may not be dialled.
+    Stranger,
+    /// No password, or a wrong one.
+    Password,
+    /// Too many wrong passwords.
+    Guesses,
+    /// Too many passwords at once.
+    Busy,
+}
+
+impl Refused {
+    const ALL: [Self; 12] = [
+        Self::Denied,
+        Self::TooMany,
+        Self::TooOften,
+        Self::Full,
+        Self::Descriptors,
+        Self::Handshake,
+        Self::Introduction,
+        Self::Head,
+        Self::Stranger,
+        Self::Password,
+        Self::Guesses,
+        Self::Busy,
+    ];
+
+    /// A word for it, as a counter's label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::TooMany => "too-many",
+            Self::TooOften => "too-often",
+            Self::Full => "full",
+            Self::Descriptors => "descriptors",
+            Self::Handshake => "handshake",
+            Self::Introduction => "introduction",
+            Self::Head => "head",
+            Self::Stranger => "stranger",
+            Self::Password => "password",
+            Self::Guesses => "guesses",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Denied => "comes from where no client may (--allow-clients, --deny-clients)",
+            Self::TooMany => "has as many connections as one may (--client-connections-max)",
+            Self::TooOften => "makes connections faster than one may (--client-rate)",
+            Self::Full => "comes when as many are here as may (--connections-max)",
+            Self::Descriptors => "comes when no file descriptor is left (LimitNOFILE)",
+            Self::Handshake => "took long in its handshake, and others came (--handshakes-max)",
+            Self::Introduction => "did not say whom it speaks for (--proxy-protocol)",
+            Self::Head => "asks what can't be understood",
+            Self::Stranger => "asks for what is in no --agents prefix and was not dialled",
+            Self::Password => "shows no password, or a wrong one (--htpasswd)",
+            Self::Guesses => "has shown too many wrong passwords (--htpasswd)",
+            Self::Busy => "shows a password while too many are looked at (--htpasswd)",
+        })
+    }
+}
+
+/// The counters, of all workers.
+#[derive(Debug, Default)]
+pub struct Refusals([AtomicU64; Refused::ALL.len()]);
+
+impl Refusals {
+    /// Counts `who`, and tells the log if it is time to.
+    pub fn note(&self, why: Refused, who: impl fmt::Display) {
+        let count = self.0[why as usize].fetch_add(1, Ordering::Relaxed) + 1;
+        if count.is_power_of_two() {
+            tracing::warn!("{who} is turned away: it {why} ({count} so far)");
+        }
+    }
+
+    /// How often that was so.
+    pub fn count(&self, why: Refused) -> u64 {
+        self.0[why as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// Those that there were: `denied 3, full 1`.
+impl fmt::Display for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = Refused::ALL.map(|why| (why, self.count(why)));
+        let mut separator = "";
+        for (why, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            write!(f, "{separator}{} {count}", why.name())?;
+            separator = ", ";
+        }
+        if separator.is_empty() { f.write_str("nobody") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_a_counter_and_a_name_of_its_own() {
+        let refusals = Refusals::default();
+        assert_eq!(refusals.to_string(), "nobody");
+        for (times, why) in (1..).zip(Refused::ALL) {
+            (0..times).for_each(|_| refusals.note(why, "somebody"));
+        }
+        let counts: Vec<u64> = Refused::ALL.map(|why| refusals.count(why)).into();
+        assert!(counts.iter().copied().eq(1..=Refused::ALL.len() as u64), "{counts:?}");
+        let names: std::collections::HashSet<_> = Refused::ALL.map(Refused::name).into_iter().collect();
+        assert_eq!(names.len(), Refused::ALL.len());
+        assert!(refusals.to_string().starts_with("denied 1, too-many 2, "), "{refusals}");
+    }
+}
