@@ -7,6 +7,7 @@ use std::str::FromStr;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bcrypt::HashParts;
+use zeroize::Zeroizing;
 
 /// The highest cost that is taken: a comparison at it takes some 4 seconds.
 const COST_MAX: u32 = 16;
@@ -35,7 +36,8 @@ pub struct Users {
 pub struct Credentials {
     /// The name.
     pub name: String,
-    password: Vec<u8>,
+    /// Overwritten when it is dropped.
+    password: Zeroizing<Vec<u8>>,
 }
 
 impl FromStr for Users {
@@ -86,7 +88,7 @@ impl Users {
     pub fn know(&self, credentials: &Credentials) -> bool {
         let known = self.hashes.get(&credentials.name);
         let Some(hash) = known.or(self.costliest.as_ref()) else { return false };
-        let matches = bcrypt::verify(&credentials.password, hash).unwrap_or(false);
+        let matches = bcrypt::verify(credentials.password.as_slice(), hash).unwrap_or(false);
         matches && known.is_some()
     }
 }
@@ -103,11 +105,12 @@ impl Credentials {
         if !scheme.eq_ignore_ascii_case(b"basic ") {
             return None;
         }
-        let decoded = BASE64_STANDARD.decode(encoded.trim_ascii()).ok()?;
+        let decoded = Zeroizing::new(BASE64_STANDARD.decode(encoded.trim_ascii()).ok()?);
         let colon = memchr::memchr(b':', &decoded)?;
         let name = std::str::from_utf8(&decoded[..colon]).ok()?;
         let is_text = !name.is_empty() && !name.chars().any(char::is_control);
-        is_text.then(|| Self { name: name.to_owned(), password: decoded[colon + 1..].to_vec() })
+        is_text
+            .then(|| Self { name: name.to_owned(), password: Zeroizing::new(decoded[colon + 1..].to_vec()) })
     }
 }
 
@@ -184,7 +187,7 @@ mod tests {
         let long = format!("Basic {}", "YTpi".repeat(300));
         assert_eq!(Credentials::from_header(long.as_bytes()), None);
         assert_eq!(
-            Credentials::from_header(b"bAsIc YTpiOmM=").map(|shown| shown.password),
+            Credentials::from_header(b"bAsIc YTpiOmM=").map(|shown| shown.password().to_vec()),
             Some(b"b:c".to_vec())
         );
         assert!(!format!("{:?}", shown("ann", "secret")).contains("115"));
