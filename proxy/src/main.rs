@@ -13,8 +13,7 @@ use dcv_splice::admission::Admission;
 use dcv_splice::balance::{Balance, Desk};
 use dcv_splice::config::{AccessLogTo, Command, CommandLine, Config};
 use dcv_splice::confine::confine;
-use dcv_splice::htpasswd::Users;
-use dcv_splice::passwords::{PasswordRules, Passwords};
+use dcv_splice::passwords::{PasswordFile, PasswordRules, Passwords};
 use dcv_splice::stop::Phase;
 use dcv_splice::tls::{Acceptor, Connector, Pin};
 use dcv_splice::worker::{self, Listener, Shared};
@@ -46,7 +45,7 @@ struct Prepared {
     config: Config,
     acceptor: Acceptor,
     connector: Option<Connector>,
-    users: Option<Users>,
+    said: Option<PasswordFile>,
     access_log: Option<Box<dyn io::Write + Send>>,
 }
 
@@ -56,10 +55,10 @@ fn prepare(flags: dcv_splice::config::Flags) -> Result<Prepared, String> {
         .map_err(|error| error.to_string())?;
     let connector =
         config.agent_trust.as_ref().map(Connector::new).transpose().map_err(|error| error.to_string())?;
-    let users = config.passwords.as_ref().map(PasswordRules::read).transpose();
-    let users = users.map_err(|error| format!("--htpasswd {error}"))?;
+    let said = config.passwords.as_ref().map(PasswordRules::read).transpose();
+    let said = said.map_err(|error| format!("--htpasswd {error}"))?;
     let access_log = open_log(&config.access_log)?;
-    Ok(Prepared { config, acceptor, connector, users, access_log })
+    Ok(Prepared { config, acceptor, connector, said, access_log })
 }
 
 fn open_log(to: &AccessLogTo) -> Result<Option<Box<dyn io::Write + Send>>, String> {
@@ -77,9 +76,9 @@ impl Prepared {
     /// What the workers share. Starts the threads of the passwords and of the access log, which the guard lets come to
     /// its end.
     fn share(self) -> io::Result<(Shared, Vec<Desk>, Option<WorkerGuard>)> {
-        let Self { config, acceptor, connector, users, access_log } = self;
-        let passwords = config.passwords.clone().zip(users);
-        let passwords = passwords.map(|(rules, users)| Passwords::start(rules, users)).transpose()?;
+        let Self { config, acceptor, connector, said, access_log } = self;
+        let passwords = config.passwords.clone().zip(said);
+        let passwords = passwords.map(|(rules, said)| Passwords::start(rules, said)).transpose()?;
         let (lines, guard) = access_log.map(tracing_appender::non_blocking).unzip();
         let (balance, desks) = Balance::new(config.workers);
         let admission = Admission::new(config.clients.clone(), config.client_limits);
@@ -175,7 +174,7 @@ fn warn(prepared: &Prepared) {
     if rustix::process::geteuid().is_root() {
         tracing::warn!("running as root is not needed: use an account of its own that can read the keys");
     }
-    if prepared.users.as_ref().is_some_and(Users::is_empty) {
+    if prepared.said.as_ref().is_some_and(PasswordFile::is_empty) {
         tracing::warn!("--htpasswd names nobody: nobody may ask");
     }
     if config.passwords.is_some() && !config.listen_plain.is_empty() {

@@ -3,7 +3,7 @@
 //! milliseconds once. Who guesses has to wait longer each time. No password is kept or logged.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -135,24 +135,39 @@ struct Client {
     until: Instant,
 }
 
-/// The file, as it was read last.
-struct Watch {
-    file: PathBuf,
+/// What the file said when it was read last.
+#[derive(Debug)]
+pub struct PasswordFile {
+    /// Taken before it was read, so that no change is missed.
     stamp: Option<Stamp>,
     users: Users,
+}
+
+struct Watch {
+    file: PathBuf,
+    said: PasswordFile,
 }
 
 /// By which a change is seen: when, how long, and which.
 type Stamp = (i64, i64, u64, u64);
 
-fn stamp(metadata: &Metadata) -> Stamp {
-    (metadata.mtime(), metadata.mtime_nsec(), metadata.len(), metadata.ino())
+fn stamp(file: &Path) -> Option<Stamp> {
+    let metadata = fs::metadata(file).ok()?;
+    Some((metadata.mtime(), metadata.mtime_nsec(), metadata.len(), metadata.ino()))
+}
+
+impl PasswordFile {
+    /// Whether it names nobody.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
 }
 
 impl PasswordRules {
     /// Reads the file, to find out whether it can be used.
-    pub fn read(&self) -> Result<Users, PasswordFileError> {
-        read(&self.file)
+    pub fn read(&self) -> Result<PasswordFile, PasswordFileError> {
+        let stamp = stamp(&self.file);
+        Ok(PasswordFile { stamp, users: read(&self.file)? })
     }
 }
 
@@ -163,8 +178,8 @@ fn read(file: &Path) -> Result<Users, PasswordFileError> {
 }
 
 impl Passwords {
-    /// Compares with `users`, and with what the file says later. Starts a thread.
-    pub fn start(rules: PasswordRules, users: Users) -> io::Result<Self> {
+    /// Compares with what the file said, and with what it says later. Starts a thread.
+    pub fn start(rules: PasswordRules, said: PasswordFile) -> io::Result<Self> {
         let mut random = [0; 32];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no random numbers"))?;
         let book = Arc::new(Book {
@@ -173,8 +188,7 @@ impl Passwords {
             clients: Mutex::default(),
         });
         let (questions, asked) = sync_channel(QUESTIONS_MAX);
-        let stamp = fs::metadata(&rules.file).ok().map(|metadata| stamp(&metadata));
-        let mut watch = Watch { file: rules.file, stamp, users };
+        let mut watch = Watch { file: rules.file, said };
         let shared = book.clone();
         std::thread::Builder::new().name("passwords".into()).spawn(move || watch.compare(&asked, &shared))?;
         Ok(Self(Arc::new(Inner { agents: rules.agents, questions, book })))
@@ -183,7 +197,8 @@ impl Passwords {
     /// Whether requests to `agent` need a password; those that name no agent do wherever any does.
     pub fn guard(&self, agent: Option<IpAddr>) -> bool {
         let agents = &self.0.agents;
-        agents.is_empty() || agent.is_none_or(|agent| agents.iter().any(|net| net.contains(&agent)))
+        let is_named = |agent: IpAddr| agents.iter().any(|net| net.contains(&agent.to_canonical()));
+        agents.is_empty() || agent.is_none_or(is_named)
     }
 
     /// Whether the client may ask, going by the value of its `Authorization` header. Gives its name.
@@ -233,8 +248,9 @@ impl Book {
         let mut clients = self.clients();
         if clients.len() >= REMEMBERED_MAX && !clients.contains_key(&address) {
             clients.retain(|_, client| client.asking > 0 || now < client.until + REMEMBERED);
+            // Who has so many addresses keeps nobody else out: each is new again.
             if clients.len() >= REMEMBERED_MAX {
-                return Err(Denial::Busy);
+                clients.retain(|_, client| client.asking > 0);
             }
         }
         let client = clients.entry(address).or_insert(Client { asking: 0, failures: 0, until: now });
@@ -311,7 +327,9 @@ impl Watch {
         if answer.is_closed() {
             return;
         }
-        let is_known = book.known().contains(&digest) || self.users.know(&credentials);
+        // In two steps: workers want the lock meanwhile.
+        let was_known = book.known().contains(&digest);
+        let is_known = was_known || self.said.users.know(&credentials);
         if is_known {
             let mut known = book.known();
             if known.len() >= KNOWN_MAX {
@@ -325,14 +343,14 @@ impl Watch {
 
     /// Reads the file again where it has changed; one that can't be used changes nothing.
     fn look(&mut self, book: &Book) {
-        let found = fs::metadata(&self.file).ok().map(|metadata| stamp(&metadata));
-        if found == self.stamp {
+        let found = stamp(&self.file);
+        if found == self.said.stamp {
             return;
         }
-        self.stamp = found;
+        self.said.stamp = found;
         match read(&self.file) {
             Ok(users) => {
-                self.users = users;
+                self.said.users = users;
                 book.known().clear();
                 tracing::info!("{}: read again", self.file.display());
             }
@@ -355,8 +373,8 @@ mod tests {
     fn passwords(file: &Path, agents: &[&str]) -> Passwords {
         let agents = agents.iter().map(|net| net.parse().expect("a net")).collect();
         let rules = PasswordRules { file: file.to_owned(), agents };
-        let users = rules.read().expect("users");
-        Passwords::start(rules, users).expect("a thread")
+        let said = rules.read().expect("users");
+        Passwords::start(rules, said).expect("a thread")
     }
 
     fn line(password: &str) -> String {
@@ -434,8 +452,41 @@ mod tests {
         let agent = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
         let some = passwords(file.path(), &["10.0.0.0/24"]);
         assert!(some.guard(agent("10.0.0.5")) && some.guard(None) && !some.guard(agent("10.0.1.5")));
+        assert!(some.guard(agent("::ffff:10.0.0.5")));
         let all = passwords(file.path(), &[]);
         assert!(all.guard(agent("10.0.1.5")) && all.guard(None));
+    }
+
+    /// A comparison takes tens of milliseconds, and workers are not to wait for it.
+    #[test]
+    fn a_password_is_compared_without_the_lock_that_workers_take() {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        let hash = bcrypt::hash("one", 10).expect("a hash");
+        write!(file, "ann:{hash}").expect("room");
+        let passwords = passwords(file.path(), &[]);
+        let book = passwords.0.book.clone();
+        let comparing = std::thread::spawn(move || check(&passwords, CLIENT, "two", Instant::now()));
+        let mut taken = 0;
+        while !comparing.is_finished() {
+            taken += 1;
+            drop(book.known());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(comparing.join().expect("no panic"), Err(Denial::Wrong));
+        assert!(taken > 5, "the lock could be taken {taken} times");
+    }
+
+    #[test]
+    fn so_many_addresses_keep_nobody_out() {
+        let file = file("one");
+        let passwords = passwords(file.path(), &[]);
+        let now = Instant::now();
+        let client = |number: u32| IpAddr::from(number.to_be_bytes());
+        let failed = Client { asking: 0, failures: 9, until: now };
+        let many = (0..).take(REMEMBERED_MAX).map(|number| (client(number), failed));
+        passwords.0.book.clients().extend(many);
+        assert_eq!(check(&passwords, client(u32::MAX), "one", now), Ok("ann".to_owned()));
+        assert!(passwords.0.book.clients().is_empty());
     }
 
     #[test]
