@@ -35,7 +35,7 @@ fn rewritten(agents: &AllowedAgents, out: &mut Vec<u8>) {
         client: IpAddr::from([192, 0, 2, 1]),
         trusted: false,
         secure: true,
-        authorized: false,
+        passwords: false,
         agent: SocketAddr::from((agent, 8443)),
         host_header: HostHeader::default(),
         path,

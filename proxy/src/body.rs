@@ -192,7 +192,7 @@ fn parse_chunk_size(line: &[u8]) -> Option<u64> {
 /// Fields that say how a message is framed or routed, or where it came from, have no say in its trailers
 /// (RFC 9110 6.5.1): many a server adds them to the header.
 fn may_trail(header: &Header<'_>) -> bool {
-    const NEVER: [&str; 17] = [
+    const NEVER: [&str; 18] = [
         "content-length",
         "transfer-encoding",
         "host",
@@ -207,6 +207,7 @@ fn may_trail(header: &Header<'_>) -> bool {
         "location",
         "proxy-authorization",
         "proxy-connection",
+        "forwarded",
         "x-forwarded-for",
         "x-forwarded-proto",
         "x-real-ip",

@@ -57,7 +57,9 @@ fn restrict<'a>(
         .create()?
         .add_rule(NetPort::new(agent_port, AccessNet::ConnectTcp))?;
     // Where it can't be opened now, it can't be later.
-    let folders = read_later.filter_map(|file| PathFd::new(folder_of(file)).ok());
+    // Where a link stands, and where it leads to now.
+    let places = read_later.flat_map(|file| [Some(file.to_owned()), file.canonicalize().ok()]).flatten();
+    let folders = places.filter_map(|file| PathFd::new(folder_of(&file)).ok());
     let rules = rules.add_rules(
         folders.map(|folder| Ok::<_, RulesetError>(PathBeneath::new(folder, AccessFs::ReadFile))),
     )?;

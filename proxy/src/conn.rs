@@ -201,6 +201,7 @@ impl<S: crate::net::Stream> Accepted<S> {
             Ok(()) => Some(secured),
             Err(Fault::NoTls) => {
                 secured.peer = Box::new(secured.peer.into_plain());
+                secured.secure = false;
                 let entry = Entry::new(client.ip(), worker.net.now());
                 secured.refuse(worker, entry, &not_tls(), None).await;
                 None
@@ -310,7 +311,7 @@ impl<S: crate::net::Stream> Secured<S> {
         let route = Route::of_request(head.host, head.path, worker.shared.config.agent_domain.as_ref());
         let decision = match authorize(&head, route, worker, self.client).await {
             Ok(user) => {
-                let origin = Origin { client: self.client, secure: self.secure, authorized: user.is_some() };
+                let origin = Origin { client: self.client, secure: self.secure };
                 entry.ledger.user = user.unwrap_or_default();
                 decide(&head, route, worker, &origin, &mut asked)
             }

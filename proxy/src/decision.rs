@@ -47,7 +47,7 @@ pub(crate) async fn authorize<N: Net>(
     let Some(passwords) = passwords else { return Ok(None) };
     let mut shown = head::values(&head.headers, "authorization");
     let shown = shown.next().filter(|_| shown.next().is_none());
-    let checked = passwords.check(client, shown, worker.net.now());
+    let checked = passwords.check(client, shown, || worker.net.now());
     // A queue that stands still is a busy one.
     worker.net.timeout(worker.shared.config.front.head, checked).await.unwrap_or(Err(Denial::Busy)).map(Some)
 }
@@ -57,8 +57,6 @@ pub(crate) struct Origin {
     pub(crate) client: IpAddr,
     /// Whether it came by TLS.
     pub(crate) secure: bool,
-    /// Whether it has shown a password to the proxy.
-    pub(crate) authorized: bool,
 }
 
 /// Who answers: an agent, with the head it is to see, or the proxy itself.
@@ -71,7 +69,7 @@ pub(crate) fn decide<N: Net>(
 ) -> Result<(SocketAddr, Vec<u8>), Reply> {
     let config = &worker.shared.config;
     let stripped = config.prefix == Prefix::Strip;
-    let &Origin { client, secure, authorized } = origin;
+    let &Origin { client, secure } = origin;
     let (agent, rest, mounted) = match route {
         Route::Health => return Err(health(head.method)),
         Route::NotAnAddress => {
@@ -112,8 +110,8 @@ pub(crate) fn decide<N: Net>(
     let agent = SocketAddr::new(agent, config.agent_port);
     let path = if stripped { &*rest } else { head.path };
     let trusted = config.clients.is_trusted_proxy(client);
-    let host_header = config.host_header;
-    let forward = Forward { client, trusted, secure, authorized, agent, host_header, path };
+    let (passwords, host_header) = (config.passwords.is_some(), config.host_header);
+    let forward = Forward { client, trusted, secure, passwords, agent, host_header, path };
     let host = forward::host_for(head, &forward);
     let mut out = Vec::with_capacity(1024 + head.path.len());
     forward::request(head, &forward, &host, &mut out);

@@ -458,7 +458,11 @@ impl<N: Net> Exchange<'_, N> {
             match self.poll_upload(cx, upload) {
                 Ok(turn) => again = turn,
                 Err(Broken::To(_)) => *upload_over = true,
-                Err(Broken::From(fault)) => return Poll::Ready(Err((Side::Client, fault))),
+                Err(Broken::From(fault)) => {
+                    // What the agent has said by now goes out first, as far as the client takes it.
+                    let _ = download.poll(cx, self.agent, self.client, &mut self.scratch.borrow_mut());
+                    return Poll::Ready(Err((Side::Client, fault)));
+                }
             }
             *upload_over |= upload.done && !self.agent.is_behind();
         }

@@ -38,8 +38,9 @@ pub struct Forward<'a> {
     pub trusted: bool,
     /// Whether the client came by TLS.
     pub secure: bool,
-    /// Whether the client's `Authorization` was for the proxy, and is nobody else's business.
-    pub authorized: bool,
+    /// Whether the proxy asks for passwords. Browsers send one to all of a host's paths, so that of any `Authorization:
+    /// Basic` may be for the proxy, and no agent gets one.
+    pub passwords: bool,
     /// The agent's address.
     pub agent: SocketAddr,
     /// What the agent is told as host.
@@ -124,14 +125,18 @@ pub fn request(head: &RequestHead<'_>, forward: &Forward<'_>, host: &str, out: &
     out.extend_from_slice(b"\r\n");
     write_framing(head.framing, out);
     // Anybody can write whom they speak for (RFC 7239 8.1).
-    let is_own = |h: &Header<'_>| {
-        (!forward.trusted && h.is("forwarded")) || (forward.authorized && h.is("authorization"))
-    };
+    let is_own =
+        |h: &Header<'_>| (!forward.trusted && h.is("forwarded")) || (forward.passwords && is_basic(h));
     let passes = |h: &&Header<'_>| passes_to_agent(h, head) && !is_own(h);
     for header in head.headers.iter().filter(passes) {
         header.write(out);
     }
     out.extend_from_slice(b"\r\n");
+}
+
+fn is_basic(header: &Header<'_>) -> bool {
+    let scheme = header.value.split(|byte| !byte.is_ascii_alphanumeric()).next().unwrap_or_default();
+    header.is("authorization") && scheme.eq_ignore_ascii_case(b"basic")
 }
 
 /// As `Display` would, at a tenth of the cost.

@@ -11,6 +11,8 @@ use zeroize::Zeroizing;
 
 /// The highest cost that is taken: a comparison at it takes some 4 seconds.
 const COST_MAX: u32 = 16;
+/// Bytes of a password that bcrypt looks at: what follows makes it no other.
+const PASSWORD_BYTES: usize = 72;
 /// Bytes of an `Authorization` value that is looked at.
 const CREDENTIALS_BYTES_MAX: usize = 1024;
 
@@ -27,8 +29,9 @@ pub struct LineError {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Users {
     hashes: HashMap<String, String>,
-    /// What a name that is unknown is compared with, so that it takes as long as one that is not.
-    costliest: Option<String>,
+    /// What a name that is unknown is compared with, so that it takes as long as one that is not. And one whose own
+    /// hash costs less.
+    costliest: Option<(u32, String)>,
 }
 
 /// A name and a password, as a client shows them.
@@ -60,7 +63,7 @@ impl FromStr for Users {
             }
             if parts.get_cost() > cost {
                 cost = parts.get_cost();
-                users.costliest = Some(hash.to_owned());
+                users.costliest = Some((cost, hash.to_owned()));
             }
         }
         Ok(users)
@@ -86,10 +89,17 @@ impl Users {
 
     /// Whether that name has that password. Takes as long for a name that is unknown.
     pub fn know(&self, credentials: &Credentials) -> bool {
-        let known = self.hashes.get(&credentials.name);
-        let Some(hash) = known.or(self.costliest.as_ref()) else { return false };
-        let matches = bcrypt::verify(credentials.password.as_slice(), hash).unwrap_or(false);
-        matches && known.is_some()
+        let Some((cost, costliest)) = &self.costliest else { return false };
+        let matches = |hash: &str| bcrypt::verify(credentials.password.as_slice(), hash).unwrap_or(false);
+        let Some(hash) = self.hashes.get(&credentials.name) else {
+            matches(costliest);
+            return false;
+        };
+        let is_cheap = HashParts::from_str(hash).is_ok_and(|parts| parts.get_cost() < *cost);
+        if is_cheap {
+            matches(costliest);
+        }
+        matches(hash)
     }
 }
 
@@ -108,9 +118,12 @@ impl Credentials {
         let decoded = Zeroizing::new(BASE64_STANDARD.decode(encoded.trim_ascii()).ok()?);
         let colon = memchr::memchr(b':', &decoded)?;
         let name = std::str::from_utf8(&decoded[..colon]).ok()?;
-        let is_text = !name.is_empty() && !name.chars().any(char::is_control);
-        is_text
-            .then(|| Self { name: name.to_owned(), password: Zeroizing::new(decoded[colon + 1..].to_vec()) })
+        let password = &decoded[colon + 1..];
+        let password = &password[..password.len().min(PASSWORD_BYTES)];
+        // RFC 7617 2. And bcrypt would read a password, NUL and the password again as the password.
+        let is_text = !name.chars().any(char::is_control) && !password.iter().any(u8::is_ascii_control);
+        let is_meant = !name.is_empty() && is_text;
+        is_meant.then(|| Self { name: name.to_owned(), password: Zeroizing::new(password.to_vec()) })
     }
 }
 
@@ -184,6 +197,11 @@ mod tests {
         {
             assert_eq!(Credentials::from_header(value.as_bytes()), None, "{value}");
         }
+        for password in ["a\0a", "a\n"] {
+            let value = format!("Basic {}", BASE64_STANDARD.encode(format!("ann:{password}")));
+            assert_eq!(Credentials::from_header(value.as_bytes()), None, "{password:?}");
+        }
+        assert_eq!(shown("ann", &"p".repeat(80)), shown("ann", &"p".repeat(72)), "bcrypt sees no difference");
         let long = format!("Basic {}", "YTpi".repeat(300));
         assert_eq!(Credentials::from_header(long.as_bytes()), None);
         assert_eq!(

@@ -15,6 +15,7 @@ use dcv_splice::config::{AccessLogTo, Command, CommandLine, Config};
 use dcv_splice::confine::confine;
 use dcv_splice::passwords::{PasswordFile, PasswordRules, Passwords};
 use dcv_splice::stop::Phase;
+use dcv_splice::syscalls;
 use dcv_splice::tls::{Acceptor, Connector, Pin};
 use dcv_splice::worker::{self, Listener, Shared};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -178,7 +179,10 @@ fn warn(prepared: &Prepared) {
         tracing::warn!("--htpasswd names nobody: nobody may ask");
     }
     if config.passwords.is_some() && !config.listen_plain.is_empty() {
-        tracing::warn!("--htpasswd at --listen-plain: passwords are read by whoever is on the way");
+        tracing::warn!(
+            "--htpasswd at --listen-plain: passwords are read by whoever is on the way, and behind a balancer without \
+             --proxy-protocol all clients wait for who guesses"
+        );
     }
     if config.client_demands.certificate.is_some() && !config.listen_plain.is_empty() {
         tracing::warn!("--client-ca asks nothing of clients at --listen-plain");
@@ -227,6 +231,7 @@ fn serve(shared: &Shared, desks: Vec<Desk>, listeners: Vec<Vec<Listener>>) -> io
         start_worker(desk, shared, listeners, phases.clone(), reports.clone())?;
     }
     drop(reports);
+    syscalls::forbid_rings();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(supervise(&phase, ended, shared.config.front.drain))
 }

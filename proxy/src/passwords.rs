@@ -20,6 +20,7 @@ use crate::admission;
 use crate::htpasswd::{Credentials, LineError, Users};
 use crate::refusals::Refused;
 use crate::reply::Reply;
+use crate::syscalls;
 
 /// Passwords that wait to be compared, of all clients and of one.
 const QUESTIONS_MAX: usize = 64;
@@ -72,9 +73,9 @@ pub enum Denial {
     Missing,
     /// It shows a wrong one.
     Wrong,
-    /// It has shown too many wrong ones, or asks too much at once, and has to wait for so many seconds.
+    /// It has shown too many wrong ones, and has to wait for so many seconds.
     TooOften(u64),
-    /// Too many wait to be compared.
+    /// Too many wait to be compared, of all clients or of this one.
     Busy,
 }
 
@@ -190,7 +191,11 @@ impl Passwords {
         let (questions, asked) = sync_channel(QUESTIONS_MAX);
         let mut watch = Watch { file: rules.file, said };
         let shared = book.clone();
-        std::thread::Builder::new().name("passwords".into()).spawn(move || watch.compare(&asked, &shared))?;
+        let work = move || {
+            syscalls::forbid_rings();
+            watch.compare(&asked, &shared);
+        };
+        std::thread::Builder::new().name("passwords".into()).spawn(work)?;
         Ok(Self(Arc::new(Inner { agents: rules.agents, questions, book })))
     }
 
@@ -202,14 +207,20 @@ impl Passwords {
     }
 
     /// Whether the client may ask, going by the value of its `Authorization` header. Gives its name.
-    pub async fn check(&self, client: IpAddr, header: Option<&[u8]>, now: Instant) -> Result<String, Denial> {
+    pub async fn check(
+        &self,
+        client: IpAddr,
+        header: Option<&[u8]>,
+        now: impl Fn() -> Instant,
+    ) -> Result<String, Denial> {
         let credentials = header.and_then(Credentials::from_header).ok_or(Denial::Missing)?;
         let book = &self.0.book;
-        let digest = book.digest(&credentials);
+        let client = admission::one(client);
+        let digest = book.digest(client, &credentials);
         if book.known().contains(&digest) {
             return Ok(credentials.name);
         }
-        let asking = book.begin(client, now)?;
+        let asking = book.begin(client, now())?;
         let name = credentials.name.clone();
         let (answer, answered) = oneshot::channel();
         match self.0.questions.try_send(Question { credentials, digest, answer }) {
@@ -217,15 +228,20 @@ impl Passwords {
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return Err(Denial::Busy),
         }
         let is_known = answered.await.map_err(|_| Denial::Busy)?;
-        asking.judge(is_known, now);
+        asking.judge(is_known, now());
         if is_known { Ok(name) } else { Err(Denial::Wrong) }
     }
 }
 
 impl Book {
-    /// Says nothing of the password to who has not the key of this run. The length keeps name and password apart.
-    fn digest(&self, credentials: &Credentials) -> [u8; 32] {
+    /// Says nothing of the password to who has not the key of this run. The address is part of it: nobody else may try
+    /// passwords against it, which takes no time. The length keeps name and password apart.
+    fn digest(&self, client: IpAddr, credentials: &Credentials) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.key);
+        match client {
+            IpAddr::V4(v4) => context.update(&v4.octets()),
+            IpAddr::V6(v6) => context.update(&v6.octets()),
+        }
         context.update(&credentials.name.len().to_be_bytes());
         context.update(credentials.name.as_bytes());
         context.update(credentials.password());
@@ -244,7 +260,6 @@ impl Book {
 
     /// A client wants to be compared.
     fn begin(&self, address: IpAddr, now: Instant) -> Result<Asking<'_>, Denial> {
-        let address = admission::one(address);
         let mut clients = self.clients();
         if clients.len() >= REMEMBERED_MAX && !clients.contains_key(&address) {
             clients.retain(|_, client| client.asking > 0 || now < client.until + REMEMBERED);
@@ -261,8 +276,10 @@ impl Book {
         if !wait.is_zero() {
             return Err(Denial::TooOften(wait.as_secs() + 1));
         }
-        if client.asking >= QUESTIONS_PER_CLIENT_MAX {
-            return Err(Denial::TooOften(1));
+        // Who may be guessing does so one at a time.
+        let max = if client.failures > 0 { 1 } else { QUESTIONS_PER_CLIENT_MAX };
+        if client.asking >= max {
+            return Err(Denial::Busy);
         }
         client.asking += 1;
         Ok(Asking { book: self, address })
@@ -279,15 +296,15 @@ impl Asking<'_> {
     fn judge(&self, is_known: bool, now: Instant) {
         let mut clients = self.book.clients();
         let Some(client) = clients.get_mut(&self.address) else { return };
+        // Who knows one password may still be guessing another: failures are forgotten with time alone.
         if is_known {
-            client.failures = 0;
             return;
         }
         client.failures = client.failures.saturating_add(1);
-        client.until = now;
+        client.until = client.until.max(now);
         if client.failures >= FREE_FAILURES {
             let doubled = 1 << (client.failures - FREE_FAILURES).min(16);
-            client.until += Duration::from_secs(doubled).min(WAIT_MAX);
+            client.until = client.until.max(now + Duration::from_secs(doubled).min(WAIT_MAX));
         }
     }
 }
@@ -390,7 +407,7 @@ mod tests {
     fn check(passwords: &Passwords, client: IpAddr, password: &str, now: Instant) -> Result<String, Denial> {
         let header = format!("Basic {}", BASE64_STANDARD.encode(format!("ann:{password}")));
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(passwords.check(client, Some(header.as_bytes()), now))
+        runtime.block_on(passwords.check(client, Some(header.as_bytes()), || now))
     }
 
     #[test]
@@ -414,6 +431,12 @@ mod tests {
         // What is known already is never asked again, and others are others.
         assert_eq!(check(&passwords, CLIENT, "one", now), Ok("ann".to_owned()));
         assert_eq!(check(&passwords, IpAddr::from([192, 0, 2, 2]), "two", now), Err(Denial::Wrong));
+        // Nobody finds out at another address what is known, but by the same way.
+        let guesser = IpAddr::from([192, 0, 2, 3]);
+        for _ in 0..FREE_FAILURES {
+            assert_eq!(check(&passwords, guesser, "two", now), Err(Denial::Wrong));
+        }
+        assert!(matches!(check(&passwords, guesser, "one", now), Err(Denial::TooOften(_))));
         now += WAIT_MAX + REMEMBERED;
         assert_eq!(check(&passwords, CLIENT, "two", now), Err(Denial::Wrong));
         assert_eq!(check(&passwords, CLIENT, "two", now), Err(Denial::Wrong), "its failures are forgotten");
@@ -497,7 +520,7 @@ mod tests {
         let book = &passwords.0.book;
         let asking: Vec<_> =
             (0..QUESTIONS_PER_CLIENT_MAX).map(|_| book.begin(CLIENT, now).expect("room")).collect();
-        assert_eq!(book.begin(CLIENT, now).err(), Some(Denial::TooOften(1)));
+        assert_eq!(book.begin(CLIENT, now).err(), Some(Denial::Busy));
         assert!(book.begin(IpAddr::from([192, 0, 2, 2]), now).is_ok());
         drop(asking);
         assert!(book.begin(CLIENT, now).is_ok());

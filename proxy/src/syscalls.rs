@@ -123,6 +123,20 @@ pub fn restrict() -> Result<(), seccompiler::Error> {
     apply_filter(&filter()?)
 }
 
+/// Forbids the calling thread to make a ring, or to change one: what another ring did no filter would see. For once it has
+/// the ring that it needs. Where there is no filter, this one fails too, which was said at the start.
+pub fn forbid_rings() {
+    let denied = SeccompAction::Errno(EPERM.unsigned_abs());
+    let rings = [SYS_io_uring_setup, SYS_io_uring_register].map(|call| (call, Vec::new()));
+    let filter = std::env::consts::ARCH
+        .try_into()
+        .and_then(|it| SeccompFilter::new(rings.into(), SeccompAction::Allow, denied, it))
+        .and_then(BpfProgram::try_from);
+    if let Err(error) = filter.map_err(seccompiler::Error::Backend).and_then(|filter| apply_filter(&filter)) {
+        tracing::debug!("rings can still be made: {error}");
+    }
+}
+
 fn filter() -> Result<BpfProgram, seccompiler::Error> {
     let listed = NETWORK.into_iter().chain(READINESS).chain(FILES).chain(PROCESS).chain(OLD);
     // A number without rules is allowed whatever its arguments are.

@@ -30,6 +30,7 @@ use crate::poller::Poller;
 use crate::refusals::{Refusals, Refused};
 use crate::splice::Pipes;
 use crate::stop::{Phase, Stop};
+use crate::syscalls;
 use crate::tls::{Acceptor, Connector};
 
 /// Connections that wait to be accepted; the kernel's `somaxconn` may make it less (listen(2)).
@@ -140,6 +141,7 @@ pub fn run(
     phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     let executor = Executor::new(poller(shared.config.readiness)?)?;
+    syscalls::forbid_rings();
     let own = listeners.iter().map(|listener| listener.socket.local_addr()).collect::<io::Result<_>>()?;
     let net = Kernel::new(executor.clone(), shared.config.front.stall, own);
     let worker = Rc::new(Worker::new(net, shared));

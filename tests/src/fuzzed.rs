@@ -74,7 +74,7 @@ pub fn request_head(data: &[u8]) {
         client: IpAddr::from([192, 0, 2, 1]),
         trusted: options & 1 == 1,
         secure: true,
-        authorized: options & 4 == 4,
+        passwords: options & 4 == 4,
         agent: SocketAddr::from((AGENT, 8443)),
         host_header: if options & 2 == 2 { HostHeader::Pass } else { HostHeader::StripPort },
         path: head.path,
@@ -93,6 +93,11 @@ pub fn request_head(data: &[u8]) {
     assert_eq!(["X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto"].map(names), [1, 1, 1]);
     assert!(ONE_HOP.iter().all(|name| names(name) == 0));
     assert!(!passed.headers.iter().any(|header| header.name.contains('_')));
+    let is_password =
+        |value: &[u8]| value.get(..6).is_some_and(|start| start.eq_ignore_ascii_case(b"basic "));
+    let passwords =
+        passed.headers.iter().filter(|header| header.is("authorization") && is_password(header.value));
+    assert!(passwords.count() == 0 || !forward.passwords, "a password that is not the agent's");
 }
 
 /// A response that is passed on means the same to the client.
