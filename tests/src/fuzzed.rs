@@ -173,7 +173,7 @@ pub fn route(data: &[u8]) {
     let path = format!("/{path}");
     let domain = AgentDomain::from_str("desks.test").ok();
     let agents =
-        AllowedAgents::new(["10.0.0.0/8", "0.0.0.0/0"].map(|net| net.parse().expect("a net")).into());
+        AllowedAgents::new(["10.0.0.0/8", "0.0.0.0/0", "::/0"].map(|net| net.parse().expect("a net")).into());
     let agent = match Route::of_request(Some(host), &path, domain.as_ref()) {
         Route::Agent(ip, rest) => {
             assert_eq!(format!("/{ip}{rest}"), path);
@@ -200,7 +200,9 @@ pub fn route(data: &[u8]) {
         IpAddr::V4(v4) => v4,
         IpAddr::V6(v6) => {
             assert!(v6.to_ipv4_mapped().is_none(), "an IPv4 address in disguise");
-            assert!(!agents.allows(agent));
+            let special =
+                v6.is_loopback() || v6.is_unspecified() || v6.is_multicast() || v6.is_unicast_link_local();
+            assert!(!(special && agents.allows(agent)), "{agent}");
             return;
         }
     };
