@@ -104,13 +104,7 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
             Ok(near)
         }
     };
-    let world = World {
-        on_connect: Box::new(on_connect),
-        connect_time: Duration::from_millis(1),
-        asked: RefCell::default(),
-        bulk: Cell::default(),
-        breaths: Cell::default(),
-    };
+    let world = World::new(Duration::from_millis(1), on_connect);
     let worker = Worker::new(world, fixture.shared(&plan, flags));
     let (near, far) = wire(weather, seed, breaks.client);
     let tls = if plan.client_tls {
@@ -290,14 +284,7 @@ fn requests_that_were_sent_ahead_are_answered_a_turn_at_a_time() {
 }
 
 fn nobody() -> World {
-    let on_connect = Box::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
-    World {
-        on_connect,
-        connect_time: Duration::ZERO,
-        asked: RefCell::default(),
-        bulk: Cell::default(),
-        breaths: Cell::default(),
-    }
+    World::new(Duration::ZERO, |_| Err(std::io::ErrorKind::ConnectionRefused.into()))
 }
 
 /// One exchange whose answer waits until the client's body has come whole, or does not.

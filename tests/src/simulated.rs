@@ -184,6 +184,22 @@ pub struct World {
     pub breaths: Cell<usize>,
 }
 
+impl World {
+    /// One in which nothing has been asked for yet.
+    pub fn new(
+        connect_time: Duration,
+        on_connect: impl Fn(SocketAddr) -> io::Result<Wire> + 'static,
+    ) -> Self {
+        Self {
+            on_connect: Box::new(on_connect),
+            connect_time,
+            asked: RefCell::default(),
+            bulk: Cell::default(),
+            breaths: Cell::default(),
+        }
+    }
+}
+
 impl Net for World {
     type Stream = Wire;
     type Sleep = tokio::time::Sleep;

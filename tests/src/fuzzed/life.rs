@@ -1,7 +1,7 @@
 //! A whole life of a connection on a simulated wire, in which client and agent say whatever the bytes say, when they
 //! say it. It has to end, and an agent must never be sent what is no request.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -162,13 +162,7 @@ async fn live(options: u8, data: &[u8]) -> Rc<Agents> {
         made.wires.borrow_mut().push(far);
         Ok(near)
     };
-    let world = World {
-        on_connect: Box::new(on_connect),
-        connect_time: Duration::from_millis(1),
-        asked: RefCell::default(),
-        bulk: Cell::default(),
-        breaths: Cell::default(),
-    };
+    let world = World::new(Duration::from_millis(1), on_connect);
     let worker = Worker::new(world, shared());
     let (near, far) = wire(weather, 9, None);
     let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
