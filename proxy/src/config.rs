@@ -1,12 +1,11 @@
-//! Flags as they are typed, and the configuration they resolve to, one way. Everything that can be wrong is
-//! found here, before anything is bound; every limit has its name and default here.
+//! The configuration that flags resolve to, one way. Everything that can be wrong is found here, before anything is
+//! bound; every limit has its name here, and its default in `flags.rs`.
+
+mod flags;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
-
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use ipnet::IpNet;
 
 use crate::admission::{ClientLimits, ClientNetworks};
 use crate::agents::PoolLimits;
@@ -16,240 +15,9 @@ use crate::head::{HEADERS_MAX, HeadLimits};
 use crate::passwords::PasswordRules;
 use crate::relay::RelayLimits;
 use crate::route::{AgentDomain, AllowedAgents};
-use crate::tls::{AgentTrust, CertificatePair, ClientAuthority, ClientDemands, Pin};
+use crate::tls::{AgentTrust, CertificatePair, ClientAuthority, ClientDemands};
 
-/// Where a DCV server listens unless it is told otherwise.
-const AGENT_PORT: u16 = 8443;
-
-/// A proxy for Amazon DCV desktops: one HTTPS address in front of many agents.
-#[derive(Debug, Parser)]
-#[command(name = "dcv-splice", version, args_conflicts_with_subcommands = true)]
-pub struct CommandLine {
-    /// What to do; to run where nothing is said.
-    #[command(subcommand)]
-    pub command: Option<Command>,
-    /// The flags of `run`.
-    #[command(flatten)]
-    pub flags: Flags,
-}
-
-/// What the program can do.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Serve (the default).
-    Run(Flags),
-    /// Resolve and validate everything, print the result, and exit: 0 if it could run, 2 if not.
-    Check(Flags),
-    /// Print what --agent-pin takes for the certificate that an agent shows now.
-    Pin {
-        /// The agent; its port is 8443 where none is given.
-        #[arg(value_name = "IP[:PORT]", value_parser = agent_address)]
-        agent: SocketAddr,
-    },
-}
-
-/// How TLS to the agents is done.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum AgentTls {
-    /// TLS, any certificate.
-    Insecure,
-    /// TLS, verified by --agent-ca (with --agent-name) or --agent-pin.
-    Verify,
-    /// Plain HTTP.
-    Off,
-}
-
-/// The flags, as typed.
-#[derive(Args, Clone, Debug)]
-pub struct Flags {
-    /// Where to accept HTTPS; may be repeated [default: 0.0.0.0:8443, unless --listen-plain is given]
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub listen: Vec<SocketAddr>,
-    /// Where to accept plain HTTP, behind a balancer that ends TLS; may be repeated
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub listen_plain: Vec<SocketAddr>,
-    /// Where clients may come from; may be repeated [default: anywhere]
-    #[arg(long, value_name = "CIDR")]
-    pub allow_clients: Vec<IpNet>,
-    /// Where clients may not come from, whatever is allowed; may be repeated
-    #[arg(long, value_name = "CIDR")]
-    pub deny_clients: Vec<IpNet>,
-    /// Where balancers connect from that say first whom they speak for (PROXY protocol 1 and 2); may be repeated
-    #[arg(long, value_name = "CIDR")]
-    pub proxy_protocol: Vec<IpNet>,
-    /// Where proxies connect from whose X-Forwarded-For is passed on, not replaced; may be repeated
-    #[arg(long, value_name = "CIDR")]
-    pub trust_forwarded: Vec<IpNet>,
-    /// The agents that may be dialled; may be repeated. Without it, none
-    #[arg(long, value_name = "CIDR")]
-    pub agents: Vec<IpNet>,
-    /// The agent for paths that name none; must lie inside --agents
-    #[arg(long, value_name = "IP")]
-    pub default_agent: Option<IpAddr>,
-    /// The domain of which 10-0-0-5.DOMAIN is agent 10.0.0.5: each desktop then has a browser origin of its own
-    #[arg(long, value_name = "DOMAIN")]
-    pub agent_domain: Option<AgentDomain>,
-    /// The port of every agent
-    #[arg(long, value_name = "PORT", default_value_t = AGENT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
-    pub agent_port: u16,
-    /// TLS to the agents
-    #[arg(long, value_enum, default_value_t = AgentTls::Insecure)]
-    pub agent_tls: AgentTls,
-    /// The CA certificates (PEM) that agents are verified by
-    #[arg(long, value_name = "PEM", conflicts_with = "agent_pin")]
-    pub agent_ca: Option<PathBuf>,
-    /// The name that every agent's certificate carries, where it is not its address
-    #[arg(long, value_name = "NAME", requires = "agent_ca")]
-    pub agent_name: Option<String>,
-    /// An agent certificate's digest; may be repeated
-    #[arg(long, value_name = "sha256:HEX")]
-    pub agent_pin: Vec<Pin>,
-    /// A certificate chain (PEM); repeatable with --key. None: a self-signed one is made in memory
-    #[arg(long, value_name = "PEM")]
-    pub cert: Vec<PathBuf>,
-    /// The private key (PEM) of the --cert at the same place
-    #[arg(long, value_name = "PEM")]
-    pub key: Vec<PathBuf>,
-    /// The lowest version of TLS that clients may speak
-    #[arg(long, value_enum, default_value_t)]
-    pub tls_min: TlsMin,
-    /// The CA certificates (PEM) that clients' own certificates are verified by
-    #[arg(long, value_name = "PEM")]
-    pub client_ca: Option<PathBuf>,
-    /// Whether a client may come without a certificate
-    #[arg(long, value_enum, default_value_t, requires = "client_ca")]
-    pub client_cert: ClientCert,
-    /// The OCSP response (DER) for the --cert at the same place; for all or for none
-    #[arg(long, value_name = "DER", requires = "cert")]
-    pub ocsp: Vec<PathBuf>,
-    /// Seconds for which browsers are to come by HTTPS alone (Strict-Transport-Security)
-    #[arg(long, value_name = "S")]
-    pub hsts_s: Option<u64>,
-    /// Names and bcrypt hashes (htpasswd -B) of those who may ask; read again when it changes
-    #[arg(long, value_name = "FILE")]
-    pub htpasswd: Option<PathBuf>,
-    /// The agents that --htpasswd is for; may be repeated [default: all]
-    #[arg(long, value_name = "CIDR", requires = "htpasswd")]
-    pub htpasswd_agents: Vec<IpNet>,
-    /// Whether agents see the /<ip> prefix
-    #[arg(long, value_enum, default_value_t)]
-    pub prefix: Prefix,
-    /// What agents are told as Host
-    #[arg(long, value_enum, default_value_t)]
-    pub host_header: HostHeader,
-    /// Threads that serve [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub workers: Option<u16>,
-    /// What tells which sockets are ready; auto takes epoll where io-uring can't be had
-    #[arg(long, value_enum, default_value_t)]
-    pub readiness: Readiness,
-    /// A line per request or session: a file, stdout, or off
-    #[arg(long, value_name = "PATH|stdout|off", default_value = "off")]
-    pub access_log: String,
-    /// The limits.
-    #[command(flatten)]
-    pub limits: LimitFlags,
-}
-
-/// The limits, as typed.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Limits")]
-pub struct LimitFlags {
-    /// Client connections in all
-    #[arg(long, value_name = "N", default_value_t = 9_000)]
-    pub connections_max: usize,
-    /// Connections of one client address (IPv6: of one /64). A desktop holds 6 to 8, and an office may share one
-    #[arg(long, value_name = "N", default_value_t = 4_000)]
-    pub client_connections_max: usize,
-    /// New connections a second of one client address, four times as many at once
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub client_rate: u32,
-    /// Clients' TLS handshakes in flight, per worker; the one that has taken longest gives way to a new one
-    #[arg(long, value_name = "N", default_value_t = 1024)]
-    pub handshakes_max: usize,
-    /// Seconds for a client's handshake, and for each request head
-    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    pub head_s: u64,
-    /// Bytes of a head
-    #[arg(long, value_name = "N", default_value_t = 32 * 1024)]
-    pub head_bytes_max: usize,
-    /// Bytes of a request line
-    #[arg(long, value_name = "N", default_value_t = 16 * 1024)]
-    pub line_bytes_max: usize,
-    /// Header lines of a head, at most 256
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub headers_max: usize,
-    /// Bytes of a request body
-    #[arg(long, value_name = "N", default_value_t = 1 << 30)]
-    pub body_bytes_max: u64,
-    /// Seconds that a request body may pause
-    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    pub body_gap_s: u64,
-    /// Seconds that a client may keep an unused connection
-    #[arg(long, value_name = "S", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    pub keep_alive_s: u64,
-    /// Milliseconds to reach an agent, TLS included
-    #[arg(long, value_name = "MS", default_value_t = 2500, value_parser = clap::value_parser!(u64).range(1..=600_000))]
-    pub connect_ms: u64,
-    /// Seconds to an agent's first response byte, or between two of a response
-    #[arg(long, value_name = "S", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    pub response_s: u64,
-    /// Seconds that an agent's unused connection is kept
-    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    pub agent_idle_s: u64,
-    /// Unused connections kept per agent and worker
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub agent_idle_max: usize,
-    /// Seconds that a side may take no bytes that wait for it (`TCP_USER_TIMEOUT`)
-    #[arg(long, value_name = "S", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=2_147_483))]
-    pub stall_s: u64,
-    /// Seconds that a WebSocket may be silent
-    #[arg(long, value_name = "S", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    pub relay_idle_s: u64,
-    /// The same once one side has ended it
-    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    pub half_closed_s: u64,
-    /// Bytes that one direction of a session moves before the others have their turn
-    #[arg(long, value_name = "N", default_value_t = 64 * 1024)]
-    pub turn_bytes: usize,
-    /// Seconds that sessions may go on after SIGTERM
-    #[arg(long, value_name = "S", default_value_t = 30)]
-    pub drain_s: u64,
-}
-
-/// The lowest version of TLS for clients.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub enum TlsMin {
-    /// TLS 1.2, with forward secrecy and AEAD only.
-    #[default]
-    #[value(name = "1.2")]
-    Tls12,
-    /// TLS 1.3.
-    #[value(name = "1.3")]
-    Tls13,
-}
-
-/// Whether clients need a certificate of their own.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub enum ClientCert {
-    /// They do.
-    #[default]
-    Required,
-    /// They may have one, which then has to be good.
-    Optional,
-}
-
-/// What tells a worker which sockets are ready.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub enum Readiness {
-    /// A ring, or epoll where there is none.
-    #[default]
-    Auto,
-    /// A ring of the kernel (Linux 6.1 and later).
-    IoUring,
-    /// epoll(7).
-    Epoll,
-}
+pub use flags::{AgentTls, ClientCert, Command, CommandLine, Flags, LimitFlags, Readiness, TlsMin};
 
 /// Where the access log goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -446,11 +214,6 @@ impl Flags {
         };
         Ok(pairs.map(pair).collect())
     }
-}
-
-fn agent_address(text: &str) -> Result<SocketAddr, String> {
-    let ip = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, AGENT_PORT));
-    ip.or_else(|_| text.parse()).map_err(|_| "write an address such as 10.0.0.5 or 10.0.0.5:8443".to_owned())
 }
 
 fn cores() -> usize {
