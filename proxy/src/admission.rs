@@ -72,14 +72,19 @@ pub fn reply_to(refused: Refused) -> Reply {
 
 /// Lets clients in. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Admission(Arc<Inner>);
+pub struct Admission {
+    rules: Arc<Rules>,
+    clients: Arc<Clients>,
+}
 
 #[derive(Debug)]
-struct Inner {
+struct Rules {
     networks: ClientNetworks,
     limits: ClientLimits,
-    clients: Mutex<HashMap<IpAddr, Client>>,
 }
+
+#[derive(Debug, Default)]
+struct Clients(Mutex<HashMap<IpAddr, Client>>);
 
 /// What is remembered of one.
 #[derive(Clone, Copy, Debug)]
@@ -93,34 +98,35 @@ struct Client {
 /// A client that was let in, for as long as its connection lives.
 #[derive(Debug)]
 pub struct Guest {
-    admission: Admission,
+    clients: Arc<Clients>,
     client: IpAddr,
 }
 
 impl Admission {
     /// Nobody is in yet.
     pub fn new(networks: ClientNetworks, limits: ClientLimits) -> Self {
-        Self(Arc::new(Inner { networks, limits, clients: Mutex::default() }))
+        Self { rules: Arc::new(Rules { networks, limits }), clients: Arc::default() }
+    }
+
+    /// The same with other rules for those who come from now on. Who is in stays, and is counted.
+    #[must_use]
+    pub fn renewed(&self, networks: ClientNetworks, limits: ClientLimits) -> Self {
+        Self { rules: Arc::new(Rules { networks, limits }), clients: self.clients.clone() }
     }
 
     /// Lets a client's connection in, or says why not.
     pub fn admit(&self, client: IpAddr, now: Instant) -> Result<Guest, Refused> {
-        self.0.enter(client, now)?;
-        Ok(Guest { admission: self.clone(), client: one(client) })
-    }
-}
-
-impl Inner {
-    fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, Client>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+        self.enter(client, now)?;
+        Ok(Guest { clients: self.clients.clone(), client: one(client) })
     }
 
     fn enter(&self, address: IpAddr, now: Instant) -> Result<(), Refused> {
-        if !self.networks.allows(address) {
+        let Rules { networks, limits } = &*self.rules;
+        if !networks.allows(address) {
             return Err(Refused::Denied);
         }
-        let rate = f64::from(self.limits.per_second);
-        let mut clients = self.clients();
+        let rate = f64::from(limits.per_second);
+        let mut clients = self.clients.lock();
         if clients.len() == clients.capacity() && clients.len() >= REMEMBERED_MAX {
             clients.retain(|_, client| client.open > 0 || client.credit_at(now, rate) < rate * BURST_S);
         }
@@ -129,7 +135,7 @@ impl Inner {
         client.credit = client.credit_at(now, rate);
         // One worker's time is not quite another's.
         client.at = client.at.max(now);
-        if client.open >= self.limits.connections_max {
+        if client.open >= limits.connections_max {
             return Err(Refused::TooMany);
         }
         if client.credit < 1.0 {
@@ -138,6 +144,12 @@ impl Inner {
         client.credit -= 1.0;
         client.open += 1;
         Ok(())
+    }
+}
+
+impl Clients {
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Client>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -150,7 +162,7 @@ impl Client {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        if let Some(client) = self.admission.0.clients().get_mut(&self.client) {
+        if let Some(client) = self.clients.lock().get_mut(&self.client) {
             client.open -= 1;
         }
     }
@@ -194,6 +206,21 @@ mod tests {
         assert!(admission.admit(address("192.0.2.2"), now).is_ok());
         drop(guests);
         assert!(admission.admit(address("::ffff:192.0.2.1"), now).is_ok());
+    }
+
+    #[test]
+    fn other_rules_hold_for_who_comes_and_count_who_is_in() {
+        let [one, other] = ["192.0.2.1", "192.0.2.2"].map(address);
+        let limits = ClientLimits { connections_max: 1, per_second: 1000 };
+        let old = Admission::new(ClientNetworks::default(), limits);
+        let now = Instant::now();
+        let guest = old.admit(one, now).expect("room");
+        let denied = ClientNetworks { denied: networks(&["192.0.2.2/32"]), ..ClientNetworks::default() };
+        let new = old.renewed(denied, limits);
+        assert_eq!(new.admit(one, now).err(), Some(Refused::TooMany));
+        assert_eq!(new.admit(other, now).err(), Some(Refused::Denied));
+        drop(guest);
+        assert!(new.admit(one, now).is_ok());
     }
 
     #[test]
@@ -248,8 +275,8 @@ mod tests {
     fn clients_who_left_long_ago_are_forgotten() {
         let admission = Admission::new(ClientNetworks::default(), LIMITS);
         let start = Instant::now();
-        admission.0.clients().reserve(REMEMBERED_MAX);
-        let many = u32::try_from(admission.0.clients().capacity()).expect("a number");
+        admission.clients.lock().reserve(REMEMBERED_MAX);
+        let many = u32::try_from(admission.clients.lock().capacity()).expect("a number");
         for client in 0..many {
             let guest = admission.admit(IpAddr::from(client.to_be_bytes()), start);
             if client == 0 {
@@ -258,6 +285,6 @@ mod tests {
         }
         let later = start + Duration::from_secs(10);
         assert!(admission.admit(IpAddr::from(many.to_be_bytes()), later).is_ok());
-        assert_eq!(admission.0.clients().len(), 2);
+        assert_eq!(admission.clients.lock().len(), 2);
     }
 }

@@ -35,6 +35,8 @@ struct Shares {
 #[derive(Debug)]
 struct Share {
     count: AtomicUsize,
+    /// Grows while the worker's loop goes round.
+    beats: AtomicUsize,
     /// Told when the last one has gone.
     empty: Notify,
     /// At most as many wait as connections are allowed.
@@ -56,7 +58,12 @@ impl Balance {
         let (shares, desks) = (0..workers)
             .map(|worker| {
                 let (sender, arrivals) = mpsc::unbounded_channel();
-                let share = Share { count: AtomicUsize::new(0), empty: Notify::new(), arrivals: sender };
+                let share = Share {
+                    count: AtomicUsize::new(0),
+                    beats: AtomicUsize::new(0),
+                    empty: Notify::new(),
+                    arrivals: sender,
+                };
                 (share, Desk { worker, arrivals })
             })
             .unzip::<_, _, Vec<_>, Vec<_>>();
@@ -79,6 +86,21 @@ impl Balance {
     pub fn hand_over(&self, connection: Connection) {
         // A worker stops only when all do: then the connection ends here.
         let _ = self.0.workers[connection.counted.worker].arrivals.send(connection);
+    }
+
+    /// Connections in all.
+    pub fn connections(&self) -> usize {
+        self.0.all.load(Ordering::Relaxed)
+    }
+
+    /// A sign of life of that worker.
+    pub fn beat(&self, worker: usize) {
+        self.0.workers[worker].beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The signs of life of all workers so far.
+    pub fn beats(&self) -> Vec<usize> {
+        self.0.workers.iter().map(|share| share.beats.load(Ordering::Relaxed)).collect()
     }
 
     /// Waits until that worker has no connection.

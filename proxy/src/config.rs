@@ -1,7 +1,9 @@
 //! The configuration that flags resolve to, one way. Everything that can be wrong is found here, before anything is
 //! bound; every limit has its name here, and its default in `flags.rs`.
 
+mod file;
 mod flags;
+mod settings;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -17,7 +19,10 @@ use crate::relay::RelayLimits;
 use crate::route::{AgentDomain, AllowedAgents};
 use crate::tls::{AgentTrust, CertificatePair, ClientAuthority, ClientDemands};
 
-pub use flags::{AgentTls, ClientCert, Command, CommandLine, Flags, LimitFlags, Readiness, TlsMin};
+pub use flags::{
+    AgentTls, ClientCert, Command, CommandLine, ControlFlags, Flags, LimitFlags, Readiness, TlsMin,
+};
+pub use settings::{Resolved, Settings};
 
 /// Where the access log goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -49,11 +54,17 @@ pub struct FrontLimits {
     pub stall: Duration,
     /// For sessions after the stop signal.
     pub drain: Duration,
+    /// For sessions after an upgrade.
+    pub upgrade_drain: Duration,
 }
 
 /// What the program runs by.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file that it comes from.
+    pub file: Option<PathBuf>,
+    /// Where the one that runs is reached.
+    pub control: Option<PathBuf>,
     /// HTTPS listeners.
     pub listen: Vec<SocketAddr>,
     /// Plain HTTP listeners.
@@ -100,6 +111,21 @@ pub struct Config {
     pub pool: PoolLimits,
 }
 
+impl Config {
+    /// What of this can't become that of `other` while it runs.
+    pub fn fixed_setting_unlike(&self, other: &Self) -> Option<&'static str> {
+        let unlike = [
+            ("listen", self.listen != other.listen),
+            ("listen-plain", self.listen_plain != other.listen_plain),
+            ("workers", self.workers != other.workers),
+            ("readiness", self.readiness != other.readiness),
+            ("agent-port", self.agent_port != other.agent_port),
+            ("control", self.control != other.control),
+        ];
+        unlike.into_iter().find(|(_, is_unlike)| *is_unlike).map(|(name, _)| name)
+    }
+}
+
 /// What can't be meant so, and what to write instead.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ConfigError {
@@ -118,12 +144,30 @@ pub enum ConfigError {
     /// Something to verify by without verification.
     #[error("--agent-ca and --agent-pin verify nothing without --agent-tls verify")]
     NotVerified,
-    /// The same address twice.
-    #[error("{0} is listened on twice")]
-    ListenTwice(SocketAddr),
+    /// A certificate of clients is welcome that nobody can verify.
+    #[error("--client-cert optional says nothing without --client-ca PEM")]
+    NoClientCa,
+    /// One address twice, or as part of another one.
+    #[error("{0} and {1} can't both be listened on: leave one out")]
+    Overlap(SocketAddr, SocketAddr),
     /// A limit that can't work.
-    #[error("{0}")]
-    Limit(&'static str),
+    #[error("--{0} {1}")]
+    Limit(&'static str, &'static str),
+}
+
+impl ConfigError {
+    /// The setting to look at first.
+    pub fn key(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Pairs(..) => "cert",
+            Self::Staples(..) => "ocsp",
+            Self::DefaultAgent(..) => "default-agent",
+            Self::NothingToVerifyBy | Self::NotVerified => "agent-tls",
+            Self::NoClientCa => "client-cert",
+            Self::Overlap(..) => "listen",
+            Self::Limit(key, _) => key,
+        })
+    }
 }
 
 impl Flags {
@@ -133,6 +177,9 @@ impl Flags {
         let agents = AllowedAgents::new(self.agents.clone());
         if let Some(agent) = self.default_agent.filter(|agent| !agents.allows(*agent)) {
             return Err(ConfigError::DefaultAgent(agent, if agent.is_ipv4() { 32 } else { 128 }));
+        }
+        if self.client_cert == ClientCert::Optional && self.client_ca.is_none() {
+            return Err(ConfigError::NoClientCa);
         }
         let relay = self.limits.relay();
         Ok(Config {
@@ -166,6 +213,8 @@ impl Flags {
             exchange: self.limits.exchange(),
             relay,
             pool: self.limits.pool(),
+            file: self.config,
+            control: self.control,
             listen_plain: self.listen_plain,
             default_agent: self.default_agent,
             agent_domain: self.agent_domain,
@@ -176,13 +225,15 @@ impl Flags {
     }
 
     fn listeners(&self) -> Result<Vec<SocketAddr>, ConfigError> {
-        let mut listen = self.listen.clone();
-        if listen.is_empty() && self.listen_plain.is_empty() {
-            listen.push(SocketAddr::from(([0, 0, 0, 0], 8443)));
+        let mut all = self.listen.iter().chain(&self.listen_plain).enumerate();
+        let overlap = |(index, at): &(usize, &SocketAddr)| {
+            let before = self.listen.iter().chain(&self.listen_plain).take(*index);
+            before.copied().find(|before| overlaps(*before, **at)).map(|before| (before, **at))
+        };
+        match all.find_map(|it| overlap(&it)) {
+            Some((one, other)) => Err(ConfigError::Overlap(one, other)),
+            None => Ok(self.listen.clone()),
         }
-        let mut seen = std::collections::HashSet::new();
-        let twice = listen.iter().chain(&self.listen_plain).find(|at| at.port() != 0 && !seen.insert(**at));
-        twice.map_or(Ok(listen.clone()), |at| Err(ConfigError::ListenTwice(*at)))
     }
 
     fn trust(&self) -> Result<Option<AgentTrust>, ConfigError> {
@@ -216,6 +267,13 @@ impl Flags {
     }
 }
 
+/// Whether one of them would take the other's connections: every address of a family is part of its unspecified one.
+fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip(), other.ip());
+    let same = a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified());
+    one.port() != 0 && one.port() == other.port() && same
+}
+
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -239,22 +297,22 @@ impl LimitFlags {
 
     fn front(&self) -> Result<FrontLimits, ConfigError> {
         if self.headers_max == 0 || self.headers_max > HEADERS_MAX {
-            return Err(ConfigError::Limit("--headers-max must lie between 1 and 256"));
+            return Err(ConfigError::Limit("headers-max", "must lie between 1 and 256"));
         }
         if !(256..=1 << 20).contains(&self.head_bytes_max) {
-            return Err(ConfigError::Limit("--head-bytes-max must lie between 256 and 1048576"));
+            return Err(ConfigError::Limit("head-bytes-max", "must lie between 256 and 1048576"));
         }
         if self.line_bytes_max > self.head_bytes_max {
-            return Err(ConfigError::Limit("--line-bytes-max can't be more than --head-bytes-max"));
+            return Err(ConfigError::Limit("line-bytes-max", "can't be more than --head-bytes-max"));
         }
         if self.connections_max == 0 {
-            return Err(ConfigError::Limit("--connections-max must be 1 at the least"));
+            return Err(ConfigError::Limit("connections-max", "must be 1 at the least"));
         }
         if self.handshakes_max == 0 {
-            return Err(ConfigError::Limit("--handshakes-max must be 1 at the least"));
+            return Err(ConfigError::Limit("handshakes-max", "must be 1 at the least"));
         }
         if self.turn_bytes < 4096 {
-            return Err(ConfigError::Limit("--turn-bytes must be 4096 at the least"));
+            return Err(ConfigError::Limit("turn-bytes", "must be 4096 at the least"));
         }
         Ok(FrontLimits {
             connections_max: self.connections_max,
@@ -265,12 +323,13 @@ impl LimitFlags {
             connect: Duration::from_millis(self.connect_ms),
             stall: Duration::from_secs(self.stall_s),
             drain: Duration::from_secs(self.drain_s),
+            upgrade_drain: Duration::from_secs(self.upgrade_drain_s),
         })
     }
 
     fn client(&self) -> Result<ClientLimits, ConfigError> {
         if self.client_connections_max == 0 {
-            return Err(ConfigError::Limit("--client-connections-max must be 1 at the least"));
+            return Err(ConfigError::Limit("client-connections-max", "must be 1 at the least"));
         }
         Ok(ClientLimits { connections_max: self.client_connections_max, per_second: self.client_rate })
     }

@@ -1,9 +1,8 @@
 //! What the program gives up once it is bound: new privileges, core dumps, the file system, TCP connections to any port
-//! but the agents', and system calls that serving does not take. What a kernel can't take from it is said and kept. Only the calling thread is confined, and those
-//! that it starts.
+//! but the agents', and system calls that serving does not take. What a kernel can't take from it is said and kept. Only
+//! the calling thread is confined, and those that it starts; what it needs of files later the broker has.
 
 use std::fmt;
-use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
@@ -34,47 +33,29 @@ pub struct Confined {
     pub seccomp: Result<(), seccompiler::Error>,
 }
 
-/// Gives up what serving doesn't need. Agents are reached at `agent_port`; the folders of files that are `read_later`
-/// stay readable, as a file that is replaced is another one.
-pub fn confine<'a>(agent_port: u16, read_later: impl Iterator<Item = &'a Path>) -> Confined {
+/// Gives up what serving doesn't need. Agents are reached at `agent_port`.
+pub fn confine(agent_port: u16) -> Confined {
     let none = Rlimit { current: Some(CORE_BYTES), maximum: Some(CORE_BYTES) };
     Confined {
         no_new_privileges: rustix::thread::set_no_new_privs(true),
         no_core_dumps: setrlimit(Resource::Core, none),
-        landlock: restrict(agent_port, read_later),
+        landlock: restrict(agent_port),
         // Last: it does not allow the calls above.
         seccomp: syscalls::restrict(),
     }
 }
 
-fn restrict<'a>(
-    agent_port: u16,
-    read_later: impl Iterator<Item = &'a Path>,
-) -> Result<RulesetStatus, RulesetError> {
+fn restrict(agent_port: u16) -> Result<RulesetStatus, RulesetError> {
     let rules = Ruleset::default()
         .handle_access(AccessFs::from_all(LANDLOCK))?
         .handle_access(AccessNet::from_all(LANDLOCK))?
         .create()?
         .add_rule(NetPort::new(agent_port, AccessNet::ConnectTcp))?;
-    // Where it can't be opened now, it can't be later.
-    // Where a link stands, and where it leads to now.
-    let places = read_later.flat_map(|file| [Some(file.to_owned()), file.canonicalize().ok()]).flatten();
-    let folders = places.filter_map(|file| PathFd::new(folder_of(&file)).ok());
-    let rules = rules.add_rules(
-        folders.map(|folder| Ok::<_, RulesetError>(PathBeneath::new(folder, AccessFs::ReadFile))),
-    )?;
     let rules = match PathFd::new(SPARE) {
         Ok(spare) => rules.add_rule(PathBeneath::new(spare, AccessFs::ReadFile | AccessFs::WriteFile))?,
         Err(_) => rules,
     };
     Ok(rules.restrict_self()?.ruleset)
-}
-
-fn folder_of(file: &Path) -> &Path {
-    match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
 }
 
 impl fmt::Display for Confined {
@@ -114,14 +95,12 @@ mod tests {
 
     /// What one thread has given up its process still has.
     #[test]
-    fn a_confined_thread_opens_no_file_but_those_it_reads_again_and_connects_to_the_agents_port_alone() {
+    fn a_confined_thread_opens_no_file_and_connects_to_the_agents_port_alone() {
         let [agent, other] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
         let [agent, other] = [&agent, &other].map(|listener| listener.local_addr().expect("an address"));
         let confined = std::thread::spawn(move || {
-            let later = Path::new("Cargo.toml");
-            let confined = confine(agent.port(), [later].into_iter());
+            let confined = confine(agent.port());
             let file = File::open("/etc/passwd").is_ok();
-            assert!(File::open(later).is_ok() && File::create("Cargo.new").is_err());
             let spare = File::open(SPARE).is_ok();
             let connected = [agent, other].map(|to| TcpStream::connect(to).is_ok());
             (confined, file, spare, connected, TcpListener::bind("127.0.0.1:0").is_ok())
@@ -147,7 +126,7 @@ mod tests {
     fn a_confined_thread_makes_no_call_that_serving_does_not_take() {
         let confined = std::thread::spawn(|| {
             let before = getpriority_process(None).is_ok();
-            confine(1, [].into_iter()).seccomp.expect("a filter");
+            confine(1).seccomp.expect("a filter");
             (before, getpriority_process(None), Command::new("true").spawn().map(|_| ()))
         });
         let (before, priority, program) = confined.join().expect("no panic");

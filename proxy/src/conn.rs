@@ -150,7 +150,7 @@ impl<S: crate::net::Stream> Accepted<S> {
         let read = worker.net.timeout(config.front.head, read_introduction(&mut self.peer, worker));
         let introduction = tokio::select! {
             read = read => read.unwrap_or(Err(Fault::TimedOut)),
-            () = worker.stop.reached(Phase::Draining) => return None,
+            () = worker.last_call() => return None,
         };
         match introduction {
             Ok(client) => Some(Self { client: client.unwrap_or(self.client), ..self }),
@@ -195,7 +195,7 @@ impl<S: crate::net::Stream> Accepted<S> {
                 worker.shared.refusals.note(Refused::Handshake, client.ip());
                 Err(Fault::TimedOut)
             }
-            () = worker.stop.reached(Phase::Draining) => return None,
+            () = worker.last_call() => return None,
         };
         match secure {
             Ok(()) => Some(secured),
@@ -274,8 +274,13 @@ impl<S: crate::net::Stream> Secured<S> {
         self.peer.plain.release();
         tokio::select! {
             filled = worker.net.timeout(limit, self.peer.fill(&worker.scratch)) => matches!(filled, Ok(Ok(gained)) if gained > 0),
-            () = worker.stop.reached(Phase::Draining) => false,
+            () = Self::dismissed(self.again, worker) => false,
         }
+    }
+
+    /// Ready once it is to leave: at once where it has been answered before.
+    async fn dismissed<N: Net<Stream = S>>(again: bool, worker: &Worker<N>) {
+        if again { worker.stop.reached(Phase::Draining).await } else { worker.last_call().await }
     }
 
     async fn read_head<N: Net<Stream = S>>(&mut self, worker: &Worker<N>) -> Result<usize, HeadFault> {

@@ -1,169 +1,176 @@
-//! The program: reads the flags, binds, starts the workers, and carries the signals to them.
+//! The program: reads the flags, binds, gives up what serving does not need, starts the workers, and leaves the rest to
+//! the supervisor; or asks the one that runs.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Parser;
-use dcv_splice::account::AccessLog;
-use dcv_splice::admission::Admission;
-use dcv_splice::balance::{Balance, Desk};
-use dcv_splice::config::{AccessLogTo, Command, CommandLine, Config};
+use dcv_splice::broker::{self, Answer, Broker, Found, Predecessor};
+use dcv_splice::config::{Command, CommandLine, Settings};
 use dcv_splice::confine::confine;
-use dcv_splice::passwords::{PasswordFile, PasswordRules, Passwords};
-use dcv_splice::stop::Phase;
-use dcv_splice::syscalls;
-use dcv_splice::tls::{Acceptor, Connector, Pin};
-use dcv_splice::worker::{self, Listener, Shared};
+use dcv_splice::control::{self, Wish};
+use dcv_splice::files::{Delivered, Disk};
+use dcv_splice::listeners::{self, Inherited, Listener};
+use dcv_splice::notify;
+use dcv_splice::prepared::Prepared;
+use dcv_splice::supervisor::Supervisor;
+use dcv_splice::tls::Pin;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tracing_appender::non_blocking::WorkerGuard;
+use tokio::sync::mpsc;
 
 /// Stopped cleanly.
 const STOPPED: u8 = 0;
 /// Failed while running.
 const FAILED: u8 = 1;
-/// Unusable flags; nothing was bound.
+/// Unusable flags or configuration; nothing was bound.
 const UNUSABLE: u8 = 2;
+/// Wishes that wait to be granted; more are not listened to yet.
+const WISHES_MAX: usize = 16;
 
 fn main() -> ExitCode {
-    let CommandLine { command, flags } = CommandLine::parse();
-    let code = match command {
-        Some(Command::Check(flags)) => check(flags),
+    let line = CommandLine::parse();
+    let settings = Settings::of(std::env::args_os());
+    let done = match line.command {
+        None | Some(Command::Run(_)) => run(settings),
+        Some(Command::Check(_)) => check(&settings),
         Some(Command::Pin { agent }) => pin(agent),
-        Some(Command::Run(flags)) => run(flags),
-        None => run(flags),
+        Some(Command::Reload(at)) => ask(&at.control, Wish::Reload),
+        Some(Command::Upgrade(at)) => ask(&at.control, Wish::Upgrade),
+        Some(Command::Reopen(at)) => ask_all(&at.control, Wish::Reopen),
+        Some(Command::Status(at)) => ask_all(&at.control, Wish::Status),
+        Some(Command::Broker(_)) => broker::keep(settings).map_err(Failure::from),
+        Some(Command::Launch { program }) => broker::launch(&program).map_err(Failure::from),
     };
-    ExitCode::from(code)
-}
-
-/// Everything that can be found wrong without binding.
-struct Prepared {
-    config: Config,
-    acceptor: Acceptor,
-    connector: Option<Connector>,
-    said: Option<PasswordFile>,
-    access_log: Option<Box<dyn io::Write + Send>>,
-}
-
-fn prepare(flags: dcv_splice::config::Flags) -> Result<Prepared, String> {
-    let config = flags.resolve().map_err(|error| error.to_string())?;
-    let acceptor = Acceptor::demanding(&config.certificates, &config.client_demands)
-        .map_err(|error| error.to_string())?;
-    let connector =
-        config.agent_trust.as_ref().map(Connector::new).transpose().map_err(|error| error.to_string())?;
-    let said = config.passwords.as_ref().map(PasswordRules::read).transpose();
-    let said = said.map_err(|error| format!("--htpasswd {error}"))?;
-    let access_log = open_log(&config.access_log)?;
-    Ok(Prepared { config, acceptor, connector, said, access_log })
-}
-
-fn open_log(to: &AccessLogTo) -> Result<Option<Box<dyn io::Write + Send>>, String> {
-    Ok(match to {
-        AccessLogTo::Off => None,
-        AccessLogTo::Stdout => Some(Box::new(io::stdout())),
-        AccessLogTo::File(path) => {
-            let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
-            Some(Box::new(opened.map_err(|error| format!("--access-log {}: {error}", path.display()))?))
-        }
-    })
-}
-
-impl Prepared {
-    /// What the workers share. Starts the threads of the passwords and of the access log, which the guard lets come to
-    /// its end.
-    fn share(self) -> io::Result<(Shared, Vec<Desk>, Option<WorkerGuard>)> {
-        let Self { config, acceptor, connector, said, access_log } = self;
-        let passwords = config.passwords.clone().zip(said);
-        let passwords = passwords.map(|(rules, said)| Passwords::start(rules, said)).transpose()?;
-        let (lines, guard) = access_log.map(tracing_appender::non_blocking).unzip();
-        let (balance, desks) = Balance::new(config.workers);
-        let admission = Admission::new(config.clients.clone(), config.client_limits);
-        let shared = Shared {
-            config: Arc::new(config),
-            acceptor,
-            connector,
-            log: AccessLog::new(lines),
-            admission,
-            passwords,
-            balance,
-            refusals: Arc::default(),
-        };
-        Ok((shared, desks, guard))
-    }
-}
-
-fn check(flags: dcv_splice::config::Flags) -> u8 {
-    match prepare(flags) {
-        Ok(prepared) => {
-            println!("{:#?}", prepared.config);
-            STOPPED
-        }
-        Err(reason) => unusable(&reason),
-    }
-}
-
-fn pin(agent: SocketAddr) -> u8 {
-    match Pin::shown_by(agent) {
-        Ok(pin) => {
-            println!("{pin}");
-            STOPPED
-        }
-        Err(error) => {
-            eprintln!("dcv-splice: {error}");
-            FAILED
+    match done {
+        Ok(()) => STOPPED.into(),
+        Err(Failure { code, reason }) => {
+            eprintln!("dcv-splice: {reason}");
+            code.into()
         }
     }
 }
 
-fn unusable(reason: &dyn fmt::Display) -> u8 {
-    eprintln!("dcv-splice: {reason}");
-    UNUSABLE
+/// Why the program ends, and its exit code.
+struct Failure {
+    code: u8,
+    reason: String,
 }
 
-fn run(flags: dcv_splice::config::Flags) -> u8 {
-    let prepared = match prepare(flags) {
-        Ok(prepared) => prepared,
-        Err(reason) => return unusable(&reason),
-    };
-    let served = bind(&prepared.config).and_then(|listeners| {
-        // Threads that were started before would not be confined, those of the logs among them.
-        let read_later = prepared.config.passwords.iter().map(|rules| &*rules.file);
-        let confined = confine(prepared.config.agent_port, read_later);
-        let (log, _flushed_at_exit) = tracing_appender::non_blocking(io::stderr());
-        tracing_subscriber::fmt().with_writer(log).with_target(false).with_ansi(false).init();
-        announce(&listeners[0])?;
-        tracing::info!("{confined}");
-        warn(&prepared);
-        let (shared, desks, _lines_flushed_at_exit) = prepared.share()?;
-        let served = serve(&shared, desks, listeners);
-        tracing::info!("turned away: {}", shared.refusals);
-        served
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        failed(&error)
+    }
+}
+
+fn failed(reason: &dyn fmt::Display) -> Failure {
+    Failure { code: FAILED, reason: reason.to_string() }
+}
+
+fn unusable(reason: String) -> Failure {
+    Failure { code: UNUSABLE, reason }
+}
+
+fn check(settings: &Settings) -> Result<(), Failure> {
+    let prepared = Prepared::new(settings, &Disk::default()).map_err(unusable)?;
+    print!("{}", prepared.resolved.show());
+    Ok(())
+}
+
+fn pin(agent: SocketAddr) -> Result<(), Failure> {
+    let pin = Pin::shown_by(agent).map_err(|error| failed(&error))?;
+    println!("{pin}");
+    Ok(())
+}
+
+fn ask(control: &Path, wish: Wish) -> Result<(), Failure> {
+    let said = control::ask(control, wish).map_err(|reason| failed(&reason))?;
+    println!("{said}");
+    Ok(())
+}
+
+/// Asks those that drain too. One that has ended without tidying up is no failure where another one answers.
+fn ask_all(control: &Path, wish: Wish) -> Result<(), Failure> {
+    let mut result = ask(control, wish);
+    for other in control::all(control).iter().skip(1) {
+        result = ask(other, wish).or(result);
+    }
+    result
+}
+
+fn run(settings: Settings) -> Result<(), Failure> {
+    // Before there are threads: it changes the environment.
+    let inherited = Inherited::from_env()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(settings, inherited))
+}
+
+async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> {
+    let predecessor = Predecessor::from_env()?;
+    let broker = Broker::start(&settings)?;
+    let files = first_files(&broker).await?;
+    let prepared = Prepared::new(&settings, &files).map_err(unusable)?;
+    let (listeners, unwanted) = listeners::listen(prepared.config(), inherited)?;
+    if let (Some(socket), None) = (unwanted.first(), &predecessor) {
+        let address = socket.local_addr()?;
+        return Err(unusable(format!(
+            "a socket on {address} was handed over that no --listen names: name it"
+        )));
+    }
+    drop(unwanted);
+    let control = prepared.config().control.as_deref().map(|path| {
+        control::bind(path, predecessor.is_some())
+            .map_err(|error| failed(&format!("--control {}: {error}", path.display())))
     });
-    match served {
-        Ok(()) => STOPPED,
-        Err(error) => {
-            eprintln!("dcv-splice: {error}");
-            FAILED
-        }
+    let control = control.transpose()?;
+    // Threads that were started before would not be confined, those of the logs among them.
+    let confined = confine(prepared.config().agent_port);
+    let (log, _flushed_at_exit) = tracing_appender::non_blocking(io::stderr());
+    tracing_subscriber::fmt().with_writer(log).with_target(false).with_ansi(false).init();
+    announce(&listeners)?;
+    tracing::info!("{confined}");
+    warn(&prepared);
+    let mut supervisor = Supervisor::start(settings, broker, &files, prepared, listeners).await?;
+    let (wishes, granted) = mpsc::channel(WISHES_MAX);
+    if let Some(listener) = control {
+        tokio::spawn(control::hear(listener, wishes));
+        supervisor.announce().await?;
+    }
+    if let Some(predecessor) = predecessor {
+        tracing::info!("taking over from process {}", predecessor.process);
+        predecessor.take_over()?;
+    }
+    notify::ready("serving");
+    Ok(supervisor.run(granted).await?)
+}
+
+/// The configuration's files; of a configuration that can't be used, why.
+async fn first_files(broker: &Broker) -> Result<Delivered, Failure> {
+    let Answer { outcome, .. } = broker.next().await?;
+    match outcome.map_err(unusable)? {
+        Found::Files(files) => Ok(files),
+        Found::Text(_) => Err(failed(&"the broker has no files")),
     }
 }
 
-/// Where it listens.
+/// Where it listens; an address has a socket for each worker.
 fn announce(listeners: &[Listener]) -> io::Result<()> {
+    let mut told = Vec::new();
     for Listener { socket, secure } in listeners {
-        let scheme = if *secure { "https" } else { "http" };
-        tracing::info!("listening on {scheme}://{}", socket.local_addr()?);
+        let address = socket.local_addr()?;
+        if !told.contains(&address) {
+            let scheme = if *secure { "https" } else { "http" };
+            tracing::info!("listening on {scheme}://{address}");
+            told.push(address);
+        }
     }
     Ok(())
 }
 
 fn warn(prepared: &Prepared) {
-    let config = &prepared.config;
+    let config = prepared.config();
     if config.certificates.is_empty() && !config.listen.is_empty() {
         tracing::warn!(
             "no --cert and --key: a self-signed certificate was made, which browsers will warn of"
@@ -175,7 +182,7 @@ fn warn(prepared: &Prepared) {
     if rustix::process::geteuid().is_root() {
         tracing::warn!("running as root is not needed: use an account of its own that can read the keys");
     }
-    if prepared.said.as_ref().is_some_and(PasswordFile::is_empty) {
+    if prepared.locks_everybody_out() {
         tracing::warn!("--htpasswd names nobody: nobody may ask");
     }
     if config.passwords.is_some() && !config.listen_plain.is_empty() {
@@ -206,157 +213,4 @@ fn raise_open_files() -> io::Result<Option<u64>> {
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit)?;
     Ok(limit.maximum)
-}
-
-/// The listeners of each worker.
-fn bind(config: &Config) -> io::Result<Vec<Vec<Listener>>> {
-    let mut workers: Vec<Vec<Listener>> = (0..config.workers).map(|_| Vec::new()).collect();
-    let secure = config.listen.iter().map(|address| (*address, true));
-    let plain = config.listen_plain.iter().map(|address| (*address, false));
-    for (address, secure) in secure.chain(plain) {
-        let listeners = worker::bind(address, secure, config.workers, config.front.stall)
-            .map_err(|error| io::Error::new(error.kind(), format!("can't listen on {address}: {error}")))?;
-        for (worker, listener) in workers.iter_mut().zip(listeners) {
-            worker.push(listener);
-        }
-    }
-    Ok(workers)
-}
-
-/// Runs the workers until they have stopped, or one has failed.
-fn serve(shared: &Shared, desks: Vec<Desk>, listeners: Vec<Vec<Listener>>) -> io::Result<()> {
-    let (phase, phases) = watch::channel(Phase::Running);
-    let (reports, ended) = mpsc::unbounded_channel();
-    for (desk, listeners) in desks.into_iter().zip(listeners) {
-        start_worker(desk, shared, listeners, phases.clone(), reports.clone())?;
-    }
-    drop(reports);
-    syscalls::forbid_rings();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(supervise(&phase, ended, shared.config.front.drain))
-}
-
-fn start_worker(
-    desk: Desk,
-    shared: &Shared,
-    listeners: Vec<Listener>,
-    phases: watch::Receiver<Phase>,
-    reports: mpsc::UnboundedSender<io::Result<()>>,
-) -> io::Result<()> {
-    let shared = shared.clone();
-    let report = Report::new(reports);
-    std::thread::Builder::new()
-        .name(format!("worker-{}", desk.worker))
-        .spawn(move || report.on(|| worker::run(shared, desk, listeners, phases)))?;
-    Ok(())
-}
-
-/// Tells how a worker ended when it has, also by a panic.
-struct Report {
-    to: mpsc::UnboundedSender<io::Result<()>>,
-    result: io::Result<()>,
-}
-
-impl Report {
-    fn new(to: mpsc::UnboundedSender<io::Result<()>>) -> Self {
-        Self { to, result: Err(io::Error::other("a worker panicked")) }
-    }
-
-    fn on(mut self, work: impl FnOnce() -> io::Result<()>) {
-        self.result = work();
-    }
-}
-
-impl Drop for Report {
-    fn drop(&mut self) {
-        // Nobody listens any more once the program is on its way out.
-        let _ = self.to.send(std::mem::replace(&mut self.result, Ok(())));
-    }
-}
-
-/// Carries signals to the workers. A worker that ends before it was told to ends the program.
-async fn supervise(
-    phase: &watch::Sender<Phase>,
-    mut ended: mpsc::UnboundedReceiver<io::Result<()>>,
-    drain: Duration,
-) -> io::Result<()> {
-    let mut signals = StopSignals::new()?;
-    tokio::select! {
-        () = signals.next() => {}
-        report = ended.recv() => return report.unwrap_or(Ok(())),
-    }
-    tracing::info!("stopping: sessions may go on for {} s", drain.as_secs());
-    phase.send_replace(Phase::Draining);
-    tokio::select! {
-        done = all_ended(&mut ended) => return done,
-        () = signals.next() => tracing::info!("stopping at once"),
-        () = tokio::time::sleep(drain) => tracing::info!("the drain time is over"),
-    }
-    phase.send_replace(Phase::Ending);
-    tokio::select! {
-        done = all_ended(&mut ended) => done,
-        () = signals.next() => Ok(()),
-    }
-}
-
-/// The first failure, once every worker has ended.
-async fn all_ended(ended: &mut mpsc::UnboundedReceiver<io::Result<()>>) -> io::Result<()> {
-    let mut result = Ok(());
-    while let Some(report) = ended.recv().await {
-        result = result.and(report);
-    }
-    result
-}
-
-/// SIGTERM and SIGINT. The signals that other programs send to reload or to rotate logs end nothing.
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-    others: [Signal; 3],
-}
-
-impl StopSignals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            others: [
-                signal(SignalKind::hangup())?,
-                signal(SignalKind::user_defined1())?,
-                signal(SignalKind::user_defined2())?,
-            ],
-        })
-    }
-
-    async fn next(&mut self) {
-        let [hangup, user1, user2] = &mut self.others;
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = hangup.recv() => {}
-                _ = user1.recv() => {}
-                _ = user2.recv() => {}
-            }
-            tracing::warn!("this version can neither reload nor upgrade: the signal changes nothing");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_worker_that_panics_ends_the_program_with_an_error() {
-        let (reports, ended) = mpsc::unbounded_channel();
-        let report = Report::new(reports.clone());
-        let worker = std::thread::spawn(move || report.on(|| panic!("on purpose")));
-        assert!(worker.join().is_err());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let (phase, _) = watch::channel(Phase::Running);
-        let error =
-            runtime.block_on(supervise(&phase, ended, Duration::from_secs(1))).expect_err("no clean end");
-        assert_eq!(error.to_string(), "a worker panicked");
-    }
 }

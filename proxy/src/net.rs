@@ -211,6 +211,11 @@ pub fn set_options(socket: &Socket, stall: Duration) -> io::Result<()> {
 pub struct Door(Watched);
 
 impl Door {
+    /// Sets what [`set_options`] has set, for connections that come from now on.
+    pub fn set_stall(&self, stall: Duration) -> io::Result<()> {
+        self.0.with(|listener| SockRef::from(&listener).set_tcp_user_timeout(Some(stall)))
+    }
+
     /// The next client's socket. A wait that is given up loses none.
     pub async fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
         poll_fn(|_| self.poll_accept()).await

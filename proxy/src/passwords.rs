@@ -1,14 +1,12 @@
-//! Who may ask at all, where the operator wants a password: asks [`Users`] on a thread of its own, which also reads the
-//! file again when it changes. What was found good is remembered as a keyed digest, so that a password costs its tens of
-//! milliseconds once. Who guesses has to wait longer each time. No password is kept or logged.
+//! Who may ask at all, where the operator wants a password: asks [`Users`] on a thread of its own. What was found good is
+//! remembered as a keyed digest, so that a password costs its tens of milliseconds once. Who guesses has to wait longer
+//! each time. No password is kept or logged.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +15,7 @@ use ipnet::IpNet;
 use tokio::sync::oneshot;
 
 use crate::admission;
+use crate::files::Files;
 use crate::htpasswd::{Credentials, LineError, Users};
 use crate::refusals::Refused;
 use crate::reply::Reply;
@@ -33,8 +32,6 @@ const WAIT_MAX: Duration = Duration::from_mins(1);
 /// How long a client's last wrong password is remembered, and how many clients are.
 const REMEMBERED: Duration = Duration::from_mins(10);
 const REMEMBERED_MAX: usize = 16_384;
-/// How often the file is looked at.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// What the operator asks for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -117,6 +114,7 @@ struct Inner {
 #[derive(Debug)]
 struct Book {
     key: hmac::Key,
+    users: Mutex<Arc<Users>>,
     known: Mutex<HashSet<[u8; 32]>>,
     clients: Mutex<HashMap<IpAddr, Client>>,
 }
@@ -136,67 +134,45 @@ struct Client {
     until: Instant,
 }
 
-/// What the file said when it was read last.
-#[derive(Debug)]
-pub struct PasswordFile {
-    /// Taken before it was read, so that no change is missed.
-    stamp: Option<Stamp>,
-    users: Users,
-}
-
-struct Watch {
-    file: PathBuf,
-    said: PasswordFile,
-}
-
-/// By which a change is seen: when, how long, and which.
-type Stamp = (i64, i64, u64, u64);
-
-fn stamp(file: &Path) -> Option<Stamp> {
-    let metadata = fs::metadata(file).ok()?;
-    Some((metadata.mtime(), metadata.mtime_nsec(), metadata.len(), metadata.ino()))
-}
-
-impl PasswordFile {
-    /// Whether it names nobody.
-    pub fn is_empty(&self) -> bool {
-        self.users.is_empty()
-    }
-}
-
 impl PasswordRules {
-    /// Reads the file, to find out whether it can be used.
-    pub fn read(&self) -> Result<PasswordFile, PasswordFileError> {
-        let stamp = stamp(&self.file);
-        Ok(PasswordFile { stamp, users: read(&self.file)? })
+    /// Reads the file.
+    pub fn read(&self, files: &dyn Files) -> Result<Users, PasswordFileError> {
+        let unreadable = |source| PasswordFileError::Unreadable { file: self.file.clone(), source };
+        let text = files.read(&self.file).map_err(unreadable)?;
+        let text = String::from_utf8(text).map_err(|error| unreadable(io::Error::other(error)))?;
+        text.parse().map_err(|source| PasswordFileError::Line { file: self.file.clone(), source })
     }
-}
-
-fn read(file: &Path) -> Result<Users, PasswordFileError> {
-    let text = fs::read_to_string(file)
-        .map_err(|source| PasswordFileError::Unreadable { file: file.to_owned(), source })?;
-    text.parse().map_err(|source| PasswordFileError::Line { file: file.to_owned(), source })
 }
 
 impl Passwords {
-    /// Compares with what the file said, and with what it says later. Starts a thread.
-    pub fn start(rules: PasswordRules, said: PasswordFile) -> io::Result<Self> {
+    /// Compares with `users`. Starts a thread.
+    pub fn start(rules: &PasswordRules, users: Users) -> io::Result<Self> {
         let mut random = [0; 32];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no random numbers"))?;
         let book = Arc::new(Book {
             key: hmac::Key::new(hmac::HMAC_SHA256, &random),
+            users: Mutex::new(Arc::new(users)),
             known: Mutex::default(),
             clients: Mutex::default(),
         });
         let (questions, asked) = sync_channel(QUESTIONS_MAX);
-        let mut watch = Watch { file: rules.file, said };
         let shared = book.clone();
         let work = move || {
             syscalls::forbid_rings();
-            watch.compare(&asked, &shared);
+            shared.compare(&asked);
         };
         std::thread::Builder::new().name("passwords".into()).spawn(work)?;
-        Ok(Self(Arc::new(Inner { agents: rules.agents, questions, book })))
+        Ok(Self(Arc::new(Inner { agents: rules.agents.clone(), questions, book })))
+    }
+
+    /// The same with other users and rules, also for whoever still goes by the old ones. Who has guessed wrong is
+    /// remembered.
+    #[must_use]
+    pub fn renewed(&self, rules: &PasswordRules, users: Users) -> Self {
+        let Inner { questions, book, .. } = &*self.0;
+        book.renew(users);
+        let inner = Inner { agents: rules.agents.clone(), questions: questions.clone(), book: book.clone() };
+        Self(Arc::new(inner))
     }
 
     /// Whether requests to `agent` need a password; those that name no agent do wherever any does.
@@ -320,65 +296,53 @@ impl Drop for Asking<'_> {
     }
 }
 
-impl Watch {
+impl Book {
+    fn users(&self) -> MutexGuard<'_, Arc<Users>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was known of the old ones is forgotten, also what is being found out.
+    fn renew(&self, users: Users) {
+        let mut known = self.known();
+        *self.users() = Arc::new(users);
+        known.clear();
+    }
+
     /// Answers until nobody can ask any more.
-    fn compare(&mut self, asked: &Receiver<Question>, book: &Book) {
-        let mut looked = Instant::now();
-        loop {
-            let question = asked.recv_timeout(LOOK);
-            if looked.elapsed() >= LOOK {
-                looked = Instant::now();
-                self.look(book);
-            }
-            match question {
-                Ok(question) => self.answer(question, book),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
+    fn compare(&self, asked: &Receiver<Question>) {
+        while let Ok(question) = asked.recv() {
+            self.answer(question);
         }
     }
 
-    fn answer(&self, question: Question, book: &Book) {
+    fn answer(&self, question: Question) {
         let Question { credentials, digest, answer } = question;
         // Who has gone meanwhile costs nothing, and the connections of one page ask the same.
         if answer.is_closed() {
             return;
         }
         // In two steps: workers want the lock meanwhile.
-        let was_known = book.known().contains(&digest);
-        let is_known = was_known || self.said.users.know(&credentials);
+        let users = self.users().clone();
+        let was_known = self.known().contains(&digest);
+        let is_known = was_known || users.know(&credentials);
         if is_known {
-            let mut known = book.known();
+            let mut known = self.known();
             if known.len() >= KNOWN_MAX {
                 known.clear();
             }
-            known.insert(digest);
+            if Arc::ptr_eq(&users, &self.users()) {
+                known.insert(digest);
+            }
         }
         // It may have gone by now.
         let _ = answer.send(is_known);
-    }
-
-    /// Reads the file again where it has changed; one that can't be used changes nothing.
-    fn look(&mut self, book: &Book) {
-        let found = stamp(&self.file);
-        if found == self.said.stamp {
-            return;
-        }
-        self.said.stamp = found;
-        match read(&self.file) {
-            Ok(users) => {
-                self.said.users = users;
-                book.known().clear();
-                tracing::info!("{}: read again", self.file.display());
-            }
-            Err(error) => tracing::error!("{error}; what was read before still holds"),
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::path::Path;
 
     use base64::Engine;
     use base64::prelude::BASE64_STANDARD;
@@ -390,8 +354,8 @@ mod tests {
     fn passwords(file: &Path, agents: &[&str]) -> Passwords {
         let agents = agents.iter().map(|net| net.parse().expect("a net")).collect();
         let rules = PasswordRules { file: file.to_owned(), agents };
-        let said = rules.read().expect("users");
-        Passwords::start(rules, said).expect("a thread")
+        let users = rules.read(&crate::files::Disk::default()).expect("users");
+        Passwords::start(&rules, users).expect("a thread")
     }
 
     fn line(password: &str) -> String {
@@ -443,30 +407,26 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_changes_is_read_again_and_one_that_is_wrong_is_not() {
+    fn other_users_are_known_at_once_and_the_old_ones_no_longer() {
         let file = file("one");
-        let passwords = passwords(file.path(), &[]);
+        let old = passwords(file.path(), &[]);
         let now = Instant::now();
-        let becomes = |password: &str, expected: bool| {
-            let end = Instant::now() + Duration::from_mins(1);
-            let mut client = 0_u32;
-            loop {
-                client += 1;
-                let address = IpAddr::from((0x0a00_0000 + client).to_be_bytes());
-                if check(&passwords, address, password, now).is_ok() == expected {
-                    return;
-                }
-                assert!(Instant::now() < end, "{password}");
-                std::thread::sleep(Duration::from_millis(50));
-            }
-        };
-        becomes("one", true);
-        fs::write(file.path(), line("two").repeat(2)).expect("room");
-        std::thread::sleep(3 * LOOK);
-        becomes("one", true);
-        fs::write(file.path(), line("two")).expect("room");
-        becomes("two", true);
-        becomes("one", false);
+        assert_eq!(check(&old, CLIENT, "one", now), Ok("ann".to_owned()));
+        assert_eq!(check(&old, CLIENT, "two", now), Err(Denial::Wrong));
+        let rules = PasswordRules { file: file.path().to_owned(), agents: Vec::new() };
+        let new = old.renewed(&rules, line("two").parse().expect("users"));
+        for passwords in [&new, &old] {
+            assert_eq!(check(passwords, CLIENT, "one", now), Err(Denial::Wrong));
+            assert_eq!(check(passwords, CLIENT, "two", now), Ok("ann".to_owned()));
+        }
+        // One wrong password so far, and the old one twice.
+        for _ in 3..FREE_FAILURES {
+            assert_eq!(check(&new, CLIENT, "one", now), Err(Denial::Wrong));
+        }
+        assert!(
+            matches!(check(&new, CLIENT, "three", now), Err(Denial::TooOften(_))),
+            "what was guessed before counts"
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub enum Phase {
     /// New connections are accepted.
     #[default]
     Running,
-    /// No new connection or request is taken on; what runs goes on.
+    /// Who is there gets one more answer, and no request is taken on after it; sessions go on.
     Draining,
     /// What still runs is ended cleanly.
     Ending,

@@ -1,18 +1,18 @@
 //! A worker: one thread, one loop, its own listeners, pool and buffers. It accepts connections, serves each
-//! as a task, and stops in order. Workers share nothing but the configuration and how many connections each has.
+//! as a task, and stops in order. Workers share nothing but the settings and how many connections each has. When the
+//! settings change, connections that are there keep theirs.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, watch};
 
 use crate::account::AccessLog;
@@ -23,7 +23,8 @@ use crate::config::{Config, Readiness};
 use crate::conn;
 use crate::executor::Executor;
 use crate::handshakes::Handshakes;
-use crate::net::{Door, Kernel, Net, set_options};
+use crate::listeners::Listener;
+use crate::net::{Door, Kernel, Net};
 use crate::passwords::Passwords;
 use crate::peer::Scratch;
 use crate::poller::Poller;
@@ -33,12 +34,14 @@ use crate::stop::{Phase, Stop};
 use crate::syscalls;
 use crate::tls::{Acceptor, Connector};
 
-/// Connections that wait to be accepted; the kernel's `somaxconn` may make it less (listen(2)).
-const BACKLOG: i32 = 4096;
+/// Connections that are closed at once for want of descriptors.
+const SHED_MAX: usize = 4096;
 /// How often idle agent connections are looked after.
 const REAP: Duration = Duration::from_secs(1);
 /// How long a worker leaves a failing listener alone.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a client that was let in before a stop or a reload has to say what it wants.
+const LAST_CALL: Duration = Duration::from_secs(5);
 /// How long connections have to say goodbye once the drain time is over.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -63,7 +66,16 @@ pub struct Shared {
     pub refusals: Arc<Refusals>,
 }
 
-/// What the connections of one worker share.
+/// What a worker is told.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    /// How far stopping is to come.
+    pub phase: Phase,
+    /// The settings for new connections.
+    pub shared: Shared,
+}
+
+/// What the connections of one worker share that came under the same settings.
 pub struct Worker<N: Net> {
     /// Where streams to agents come from.
     pub net: N,
@@ -72,9 +84,9 @@ pub struct Worker<N: Net> {
     /// Idle connections to agents.
     pub pool: RefCell<Pool<N::Stream>>,
     /// Buffers for whose turn it is.
-    pub scratch: RefCell<Scratch>,
+    pub scratch: Rc<RefCell<Scratch>>,
     /// Spare pipes.
-    pub pipes: RefCell<Pipes>,
+    pub pipes: Rc<RefCell<Pipes>>,
     /// Clients' TLS handshakes in flight.
     pub handshakes: Handshakes,
     /// How far stopping has come.
@@ -90,62 +102,114 @@ impl<N: Net> Worker<N> {
             net,
             shared,
             pool: RefCell::new(pool),
-            scratch: RefCell::default(),
-            pipes: RefCell::default(),
+            scratch: Rc::default(),
+            pipes: Rc::default(),
             handshakes,
             stop: Stop::default(),
         }
     }
-}
 
-/// A listening socket and what is spoken on it.
-#[derive(Debug)]
-pub struct Listener {
-    /// The socket.
-    pub socket: TcpListener,
-    /// Whether clients speak TLS.
-    pub secure: bool,
-}
-
-/// One listener per worker on the same address (`SO_REUSEPORT`, socket(7)). Port 0 is chosen once for all.
-/// `stall`: as for [`set_options`].
-pub fn bind(address: SocketAddr, secure: bool, workers: usize, stall: Duration) -> io::Result<Vec<Listener>> {
-    // With SO_REUSEPORT a second program would bind unnoticed, so it is tried without first.
-    let probe = listen(address, false, stall)?;
-    let address = probe.local_addr()?;
-    drop(probe);
-    (0..workers).map(|_| Ok(Listener { socket: listen(address, true, stall)?, secure })).collect()
-}
-
-fn listen(address: SocketAddr, reuse_port: bool, stall: Duration) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+    /// Ready once a client that has not said yet what it wants is waited for no longer.
+    pub async fn last_call(&self) {
+        self.stop.reached(Phase::Draining).await;
+        self.net.sleep(LAST_CALL).await;
     }
-    if reuse_port {
-        socket.set_reuse_port(true)?;
+
+    /// The same worker under other settings, with the same buffers.
+    fn renewed(&self, net: N, shared: Shared) -> Self {
+        Self { scratch: self.scratch.clone(), pipes: self.pipes.clone(), ..Self::new(net, shared) }
     }
-    set_options(&socket, stall)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
-/// Serves on `listeners` until `phase` says otherwise and every connection has ended. Takes the calling thread;
-/// a panic of any connection becomes one of the worker.
+/// A worker under its settings, and under former ones for as long as connections go by them.
+struct Generations {
+    executor: Executor,
+    number: usize,
+    own: Rc<[SocketAddr]>,
+    /// Where it accepts, until it stops.
+    doors: RefCell<Vec<Weak<Door>>>,
+    current: RefCell<Rc<Worker<Kernel>>>,
+    former: RefCell<Vec<Weak<Worker<Kernel>>>>,
+    /// How far the worker itself has come.
+    stop: Stop,
+}
+
+impl Generations {
+    fn new(executor: Executor, number: usize, own: Rc<[SocketAddr]>, shared: Shared) -> Self {
+        let net = Kernel::new(executor.clone(), shared.config.front.stall, own.clone());
+        Self {
+            executor,
+            number,
+            own,
+            doors: RefCell::default(),
+            current: RefCell::new(Rc::new(Worker::new(net, shared))),
+            former: RefCell::default(),
+            stop: Stop::default(),
+        }
+    }
+
+    fn current(&self) -> Rc<Worker<Kernel>> {
+        self.current.borrow().clone()
+    }
+
+    /// New connections go by `shared`. Those that are there get the answer they wait for, and sessions go on.
+    fn renew(&self, shared: Shared) {
+        let stall = shared.config.front.stall;
+        for door in self.doors.borrow().iter().filter_map(Weak::upgrade) {
+            if let Err(error) = door.set_stall(stall) {
+                tracing::error!("--stall-s can't be set where it listens: {error}");
+            }
+        }
+        let net = Kernel::new(self.executor.clone(), stall, self.own.clone());
+        let renewed = Rc::new(self.current().renewed(net, shared));
+        let former = self.current.replace(renewed);
+        retire(&former, Phase::Draining);
+        let mut all = self.former.borrow_mut();
+        all.retain(|worker| worker.strong_count() > 0);
+        all.push(Rc::downgrade(&former));
+    }
+
+    /// Serves a connection under the settings of now.
+    fn start(&self, connection: Connection) {
+        let Connection { socket, client, secure, counted } = connection;
+        let worker = self.current();
+        self.executor.spawn(async move {
+            let _counted = counted;
+            match worker.net.adopt(socket) {
+                Ok(stream) => conn::serve(&worker, stream, client, secure).await,
+                Err(error) => tracing::warn!("{client} can't be served: {error}"),
+            }
+        });
+    }
+
+    /// Goes on to `phase` under all settings.
+    fn enter(&self, phase: Phase) {
+        self.stop.enter(phase);
+        let former = self.former.borrow();
+        let former = former.iter().filter_map(Weak::upgrade);
+        former.chain([self.current()]).for_each(|worker| retire(&worker, phase));
+    }
+}
+
+fn retire(worker: &Worker<Kernel>, phase: Phase) {
+    worker.stop.enter(phase);
+    worker.pool.borrow_mut().clear();
+}
+
+/// Serves on `listeners` until `orders` say otherwise and every connection has ended; `started` is called once it does.
+/// `own`: where any worker listens. Takes the calling thread; a panic of any connection becomes one of the worker.
 pub fn run(
-    shared: Shared,
     desk: Desk,
     listeners: Vec<Listener>,
-    phase: watch::Receiver<Phase>,
+    mut orders: watch::Receiver<Orders>,
+    own: Vec<SocketAddr>,
+    started: impl FnOnce() + 'static,
 ) -> io::Result<()> {
+    let shared = orders.borrow_and_update().shared.clone();
     let executor = Executor::new(poller(shared.config.readiness)?)?;
     syscalls::forbid_rings();
-    let own = listeners.iter().map(|listener| listener.socket.local_addr()).collect::<io::Result<_>>()?;
-    let net = Kernel::new(executor.clone(), shared.config.front.stall, own);
-    let worker = Rc::new(Worker::new(net, shared));
-    executor.run(serve(worker, executor.clone(), desk, listeners, phase))?
+    let generations = Rc::new(Generations::new(executor.clone(), desk.worker, own.into(), shared));
+    executor.run(serve(generations, desk, listeners, orders, started))?
 }
 
 fn poller(readiness: Readiness) -> io::Result<Poller> {
@@ -166,44 +230,51 @@ fn no_ring(error: &io::Error) -> io::Error {
 }
 
 async fn serve(
-    worker: Rc<Worker<Kernel>>,
-    executor: Executor,
+    generations: Rc<Generations>,
     desk: Desk,
     listeners: Vec<Listener>,
-    mut phase: watch::Receiver<Phase>,
+    mut orders: watch::Receiver<Orders>,
+    started: impl FnOnce(),
 ) -> io::Result<()> {
-    let Desk { worker: number, arrivals } = desk;
     for Listener { socket, secure } in listeners {
-        let door = worker.net.listen(socket)?;
-        executor.spawn(accept(worker.clone(), executor.clone(), number, door, secure));
+        let door = Rc::new(generations.current().net.listen(socket)?);
+        generations.doors.borrow_mut().push(Rc::downgrade(&door));
+        generations.executor.spawn(accept(generations.clone(), door, secure));
     }
-    executor.spawn(receive(worker.clone(), executor.clone(), arrivals));
+    generations.executor.spawn(receive(generations.clone(), desk.arrivals));
+    started();
     loop {
+        let worker = generations.current();
         tokio::select! {
-            () = worker.net.sleep(REAP) => reap_agents(&worker).await,
-            changed = phase.changed() => {
+            () = worker.net.sleep(REAP) => {
+                worker.shared.balance.beat(generations.number);
+                reap_agents(&worker).await;
+            }
+            changed = orders.changed() => {
                 changed.map_err(io::Error::other)?;
-                if *phase.borrow() >= Phase::Draining {
+                let Orders { phase, shared } = orders.borrow_and_update().clone();
+                if phase >= Phase::Draining {
                     break;
                 }
+                generations.renew(shared);
             }
         }
     }
-    drain(&worker, number, phase).await;
+    drain(&generations, orders).await;
     Ok(())
 }
 
 /// No connection is taken on any more; those that are there end by themselves or are ended.
-async fn drain(worker: &Worker<Kernel>, number: usize, mut phase: watch::Receiver<Phase>) {
-    let gone = || worker.shared.balance.gone(number);
-    worker.stop.enter(Phase::Draining);
-    worker.pool.borrow_mut().clear();
+async fn drain(generations: &Generations, mut orders: watch::Receiver<Orders>) {
+    let Shared { balance, .. } = generations.current().shared.clone();
+    let gone = || balance.gone(generations.number);
+    generations.enter(Phase::Draining);
     tokio::select! {
         () = gone() => return,
-        _ = phase.wait_for(|phase| *phase == Phase::Ending) => {}
+        _ = orders.wait_for(|orders| orders.phase == Phase::Ending) => {}
     }
-    worker.stop.enter(Phase::Ending);
-    let _ = worker.net.timeout(GOODBYE, gone()).await;
+    generations.enter(Phase::Ending);
+    let _ = generations.current().net.timeout(GOODBYE, gone()).await;
 }
 
 async fn reap_agents(worker: &Worker<Kernel>) {
@@ -215,16 +286,17 @@ async fn reap_agents(worker: &Worker<Kernel>) {
 }
 
 /// Accepts at one door until the worker stops.
-async fn accept(worker: Rc<Worker<Kernel>>, executor: Executor, number: usize, door: Door, secure: bool) {
+async fn accept(generations: Rc<Generations>, door: Rc<Door>, secure: bool) {
     let mut reserve = reserve();
     loop {
         let accepted = tokio::select! {
             biased;
-            () = worker.stop.reached(Phase::Draining) => return,
+            () = generations.stop.reached(Phase::Draining) => return,
             accepted = door.accept() => accepted,
         };
+        let worker = generations.current();
         match accepted {
-            Ok((socket, client)) => admit(&worker, &executor, number, socket, client, secure).await,
+            Ok((socket, client)) => admit(&generations, &worker, socket, client, secure).await,
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
                 tracing::error!("a connection can't be accepted: {error}");
@@ -241,47 +313,30 @@ async fn accept(worker: Rc<Worker<Kernel>>, executor: Executor, number: usize, d
 
 /// Gives a connection to the worker that has the fewest.
 async fn admit(
+    generations: &Generations,
     worker: &Rc<Worker<Kernel>>,
-    executor: &Executor,
-    number: usize,
     socket: OwnedFd,
     client: SocketAddr,
     secure: bool,
 ) {
     let Shared { balance, config, refusals, .. } = &worker.shared;
-    let Some(counted) = balance.place(number, config.front.connections_max) else {
+    let Some(counted) = balance.place(generations.number, config.front.connections_max) else {
         refusals.note(Refused::Full, client.ip());
         if let (false, Ok(stream)) = (secure, worker.net.adopt(socket)) {
             conn::turn_away(worker, stream, Refused::Full).await;
         }
         return;
     };
-    let is_own = counted.worker == number;
+    let is_own = counted.worker == generations.number;
     let connection = Connection { socket, client, secure, counted };
-    if is_own { start(worker, executor, connection) } else { balance.hand_over(connection) }
+    if is_own { generations.start(connection) } else { balance.hand_over(connection) }
 }
 
 /// Serves what other workers have accepted.
-async fn receive(
-    worker: Rc<Worker<Kernel>>,
-    executor: Executor,
-    mut arrivals: mpsc::UnboundedReceiver<Connection>,
-) {
+async fn receive(generations: Rc<Generations>, mut arrivals: mpsc::UnboundedReceiver<Connection>) {
     while let Some(connection) = arrivals.recv().await {
-        start(&worker, &executor, connection);
+        generations.start(connection);
     }
-}
-
-fn start(worker: &Rc<Worker<Kernel>>, executor: &Executor, connection: Connection) {
-    let Connection { socket, client, secure, counted } = connection;
-    let worker = worker.clone();
-    executor.spawn(async move {
-        let _counted = counted;
-        match worker.net.adopt(socket) {
-            Ok(stream) => conn::serve(&worker, stream, client, secure).await,
-            Err(error) => tracing::warn!("{client} can't be served: {error}"),
-        }
-    });
 }
 
 /// A connection that died before it was accepted (accept(2)).
@@ -304,34 +359,9 @@ fn reserve() -> Option<OwnedFd> {
 /// Without a free file descriptor those who wait would wait for ever: the reserved one lets them be closed.
 fn shed(door: &Door, refusals: &Refusals, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
     drop(reserved);
-    for _ in 0..BACKLOG {
+    for _ in 0..SHED_MAX {
         let Poll::Ready(Ok((_, client))) = door.poll_accept() else { break };
         refusals.note(Refused::Descriptors, client.ip());
     }
     reserve()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpStream;
-
-    use socket2::SockRef;
-
-    use super::*;
-
-    #[test]
-    fn connections_that_come_before_a_worker_runs_have_their_options_too() {
-        const STALL: Duration = Duration::from_secs(77);
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let listener = bind(any, false, 1, STALL).expect("a port").remove(0).socket;
-        let _client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
-        listener.set_nonblocking(false).expect("a socket");
-        let (socket, _) = listener.accept().expect("a connection");
-        let socket = SockRef::from(&socket);
-        assert!(socket.tcp_nodelay().expect("an option"));
-        assert!(socket.keepalive().expect("an option"));
-        assert_eq!(socket.tcp_keepalive_time().expect("an option"), Duration::from_secs(30));
-        assert_eq!(socket.tcp_keepalive_interval().expect("an option"), Duration::from_secs(30));
-        assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(STALL));
-    }
 }

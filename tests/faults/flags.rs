@@ -135,7 +135,11 @@ fn check_prints_what_it_would_run_by_and_binds_nothing() {
     let listen = format!("--listen={}", taken.local_addr().unwrap());
     let (code, output, log) = run(&["check", &listen, "--agents=10.0.0.0/8", "--connect-ms=1234"]);
     assert_eq!(code, 0, "{log}");
-    assert!(output.contains("10.0.0.0/8") && output.contains("1.234s"), "{output}");
+    assert!(output.contains("agents = [\"10.0.0.0/8\"]  # flag"), "{output}");
+    assert!(
+        output.contains("connect-ms = 1234  # flag") && output.contains("head-s = 60  # default"),
+        "{output}"
+    );
 }
 
 #[track_caller]

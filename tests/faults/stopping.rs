@@ -232,21 +232,3 @@ async fn when_the_drain_time_is_over_an_agent_is_told_whatever_its_client_does()
     assert_eq!(front.proxy.wait().code(), Some(0));
     assert!(front.ledger("GET /127.0.0.1/ws").contains("ending=drained"));
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn signals_to_reload_or_to_upgrade_end_nothing() {
-    let agent = echo().await;
-    let mut front = Front::start(agent.address, &[]).await;
-    let mut client = session(&front).await;
-    for (number, signal) in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2].into_iter().enumerate() {
-        front.proxy.signal(signal);
-        front.proxy.until("says that it does nothing", |log| {
-            (log.matches("the signal changes nothing").count() > number).then_some(())
-        });
-        echoes(&mut client).await;
-        front.answers().await;
-    }
-    client.finish().await;
-    assert_eq!(client.rest().await, (Vec::new(), End::Clean));
-    assert_eq!(front.proxy.terminate().code(), Some(0));
-}

@@ -1,9 +1,11 @@
 //! Flags as they are typed: names, defaults, and what a single one may say. What they mean together is found by
 //! `Flags::resolve`; nothing is read or bound here.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use clap::builder::ArgPredicate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
@@ -33,12 +35,38 @@ pub enum Command {
     Run(Flags),
     /// Resolve and validate everything, print the result, and exit: 0 if it could run, 2 if not.
     Check(Flags),
+    /// Have the one that runs read its configuration and files again: 0 if it goes by them, 1 if it keeps the old ones
+    Reload(ControlFlags),
+    /// Have the one that runs, and those that drain, open their access logs again
+    Reopen(ControlFlags),
+    /// Have the one that runs start the binary anew and hand over to it: 0 if that one serves
+    Upgrade(ControlFlags),
+    /// Show the one that runs, and those that drain
+    Status(ControlFlags),
+    /// Open files for the process that serves
+    #[command(hide = true)]
+    Broker(Flags),
+    /// Start a program that is nobody's child
+    #[command(hide = true)]
+    Launch {
+        /// The program and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        program: Vec<OsString>,
+    },
     /// Print what --agent-pin takes for the certificate that an agent shows now.
     Pin {
         /// The agent; its port is 8443 where none is given.
         #[arg(value_name = "IP[:PORT]", value_parser = agent_address)]
         agent: SocketAddr,
     },
+}
+
+/// How to reach the one that runs.
+#[derive(Args, Clone, Debug)]
+pub struct ControlFlags {
+    /// Its --control
+    #[arg(long, value_name = "PATH", default_value = "/run/dcv-splice/control.sock")]
+    pub control: PathBuf,
 }
 
 /// How TLS to the agents is done.
@@ -55,8 +83,12 @@ pub enum AgentTls {
 /// The flags, as typed.
 #[derive(Args, Clone, Debug)]
 pub struct Flags {
-    /// Where to accept HTTPS; may be repeated [default: 0.0.0.0:8443, unless --listen-plain is given]
-    #[arg(long, value_name = "ADDR:PORT")]
+    /// A file (TOML) with these flags as keys, without the dashes; what is given as a flag is not taken from it
+    #[arg(long, value_name = "TOML")]
+    pub config: Option<PathBuf>,
+    /// Where to accept HTTPS; may be repeated. The default is none where --listen-plain is given
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8443")]
+    #[arg(default_value_if("listen_plain", ArgPredicate::IsPresent, None))]
     pub listen: Vec<SocketAddr>,
     /// Where to accept plain HTTP, behind a balancer that ends TLS; may be repeated
     #[arg(long, value_name = "ADDR:PORT")]
@@ -110,7 +142,7 @@ pub struct Flags {
     #[arg(long, value_name = "PEM")]
     pub client_ca: Option<PathBuf>,
     /// Whether a client may come without a certificate
-    #[arg(long, value_enum, default_value_t, requires = "client_ca")]
+    #[arg(long, value_enum, default_value_t)]
     pub client_cert: ClientCert,
     /// The OCSP response (DER) for the --cert at the same place; for all or for none
     #[arg(long, value_name = "DER", requires = "cert")]
@@ -139,6 +171,9 @@ pub struct Flags {
     /// A line per request or session: a file, stdout, or off
     #[arg(long, value_name = "PATH|stdout|off", default_value = "off")]
     pub access_log: String,
+    /// Where `reload`, `reopen`, `upgrade` and `status` reach this one: a Unix socket, for its own user and root only
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
     /// The limits.
     #[command(flatten)]
     pub limits: LimitFlags,
@@ -206,8 +241,11 @@ pub struct LimitFlags {
     #[arg(long, value_name = "N", default_value_t = 64 * 1024)]
     pub turn_bytes: usize,
     /// Seconds that sessions may go on after SIGTERM
-    #[arg(long, value_name = "S", default_value_t = 30)]
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=31_536_000))]
     pub drain_s: u64,
+    /// Seconds that sessions may go on in the old process after an upgrade
+    #[arg(long, value_name = "S", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(..=31_536_000))]
+    pub upgrade_drain_s: u64,
 }
 
 /// The lowest version of TLS for clients.

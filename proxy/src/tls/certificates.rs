@@ -1,5 +1,5 @@
 //! Certificates: read from PEM files or made in memory, chosen by server name and key type, and verified on
-//! the agent's side as the operator asked. Reads files at start only; opens no connection.
+//! the agent's side as the operator asked. Opens no connection.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,10 @@ use rustls::{
     ALL_VERSIONS, CertificateError as RustlsCertificateError, ClientConfig, DigitallySignedStruct,
     RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme,
 };
+use zeroize::Zeroizing;
 
 use super::{Acceptor, Connector};
+use crate::files::{Disk, Files};
 
 /// TLS sessions to agents that are remembered for resumption; each agent keeps up to 8 tickets.
 const AGENT_SESSIONS_MAX: usize = 4096;
@@ -141,6 +143,21 @@ pub enum CertificateError {
     Tls(#[from] rustls::Error),
 }
 
+impl CertificateError {
+    /// The file to look at.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Unreadable { file, .. }
+            | Self::Empty(file)
+            | Self::Staple { file, .. }
+            | Self::Authority { file, .. }
+            | Self::Verifier { file, .. } => Some(file),
+            Self::Unusable { pair, .. } => Some(&pair.key),
+            Self::Name(_) | Self::SelfSigned(_) | Self::Tls(_) => None,
+        }
+    }
+}
+
 impl FromStr for Pin {
     type Err = PinError;
 
@@ -177,12 +194,16 @@ impl fmt::Display for Pin {
 impl Acceptor {
     /// From PEM files, chosen by server name and key type; one made in memory where there are none.
     pub fn new(pairs: &[CertificatePair]) -> Result<Self, CertificateError> {
-        Self::demanding(pairs, &ClientDemands::default())
+        Self::demanding(pairs, &ClientDemands::default(), &Disk::default())
     }
 
     /// The same for clients who do what is asked of them.
-    pub fn demanding(pairs: &[CertificatePair], demands: &ClientDemands) -> Result<Self, CertificateError> {
-        let mut keys = pairs.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+    pub fn demanding(
+        pairs: &[CertificatePair],
+        demands: &ClientDemands,
+        files: &dyn Files,
+    ) -> Result<Self, CertificateError> {
+        let mut keys = pairs.iter().map(|pair| load(pair, files)).collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
             keys.push(self_signed()?);
         }
@@ -191,7 +212,7 @@ impl Acceptor {
         let keys = keys.into_iter().map(Arc::new).collect();
         let versions = if demands.tls13 { &[&TLS13][..] } else { ALL_VERSIONS };
         let verifier = match &demands.certificate {
-            Some(authority) => client_verifier(authority)?,
+            Some(authority) => client_verifier(authority, files)?,
             None => WebPkiClientVerifier::no_client_auth(),
         };
         let mut config = ServerConfig::builder_with_provider(provider())
@@ -210,14 +231,20 @@ impl Acceptor {
 impl Connector {
     /// A connector that accepts the certificates `trust` says.
     pub fn new(trust: &AgentTrust) -> Result<Self, CertificateError> {
-        Self::with_provider(provider(), trust)
+        Self::reading(trust, &Disk::default())
+    }
+
+    /// The same, with files from `files`.
+    pub fn reading(trust: &AgentTrust, files: &dyn Files) -> Result<Self, CertificateError> {
+        Self::with_provider(provider(), trust, files)
     }
 
     pub(super) fn with_provider(
         provider: Arc<CryptoProvider>,
         trust: &AgentTrust,
+        files: &dyn Files,
     ) -> Result<Self, CertificateError> {
-        let (verifier, name) = verifier(trust)?;
+        let (verifier, name) = verifier(trust, files)?;
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -233,41 +260,40 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-fn load(pair: &CertificatePair) -> Result<CertifiedKey, CertificateError> {
-    let chain = certificates(&pair.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&pair.key).map_err(|source| CertificateError::Unreadable {
-        file: pair.key.clone(),
-        what: "private key",
-        source,
-    })?;
+fn load(pair: &CertificatePair, files: &dyn Files) -> Result<CertifiedKey, CertificateError> {
+    let chain = certificates(&pair.certificate, files)?;
+    let unreadable = |source| unreadable(&pair.key, "private key", source);
+    let pem = files.read(&pair.key).map(Zeroizing::new).map_err(|error| unreadable(pem::Error::Io(error)))?;
+    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(unreadable)?;
     let mut certified = CertifiedKey::from_der(chain, key, &provider())
         .map_err(|source| CertificateError::Unusable { pair: Box::new(pair.clone()), source })?;
-    certified.ocsp = pair.ocsp.as_deref().map(staple).transpose()?;
+    certified.ocsp = pair.ocsp.as_deref().map(|file| staple(file, files)).transpose()?;
     Ok(certified)
 }
 
+fn unreadable(file: &Path, what: &'static str, source: pem::Error) -> CertificateError {
+    CertificateError::Unreadable { file: file.to_owned(), what, source }
+}
+
 /// A successful OCSP response (RFC 6960 4.2.1). Who signed it and until when it holds is for clients to find out.
-fn staple(file: &Path) -> Result<Vec<u8>, CertificateError> {
+fn staple(file: &Path, files: &dyn Files) -> Result<Vec<u8>, CertificateError> {
     let wrong = |says| CertificateError::Staple { file: file.to_owned(), says };
-    let read = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    let staple = files.read(file).map_err(|error| wrong(error.to_string()))?;
     // A SEQUENCE whose length has two bytes, and in it an ENUMERATED of one byte, 0.
-    match read[..] {
+    match staple[..] {
         [0x30, 0x82, high, low, 0x0a, 1, 0, ..]
-            if read.len() == 4 + usize::from(u16::from_be_bytes([high, low])) =>
+            if staple.len() == 4 + usize::from(u16::from_be_bytes([high, low])) =>
         {
-            Ok(read)
+            Ok(staple)
         }
         _ => Err(wrong("holds no successful OCSP response in DER".to_owned())),
     }
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let unreadable =
-        |source| CertificateError::Unreadable { file: file.to_owned(), what: "certificate", source };
-    let chain = CertificateDer::pem_file_iter(file)
-        .map_err(unreadable)?
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(unreadable)?;
+fn certificates(file: &Path, files: &dyn Files) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let unreadable = |source| unreadable(file, "certificate", source);
+    let pem = files.read(file).map_err(|error| unreadable(pem::Error::Io(error)))?;
+    let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
     if chain.is_empty() { Err(CertificateError::Empty(file.to_owned())) } else { Ok(chain) }
 }
 
@@ -300,16 +326,19 @@ fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
     parsed.is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
 }
 
-fn client_verifier(authority: &ClientAuthority) -> Result<Arc<dyn ClientCertVerifier>, CertificateError> {
+fn client_verifier(
+    authority: &ClientAuthority,
+    files: &dyn Files,
+) -> Result<Arc<dyn ClientCertVerifier>, CertificateError> {
     let file = &authority.file;
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(file)?), provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(file, files)?), provider());
     let builder = if authority.required { builder } else { builder.allow_unauthenticated() };
     builder.build().map_err(|source| CertificateError::Verifier { file: file.clone(), source })
 }
 
-fn roots(file: &Path) -> Result<RootCertStore, CertificateError> {
+fn roots(file: &Path, files: &dyn Files) -> Result<RootCertStore, CertificateError> {
     let mut roots = RootCertStore::empty();
-    for authority in certificates(file)? {
+    for authority in certificates(file, files)? {
         roots
             .add(authority)
             .map_err(|source| CertificateError::Authority { file: file.to_owned(), source })?;
@@ -319,14 +348,15 @@ fn roots(file: &Path) -> Result<RootCertStore, CertificateError> {
 
 type Verifier = (Arc<dyn ServerCertVerifier>, Option<ServerName<'static>>);
 
-fn verifier(trust: &AgentTrust) -> Result<Verifier, CertificateError> {
+fn verifier(trust: &AgentTrust, files: &dyn Files) -> Result<Verifier, CertificateError> {
     match trust {
         AgentTrust::Anything => Ok((Arc::new(WithoutAuthority::new(None)), None)),
         AgentTrust::Pinned(pins) => Ok((Arc::new(WithoutAuthority::new(Some(pins.clone()))), None)),
         AgentTrust::Authority { file, name } => {
-            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(file)?), provider())
-                .build()
-                .map_err(|source| CertificateError::Verifier { file: file.clone(), source })?;
+            let verifier =
+                WebPkiServerVerifier::builder_with_provider(Arc::new(roots(file, files)?), provider())
+                    .build()
+                    .map_err(|source| CertificateError::Verifier { file: file.clone(), source })?;
             let name = name.as_deref().map(server_name).transpose()?;
             Ok((verifier, name))
         }

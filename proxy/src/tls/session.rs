@@ -344,7 +344,8 @@ mod tests {
 
     fn connector(suite: SupportedCipherSuite) -> Connector {
         let provider = CryptoProvider { cipher_suites: vec![suite], ..default_provider() };
-        Connector::with_provider(Arc::new(provider), &AgentTrust::Anything).expect("a suite that is known")
+        Connector::with_provider(Arc::new(provider), &AgentTrust::Anything, &crate::files::Disk::default())
+            .expect("a suite that is known")
     }
 
     /// Our end is the one that faces an agent.

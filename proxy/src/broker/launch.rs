@@ -1,0 +1,102 @@
+//! Handing over to the next binary. It is started as nobody's child, so that whoever supervises services takes it for
+//! its own, with the listening sockets of this one by the protocol of socket activation (`sd_listen_fds(3)`).
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::config::Settings;
+
+/// How long the next one has until it serves.
+const READY: Duration = Duration::from_mins(1);
+/// The first descriptor that is handed over (`sd_listen_fds(3)`).
+const FIRST: i32 = 3;
+/// Names the process that hands over.
+const PREDECESSOR: &str = "DCV_SPLICE_PREDECESSOR";
+/// Of the process that hands over, not of the next one (`sd_listen_fds(3)`, `sd_watchdog_enabled(3)`).
+const OF_ONE_PROCESS: [&str; 3] = ["LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+
+/// Starts the program, and waits until it serves. Gives its process id.
+pub(super) async fn start_next(
+    program: &Path,
+    settings: &Settings,
+    sockets: Vec<OwnedFd>,
+    predecessor: u32,
+) -> Result<String, String> {
+    let failed = |error: io::Error| format!("{}: {error}", program.display());
+    let (own, theirs) = tokio::net::UnixStream::pair().map_err(failed)?;
+    let theirs = theirs.into_std().and_then(|theirs| theirs.set_nonblocking(false).map(|()| theirs));
+    start(program, settings, sockets, predecessor, theirs.map_err(failed)?).map_err(failed)?;
+    match tokio::time::timeout(READY, hear(own)).await {
+        Ok(Ok(process)) => Ok(process),
+        Ok(Err(_)) => Err("the new process ended before it could serve: its log says why".to_owned()),
+        Err(_) => Err(format!("the new process did not serve within {} s", READY.as_secs())),
+    }
+}
+
+fn start(
+    program: &Path,
+    settings: &Settings,
+    sockets: Vec<OwnedFd>,
+    predecessor: u32,
+    line: UnixStream,
+) -> io::Result<()> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("launch").arg(program).args(settings.words()).stdin(Stdio::from(OwnedFd::from(line)));
+    command.env("LISTEN_FDS", sockets.len().to_string()).env(PREDECESSOR, predecessor.to_string());
+    for name in OF_ONE_PROCESS {
+        command.env_remove(name);
+    }
+    let mapping = |(child_fd, parent_fd)| FdMapping { parent_fd, child_fd };
+    command.fd_mappings((FIRST..).zip(sockets).map(mapping).collect()).map_err(io::Error::other)?;
+    let status = command.status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other("it can't be started")) }
+}
+
+/// Waits for the word of the next one, and answers it.
+async fn hear(mut line: tokio::net::UnixStream) -> io::Result<String> {
+    let mut word = String::new();
+    (&mut line).take(16).read_to_string(&mut word).await?;
+    let process: u32 = word.trim_end().parse().map_err(io::Error::other)?;
+    line.write_all(b"\n").await?;
+    Ok(process.to_string())
+}
+
+/// Starts a program with this process's own standard input and sockets, and does not wait for it.
+pub fn launch(program: &[OsString]) -> io::Result<()> {
+    let [program, arguments @ ..] = program else { return Err(io::ErrorKind::InvalidInput.into()) };
+    Command::new(program).args(arguments).spawn().map(drop)
+}
+
+/// Who hands over to this process.
+pub struct Predecessor {
+    /// Its process id.
+    pub process: u32,
+    line: UnixStream,
+}
+
+impl Predecessor {
+    /// Who the environment says it is.
+    pub fn from_env() -> io::Result<Option<Self>> {
+        let Ok(process) = std::env::var(PREDECESSOR) else { return Ok(None) };
+        let process = process.parse().map_err(io::Error::other)?;
+        let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        Ok(Some(Self { process, line }))
+    }
+
+    /// Says that this process serves. Fails where it is not waited for any more.
+    pub fn take_over(mut self) -> io::Result<()> {
+        self.line.set_read_timeout(Some(READY))?;
+        writeln!(self.line, "{}", std::process::id())?;
+        self.line.shutdown(Shutdown::Write)?;
+        self.line.read_exact(&mut [0])
+    }
+}

@@ -1,0 +1,181 @@
+//! The configuration file: TOML whose keys are the flags' names, turned into the flags that say the same, so that each
+//! name, type, default and rule stands in one place. Knows where in the file everything stands; reads no file itself.
+
+use std::any::TypeId;
+use std::ffi::OsString;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use clap::error::{ContextKind, ContextValue};
+use clap::{Arg, ArgAction, Command};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Flags that mean nothing in a file.
+const NOT_IN_A_FILE: [&str; 3] = ["config", "help", "version"];
+
+/// A file that was read, each setting with its place.
+#[derive(Debug)]
+pub(super) struct ConfigFile {
+    path: PathBuf,
+    text: String,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: String,
+    at: usize,
+    values: Vec<Value>,
+}
+
+#[derive(Debug)]
+struct Value {
+    text: String,
+    at: usize,
+}
+
+/// What is wrong, and where.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct FileError {
+    at: usize,
+    what: String,
+}
+
+impl FileError {
+    fn new(at: usize, what: impl Into<String>) -> Self {
+        Self { at, what: what.into() }
+    }
+}
+
+/// A place in a file, shown as editors and compilers show it: path, line and column (in characters), both from 1.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    path: &'a Path,
+    before: &'a str,
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = self.before.matches('\n').count() + 1;
+        let column = self.before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        write!(f, "{}:{line}:{column}", self.path.display())
+    }
+}
+
+impl ConfigFile {
+    /// Reads `text`, whose keys are the names of `flags`. The error starts with the place.
+    pub(super) fn parse(path: &Path, text: &str, flags: &Command) -> Result<Self, String> {
+        let mut file = Self { path: path.to_owned(), text: text.to_owned(), entries: Vec::new() };
+        match entries(text, flags) {
+            Ok(entries) => file.entries = entries,
+            Err(FileError { at, what }) => return Err(format!("{}: {what}", file.place(at))),
+        }
+        Ok(file)
+    }
+
+    fn place(&self, at: usize) -> Place<'_> {
+        Place { path: &self.path, before: self.text.get(..at).unwrap_or(&self.text) }
+    }
+
+    /// Whether it says something of `key`.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|entry| entry.key == key)
+    }
+
+    /// Where it speaks of `key`; of this value of it where there is one.
+    pub(super) fn place_of(&self, key: &str, value: Option<&str>) -> Option<Place<'_>> {
+        let entry = self.entries.iter().find(|entry| entry.key == key)?;
+        let value = entry.values.iter().find(|of_key| Some(&*of_key.text) == value);
+        Some(self.place(value.map_or(entry.at, |value| value.at)))
+    }
+
+    /// Where it names `file`.
+    pub(super) fn place_of_file(&self, file: &Path) -> Option<Place<'_>> {
+        let mut values = self.entries.iter().flat_map(|entry| &entry.values);
+        values.find(|value| Path::new(&value.text) == file).map(|value| self.place(value.at))
+    }
+
+    /// The flags that say the same, but for keys that were `given` already.
+    pub(super) fn flags(&self, given: impl Fn(&str) -> bool) -> impl Iterator<Item = OsString> {
+        let entries = self.entries.iter().filter(move |entry| !given(&entry.key));
+        entries.flat_map(|Entry { key, values, .. }| {
+            values.iter().map(move |value| format!("--{key}={}", value.text).into())
+        })
+    }
+}
+
+fn entries(text: &str, flags: &Command) -> Result<Vec<Entry>, FileError> {
+    let table = DeTable::parse(text).map_err(|error| {
+        FileError::new(error.span().map_or(0, |span| span.start), error.message().replace('\n', ", "))
+    })?;
+    let entries = table.get_ref().iter().map(|(key, value)| {
+        let at = key.span().start;
+        let key = key.get_ref();
+        let argument = argument(flags, key).ok_or_else(|| FileError::new(at, unknown(flags, key)))?;
+        Ok(Entry { key: key.to_string(), at, values: values(argument, value)? })
+    });
+    let mut entries = entries.collect::<Result<Vec<_>, _>>()?;
+    entries.sort_by_key(|entry| entry.at);
+    Ok(entries)
+}
+
+/// The flag of that name.
+pub(super) fn argument<'a>(flags: &'a Command, key: &str) -> Option<&'a Arg> {
+    let mut arguments = flags.get_arguments().filter(|argument| argument.get_long() == Some(key));
+    arguments.next().filter(|_| !NOT_IN_A_FILE.contains(&key))
+}
+
+/// Names the key that was probably meant.
+fn unknown(flags: &Command, key: &str) -> String {
+    let error = flags.clone().no_binary_name(true).try_get_matches_from([format!("--{key}")]).err();
+    let meant = error.as_ref().and_then(|error| match error.get(ContextKind::SuggestedArg) {
+        Some(ContextValue::String(flag)) => flag.strip_prefix("--"),
+        _ => None,
+    });
+    match meant.filter(|meant| !NOT_IN_A_FILE.contains(meant)) {
+        Some(meant) => format!("there is no {key}: did you mean {meant}?"),
+        None => format!("there is no {key}: `dcv-splice --help` lists what there is"),
+    }
+}
+
+fn values(argument: &Arg, value: &Spanned<DeValue<'_>>) -> Result<Vec<Value>, FileError> {
+    match value.get_ref() {
+        DeValue::Array(_) if !is_repeatable(argument) => {
+            Err(FileError::new(value.span().start, format!("{} takes one value", name(argument))))
+        }
+        DeValue::Array(values) => values.iter().map(|value| single(argument, value)).collect(),
+        _ => Ok(vec![single(argument, value)?]),
+    }
+}
+
+fn single(argument: &Arg, value: &Spanned<DeValue<'_>>) -> Result<Value, FileError> {
+    let Range { start: at, .. } = value.span();
+    let text = match (value.get_ref(), is_number(argument)) {
+        (DeValue::String(text), false) => text.to_string(),
+        (DeValue::Integer(number), true) if number.radix() == 10 => number.as_str().to_owned(),
+        (_, true) => return Err(FileError::new(at, format!("{} takes a whole number", name(argument)))),
+        (_, false) => {
+            let name = name(argument);
+            return Err(FileError::new(at, format!("{name} takes a text: write it between quotes")));
+        }
+    };
+    Ok(Value { text, at })
+}
+
+fn name(argument: &Arg) -> &str {
+    argument.get_long().unwrap_or_default()
+}
+
+/// Whether it takes a list.
+pub(super) fn is_repeatable(argument: &Arg) -> bool {
+    matches!(argument.get_action(), ArgAction::Append)
+}
+
+/// Whether its values are written without quotes.
+pub(super) fn is_number(argument: &Arg) -> bool {
+    let numbers = [TypeId::of::<u16>(), TypeId::of::<u32>(), TypeId::of::<u64>(), TypeId::of::<usize>()];
+    let value = argument.get_value_parser().type_id();
+    numbers.iter().any(|number| value == *number)
+}

@@ -1,0 +1,286 @@
+//! Where settings come from: flags, then the file that `--config` names, then the defaults. Keeps the flags as they were
+//! typed, so that a reload can look at the file again.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::error::{ContextKind, ContextValue};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches};
+
+use toml_writer::{ToTomlValue, TomlStringBuilder};
+
+use super::file::{ConfigFile, argument, is_number, is_repeatable};
+use super::{CommandLine, Config, Flags};
+use crate::files::Files;
+
+/// The flags, as typed.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    words: Vec<OsString>,
+}
+
+/// A configuration, and where each of its settings comes from.
+#[derive(Debug)]
+pub struct Resolved {
+    /// What it comes to.
+    pub config: Config,
+    typed: Vec<OsString>,
+    file: Option<ConfigFile>,
+    given: ArgMatches,
+}
+
+impl Settings {
+    /// The flags of a command line, which starts with the program's name.
+    pub fn of(line: impl IntoIterator<Item = OsString>) -> Self {
+        let mut words: Vec<_> = line.into_iter().skip(1).collect();
+        let command = CommandLine::command();
+        let is_command = |word: &OsString| command.get_subcommands().any(|it| it.get_name() == *word);
+        if words.first().is_some_and(is_command) {
+            words.remove(0);
+        }
+        Self { words }
+    }
+
+    /// The flags, to be given to another process.
+    pub fn words(&self) -> &[OsString] {
+        &self.words
+    }
+
+    /// Reads the file, where there is one, and resolves the whole. The error says where it stands.
+    pub fn resolve(&self, files: &dyn Files) -> Result<Resolved, String> {
+        let command = Flags::augment_args(clap::Command::new("dcv-splice").no_binary_name(true));
+        let typed = command.clone().try_get_matches_from(&self.words).map_err(|error| told(&error))?;
+        let path = typed.get_one::<PathBuf>("config");
+        let file = path.map(|path| {
+            let text = files.read(path).map_err(|error| format!("--config {}: {error}", path.display()))?;
+            let text =
+                String::from_utf8(text).map_err(|_| format!("{}: is no UTF-8 text", path.display()))?;
+            ConfigFile::parse(path, &text, &command)
+        });
+        let file = file.transpose()?;
+        let from_file = file.iter().flat_map(|file| file.flags(|key| is_typed(&self.words, key)));
+        let all = from_file.chain(self.words.iter().cloned());
+        let given =
+            command.try_get_matches_from(all).map_err(|error| place_and_tell(&error, file.as_ref()))?;
+        let flags = Flags::from_arg_matches(&given).map_err(|error| told(&error))?;
+        let config = flags.resolve().map_err(|error| {
+            let key = error.key().filter(|key| !is_typed(&self.words, key));
+            let place = file.as_ref().zip(key).and_then(|(file, key)| file.place_of(key, None));
+            place.map_or_else(|| error.to_string(), |place| format!("{place}: {error}"))
+        })?;
+        Ok(Resolved { config, typed: self.words.clone(), file, given })
+    }
+}
+
+fn is_typed(words: &[OsString], key: &str) -> bool {
+    let is_it = |word: &OsString| {
+        let word = word.to_str().and_then(|word| word.strip_prefix("--")?.strip_prefix(key));
+        word.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    words.iter().any(is_it)
+}
+
+/// What clap says, in one line.
+fn told(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let text = lines.collect::<Vec<_>>().join(" ");
+    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
+}
+
+fn place_and_tell(error: &clap::Error, file: Option<&ConfigFile>) -> String {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(&**text),
+        _ => None,
+    };
+    // As in `--listen <ADDR:PORT>`.
+    let key = text(ContextKind::InvalidArg).and_then(|name| name.strip_prefix("--")?.split(' ').next());
+    let place = file.zip(key).and_then(|(file, key)| file.place_of(key, text(ContextKind::InvalidValue)));
+    place.map_or_else(|| told(error), |place| format!("{place}: {}", told(error)))
+}
+
+impl Resolved {
+    /// What is wrong with `file`, with the place that names it.
+    pub fn blame(&self, file: Option<&Path>, error: &dyn std::fmt::Display) -> String {
+        let place = self.file.as_ref().zip(file).and_then(|(config, file)| config.place_of_file(file));
+        place.map_or_else(|| error.to_string(), |place| format!("{place}: {error}"))
+    }
+
+    /// What is wrong with a setting, with its place in the file.
+    pub fn blame_key(&self, key: &str, what: &str) -> String {
+        let file = self.file.as_ref().filter(|_| !is_typed(&self.typed, key));
+        let place = file.and_then(|file| file.place_of(key, None));
+        place.map_or_else(|| what.to_owned(), |place| format!("{place}: {what}"))
+    }
+
+    /// All settings as a configuration file, each with where it comes from.
+    pub fn show(&self) -> String {
+        let command = Flags::augment_args(clap::Command::new("dcv-splice"));
+        let mut shown = String::new();
+        for argument in command.get_arguments() {
+            let Some(key) = argument.get_long().filter(|key| self::argument(&command, key).is_some()) else {
+                continue;
+            };
+            if let Some((value, source)) = self.value(argument, key) {
+                // Writing to memory does not fail.
+                let _ = writeln!(shown, "{key} = {value}  # {source}");
+            }
+        }
+        shown
+    }
+
+    fn value(&self, argument: &Arg, key: &str) -> Option<(String, &'static str)> {
+        let quoted = |text: String| {
+            let quoted = || TomlStringBuilder::new(&text).as_default().to_toml_value();
+            if is_number(argument) { text } else { quoted() }
+        };
+        let Some(values) = self.given.get_raw(argument.get_id().as_str()) else {
+            return (key == "workers").then(|| (self.config.workers.to_string(), "default: one per core"));
+        };
+        let mut values: Vec<_> =
+            values.map(OsStr::to_string_lossy).map(|it| quoted(it.into_owned())).collect();
+        let from_file = self.file.as_ref().is_some_and(|file| file.has(key));
+        let source = match self.given.value_source(argument.get_id().as_str()) {
+            Some(ValueSource::CommandLine) if from_file && !is_typed(&self.typed, key) => "file",
+            Some(ValueSource::CommandLine) => "flag",
+            _ => "default",
+        };
+        let value =
+            if is_repeatable(argument) { format!("[{}]", values.join(", ")) } else { values.pop()? };
+        Some((value, source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::files::Disk;
+
+    /// The file that is shipped.
+    const EXAMPLE: &str = include_str!("../../../packaging/dcv-splice.toml");
+
+    fn settings(flags: &[&str]) -> Settings {
+        Settings::of(["dcv-splice"].iter().chain(flags).map(OsString::from))
+    }
+
+    /// Resolves flags and a file that says `text`.
+    fn resolve(text: &str, flags: &[&str]) -> Result<Resolved, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("f.toml");
+        fs::write(&path, text).expect("room");
+        let config = format!("--config={}", path.display());
+        let all: Vec<_> = flags.iter().copied().chain([&*config]).collect();
+        let resolved = settings(&all).resolve(&Disk::default());
+        resolved.map_err(|text| text.replace(&format!("{}/", folder.path().display()), ""))
+    }
+
+    fn wrong(text: &str, flags: &[&str]) -> String {
+        resolve(text, flags).map(|resolved| resolved.show()).expect_err("something is wrong")
+    }
+
+    #[test]
+    fn the_example_says_what_holds_without_it_and_names_every_setting() {
+        let from = |resolved: Resolved| Config { file: None, ..resolved.config };
+        let with = from(resolve(EXAMPLE, &[]).expect("a configuration"));
+        let without = from(settings(&[]).resolve(&Disk::default()).expect("a configuration"));
+        assert_eq!(format!("{with:?}"), format!("{without:?}"));
+        let command = Flags::augment_args(clap::Command::new("dcv-splice"));
+        for key in command.get_arguments().filter_map(Arg::get_long).filter(|key| *key != "config") {
+            let is_it = |line: &str| line.trim_start_matches('#').starts_with(&format!("{key} = "));
+            assert_eq!(EXAMPLE.lines().filter(|line| is_it(line)).count(), 1, "{key}");
+        }
+    }
+
+    /// Those that exclude each other apart.
+    #[test]
+    fn what_the_example_leaves_open_can_be_written_as_it_shows() {
+        let open = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && line.contains(" = ");
+        for line in EXAMPLE.lines().filter(open) {
+            let line = &line[1..];
+            let flags: &[&str] = match line.split(' ').next().unwrap_or_default() {
+                "default-agent" => &["--agents=10.150.248.0/24"],
+                "agent-ca" | "agent-pin" => &["--agent-tls=verify"],
+                "agent-name" => &["--agent-tls=verify", "--agent-ca=ca.pem"],
+                "cert" => &["--key=proxy.key"],
+                "key" => &["--cert=proxy.crt"],
+                "ocsp" => &["--cert=proxy.crt", "--key=proxy.key"],
+                "htpasswd-agents" => &["--htpasswd=users"],
+                _ => &[],
+            };
+            let resolved = resolve(line, flags).unwrap_or_else(|error| panic!("{line}: {error}"));
+            assert!(resolved.show().contains(&format!("{line}  # file\n")), "{line}:\n{}", resolved.show());
+        }
+    }
+
+    #[test]
+    fn a_flag_wins_over_its_line_and_over_no_other() {
+        let text = "agents = [\"10.0.0.0/8\", \"192.168.0.0/16\"]\nconnect-ms = 100\nhead-s = 5\n";
+        let resolved = resolve(text, &["--agents", "172.16.0.0/12", "--head-s=7"]).expect("a configuration");
+        let shown = resolved.show();
+        for line in ["agents = [\"172.16.0.0/12\"]  # flag", "connect-ms = 100  # file", "head-s = 7  # flag"]
+        {
+            assert!(shown.lines().any(|it| it == line), "{line} in\n{shown}");
+        }
+        assert!(shown.contains("keep-alive-s = 75  # default\n"), "{shown}");
+        // What it shows is a configuration file itself, which says the same.
+        let again = resolve(&shown, &[]).expect("a configuration");
+        let from = |resolved: Resolved| format!("{:?}", Config { file: None, ..resolved.config });
+        assert_eq!(from(again), from(resolved));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place_and_what_was_meant() {
+        for (text, told) in [
+            ("listen = [", "f.toml:1:11: "),
+            (
+                "# a\nlisten = [\"0.0.0.0:1\"]\nagnts = []\n",
+                "f.toml:3:1: there is no agnts: did you mean agents?",
+            ),
+            ("zzz = 1", "f.toml:1:1: there is no zzz: `dcv-splice --help` lists what there is"),
+            ("config = \"x\"", "f.toml:1:1: there is no config"),
+            ("help = \"x\"", "f.toml:1:1: there is no help"),
+            ("[limits]\nhead-s = 1", "f.toml:1:2: there is no limits"),
+            ("connect-ms = \"5\"", "f.toml:1:14: connect-ms takes a whole number"),
+            ("connect-ms = 5.5", "f.toml:1:14: connect-ms takes a whole number"),
+            ("connect-ms = [5]", "f.toml:1:14: connect-ms takes one value"),
+            ("agents = [\"10.0.0.0/8\", 10]", "f.toml:1:25: agents takes a text: write it between quotes"),
+            ("prefix = true", "f.toml:1:10: prefix takes a text"),
+            ("head-s = 1\nhead-s = 2", "f.toml:2:1: "),
+            ("\n\n  connect-ms = 0", "f.toml:3:16: invalid value '0' for '--connect-ms <MS>'"),
+            ("agents = [\"10.0.0.0/8\", \"10.0.0.0/40\"]", "f.toml:1:25: invalid value '10.0.0.0/40'"),
+            ("é = 1", "f.toml:1:1: "),
+            ("access-log = \"é\"\nprefix = \"stripp\"", "f.toml:2:10: invalid value 'stripp'"),
+            (
+                "default-agent = \"10.0.0.1\"",
+                "f.toml:1:1: --default-agent 10.0.0.1 lies in no --agents prefix",
+            ),
+            ("cert = \"a\"", "f.toml:1:1: 1 --cert but 0 --key"),
+            ("listen = [\"0.0.0.0:1\", \"10.0.0.1:1\"]", "f.toml:1:1: 0.0.0.0:1 and 10.0.0.1:1 can't both"),
+            ("headers-max = 0", "f.toml:1:1: --headers-max must lie between"),
+            (
+                "htpasswd-agents = [\"10.0.0.0/8\"]",
+                "the following required arguments were not provided: --htpasswd",
+            ),
+        ] {
+            let error = wrong(text, &[]);
+            assert!(error.starts_with(told), "{text:?}: {error:?} is not {told:?}");
+            assert!(!error.contains('\n'), "{error:?}");
+        }
+        // What a flag says is not blamed on the file.
+        let error = wrong("agents = [\"10.0.0.0/8\"]", &["--default-agent=192.0.2.1"]);
+        assert!(error.starts_with("--default-agent 192.0.2.1"), "{error}");
+        let error = settings(&["--config=/nowhere/f.toml"]).resolve(&Disk::default()).expect_err("no file");
+        assert!(error.starts_with("--config /nowhere/f.toml: "), "{error}");
+    }
+
+    #[test]
+    fn the_command_is_no_flag() {
+        let words = settings(&["check", "--agents=10.0.0.0/8"]).words().to_vec();
+        assert_eq!(words, ["--agents=10.0.0.0/8"]);
+    }
+}

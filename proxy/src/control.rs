@@ -1,0 +1,165 @@
+//! The control socket: how an operator's commands reach the process that runs, and how what came of them gets back. One
+//! line each way on a Unix socket that only the same user and root can connect to; no client of the proxy is near it.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::Mode;
+use rustix::process::umask;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+/// Commands that are heard at a time; the others wait.
+const HEARD_MAX: usize = 8;
+/// Bytes of a command.
+const COMMAND_BYTES_MAX: u64 = 16;
+/// How long a command may take to be said.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long whoever asks waits for what comes of it: longer than an upgrade may take.
+const ANSWER: Duration = Duration::from_mins(2);
+/// Before a good answer; anything else is before a bad one.
+const GOOD: &str = "ok ";
+
+/// What an operator wants.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wish {
+    /// The configuration and its files are to be read again.
+    Reload,
+    /// The access log is to be opened again.
+    Reopen,
+    /// The next binary is to take over.
+    Upgrade,
+    /// How it is.
+    Status,
+}
+
+impl Wish {
+    const ALL: [(&str, Self); 4] = [
+        ("reload", Self::Reload),
+        ("reopen", Self::Reopen),
+        ("upgrade", Self::Upgrade),
+        ("status", Self::Status),
+    ];
+
+    fn word(self) -> &'static str {
+        Self::ALL.into_iter().find(|(_, wish)| *wish == self).map_or("", |(word, _)| word)
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|(name, _)| *name == word).map(|(_, wish)| wish)
+    }
+}
+
+/// What came of a wish, as text.
+pub type Outcome = Result<String, String>;
+
+/// A wish, and where what comes of it goes.
+pub type Wished = (Wish, oneshot::Sender<Outcome>);
+
+/// The socket of one process among those that were started for `path`.
+pub fn of_process(path: &Path, process: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{process}"));
+    name.into()
+}
+
+/// Listens for this process. An error where another one does, unless it hands over to this one.
+pub fn bind(path: &Path, is_successor: bool) -> io::Result<UnixListener> {
+    if !is_successor && UnixStream::connect(path).is_ok() {
+        let taken = "another dcv-splice is reached there; stop it, or give this one another --control";
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, taken));
+    }
+    let own = of_process(path, std::process::id());
+    match fs::remove_file(&own) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+    let bound = UnixListener::bind(own);
+    umask(before);
+    bound
+}
+
+/// Hears wishes until nobody takes them any more.
+pub async fn hear(listener: UnixListener, wishes: mpsc::Sender<Wished>) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let places = Arc::new(Semaphore::new(HEARD_MAX));
+    while let Ok(place) = places.clone().acquire_owned().await {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::error!("--control: no command can be heard: {error}");
+                tokio::time::sleep(PATIENCE).await;
+                continue;
+            }
+        };
+        let wishes = wishes.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            // Whoever asked has gone: there is nobody to tell.
+            let _ = tokio::time::timeout(ANSWER, grant(stream, &wishes)).await;
+        });
+    }
+    Ok(())
+}
+
+async fn grant(mut stream: tokio::net::UnixStream, wishes: &mpsc::Sender<Wished>) -> io::Result<()> {
+    let mut word = String::new();
+    let mut said = BufReader::new((&mut stream).take(COMMAND_BYTES_MAX));
+    tokio::time::timeout(PATIENCE, said.read_line(&mut word)).await??;
+    let outcome = match Wish::of(word.trim_end()) {
+        None => Err("there is no such command".to_owned()),
+        Some(wish) => {
+            let (answer, answered) = oneshot::channel();
+            // Where nobody takes it, the other end is dropped.
+            let _ = wishes.send((wish, answer)).await;
+            answered.await.unwrap_or_else(|_| Err("it is stopping".to_owned()))
+        }
+    };
+    let (before, text) = match &outcome {
+        Ok(text) => (GOOD, text),
+        Err(text) => ("", text),
+    };
+    stream.write_all(format!("{before}{text}").as_bytes()).await
+}
+
+/// Tells the process that runs what is wanted, and waits for what comes of it.
+pub fn ask(path: &Path, wish: Wish) -> Outcome {
+    let told = |error: io::Error| format!("{}: {error}: does it run, with this --control?", path.display());
+    let mut stream = UnixStream::connect(path).map_err(told)?;
+    let mut answer = String::new();
+    stream
+        .set_read_timeout(Some(ANSWER))
+        .and_then(|()| writeln!(stream, "{}", wish.word()))
+        .and_then(|()| stream.read_to_string(&mut answer))
+        .map_err(told)?;
+    match answer.strip_prefix(GOOD) {
+        Some(text) => Ok(text.to_owned()),
+        None if answer.is_empty() => Err("it ended before it answered".to_owned()),
+        None => Err(answer),
+    }
+}
+
+/// The sockets of all processes that were started for `path`, the one that serves first.
+pub fn all(path: &Path) -> Vec<PathBuf> {
+    let serving = fs::read_link(path).unwrap_or_default();
+    let folder = path.parent().map(fs::read_dir).and_then(Result::ok);
+    let prefix = path.file_name().map(|name| format!("{}.", name.to_string_lossy())).unwrap_or_default();
+    let process = |name: &str| name.strip_prefix(&prefix)?.parse::<u32>().ok();
+    let mut found: Vec<_> = folder
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let process = process(entry.file_name().to_str()?)?;
+            Some((*entry.file_name() != *serving, std::cmp::Reverse(process), entry.path()))
+        })
+        .collect();
+    found.sort();
+    found.into_iter().map(|(.., path)| path).collect()
+}

@@ -1,0 +1,166 @@
+//! How files are had: from the disk, or from the broker that opened them. Whoever builds something of a configuration
+//! asks here and can't tell which.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes of one file: certificates, keys, passwords and configurations are far smaller.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Where files come from.
+pub trait Files {
+    /// All of a file.
+    fn read(&self, file: &Path) -> io::Result<Vec<u8>>;
+    /// A file that is written to at its end, made if there is none.
+    fn append(&self, file: &Path) -> io::Result<File>;
+}
+
+/// Files of the disk, which are remembered.
+#[derive(Debug, Default)]
+pub struct Disk(RefCell<BTreeMap<PathBuf, io::Result<File>>>);
+
+impl Disk {
+    /// What was asked for, and came of it.
+    pub fn into_asked(self) -> BTreeMap<PathBuf, io::Result<File>> {
+        self.0.into_inner()
+    }
+
+    fn remember(&self, file: &Path, opened: &io::Result<File>) {
+        let opened = match opened {
+            Ok(opened) => opened.try_clone(),
+            Err(error) => Err(error.kind().into()),
+        };
+        self.0.borrow_mut().insert(file.to_owned(), opened);
+    }
+}
+
+impl Files for Disk {
+    fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
+        let opened = File::open(file);
+        self.remember(file, &opened);
+        read_whole(&opened?)
+    }
+
+    fn append(&self, file: &Path) -> io::Result<File> {
+        let opened = File::options().append(true).create(true).open(file);
+        self.remember(file, &opened);
+        opened
+    }
+}
+
+/// Files that somebody else has opened.
+#[derive(Debug, Default)]
+pub struct Delivered(BTreeMap<PathBuf, File>);
+
+impl FromIterator<(PathBuf, File)> for Delivered {
+    fn from_iter<T: IntoIterator<Item = (PathBuf, File)>>(files: T) -> Self {
+        Self(files.into_iter().collect())
+    }
+}
+
+impl Delivered {
+    fn file(&self, file: &Path) -> io::Result<&File> {
+        self.0.get(file).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "was not delivered"))
+    }
+}
+
+impl Files for Delivered {
+    fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
+        read_whole(self.file(file)?)
+    }
+
+    fn append(&self, file: &Path) -> io::Result<File> {
+        self.file(file)?.try_clone()
+    }
+}
+
+/// Files of which one is known already.
+pub struct Knowing<'a> {
+    /// Where the others come from.
+    pub files: &'a dyn Files,
+    /// The one, and what it says.
+    pub known: Option<&'a (PathBuf, Vec<u8>)>,
+}
+
+impl Files for Knowing<'_> {
+    fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
+        match self.known {
+            Some((known, text)) if known == file => Ok(text.clone()),
+            _ => self.files.read(file),
+        }
+    }
+
+    fn append(&self, file: &Path) -> io::Result<File> {
+        self.files.append(file)
+    }
+}
+
+/// All of a file from its beginning, wherever others who have it open stand; an error where that is too much.
+pub fn read_whole(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    FromStart { file, at: 0 }.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "has more than 16 MiB"));
+    }
+    Ok(bytes)
+}
+
+struct FromStart<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(into, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_delivered_file_is_the_one_that_was_opened_and_is_read_as_often_as_wanted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        std::fs::write(&path, "one").expect("room");
+        let disk = Disk::default();
+        assert_eq!(disk.read(&path).expect("a file"), b"one");
+        assert!(disk.read(&folder.path().join("absent")).is_err());
+        std::fs::rename(&path, folder.path().join("old")).expect("a file");
+        std::fs::write(&path, "two").expect("room");
+        let asked = disk.into_asked();
+        assert_eq!(asked.len(), 2);
+        let delivered: Delivered =
+            asked.into_iter().filter_map(|(path, file)| Some((path, file.ok()?))).collect();
+        assert_eq!(delivered.read(&path).expect("a file"), b"one");
+        assert_eq!(delivered.read(&path).expect("a file"), b"one");
+        assert!(delivered.read(Path::new("/etc/passwd")).is_err());
+    }
+
+    #[test]
+    fn a_log_is_written_to_at_its_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("log");
+        std::fs::write(&path, "one\n").expect("room");
+        let disk = Disk::default();
+        disk.append(&path).expect("a log").write_all(b"two\n").expect("room");
+        assert_eq!(std::fs::read(&path).expect("a file"), b"one\ntwo\n");
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_read() {
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(FILE_BYTES_MAX + 1).expect("room");
+        assert_eq!(read_whole(&file).expect_err("too much").kind(), io::ErrorKind::FileTooLarge);
+    }
+}

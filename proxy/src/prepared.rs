@@ -1,0 +1,121 @@
+//! What a configuration comes to once its files are read: everything that can be found wrong before anything is bound,
+//! and before anything that runs is changed. Opens no file itself and starts nothing but the thread of the passwords.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::account::AccessLog;
+use crate::admission::Admission;
+use crate::balance::{Balance, Desk};
+use crate::config::{AccessLogTo, Config, Resolved, Settings};
+use crate::files::Files;
+use crate::htpasswd::Users;
+use crate::passwords::{PasswordRules, Passwords};
+use crate::tls::{Acceptor, Connector};
+use crate::worker::Shared;
+
+/// A configuration that can be run by.
+pub struct Prepared {
+    /// The configuration, and where each of its settings comes from.
+    pub resolved: Resolved,
+    acceptor: Acceptor,
+    connector: Option<Connector>,
+    users: Option<Users>,
+    /// Where the access log goes.
+    pub lines: Box<dyn Write + Send>,
+}
+
+impl Prepared {
+    /// Resolves the settings and reads their files. The error names the place in the configuration file, where there is
+    /// one.
+    pub fn new(settings: &Settings, files: &dyn Files) -> Result<Self, String> {
+        let resolved = settings.resolve(files)?;
+        let config = &resolved.config;
+        let blame = |file: Option<&Path>, error: &dyn fmt::Display| resolved.blame(file, error);
+        let acceptor = Acceptor::demanding(&config.certificates, &config.client_demands, files)
+            .map_err(|error| blame(error.file(), &error))?;
+        let connector = config.agent_trust.as_ref().map(|trust| Connector::reading(trust, files));
+        let connector = connector.transpose().map_err(|error| blame(error.file(), &error))?;
+        let users = config.passwords.as_ref().map(|rules| {
+            rules.read(files).map_err(|error| blame(Some(&rules.file), &format!("--htpasswd {error}")))
+        });
+        let users = users.transpose()?;
+        let lines = open_log(&config.access_log, files).map_err(|(file, error)| {
+            blame(Some(file), &format!("--access-log {}: {error}", file.display()))
+        })?;
+        Ok(Self { resolved, acceptor, connector, users, lines })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.resolved.config
+    }
+
+    /// Whether passwords are asked for and nobody has one.
+    pub fn locks_everybody_out(&self) -> bool {
+        self.users.as_ref().is_some_and(Users::is_empty)
+    }
+
+    /// What the workers share at the start. Starts the thread of the passwords.
+    pub fn share(self, log: &AccessLog) -> io::Result<(Shared, Vec<Desk>)> {
+        let config = self.resolved.config;
+        let (balance, desks) = Balance::new(config.workers);
+        let shared = Shared {
+            admission: Admission::new(config.clients.clone(), config.client_limits),
+            passwords: passwords(config.passwords.as_ref(), self.users, None)?,
+            log: log_if_wanted(log, &config.access_log),
+            acceptor: self.acceptor,
+            connector: self.connector,
+            balance,
+            refusals: Arc::default(),
+            config: Arc::new(config),
+        };
+        Ok((shared, desks))
+    }
+
+    /// What the workers share from now on, in place of `before`: who is in stays counted, who has guessed stays known.
+    pub fn replace(self, before: &Shared, log: &AccessLog) -> io::Result<Shared> {
+        let config = self.resolved.config;
+        Ok(Shared {
+            admission: before.admission.renewed(config.clients.clone(), config.client_limits),
+            passwords: passwords(config.passwords.as_ref(), self.users, before.passwords.as_ref())?,
+            log: log_if_wanted(log, &config.access_log),
+            acceptor: self.acceptor,
+            connector: self.connector,
+            balance: before.balance.clone(),
+            refusals: before.refusals.clone(),
+            config: Arc::new(config),
+        })
+    }
+}
+
+fn passwords(
+    rules: Option<&PasswordRules>,
+    users: Option<Users>,
+    before: Option<&Passwords>,
+) -> io::Result<Option<Passwords>> {
+    let Some((rules, users)) = rules.zip(users) else { return Ok(None) };
+    let renewed = match before {
+        Some(before) => before.renewed(rules, users),
+        None => Passwords::start(rules, users)?,
+    };
+    Ok(Some(renewed))
+}
+
+fn log_if_wanted(log: &AccessLog, to: &AccessLogTo) -> AccessLog {
+    if *to == AccessLogTo::Off { AccessLog::default() } else { log.clone() }
+}
+
+/// Where the lines go.
+pub fn open_log<'a>(
+    to: &'a AccessLogTo,
+    files: &dyn Files,
+) -> Result<Box<dyn Write + Send>, (&'a Path, io::Error)> {
+    Ok(match to {
+        AccessLogTo::Off => Box::new(io::sink()),
+        AccessLogTo::Stdout => Box::new(io::stdout()),
+        AccessLogTo::File(path) => Box::new(files.append(path).map_err(|error| (&**path, error))?),
+    })
+}

@@ -1,0 +1,502 @@
+//! The supervisor: carries signals and an operator's wishes to the workers and the broker, changes the settings of new
+//! connections, and sees to an orderly end. It serves no connection itself; a worker that ends before its time ends all.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
+use tracing_appender::non_blocking::WorkerGuard;
+
+use crate::account::{AccessLog, LogTarget};
+use crate::balance::Desk;
+use crate::broker::{Answer, Broker, Found, Matter};
+use crate::config::{AccessLogTo, Config, Settings};
+use crate::control::{Outcome, Wish, Wished};
+use crate::files::{Delivered, Files, Knowing};
+use crate::listeners::{self, Listener};
+use crate::notify;
+use crate::prepared::{Prepared, open_log};
+use crate::stop::Phase;
+use crate::syscalls;
+use crate::worker::{self, Orders, Shared};
+
+/// How it is with a worker.
+#[derive(Debug)]
+enum Report {
+    /// It serves.
+    Started,
+    /// It has ended.
+    Ended(io::Result<()>),
+}
+
+/// What runs, and what it runs by.
+pub struct Supervisor {
+    settings: Settings,
+    broker: Broker,
+    /// The broker has ended.
+    alone: bool,
+    /// Who waits for an answer of the broker, in the order of the questions.
+    waiting: VecDeque<Option<oneshot::Sender<Outcome>>>,
+    /// What the configuration file said when it was to be read.
+    text: Option<(PathBuf, Vec<u8>)>,
+    /// What new connections go by.
+    shared: Shared,
+    log: Log,
+    orders: watch::Sender<Orders>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    /// Listening sockets, for the next process.
+    sockets: Vec<TcpListener>,
+    since: Instant,
+}
+
+/// The access log: where lines go, how they get there, and what lets them all get there in the end.
+struct Log {
+    target: LogTarget,
+    lines: AccessLog,
+    _flushed_at_exit: WorkerGuard,
+}
+
+/// Why it stops.
+enum Stop {
+    Signal,
+    Upgraded(String),
+}
+
+impl Supervisor {
+    /// Starts the workers, and waits until every one of them serves.
+    pub async fn start(
+        settings: Settings,
+        broker: Broker,
+        files: &Delivered,
+        mut prepared: Prepared,
+        listeners: Vec<Listener>,
+    ) -> io::Result<Self> {
+        let target = LogTarget::new(std::mem::replace(&mut prepared.lines, Box::new(io::sink())));
+        let (lines, guard) = target.open();
+        let log = Log { target, lines, _flushed_at_exit: guard };
+        let text = config_text(prepared.config(), files);
+        let sockets = listeners.iter().map(Listener::try_clone).collect::<io::Result<_>>()?;
+        let (shared, desks) = prepared.share(&log.lines)?;
+        let (orders, told) = watch::channel(Orders { phase: Phase::Running, shared: shared.clone() });
+        let reports = start_workers(&told, desks, listeners)?;
+        syscalls::forbid_rings();
+        let (waiting, since) = (VecDeque::new(), Instant::now());
+        let mut supervisor = Self {
+            settings,
+            broker,
+            alone: false,
+            waiting,
+            text,
+            shared,
+            log,
+            orders,
+            reports,
+            sockets,
+            since,
+        };
+        supervisor.started().await?;
+        Ok(supervisor)
+    }
+
+    async fn started(&mut self) -> io::Result<()> {
+        for _ in 0..self.shared.config.workers {
+            match self.reports.recv().await {
+                Some(Report::Started) => {}
+                report => return ended(report).and(Err(io::Error::other("a worker has ended"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets operators find this process by its control socket.
+    pub async fn announce(&mut self) -> io::Result<()> {
+        self.broker.ask(Matter::Announce).await?;
+        self.waiting.push_back(None);
+        while !self.waiting.is_empty() {
+            let answer = self.broker.next().await;
+            self.take(answer);
+        }
+        Ok(())
+    }
+
+    /// Supervises until everything has ended.
+    pub async fn run(self, mut wishes: mpsc::Receiver<Wished>) -> io::Result<()> {
+        let refusals = self.shared.refusals.clone();
+        let ended = self.serve(&mut wishes).await;
+        tracing::info!("turned away: {refusals}");
+        ended
+    }
+
+    async fn serve(mut self, wishes: &mut mpsc::Receiver<Wished>) -> io::Result<()> {
+        let mut signals = Signals::new()?;
+        let mut watchdog = Watchdog::new();
+        let stop = loop {
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    None => break Stop::Signal,
+                    Some(wish) => self.grant(wish, None).await,
+                },
+                Some((wish, answer)) = wishes.recv() => self.grant(wish, Some(answer)).await,
+                answer = self.broker.next(), if !self.alone => {
+                    if let Some(stop) = self.take(answer) {
+                        break stop;
+                    }
+                }
+                report = self.reports.recv() => return ended(report),
+                () = watchdog.due() => watchdog.look(self.shared.balance.beats()),
+            }
+        };
+        self.stop(stop, &mut signals, wishes).await
+    }
+
+    /// Does what was wished, or asks the broker to.
+    async fn grant(&mut self, wish: Wish, answer: Option<oneshot::Sender<Outcome>>) {
+        let asked = match wish {
+            Wish::Status => {
+                tell(answer, Ok(self.status("serving")));
+                return;
+            }
+            _ if self.alone => Err(io::Error::other("the broker has ended: only a restart helps")),
+            Wish::Reload => {
+                notify::reloading();
+                self.broker.ask(Matter::Reload).await
+            }
+            Wish::Reopen => self.broker.ask(Matter::Reopen).await,
+            Wish::Upgrade => self.broker.ask_upgrade(self.sockets.iter().map(AsFd::as_fd)).await,
+        };
+        match asked {
+            Ok(()) => self.waiting.push_back(answer),
+            Err(error) => {
+                tracing::error!("{wish:?}: {error}");
+                tell(answer, Err(error.to_string()));
+            }
+        }
+    }
+
+    /// Takes an answer of the broker; an upgrade that came off is a reason to stop.
+    fn take(&mut self, answer: io::Result<Answer>) -> Option<Stop> {
+        let Answer { matter, outcome } = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::error!("{error}: nothing can be reloaded any more, and there is no upgrade");
+                self.alone = true;
+                self.waiting.clear();
+                return None;
+            }
+        };
+        // Nobody asks for changes.
+        let answer = if matter == Matter::Changed { None } else { self.waiting.pop_front().flatten() };
+        let outcome = outcome.and_then(|found| match (matter, found) {
+            (Matter::Reload | Matter::Changed, Found::Files(files)) => self.replace(&files, matter),
+            (Matter::Reopen, Found::Files(files)) => self.reopen(&files),
+            (_, Found::Text(text)) => Ok(text),
+            (_, Found::Files(_)) => Err("files that nobody asked for".to_owned()),
+        });
+        let (done, failed) = words(matter);
+        match &outcome {
+            Ok(_) => tracing::info!("{done}"),
+            Err(reason) => tracing::error!("{failed}: {reason}"),
+        }
+        if matter == Matter::Reload {
+            notify::ready(outcome.as_ref().map_or(failed, |_| done));
+        }
+        let stop = match (&outcome, matter) {
+            (Ok(process), Matter::Upgrade) => Some(Stop::Upgraded(process.clone())),
+            _ => None,
+        };
+        tell(answer, outcome.map(|_| done.to_owned()));
+        stop
+    }
+
+    fn replace(&mut self, files: &Delivered, matter: Matter) -> Outcome {
+        let known = self.text.as_ref().filter(|_| matter == Matter::Changed);
+        let mut prepared = Prepared::new(&self.settings, &Knowing { files, known })?;
+        if matter == Matter::Reload {
+            self.text = config_text(prepared.config(), files);
+        }
+        let lines = std::mem::replace(&mut prepared.lines, Box::new(io::sink()));
+        let shared = prepared.replace(&self.shared, &self.log.lines).map_err(|error| error.to_string())?;
+        self.log.target.change(lines);
+        self.shared = shared.clone();
+        self.orders.send_modify(|orders| orders.shared = shared);
+        Ok(String::new())
+    }
+
+    fn reopen(&mut self, files: &Delivered) -> Outcome {
+        let to = &self.shared.config.access_log;
+        if matches!(to, AccessLogTo::File(_)) {
+            self.log.target.change(open_log(to, files).map_err(|(_, error)| error.to_string())?);
+        }
+        Ok(String::new())
+    }
+
+    fn status(&self, doing: &str) -> String {
+        let (process, connections) = (std::process::id(), self.shared.balance.connections());
+        let (version, seconds) = (env!("CARGO_PKG_VERSION"), self.since.elapsed().as_secs());
+        format!("process {process}, version {version}, {doing}, for {seconds} s, connections {connections}")
+    }
+
+    /// Lets what runs come to its end, for as long as it may take.
+    async fn stop(
+        mut self,
+        why: Stop,
+        signals: &mut Signals,
+        wishes: &mut mpsc::Receiver<Wished>,
+    ) -> io::Result<()> {
+        self.sockets.clear();
+        let mut end = End::begin(&why, &self.shared);
+        self.enter(Phase::Draining);
+        let mut left = self.shared.config.workers;
+        let mut result = Ok(());
+        while left > 0 {
+            tokio::select! {
+                report = self.reports.recv() => {
+                    result = result.and(ended(report));
+                    left -= 1;
+                }
+                signal = signals.next() => match signal {
+                    None if end.phase == Phase::Ending => return result,
+                    None => end.hurry(),
+                    Some(Wish::Reopen) => self.grant(Wish::Reopen, None).await,
+                    Some(wish) => tracing::warn!("{wish:?}: it is stopping"),
+                },
+                Some((wish, answer)) = wishes.recv() => match wish {
+                    Wish::Status => tell(Some(answer), Ok(self.status(end.doing()))),
+                    Wish::Reopen => self.grant(wish, Some(answer)).await,
+                    Wish::Reload | Wish::Upgrade => tell(Some(answer), Err("it is stopping".to_owned())),
+                },
+                answer = self.broker.next(), if !self.alone => drop(self.take(answer)),
+                () = tokio::time::sleep_until(end.at.into()), if end.phase == Phase::Draining => {
+                    tracing::info!("the drain time is over");
+                    end.phase = Phase::Ending;
+                }
+            }
+            self.enter(end.phase);
+        }
+        result
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.orders.send_if_modified(|orders| std::mem::replace(&mut orders.phase, phase) != phase);
+    }
+}
+
+fn config_text(config: &Config, files: &Delivered) -> Option<(PathBuf, Vec<u8>)> {
+    let path = config.file.clone()?;
+    let text = files.read(&path).ok()?;
+    Some((path, text))
+}
+
+fn start_workers(
+    orders: &watch::Receiver<Orders>,
+    desks: Vec<Desk>,
+    listeners: Vec<Listener>,
+) -> io::Result<mpsc::UnboundedReceiver<Report>> {
+    let own =
+        listeners.iter().map(|listener| listener.socket.local_addr()).collect::<io::Result<Vec<_>>>()?;
+    let shares = listeners::deal(listeners, desks.len());
+    let (reports, reported) = mpsc::unbounded_channel();
+    for (desk, share) in desks.into_iter().zip(shares) {
+        let (number, orders, own, reports) = (desk.worker, orders.clone(), own.clone(), reports.clone());
+        let start = reports.clone();
+        let work = move || worker::run(desk, share, orders, own, move || drop(start.send(Report::Started)));
+        let telling = Reporter::new(reports);
+        std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || telling.on(work))?;
+    }
+    Ok(reported)
+}
+
+/// Tells how a worker ended when it has, also by a panic.
+struct Reporter {
+    to: mpsc::UnboundedSender<Report>,
+    result: io::Result<()>,
+}
+
+impl Reporter {
+    fn new(to: mpsc::UnboundedSender<Report>) -> Self {
+        Self { to, result: Err(io::Error::other("a worker panicked")) }
+    }
+
+    fn on(mut self, work: impl FnOnce() -> io::Result<()>) {
+        self.result = work();
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        // Nobody listens any more once the program is on its way out.
+        let _ = self.to.send(Report::Ended(std::mem::replace(&mut self.result, Ok(()))));
+    }
+}
+
+/// How far the end has come.
+struct End {
+    phase: Phase,
+    at: Instant,
+    /// Whether another process serves.
+    is_upgrade: bool,
+    drain: Duration,
+}
+
+impl End {
+    fn begin(why: &Stop, shared: &Shared) -> Self {
+        let front = &shared.config.front;
+        let (limit, is_upgrade) = match why {
+            Stop::Signal => (front.drain, false),
+            Stop::Upgraded(_) => (front.upgrade_drain, true),
+        };
+        match why {
+            Stop::Signal => notify::stopping("sessions come to their end"),
+            Stop::Upgraded(process) => tracing::info!("process {process} serves now"),
+        }
+        let end = Self { phase: Phase::Draining, at: Instant::now() + limit, is_upgrade, drain: front.drain };
+        tracing::info!("stopping: sessions may go on for {} s", limit.as_secs());
+        end
+    }
+
+    /// A stop signal while it is stopping.
+    fn hurry(&mut self) {
+        if self.is_upgrade {
+            tracing::info!("stopping: sessions may go on for {} s", self.drain.as_secs());
+            self.is_upgrade = false;
+            self.at = self.at.min(Instant::now() + self.drain);
+        } else {
+            tracing::info!("stopping at once");
+            self.phase = Phase::Ending;
+        }
+    }
+
+    fn doing(&self) -> &'static str {
+        if self.is_upgrade { "draining after an upgrade" } else { "stopping" }
+    }
+}
+
+/// What is said of an answer: where something came of it, and where nothing did.
+fn words(matter: Matter) -> (&'static str, &'static str) {
+    match matter {
+        Matter::Reload => ("reloaded: new connections go by it", "not reloaded, nothing has changed"),
+        Matter::Changed => (
+            "files have changed and were read again",
+            "files have changed and can't be used, the old ones still hold",
+        ),
+        Matter::Reopen => ("the access log is open again", "the access log can't be opened again"),
+        Matter::Announce => ("reached by --control", "not reached by --control"),
+        Matter::Sockets | Matter::Upgrade => {
+            ("upgraded: the new process serves", "not upgraded, this process serves on")
+        }
+    }
+}
+
+/// Whoever asked may have gone.
+fn tell(answer: Option<oneshot::Sender<Outcome>>, outcome: Outcome) {
+    if let Some(answer) = answer {
+        let _ = answer.send(outcome);
+    }
+}
+
+fn ended(report: Option<Report>) -> io::Result<()> {
+    match report {
+        Some(Report::Ended(result)) => result,
+        Some(Report::Started) | None => Ok(()),
+    }
+}
+
+/// SIGTERM and SIGINT, which stop, and the signals that wish something.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user1: Signal,
+    user2: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// The next wish; none where it is to stop.
+    async fn next(&mut self) -> Option<Wish> {
+        tokio::select! {
+            _ = self.terminate.recv() => None,
+            _ = self.interrupt.recv() => None,
+            _ = self.hangup.recv() => Some(Wish::Reload),
+            _ = self.user1.recv() => Some(Wish::Reopen),
+            _ = self.user2.recv() => Some(Wish::Upgrade),
+        }
+    }
+}
+
+/// Tells systemd that the workers are alive, for as long as they are.
+struct Watchdog {
+    looks: Option<tokio::time::Interval>,
+    beats: Vec<usize>,
+}
+
+impl Watchdog {
+    fn new() -> Self {
+        let looks = notify::watchdog().map(|every| {
+            let mut looks = tokio::time::interval(every);
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            looks
+        });
+        Self { looks, beats: Vec::new() }
+    }
+
+    async fn due(&mut self) {
+        match &mut self.looks {
+            Some(looks) => drop(looks.tick().await),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn look(&mut self, beats: Vec<usize>) {
+        let stands_still = |(before, now): (&usize, &usize)| before == now;
+        match self.beats.iter().zip(&beats).position(stands_still) {
+            None => notify::alive(),
+            Some(worker) => tracing::error!("worker {worker} stands still"),
+        }
+        self.beats = beats;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_panics_is_told_of() {
+        let (reports, mut reported) = mpsc::unbounded_channel();
+        let panicking = Reporter::new(reports);
+        assert!(std::thread::spawn(move || panicking.on(|| panic!("on purpose"))).join().is_err());
+        let error = ended(reported.blocking_recv()).expect_err("no clean end");
+        assert_eq!(error.to_string(), "a worker panicked");
+    }
+
+    #[test]
+    fn a_stop_signal_shortens_the_drain_of_an_upgrade_and_the_next_one_ends_it() {
+        let mut end = End {
+            phase: Phase::Draining,
+            at: Instant::now() + Duration::from_hours(24),
+            is_upgrade: true,
+            drain: Duration::from_secs(30),
+        };
+        end.hurry();
+        assert_eq!((end.phase, end.doing()), (Phase::Draining, "stopping"));
+        assert!(end.at <= Instant::now() + Duration::from_secs(30));
+        end.hurry();
+        assert_eq!(end.phase, Phase::Ending);
+    }
+}
