@@ -9,3 +9,4 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod simulated;
+pub mod sshd;

@@ -1,4 +1,4 @@
-//! The Debian packages that tests drive: browsers, X servers, another proxy to compare with.
+//! The Debian packages that tests drive: browsers, X servers, an SSH server, another proxy to compare with.
 //! It never installs a compiler: without one this program would not have been built.
 
 use std::fs;
@@ -7,9 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
-const NEEDED: [(&str, &[&str]); 3] = [
+const NEEDED: [(&str, &[&str]); 4] = [
     ("wire", &["bubblewrap", "curl", "iproute2", "nginx-light", "openssl"]),
     ("faults", &["openssl"]),
+    ("sshd", &["openssh-client", "openssh-server"]),
     (
         "desktop",
         &[
