@@ -131,31 +131,25 @@ fn profile_directory() -> PathBuf {
 /// The binary, built as the test itself was: a test never runs against yesterday's proxy.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let directory = profile_directory();
-        let profile = match directory.file_name().and_then(|name| name.to_str()) {
-            Some("debug") | None => "dev",
-            Some(profile) => profile,
-        };
-        let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args([
-                "build",
-                "--quiet",
-                "--package",
-                "dcv-splice",
-                "--bin",
-                "dcv-splice",
-                "--profile",
-                profile,
-            ])
-            .arg("--target-dir")
-            .arg(target_directory())
-            .status()
-            .expect("cargo runs");
-        assert!(status.success(), "the proxy doesn't build");
-        directory.join("dcv-splice")
-    })
+    BINARY.get_or_init(|| build("dcv-splice"))
+}
+
+/// Builds a package's binary of the same name as the test itself was built; returns where it lies.
+pub fn build(package: &str) -> PathBuf {
+    let directory = profile_directory();
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--quiet", "--package", package, "--bin", package, "--profile", profile])
+        .arg("--target-dir")
+        .arg(target_directory())
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "{package} doesn't build");
+    directory.join(package)
 }
 
 /// How many listeners the flags ask for; without any there is the default one.

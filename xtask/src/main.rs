@@ -5,6 +5,8 @@ mod bench;
 mod demo;
 mod licences;
 mod packages;
+mod session;
+mod ssh;
 mod test;
 mod tidy;
 
@@ -23,6 +25,8 @@ enum Command {
     BenchPart(bench::part::Args),
     /// Show two stand-in desktops behind the proxy, in a browser of yours
     Demo(demo::Args),
+    /// See to it that an agent has a DCV session to connect to
+    Session(session::Args),
     /// Install what the tests need, build and run all tests
     Test(test::Args),
     /// Check the repository's own rules
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::BenchPart(args) => bench::part::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Session(args) => session::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Tidy => tidy::run(),
     };

@@ -7,9 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
-const NEEDED: [(&str, &[&str]); 4] = [
+const NEEDED: [(&str, &[&str]); 5] = [
     ("wire", &["bubblewrap", "curl", "iproute2", "nginx-light", "openssl"]),
     ("faults", &["openssl"]),
+    ("session", &["openssh-client", "openssh-server"]),
     ("sshd", &["openssh-client", "openssh-server"]),
     (
         "desktop",
