@@ -320,3 +320,15 @@ fn an_account_whose_name_cannot_be_the_owner_wants_the_owner_named() {
     says(&agent.session(&[]).fails(), &["root@example.com on 127.0.0.1 can't be the owner (--owner)"]);
     says(&agent.session(&["--owner=alice", "--type=console"]).succeeds(), &["owner        alice"]);
 }
+
+#[test]
+fn the_agents_example_asks_for_a_password() {
+    let example = include_str!("../packaging/agent/dcv.conf");
+    let set: Vec<_> =
+        example.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '['])).collect();
+    assert!(set.iter().all(|line| line.contains('=')), "{set:?}");
+    let authentication: Vec<_> = set.iter().filter(|line| line.starts_with("authentication")).collect();
+    assert_eq!(authentication, [&"authentication=\"system\""]);
+    let section = example.split("\n[").find(|section| section.contains("\nauthentication="));
+    assert!(section.is_some_and(|section| section.starts_with("security]")));
+}
