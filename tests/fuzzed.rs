@@ -8,7 +8,7 @@ use std::path::Path;
 
 use harness::fuzzed::{Mutator, TARGETS};
 
-/// Cases of each way in, and of the two that take a thousand times as long.
+/// Cases of each way in, and of those that take a thousand times as long.
 const CASES: usize = 20_000;
 const SLOW_CASES: usize = 1_500;
 
@@ -24,7 +24,7 @@ fn hold(name: &str) {
     let (_, target) = TARGETS.into_iter().find(|(known, _)| *known == name).unwrap();
     let corpus = corpus(name);
     assert!(corpus.len() >= 5, "a corpus of {}", corpus.len());
-    let slow = ["tls_records", "whole_life"].contains(&name);
+    let slow = ["configuration_file", "tls_records", "whole_life"].contains(&name);
     let mut mutator = Mutator::new(0x5eed);
     let made = (0..if slow { SLOW_CASES } else { CASES }).map(|_| mutator.next(&corpus));
     for case in corpus.iter().cloned().chain(made.collect::<Vec<_>>()) {
@@ -42,7 +42,9 @@ macro_rules! targets {
     )*};
 }
 
-targets! { request_head response_head chunked_body route introduction configuration tls_records whole_life }
+targets! {
+    request_head response_head chunked_body route introduction configuration configuration_file tls_records whole_life
+}
 
 #[test]
 fn every_target_has_a_fuzzer_and_a_test() {

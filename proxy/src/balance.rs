@@ -29,6 +29,8 @@ pub struct Balance(Arc<Shares>);
 #[derive(Debug)]
 struct Shares {
     all: AtomicUsize,
+    /// Whoever may still bring connections to any worker.
+    doors: AtomicUsize,
     workers: Box<[Share]>,
 }
 
@@ -37,7 +39,7 @@ struct Share {
     count: AtomicUsize,
     /// Grows while the worker's loop goes round.
     beats: AtomicUsize,
-    /// Told when the last one has gone.
+    /// Told when the last one has gone, or can come no more.
     empty: Notify,
     /// At most as many wait as connections are allowed.
     arrivals: mpsc::UnboundedSender<Connection>,
@@ -67,7 +69,14 @@ impl Balance {
                 (share, Desk { worker, arrivals })
             })
             .unzip::<_, _, Vec<_>, Vec<_>>();
-        (Self(Arc::new(Shares { all: AtomicUsize::new(0), workers: shares.into() })), desks)
+        (
+            Self(Arc::new(Shares {
+                all: AtomicUsize::new(0),
+                doors: AtomicUsize::new(0),
+                workers: shares.into(),
+            })),
+            desks,
+        )
     }
 
     /// A place with the worker that has the fewest connections, `own` where it is one of those; none where there are
@@ -82,9 +91,15 @@ impl Balance {
         Some(Counted { balance: self.clone(), worker }).filter(|_| before < max)
     }
 
-    /// Hands a connection to the worker that its place is with. One that stops takes none.
+    /// Somebody accepts connections, for any worker, until it drops this.
+    pub fn open_door(&self) -> Accepting {
+        self.0.doors.fetch_add(1, Ordering::Relaxed);
+        Accepting(self.clone())
+    }
+
+    /// Hands a connection to the worker that its place is with.
     pub fn hand_over(&self, connection: Connection) {
-        // A worker stops only when all do: then the connection ends here.
+        // Only a worker that has failed has gone while doors are open: then the connection ends here.
         let _ = self.0.workers[connection.counted.worker].arrivals.send(connection);
     }
 
@@ -103,11 +118,25 @@ impl Balance {
         self.0.workers.iter().map(|share| share.beats.load(Ordering::Relaxed)).collect()
     }
 
-    /// Waits until that worker has no connection.
+    /// Waits until that worker has no connection and nobody can bring it one.
     pub async fn gone(&self, worker: usize) {
         let share = &self.0.workers[worker];
-        while share.count.load(Ordering::Relaxed) > 0 {
+        // Whoever goes through a door has its place before the door is closed.
+        while self.0.doors.load(Ordering::Acquire) > 0 || share.count.load(Ordering::Relaxed) > 0 {
             share.empty.notified().await;
+        }
+    }
+}
+
+/// Somebody who accepts connections.
+#[derive(Debug)]
+pub struct Accepting(Balance);
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        let shares = &self.0.0;
+        if shares.doors.fetch_sub(1, Ordering::Release) == 1 {
+            shares.workers.iter().for_each(|share| share.empty.notify_one());
         }
     }
 }
@@ -134,6 +163,8 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
 
     fn workers(places: &[Option<Counted>], of: usize) -> Vec<usize> {
@@ -156,6 +187,21 @@ mod tests {
         let (balance, _desks) = Balance::new(3);
         let places = [2, 1, 0].map(|own| balance.place(own, 100));
         assert_eq!(places.map(|place| place.map(|place| place.worker)), [Some(2), Some(1), Some(0)]);
+    }
+
+    /// Or a connection that one worker has accepted for another would be lost when both stop.
+    #[test]
+    fn a_worker_has_not_gone_while_any_door_is_open() {
+        let (balance, _desks) = Balance::new(2);
+        let doors = [balance.open_door(), balance.open_door()];
+        let mut gone = std::pin::pin!(balance.gone(1));
+        let mut poll = || gone.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll().is_pending());
+        let place = [balance.place(0, 9), balance.place(0, 9)];
+        drop(doors);
+        assert!(poll().is_pending());
+        drop(place);
+        assert!(poll().is_ready());
     }
 
     #[test]

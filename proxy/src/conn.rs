@@ -312,7 +312,7 @@ impl<S: crate::net::Stream> Secured<S> {
         if worker.shared.log.is_on() {
             entry.note(&head);
         }
-        let mut asked = asked(&head, worker);
+        let mut asked = asked(&head);
         let route = Route::of_request(head.host, head.path, worker.shared.config.agent_domain.as_ref());
         let decision = match authorize(&head, route, worker, self.client).await {
             Ok(user) => {
@@ -484,6 +484,7 @@ impl<S: crate::net::Stream> Paired<S> {
             agent: &mut self.agent,
             net: &worker.net,
             scratch: &worker.scratch,
+            stop: &worker.stop,
             limits: worker.shared.config.exchange,
             hsts: worker.shared.config.hsts.as_deref().filter(|_| secure),
             to_agent: 0,

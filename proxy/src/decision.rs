@@ -13,18 +13,17 @@ use crate::passwords::Denial;
 use crate::refusals::Refused;
 use crate::reply::Reply;
 use crate::route::Route;
-use crate::stop::Phase;
 use crate::worker::Worker;
 
 /// What the response will depend on.
-pub(crate) fn asked<N: Net>(head: &RequestHead<'_>, worker: &Worker<N>) -> Asked {
+pub(crate) fn asked(head: &RequestHead<'_>) -> Asked {
     Asked {
         method: head.method.to_owned(),
         framing: head.framing,
         websocket: head.websocket,
         expects_continue: head::values(&head.headers, "expect").next().is_some(),
         version: head.version,
-        keep_alive: head.keep_alive && worker.stop.phase() == Phase::Running,
+        keep_alive: head.keep_alive,
         mount: None,
     }
 }

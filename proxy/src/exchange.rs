@@ -13,6 +13,7 @@ use crate::forward::{self, Mount, Passing};
 use crate::head::{HeadEnd, HeadError, HeadLimits, ResponseHead, Version};
 use crate::net::{Net, Stream};
 use crate::peer::{Broken, FILL_BYTES, Fault, Peer, Scratch};
+use crate::stop::{Phase, Stop};
 
 /// Limits of an exchange.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +86,8 @@ pub struct Exchange<'a, N: Net> {
     pub net: &'a N,
     /// The worker's buffers.
     pub scratch: &'a RefCell<Scratch>,
+    /// Whether the client is to stay.
+    pub stop: &'a Stop,
     /// The limits.
     pub limits: ExchangeLimits,
     /// The line that holds the client to HTTPS.
@@ -245,7 +248,8 @@ impl<N: Net> Exchange<'_, N> {
             if status == 101 && !(asked.websocket && is_websocket(&head)) {
                 return Err(Failure::UnaskedUpgrade);
             }
-            let (framing, keep_client) = offer(&head, asked, upload.done);
+            let (framing, may_stay) = offer(&head, asked, upload.done);
+            let keep_client = may_stay && self.stop.phase() == Phase::Running;
             let keep_agent = head.keep_alive;
             let passing = Passing {
                 framing,

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use crate::account::AccessLog;
 use crate::admission::Admission;
 use crate::agents::Pool;
-use crate::balance::{Balance, Connection, Desk};
+use crate::balance::{Accepting, Balance, Connection, Desk};
 use crate::config::{Config, Readiness};
 use crate::conn;
 use crate::executor::Executor;
@@ -239,7 +239,8 @@ async fn serve(
     for Listener { socket, secure } in listeners {
         let door = Rc::new(generations.current().net.listen(socket)?);
         generations.doors.borrow_mut().push(Rc::downgrade(&door));
-        generations.executor.spawn(accept(generations.clone(), door, secure));
+        let accepting = generations.current().shared.balance.open_door();
+        generations.executor.spawn(accept(generations.clone(), door, secure, accepting));
     }
     generations.executor.spawn(receive(generations.clone(), desk.arrivals));
     started();
@@ -286,7 +287,7 @@ async fn reap_agents(worker: &Worker<Kernel>) {
 }
 
 /// Accepts at one door until the worker stops.
-async fn accept(generations: Rc<Generations>, door: Rc<Door>, secure: bool) {
+async fn accept(generations: Rc<Generations>, door: Rc<Door>, secure: bool, _accepting: Accepting) {
     let mut reserve = reserve();
     loop {
         let accepted = tokio::select! {

@@ -7,12 +7,17 @@ mod life;
 mod mutation;
 mod tls;
 
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::str::FromStr;
 
 use clap::Parser;
 use dcv_splice::body::{self, BodyError, Decoder, Framing, Piece};
-use dcv_splice::config::CommandLine;
+use dcv_splice::config::{CommandLine, Config, Settings};
+use dcv_splice::files::Files;
 use dcv_splice::forward::{self, Forward, HostHeader, Mount, Passing};
 use dcv_splice::head::{HeadEnd, HeadError, HeadLimits, RequestHead, ResponseHead, Version};
 use dcv_splice::introduction::{INTRODUCTION_BYTES_MAX, Introduction};
@@ -36,13 +41,14 @@ const ONE_HOP: [&str; 4] = ["keep-alive", "proxy-connection", "te", "proxy-autho
 pub type Target = fn(&[u8]);
 
 /// Every way in, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked_body", chunked_body),
     ("route", route),
     ("introduction", introduction),
     ("configuration", configuration),
+    ("configuration_file", configuration_file),
     ("tls_records", tls_records),
     ("whole_life", whole_life),
 ];
@@ -232,12 +238,41 @@ pub fn configuration(data: &[u8]) {
         Err(error) => assert!(!error.to_string().is_empty()),
         Ok(line) => match line.flags.resolve() {
             Err(error) => assert!(!error.to_string().is_empty()),
-            Ok(config) => {
-                assert!(!config.listen.is_empty() || !config.listen_plain.is_empty());
-                assert!(config.default_agent.is_none_or(|agent| config.agents.allows(agent)));
-                assert!(config.workers > 0 && config.front.connections_max > 0);
-                assert!(config.front.head_size.headers_max <= 256);
-            }
+            Ok(config) => can_be_meant(&config),
         },
+    }
+}
+
+fn can_be_meant(config: &Config) {
+    assert!(!config.listen.is_empty() || !config.listen_plain.is_empty());
+    assert!(config.default_agent.is_none_or(|agent| config.agents.allows(agent)));
+    assert!(config.workers > 0 && config.front.connections_max > 0);
+    assert!(config.front.head_size.headers_max <= 256);
+}
+
+/// A file whatever it is called.
+struct OneFile<'a>(&'a [u8]);
+
+impl Files for OneFile<'_> {
+    fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
+        Ok(self.0.to_owned())
+    }
+
+    fn append(&self, _: &Path) -> io::Result<File> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+/// What a configuration file means is found, or refused in one line that starts with its place; and what is shown of it
+/// means the same.
+pub fn configuration_file(data: &[u8]) {
+    let settings = Settings::of(["dcv-splice", "--config=f.toml"].map(OsString::from));
+    match settings.resolve(&OneFile(data)) {
+        Err(told) => assert!(!told.is_empty() && !told.contains('\n'), "{told}"),
+        Ok(resolved) => {
+            can_be_meant(&resolved.config);
+            let again = settings.resolve(&OneFile(resolved.show().as_bytes())).expect("it was shown");
+            assert_eq!(format!("{:?}", again.config), format!("{:?}", resolved.config));
+        }
     }
 }

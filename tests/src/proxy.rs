@@ -129,7 +129,7 @@ fn profile_directory() -> PathBuf {
 }
 
 /// The binary, built as the test itself was: a test never runs against yesterday's proxy.
-fn binary() -> &'static Path {
+pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| build("dcv-splice"))
 }

@@ -1,0 +1,220 @@
+//! Settings that change while it serves.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+
+use harness::line::{End, Line, Secure};
+use harness::process::{Process, eventually};
+use nix::sys::signal::Signal;
+
+use super::{Service, agent, echoes, replace};
+
+/// The certificate that it shows, as PEM text has it.
+async fn shown(service: &Service) -> Vec<u8> {
+    let stream = service.client().await.into_stream();
+    let certificates = stream.get_ref().1.peer_certificates().expect("a certificate");
+    certificates[0].to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_connections_go_by_a_reload_and_sessions_by_what_they_began_with() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "");
+    let mut session = service.session("/echo").await;
+    echoes(&mut session).await;
+    assert_eq!(service.ask("/x").await.status, 200);
+    let identity = service.files.certify();
+    service.files.configure(&format!(
+        "agents = \"192.0.2.0/24\"\nline-bytes-max = 256\nhsts-s = 5\naccess-log = \"{}\"\n",
+        service.files.path("second.log").display()
+    ));
+    service.does("reload");
+    let strange = service.ask("/x").await;
+    assert_eq!((strange.status, strange.header("strict-transport-security")), (403, Some("max-age=5")));
+    assert_eq!(service.ask(&format!("/{}", "x".repeat(300))).await.status, 414);
+    assert_eq!(shown(&service).await, identity.chain().unwrap()[0].to_vec());
+    echoes(&mut session).await;
+    session.finish().await;
+    assert_eq!(session.rest().await.1, End::Clean);
+    // The line of what ends now goes to the log of now.
+    eventually("the session's line is written", || {
+        service.files.log_lines("second.log").iter().any(|line| line.contains("/echo ")).then_some(())
+    });
+    assert!(service.files.log_lines("access.log").iter().any(|line| line.contains("/x ")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_can_not_be_used_changes_nothing_and_says_why() {
+    let agent = agent().await;
+    let mut service = Service::start(agent.address, "");
+    let before = shown(&service).await;
+    service.files.certify();
+    let listen = format!("listen = \"{}\"", service.files.address);
+    for (more, told) in [
+        ("agnts = []\n", "did you mean agents?"),
+        ("connect-ms = 0\n", "invalid value '0'"),
+        ("cert = \"/nowhere\"\n", "/nowhere"),
+        ("access-log = \"/nowhere/at/all\"\n", "/nowhere/at/all"),
+        ("key = \"/etc/passwd\"\n", "/etc/passwd"),
+        ("listen = \"127.0.0.1:1\"\n", "listen can't change while it runs: `dcv-splice upgrade` takes it up"),
+        ("workers = 3\n", "workers can't change while it runs"),
+    ] {
+        service.files.configure(more);
+        let said = service.refuses("reload");
+        let place = format!("{}:", service.files.path("proxy.toml").display());
+        assert!(said.contains(told) && said.contains(&place), "{more}: {said}");
+        assert_eq!(service.ask("/x").await.status, 200, "{more}");
+    }
+    fs::remove_file(service.files.path("proxy.toml")).unwrap();
+    assert!(service.refuses("reload").contains("proxy.toml"));
+    // A signal has the log for its answer.
+    service.proxy.signal(Signal::SIGHUP);
+    service.proxy.until("says that nothing has changed", |log| {
+        (log.matches("not reloaded, nothing has changed: ").count() == 9).then_some(())
+    });
+    // What was refused is not taken up by the way when a certificate changes; that was taken up long ago.
+    service.files.configure("listen = \"127.0.0.1:1\"\nagents = []\n");
+    service.refuses("reload");
+    let identity = service.files.certify();
+    eventually("the new certificate is taken up", || {
+        service.proxy.log().contains("files have changed and were read again").then_some(())
+    });
+    assert_eq!(service.ask("/x").await.status, 200);
+    replace(&service.files.path("proxy.toml"), &listen);
+    let now = shown(&service).await;
+    assert!(now != before && now == identity.chain().unwrap()[0].to_vec());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_renewed_in_two_steps_is_taken_up_and_the_old_one_serves_meanwhile() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "");
+    let before = shown(&service).await;
+    let renewed =
+        harness::certificates::Identity::self_signed(harness::certificates::KeyKind::Rsa, &["localhost"]);
+    // What is not reloaded yet does not come with it.
+    service.files.configure("agents = []\n");
+    replace(&service.files.path("proxy.crt"), &renewed.cert_pem);
+    eventually("the log says that they are no pair", || {
+        service.proxy.log().contains("files have changed and can't be used").then_some(())
+    });
+    assert_eq!(shown(&service).await, before);
+    replace(&service.files.path("proxy.key"), &renewed.key_pem);
+    eventually("the pair is read", || {
+        service.proxy.log().contains("files have changed and were read again").then_some(())
+    });
+    assert_eq!(shown(&service).await, renewed.chain().unwrap()[0].to_vec());
+    assert_eq!(service.ask("/x").await.status, 200);
+    service.does("reload");
+    assert_eq!(service.ask("/x").await.status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_keeps_its_connection_gets_the_answer_it_waits_for_and_comes_anew() {
+    let (begun, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (tell, answer) = tokio::sync::watch::channel(false);
+    let agent = harness::faulty::Faulty::secure(move |_, mut agent: Line<Secure>| {
+        let (begun, mut answer) = (begun.clone(), answer.clone());
+        async move {
+            while agent.head().await.is_some() {
+                begun.send(()).unwrap();
+                answer.wait_for(|answer| *answer).await.unwrap();
+                agent.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            }
+        }
+    })
+    .await;
+    let service = Service::start(agent.address, "");
+    let mut idle = service.client().await;
+    idle.say("GET /health HTTP/1.1\r\nHost: proxy\r\n\r\n").await;
+    assert_eq!(idle.answer().await.unwrap().header("connection"), Some("keep-alive"));
+    let mut waiting = service.client().await;
+    waiting.say(service.request("/x")).await;
+    told.recv().await.unwrap();
+    // Connected, and has not asked for anything yet.
+    let mut silent = service.client().await;
+    service.does("reload");
+    assert_eq!(idle.rest().await, (Vec::new(), End::Clean));
+    tell.send(true).unwrap();
+    let answered = waiting.answer().await.unwrap();
+    assert_eq!((answered.status, answered.header("connection")), (200, Some("close")));
+    silent.say(service.request("/x")).await;
+    let answered = silent.answer().await.unwrap();
+    assert_eq!((answered.status, answered.header("connection")), (200, Some("close")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_that_were_moved_away_are_opened_again_and_no_line_is_lost() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "");
+    let lines = |name: &str| service.files.log_lines(name).len();
+    for (rotated, by_signal) in [("1", false), ("2", true)] {
+        assert_eq!(service.ask("/x").await.status, 200);
+        fs::rename(service.files.path("access.log"), service.files.path(rotated)).unwrap();
+        assert_eq!(service.ask("/x").await.status, 200);
+        eventually("both lines are there", || (lines(rotated) == 2).then_some(()));
+        if by_signal {
+            service.proxy.signal(Signal::SIGUSR1);
+        } else {
+            service.does("reopen");
+        }
+        eventually("the log is there again", || service.files.path("access.log").exists().then_some(()));
+    }
+    eventually("the second time is over", || {
+        (service.proxy.log().matches("the access log is open again").count() == 2).then_some(())
+    });
+    assert_eq!(service.ask("/x").await.status, 200);
+    eventually("the line is in the new log", || (lines("access.log") == 1).then_some(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_socket_is_for_its_user_alone_and_takes_commands_alone() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "");
+    let path = service.files.path("control");
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // Others wait while these say nothing.
+    let silent: Vec<_> = (0..20).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    for word in ["stop\n", "\n", &"x".repeat(100_000), "status status\n", "reload"] {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        // It may have gone before it has taken all.
+        let _ = stream.write_all(word.as_bytes());
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        assert!(
+            answer == "there is no such command" || word == "reload" || answer.is_empty(),
+            "{word}: {answer}"
+        );
+    }
+    drop(silent);
+    assert!(service.does("status").contains("serving"));
+    // A second one does not take its place.
+    let mut second = service.files.command(harness::proxy::binary());
+    second.arg("--listen=127.0.0.1:0");
+    let mut second = Process::start(second);
+    assert_eq!(second.wait().code(), Some(1));
+    assert!(second.log().contains("another dcv-splice is reached there"), "{}", second.log());
+    assert!(service.does("status").contains("serving"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_frame_is_lost_in_a_hundred_reloads_and_nothing_piles_up() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "");
+    let (stop, frames) = service.stream().await;
+    service.does("reload");
+    let (descriptors, threads) = (service.proxy.descriptors(), service.proxy.threads());
+    for number in 0..100 {
+        service.files.configure(&format!("connect-ms = {}\n", 1000 + number));
+        service.does("reload");
+    }
+    stop.send(()).unwrap();
+    assert!(frames.await.unwrap() > 60, "frames have come meanwhile");
+    eventually("nothing is held of former settings", || {
+        (service.proxy.descriptors() <= descriptors && service.proxy.threads() <= threads).then_some(())
+    });
+}

@@ -1,0 +1,107 @@
+//! What systemd tells a service, and is told.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
+
+use command_fds::{CommandFdExt, FdMapping};
+use harness::process::{PATIENCE, Process};
+use harness::proxy;
+use nix::sys::signal::Signal;
+
+use super::{Files, Service, agent, with_own_id};
+
+/// Where a service's notifications go.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn new(path: &Path) -> Self {
+        let socket = UnixDatagram::bind(path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(socket)
+    }
+
+    /// Waits for a notification that says `line`.
+    fn hears(&self, line: &str) -> String {
+        let mut bytes = [0; 4096];
+        loop {
+            let length = self.0.recv(&mut bytes).unwrap_or_else(|error| panic!("{line}: {error}"));
+            let said = String::from_utf8(bytes[..length].to_vec()).unwrap();
+            if said.lines().any(|it| it == line) {
+                return said;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_told_of_every_turn() {
+    let agent = agent().await;
+    let files = Files::new(agent.address);
+    let manager = Manager::new(&files.path("notify"));
+    let mut command = files.command(proxy::binary());
+    command.env("NOTIFY_SOCKET", files.path("notify")).env("WATCHDOG_USEC", "1000000");
+    let mut service = Service::start_by(files, command);
+    let main = |process: u32| format!("MAINPID={process}");
+    assert!(manager.hears("READY=1").contains(&main(service.proxy.pid())));
+    manager.hears("WATCHDOG=1");
+    service.proxy.signal(Signal::SIGHUP);
+    assert!(manager.hears("RELOADING=1").contains("MONOTONIC_USEC="));
+    manager.hears("READY=1");
+    service.files.configure("agnts = []\n");
+    service.refuses("reload");
+    manager.hears("RELOADING=1");
+    assert!(manager.hears("READY=1").contains("STATUS=not reloaded"));
+    service.files.configure("");
+    service.does("upgrade");
+    let serving = service.serving();
+    assert!(manager.hears("READY=1").contains(&main(serving)));
+    assert_eq!(service.proxy.wait().code(), Some(0));
+    // That one is watched as well.
+    for _ in 0..2 {
+        manager.hears("WATCHDOG=1");
+    }
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(serving.try_into().unwrap()), Signal::SIGTERM).unwrap();
+    manager.hears("STOPPING=1");
+}
+
+/// Starts a program with sockets that systemd would have opened for it.
+fn with_sockets(command: &Command, sockets: Vec<TcpListener>) -> Command {
+    let mut command = with_own_id(command);
+    command.env("LISTEN_FDS", sockets.len().to_string());
+    let mapping = |(child_fd, socket)| FdMapping { parent_fd: OwnedFd::from(socket), child_fd };
+    command.fd_mappings((3..).zip(sockets).map(mapping).collect()).unwrap();
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_serves_on_sockets_that_were_opened_for_it() {
+    let agent = agent().await;
+    let files = Files::new(agent.address);
+    let socket = TcpListener::bind(files.address).unwrap();
+    // Who comes before it runs waits for it.
+    let early = tokio::spawn(harness::line::Line::secure(files.address));
+    let command = with_sockets(&files.command(proxy::binary()), vec![socket]);
+    let service = Service::start_by(files, command);
+    early.await.unwrap();
+    assert_eq!(service.ask("/x").await.status, 200);
+    // They are handed on.
+    service.does("upgrade");
+    assert_eq!(service.ask("/x").await.status, 200);
+    let serving = service.serving();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(serving.try_into().unwrap()), Signal::SIGTERM).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_is_not_named_is_unusable() {
+    let agent = agent().await;
+    let files = Files::new(agent.address);
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut process = Process::start(with_sockets(&files.command(proxy::binary()), vec![socket]));
+    assert_eq!(process.wait().code(), Some(2));
+    let told = format!("a socket on {address} was handed over that no --listen names");
+    assert!(process.log().contains(&told), "{}", process.log());
+}
