@@ -21,6 +21,7 @@ use dcv_splice::admission::Admission;
 use dcv_splice::balance::Balance;
 use dcv_splice::config::CommandLine;
 use dcv_splice::conn;
+use dcv_splice::figures::Published;
 use dcv_splice::peer::Peer;
 use dcv_splice::stop::Phase;
 use dcv_splice::tls::{Acceptor, AgentTrust, Connector, TlsEnd};
@@ -63,6 +64,7 @@ impl Fixture {
             passwords: None,
             balance: Balance::new(1).0,
             refusals: Arc::default(),
+            published: Published::default(),
         }
     }
 }

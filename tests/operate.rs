@@ -3,6 +3,8 @@
 //! `sd_listen_fds(3)` and `sd_watchdog_enabled(3)` describe them.
 #![allow(clippy::unwrap_used)]
 
+#[path = "operate/figures.rs"]
+mod figures;
 #[path = "operate/reload.rs"]
 mod reload;
 #[path = "operate/systemd.rs"]
@@ -79,6 +81,7 @@ impl Files {
             ("access-log", path("access.log")),
             ("control", path("control")),
             ("workers", "2".to_owned()),
+            ("admin", "\"off\"".to_owned()),
         ];
         let is_said = |key: &str| more.lines().any(|line| line.starts_with(&format!("{key} =")));
         let usual = usual.iter().filter(|(key, _)| !is_said(key));

@@ -20,7 +20,7 @@ use crate::route::{AgentDomain, AllowedAgents};
 use crate::tls::{AgentTrust, CertificatePair, ClientAuthority, ClientDemands};
 
 pub use flags::{
-    AgentTls, ClientCert, Command, CommandLine, ControlFlags, Flags, LimitFlags, Readiness, TlsMin,
+    AdminAt, AgentTls, ClientCert, Command, CommandLine, ControlFlags, Flags, LimitFlags, Readiness, TlsMin,
 };
 pub use settings::{Resolved, Settings};
 
@@ -69,6 +69,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Plain HTTP listeners.
     pub listen_plain: Vec<SocketAddr>,
+    /// Where metrics are shown.
+    pub admin: Option<SocketAddr>,
     /// Where clients may come from.
     pub clients: ClientNetworks,
     /// Limits of one client.
@@ -121,6 +123,7 @@ impl Config {
             ("readiness", self.readiness != other.readiness),
             ("agent-port", self.agent_port != other.agent_port),
             ("control", self.control != other.control),
+            ("admin", self.admin != other.admin),
         ];
         unlike.into_iter().find(|(_, is_unlike)| *is_unlike).map(|(name, _)| name)
     }
@@ -215,6 +218,7 @@ impl Flags {
             pool: self.limits.pool(),
             file: self.config,
             control: self.control,
+            admin: if let AdminAt::Address(address) = self.admin { Some(address) } else { None },
             listen_plain: self.listen_plain,
             default_agent: self.default_agent,
             agent_domain: self.agent_domain,
@@ -225,12 +229,12 @@ impl Flags {
     }
 
     fn listeners(&self) -> Result<Vec<SocketAddr>, ConfigError> {
-        let mut all = self.listen.iter().chain(&self.listen_plain).enumerate();
-        let overlap = |(index, at): &(usize, &SocketAddr)| {
-            let before = self.listen.iter().chain(&self.listen_plain).take(*index);
-            before.copied().find(|before| overlaps(*before, **at)).map(|before| (before, **at))
-        };
-        match all.find_map(|it| overlap(&it)) {
+        let admin = if let AdminAt::Address(address) = self.admin { Some(address) } else { None };
+        let all: Vec<_> = self.listen.iter().chain(&self.listen_plain).chain(&admin).copied().collect();
+        let overlap = all.iter().enumerate().find_map(|(index, at)| {
+            all[..index].iter().find(|before| overlaps(**before, *at)).map(|before| (*before, *at))
+        });
+        match overlap {
             Some((one, other)) => Err(ConfigError::Overlap(one, other)),
             None => Ok(self.listen.clone()),
         }

@@ -425,11 +425,16 @@ impl<S: crate::net::Stream> Requested<S> {
         self: Box<Self>,
         worker: &Worker<N>,
     ) -> Result<Paired<S>, After<S>> {
+        let begun = worker.net.now();
         let reached =
             worker.net.timeout(worker.shared.config.front.connect, connect(worker, self.agent)).await;
         match reached.unwrap_or(Err(ReachError::TimedOut)) {
-            Ok(agent) => Ok(self.pair(agent, false)),
+            Ok(agent) => {
+                worker.books.reached(self.agent.ip(), worker.net.now() - begun);
+                Ok(self.pair(agent, false))
+            }
             Err(error) => {
+                worker.books.missed(self.agent.ip());
                 tracing::warn!("agent {} {error}", self.agent);
                 let reply = Reply::new(
                     error.status(),
@@ -591,6 +596,7 @@ fn reply_to(failure: &Failure, agent: IpAddr) -> Option<Reply> {
 impl<S: crate::net::Stream> Upgraded<S> {
     async fn relay<N: Net<Stream = S>>(self: Box<Self>, worker: &Worker<N>) {
         let Self { mut client, mut agent, mut entry } = *self;
+        let _open = entry.ledger.agent.map(|agent| worker.books.begin_session(agent.ip()));
         worker.net.become_class(Class::Session);
         let around = Surroundings {
             net: &worker.net,
@@ -664,6 +670,7 @@ impl Entry {
         self.ledger.status = status;
         self.ledger.ending = ending;
         self.ledger.duration = worker.net.now() - self.started;
+        worker.books.close(&self.ledger);
         worker.shared.log.write(&self.ledger);
     }
 }

@@ -2,7 +2,7 @@
 //! line each way on a Unix socket that only the same user and root can connect to; no client of the proxy is near it.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,16 +33,19 @@ pub enum Wish {
     Reopen,
     /// The next binary is to take over.
     Upgrade,
-    /// How it is.
+    /// How it is, for people.
     Status,
+    /// The same for programs: a [`Standing`](crate::metrics::Standing) as JSON.
+    Figures,
 }
 
 impl Wish {
-    const ALL: [(&str, Self); 4] = [
+    const ALL: [(&str, Self); 5] = [
         ("reload", Self::Reload),
         ("reopen", Self::Reopen),
         ("upgrade", Self::Upgrade),
         ("status", Self::Status),
+        ("figures", Self::Figures),
     ];
 
     fn word(self) -> &'static str {
@@ -129,20 +132,23 @@ async fn grant(mut stream: tokio::net::UnixStream, wishes: &mpsc::Sender<Wished>
 }
 
 /// Tells the process that runs what is wanted, and waits for what comes of it.
-pub fn ask(path: &Path, wish: Wish) -> Outcome {
+pub async fn ask(path: &Path, wish: Wish) -> Outcome {
     let told = |error: io::Error| format!("{}: {error}: does it run, with this --control?", path.display());
-    let mut stream = UnixStream::connect(path).map_err(told)?;
-    let mut answer = String::new();
-    stream
-        .set_read_timeout(Some(ANSWER))
-        .and_then(|()| writeln!(stream, "{}", wish.word()))
-        .and_then(|()| stream.read_to_string(&mut answer))
-        .map_err(told)?;
+    let said = tokio::time::timeout(ANSWER, inquire(path, wish)).await;
+    let answer = said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(told)?;
     match answer.strip_prefix(GOOD) {
         Some(text) => Ok(text.to_owned()),
         None if answer.is_empty() => Err("it ended before it answered".to_owned()),
         None => Err(answer),
     }
+}
+
+async fn inquire(path: &Path, wish: Wish) -> io::Result<String> {
+    let mut stream = tokio::net::UnixStream::connect(path).await?;
+    stream.write_all(format!("{}\n", wish.word()).as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }
 
 /// The sockets of all processes that were started for `path`, the one that serves first.

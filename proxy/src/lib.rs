@@ -2,6 +2,7 @@
 //! The program is `main.rs`; this library exists so that tests can put a simulated wire under it.
 
 pub mod account;
+pub mod admin;
 pub mod admission;
 pub mod agents;
 pub mod balance;
@@ -15,6 +16,7 @@ pub mod control;
 pub mod decision;
 pub mod exchange;
 pub mod executor;
+pub mod figures;
 pub mod files;
 pub mod forward;
 pub mod handshakes;
@@ -22,6 +24,7 @@ pub mod head;
 pub mod htpasswd;
 pub mod introduction;
 pub mod listeners;
+pub mod metrics;
 pub mod net;
 pub mod notify;
 pub mod passwords;

@@ -49,23 +49,47 @@ impl Inherited {
     }
 }
 
-/// Listens wherever the configuration says. Sockets that were inherited and are not wanted come back.
-pub fn listen(config: &Config, mut inherited: Inherited) -> io::Result<(Vec<Listener>, Vec<TcpListener>)> {
-    let secure = config.listen.iter().map(|address| (*address, true));
-    let plain = config.listen_plain.iter().map(|address| (*address, false));
-    let mut listeners = Vec::new();
-    for (address, secure) in secure.chain(plain) {
-        let sockets = on_one(address, inherited.take(address), config)
-            .map_err(|error| io::Error::new(error.kind(), format!("can't listen on {address}: {error}")))?;
-        listeners.extend(sockets.into_iter().map(|socket| Listener { socket, secure }));
-    }
-    Ok((listeners, inherited.0))
+/// What is listened on.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For desktops.
+    pub front: Vec<Listener>,
+    /// For operators.
+    pub admin: Option<TcpListener>,
+    /// Sockets that were inherited and that nothing names.
+    pub unwanted: Vec<TcpListener>,
 }
 
-fn on_one(address: SocketAddr, inherited: Vec<TcpListener>, config: &Config) -> io::Result<Vec<TcpListener>> {
-    let stall = config.front.stall;
+/// Listens wherever the configuration says.
+pub fn listen(config: &Config, mut inherited: Inherited) -> io::Result<Listeners> {
+    let secure = config.listen.iter().map(|address| (*address, true));
+    let plain = config.listen_plain.iter().map(|address| (*address, false));
+    let mut front = Vec::new();
+    let failed = |error: io::Error, address, help| {
+        io::Error::new(error.kind(), format!("can't listen on {address}: {error}{help}"))
+    };
+    for (address, secure) in secure.chain(plain) {
+        let sockets = on_one(address, inherited.take(address), config.workers, config.front.stall)
+            .map_err(|error| failed(error, address, ""))?;
+        front.extend(sockets.into_iter().map(|socket| Listener { socket, secure }));
+    }
+    let mut admin = None;
+    if let Some(address) = config.admin {
+        let sockets = on_one(address, inherited.take(address), 1, config.front.stall)
+            .map_err(|error| failed(error, address, " (--admin: another address, or off)"))?;
+        admin = sockets.into_iter().next();
+    }
+    Ok(Listeners { front, admin, unwanted: inherited.0 })
+}
+
+fn on_one(
+    address: SocketAddr,
+    inherited: Vec<TcpListener>,
+    workers: usize,
+    stall: Duration,
+) -> io::Result<Vec<TcpListener>> {
     if inherited.is_empty() {
-        return bind(address, config.workers, stall);
+        return bind(address, workers, stall);
     }
     for socket in &inherited {
         socket.set_nonblocking(true)?;

@@ -3,17 +3,18 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use dcv_splice::admin::Sources;
 use dcv_splice::broker::{self, Answer, Broker, Found, Predecessor};
 use dcv_splice::config::{Command, CommandLine, Settings};
 use dcv_splice::confine::confine;
 use dcv_splice::control::{self, Wish};
 use dcv_splice::files::{Delivered, Disk};
-use dcv_splice::listeners::{self, Inherited, Listener};
+use dcv_splice::listeners::{self, Inherited, Listener, Listeners};
 use dcv_splice::notify;
 use dcv_splice::prepared::Prepared;
 use dcv_splice::supervisor::Supervisor;
@@ -86,7 +87,8 @@ fn pin(agent: SocketAddr) -> Result<(), Failure> {
 }
 
 fn ask(control: &Path, wish: Wish) -> Result<(), Failure> {
-    let said = control::ask(control, wish).map_err(|reason| failed(&reason))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let said = runtime.block_on(control::ask(control, wish)).map_err(|reason| failed(&reason))?;
     println!("{said}");
     Ok(())
 }
@@ -112,7 +114,7 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
     let broker = Broker::start(&settings)?;
     let files = first_files(&broker).await?;
     let prepared = Prepared::new(&settings, &files).map_err(unusable)?;
-    let (listeners, unwanted) = listeners::listen(prepared.config(), inherited)?;
+    let Listeners { front, admin, unwanted } = listeners::listen(prepared.config(), inherited)?;
     if let (Some(socket), None) = (unwanted.first(), &predecessor) {
         let address = socket.local_addr()?;
         return Err(unusable(format!(
@@ -120,7 +122,8 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
         )));
     }
     drop(unwanted);
-    let control = prepared.config().control.as_deref().map(|path| {
+    let reached_at = prepared.config().control.clone();
+    let control = reached_at.as_deref().map(|path| {
         control::bind(path, predecessor.is_some())
             .map_err(|error| failed(&format!("--control {}: {error}", path.display())))
     });
@@ -129,17 +132,24 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
     let confined = confine(prepared.config().agent_port);
     let (log, _flushed_at_exit) = tracing_appender::non_blocking(io::stderr());
     tracing_subscriber::fmt().with_writer(log).with_target(false).with_ansi(false).init();
-    announce(&listeners)?;
+    announce(&front, admin.as_ref())?;
     tracing::info!("{confined}");
     warn(&prepared);
-    let mut supervisor = Supervisor::start(settings, broker, &files, prepared, listeners).await?;
+    let mut supervisor = Supervisor::start(settings, broker, &files, prepared, front).await?;
     let (wishes, granted) = mpsc::channel(WISHES_MAX);
+    if let Some(listener) = admin {
+        let processes = predecessor.iter().flat_map(|it| &it.processes);
+        let former = reached_at
+            .iter()
+            .flat_map(|path| processes.clone().map(|process| control::of_process(path, *process)));
+        supervisor.show(listener, Sources { own: wishes.clone(), former: former.collect() })?;
+    }
     if let Some(listener) = control {
         tokio::spawn(control::hear(listener, wishes));
         supervisor.announce().await?;
     }
     if let Some(predecessor) = predecessor {
-        tracing::info!("taking over from process {}", predecessor.process);
+        tracing::info!("taking over from process {}", predecessor.process());
         predecessor.take_over()?;
     }
     notify::ready("serving");
@@ -156,7 +166,10 @@ async fn first_files(broker: &Broker) -> Result<Delivered, Failure> {
 }
 
 /// Where it listens; an address has a socket for each worker.
-fn announce(listeners: &[Listener]) -> io::Result<()> {
+fn announce(listeners: &[Listener], admin: Option<&TcpListener>) -> io::Result<()> {
+    if let Some(admin) = admin {
+        tracing::info!("figures at http://{}/", admin.local_addr()?);
+    }
     let mut told = Vec::new();
     for Listener { socket, secure } in listeners {
         let address = socket.local_addr()?;

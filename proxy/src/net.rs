@@ -17,6 +17,7 @@ use rustix::pipe::{SpliceFlags, splice};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::executor::{Executor, Interest, Sleep, Watched};
+use crate::figures::{AgentBook, Books, Meter};
 use crate::schedule::Class;
 use crate::splice::Pipe;
 
@@ -106,6 +107,7 @@ pub trait Net {
 pub struct Kernel {
     executor: Executor,
     stall: Duration,
+    books: Rc<Books>,
     /// Where the proxy itself listens.
     own: Rc<[SocketAddr]>,
 }
@@ -146,7 +148,7 @@ impl Net for Kernel {
             None if socket.with(|socket| self.is_own(socket, agent)) => {
                 Err(io::Error::other("this is the proxy itself"))
             }
-            None => Ok(KernelStream(socket)),
+            None => Ok(KernelStream { socket, meter: Metered::Agent(self.books.agent(agent.ip())) }),
         }
     }
 
@@ -178,9 +180,9 @@ impl Net for Kernel {
 impl Kernel {
     /// The network of that loop. `stall`: how long sent bytes may stay unacknowledged, or a closed window closed
     /// (`TCP_USER_TIMEOUT`, tcp(7)).
-    /// `own`: where the proxy itself listens, which is never connected to.
-    pub fn new(executor: Executor, stall: Duration, own: Rc<[SocketAddr]>) -> Self {
-        Self { executor, stall, own }
+    /// `own`: where the proxy itself listens, which is never connected to. `books`: where its bytes are counted.
+    pub fn new(executor: Executor, stall: Duration, own: Rc<[SocketAddr]>, books: Rc<Books>) -> Self {
+        Self { executor, stall, books, own }
     }
 
     /// Accepts on a listening socket that doesn't block.
@@ -190,7 +192,8 @@ impl Kernel {
 
     /// Takes on an accepted socket.
     pub fn adopt(&self, socket: OwnedFd) -> io::Result<KernelStream> {
-        Ok(KernelStream(Watched::new(&self.executor, socket, true)?))
+        let socket = Watched::new(&self.executor, socket, true)?;
+        Ok(KernelStream { socket, meter: Metered::Client(self.books.clients.clone()) })
     }
 }
 
@@ -232,29 +235,49 @@ impl Door {
 }
 
 /// A TCP socket of the kernel.
-pub struct KernelStream(Watched);
+pub struct KernelStream {
+    socket: Watched,
+    meter: Metered,
+}
+
+/// Whose bytes they are.
+enum Metered {
+    Agent(Rc<AgentBook>),
+    Client(Rc<Meter>),
+}
+
+impl KernelStream {
+    fn meter(&self) -> &Meter {
+        match &self.meter {
+            Metered::Agent(book) => &book.meter,
+            Metered::Client(meter) => meter,
+        }
+    }
+}
 
 impl Stream for KernelStream {
     fn poll_recv(&mut self, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let call = |socket: BorrowedFd<'_>| recv(socket, &mut *into, RecvFlags::empty());
-        let (_, received) = ready!(self.0.poll_io(Interest::Read, call))?;
+        let (_, received) = ready!(self.socket.poll_io(Interest::Read, call))?;
+        self.meter().received(received);
         if received < into.len() {
-            self.0.exhausted(Interest::Read);
+            self.socket.exhausted(Interest::Read);
         }
         Poll::Ready(Ok(received))
     }
 
     fn poll_send(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let call = |socket: BorrowedFd<'_>| send(socket, bytes, SendFlags::NOSIGNAL);
-        let sent = ready!(self.0.poll_io(Interest::Write, call))?;
+        let sent = ready!(self.socket.poll_io(Interest::Write, call))?;
+        self.meter().sent(sent);
         if sent < bytes.len() {
-            self.0.exhausted(Interest::Write);
+            self.socket.exhausted(Interest::Write);
         }
         Poll::Ready(Ok(sent))
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        Ok(self.0.with(|socket| shutdown(socket, Shutdown::Write))?)
+        Ok(self.socket.with(|socket| shutdown(socket, Shutdown::Write))?)
     }
 
     fn poll_recv_pipe(
@@ -263,7 +286,12 @@ impl Stream for KernelStream {
         pipe: &Pipe,
         limit: usize,
     ) -> Option<Poll<io::Result<usize>>> {
-        Some(self.0.poll_io(Interest::Read, |socket| splice(socket, None, &pipe.write, None, limit, SPLICE)))
+        let call = |socket: BorrowedFd<'_>| splice(socket, None, &pipe.write, None, limit, SPLICE);
+        let moved = self.socket.poll_io(Interest::Read, call);
+        Some(moved.map_ok(|bytes| {
+            self.meter().received(bytes);
+            bytes
+        }))
     }
 
     fn poll_send_pipe(
@@ -272,7 +300,12 @@ impl Stream for KernelStream {
         pipe: &Pipe,
         limit: usize,
     ) -> Option<Poll<io::Result<usize>>> {
-        Some(self.0.poll_io(Interest::Write, |socket| splice(&pipe.read, None, socket, None, limit, SPLICE)))
+        let call = |socket: BorrowedFd<'_>| splice(&pipe.read, None, socket, None, limit, SPLICE);
+        let moved = self.socket.poll_io(Interest::Write, call);
+        Some(moved.map_ok(|bytes| {
+            self.meter().sent(bytes);
+            bytes
+        }))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::account::AccessLog;
 use crate::admission::Admission;
 use crate::balance::{Balance, Desk};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
+use crate::figures::Published;
 use crate::files::Files;
 use crate::htpasswd::Users;
 use crate::passwords::{PasswordRules, Passwords};
@@ -70,6 +71,7 @@ impl Prepared {
             connector: self.connector,
             balance,
             refusals: Arc::default(),
+            published: Published::new(config.workers),
             config: Arc::new(config),
         };
         Ok((shared, desks))
@@ -86,6 +88,7 @@ impl Prepared {
             connector: self.connector,
             balance: before.balance.clone(),
             refusals: before.refusals.clone(),
+            published: before.published.clone(),
             config: Arc::new(config),
         })
     }

@@ -106,6 +106,13 @@ impl Refusals {
     }
 }
 
+impl Refusals {
+    /// All of them, by name.
+    pub fn counts(&self) -> Vec<(String, u64)> {
+        Refused::ALL.iter().map(|why| (why.name().to_owned(), self.count(*why))).collect()
+    }
+}
+
 /// Those that there were: `denied 3, full 1`.
 impl fmt::Display for Refusals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,6 +9,8 @@ pub struct Reply {
     pub status: u16,
     /// The text of the body, without a line end.
     pub text: String,
+    /// What kind of text it is.
+    pub kind: &'static str,
     /// Header lines of its own, such as `Location: /x`.
     pub headers: Vec<String>,
 }
@@ -16,7 +18,7 @@ pub struct Reply {
 impl Reply {
     /// An answer of this status and text.
     pub fn new(status: u16, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), headers: Vec::new() }
+        Self { status, text: text.into(), kind: "text/plain; charset=utf-8", headers: Vec::new() }
     }
 
     /// The same with one more header line.
@@ -24,6 +26,12 @@ impl Reply {
     pub fn with_header(mut self, header: impl Into<String>) -> Self {
         self.headers.push(header.into());
         self
+    }
+
+    /// The same as another kind of text.
+    #[must_use]
+    pub fn of_type(self, kind: &'static str) -> Self {
+        Self { kind, ..self }
     }
 
     /// Bytes of the body.
@@ -38,7 +46,7 @@ impl Reply {
         let connection = if keep_alive { "keep-alive" } else { "close" };
         // Writing to memory does not fail.
         let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
-        let _ = write!(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n");
+        let _ = write!(out, "Content-Type: {}\r\nContent-Length: {length}\r\n", self.kind);
         for header in &self.headers {
             let _ = write!(out, "{header}\r\n");
         }
@@ -66,6 +74,7 @@ fn reason(status: u16) -> &'static str {
         417 => "Expectation Failed",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",

@@ -10,16 +10,19 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::account::{AccessLog, LogTarget};
+use crate::admin::{self, Sources};
 use crate::balance::Desk;
 use crate::broker::{Answer, Broker, Found, Matter};
 use crate::config::{AccessLogTo, Config, Settings};
 use crate::control::{Outcome, Wish, Wished};
 use crate::files::{Delivered, Files, Knowing};
 use crate::listeners::{self, Listener};
+use crate::metrics::Standing;
 use crate::notify;
 use crate::prepared::{Prepared, open_log};
 use crate::stop::Phase;
@@ -53,6 +56,10 @@ pub struct Supervisor {
     /// Listening sockets, for the next process.
     sockets: Vec<TcpListener>,
     since: Instant,
+    reloads: u64,
+    reloads_refused: u64,
+    /// What shows figures, until another process does.
+    admin: Option<JoinHandle<()>>,
 }
 
 /// The access log: where lines go, how they get there, and what lets them all get there in the end.
@@ -99,9 +106,19 @@ impl Supervisor {
             reports,
             sockets,
             since,
+            reloads: 0,
+            reloads_refused: 0,
+            admin: None,
         };
         supervisor.started().await?;
         Ok(supervisor)
+    }
+
+    /// Shows figures there.
+    pub fn show(&mut self, listener: TcpListener, sources: Sources) -> io::Result<()> {
+        self.sockets.push(listener.try_clone()?);
+        self.admin = Some(tokio::spawn(admin::serve(listener, sources)));
+        Ok(())
     }
 
     async fn started(&mut self) -> io::Result<()> {
@@ -158,8 +175,8 @@ impl Supervisor {
     /// Does what was wished, or asks the broker to.
     async fn grant(&mut self, wish: Wish, answer: Option<oneshot::Sender<Outcome>>) {
         let asked = match wish {
-            Wish::Status => {
-                tell(answer, Ok(self.status("serving")));
+            Wish::Status | Wish::Figures => {
+                tell(answer, self.look(wish, "serving"));
                 return;
             }
             _ if self.alone => Err(io::Error::other("the broker has ended: only a restart helps")),
@@ -198,6 +215,9 @@ impl Supervisor {
             (_, Found::Text(text)) => Ok(text),
             (_, Found::Files(_)) => Err("files that nobody asked for".to_owned()),
         });
+        if matches!(matter, Matter::Reload | Matter::Changed) {
+            *(if outcome.is_ok() { &mut self.reloads } else { &mut self.reloads_refused }) += 1;
+        }
         let (done, failed) = words(matter);
         match &outcome {
             Ok(_) => tracing::info!("{done}"),
@@ -236,10 +256,32 @@ impl Supervisor {
         Ok(String::new())
     }
 
-    fn status(&self, doing: &str) -> String {
-        let (process, connections) = (std::process::id(), self.shared.balance.connections());
-        let (version, seconds) = (env!("CARGO_PKG_VERSION"), self.since.elapsed().as_secs());
-        format!("process {process}, version {version}, {doing}, for {seconds} s, connections {connections}")
+    /// How it stands, for people or for programs.
+    fn look(&self, wish: Wish, doing: &str) -> Outcome {
+        let standing = self.standing(doing);
+        if wish == Wish::Figures {
+            return serde_json::to_string(&standing).map_err(|error| error.to_string());
+        }
+        let Standing { process, version, seconds, connections, .. } = standing;
+        Ok(format!(
+            "process {process}, version {version}, {doing}, for {seconds} s, connections {connections}"
+        ))
+    }
+
+    fn standing(&self, doing: &str) -> Standing {
+        let Shared { balance, refusals, published, config, .. } = &self.shared;
+        Standing {
+            process: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            doing: doing.to_owned(),
+            seconds: self.since.elapsed().as_secs(),
+            connections: balance.connections() as u64,
+            workers: config.workers as u64,
+            reloads: self.reloads,
+            reloads_refused: self.reloads_refused,
+            refused: refusals.counts(),
+            figures: published.sum(),
+        }
     }
 
     /// Lets what runs come to its end, for as long as it may take.
@@ -251,6 +293,9 @@ impl Supervisor {
     ) -> io::Result<()> {
         self.sockets.clear();
         let mut end = End::begin(&why, &self.shared);
+        if let Some(admin) = self.admin.take_if(|_| end.is_upgrade) {
+            admin.abort();
+        }
         self.enter(Phase::Draining);
         let mut left = self.shared.config.workers;
         let mut result = Ok(());
@@ -267,7 +312,7 @@ impl Supervisor {
                     Some(wish) => tracing::warn!("{wish:?}: it is stopping"),
                 },
                 Some((wish, answer)) = wishes.recv() => match wish {
-                    Wish::Status => tell(Some(answer), Ok(self.status(end.doing()))),
+                    Wish::Status | Wish::Figures => tell(Some(answer), self.look(wish, end.doing())),
                     Wish::Reopen => self.grant(wish, Some(answer)).await,
                     Wish::Reload | Wish::Upgrade => tell(Some(answer), Err("it is stopping".to_owned())),
                 },

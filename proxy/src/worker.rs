@@ -22,6 +22,7 @@ use crate::balance::{Accepting, Balance, Connection, Desk};
 use crate::config::{Config, Readiness};
 use crate::conn;
 use crate::executor::Executor;
+use crate::figures::{Books, Published};
 use crate::handshakes::Handshakes;
 use crate::listeners::Listener;
 use crate::net::{Door, Kernel, Net};
@@ -64,6 +65,8 @@ pub struct Shared {
     pub balance: Balance,
     /// Who was turned away.
     pub refusals: Arc<Refusals>,
+    /// What workers have counted.
+    pub published: Published,
 }
 
 /// What a worker is told.
@@ -89,6 +92,8 @@ pub struct Worker<N: Net> {
     pub pipes: Rc<RefCell<Pipes>>,
     /// Clients' TLS handshakes in flight.
     pub handshakes: Handshakes,
+    /// What it counts.
+    pub books: Rc<Books>,
     /// How far stopping has come.
     pub stop: Stop,
 }
@@ -105,6 +110,7 @@ impl<N: Net> Worker<N> {
             scratch: Rc::default(),
             pipes: Rc::default(),
             handshakes,
+            books: Rc::default(),
             stop: Stop::default(),
         }
     }
@@ -117,7 +123,8 @@ impl<N: Net> Worker<N> {
 
     /// The same worker under other settings, with the same buffers.
     fn renewed(&self, net: N, shared: Shared) -> Self {
-        Self { scratch: self.scratch.clone(), pipes: self.pipes.clone(), ..Self::new(net, shared) }
+        let (scratch, pipes, books) = (self.scratch.clone(), self.pipes.clone(), self.books.clone());
+        Self { scratch, pipes, books, ..Self::new(net, shared) }
     }
 }
 
@@ -136,13 +143,15 @@ struct Generations {
 
 impl Generations {
     fn new(executor: Executor, number: usize, own: Rc<[SocketAddr]>, shared: Shared) -> Self {
-        let net = Kernel::new(executor.clone(), shared.config.front.stall, own.clone());
+        let books = Rc::new(Books::default());
+        let net = Kernel::new(executor.clone(), shared.config.front.stall, own.clone(), books.clone());
+        let worker = Worker { books, ..Worker::new(net, shared) };
         Self {
             executor,
             number,
             own,
             doors: RefCell::default(),
-            current: RefCell::new(Rc::new(Worker::new(net, shared))),
+            current: RefCell::new(Rc::new(worker)),
             former: RefCell::default(),
             stop: Stop::default(),
         }
@@ -160,8 +169,9 @@ impl Generations {
                 tracing::error!("--stall-s can't be set where it listens: {error}");
             }
         }
-        let net = Kernel::new(self.executor.clone(), stall, self.own.clone());
-        let renewed = Rc::new(self.current().renewed(net, shared));
+        let current = self.current();
+        let net = Kernel::new(self.executor.clone(), stall, self.own.clone(), current.books.clone());
+        let renewed = Rc::new(current.renewed(net, shared));
         let former = self.current.replace(renewed);
         retire(&former, Phase::Draining);
         let mut all = self.former.borrow_mut();
@@ -180,6 +190,12 @@ impl Generations {
                 Err(error) => tracing::warn!("{client} can't be served: {error}"),
             }
         });
+    }
+
+    /// Once a second: a sign of life, and how it stands.
+    fn beat(&self, worker: &Worker<Kernel>) {
+        worker.shared.balance.beat(self.number);
+        worker.shared.published.put(self.number, worker.books.read());
     }
 
     /// Goes on to `phase` under all settings.
@@ -248,7 +264,7 @@ async fn serve(
         let worker = generations.current();
         tokio::select! {
             () = worker.net.sleep(REAP) => {
-                worker.shared.balance.beat(generations.number);
+                generations.beat(&worker);
                 reap_agents(&worker).await;
             }
             changed = orders.changed() => {
@@ -270,8 +286,16 @@ async fn drain(generations: &Generations, mut orders: watch::Receiver<Orders>) {
     let Shared { balance, .. } = generations.current().shared.clone();
     let gone = || balance.gone(generations.number);
     generations.enter(Phase::Draining);
+    let worker = generations.current();
+    let beats = async {
+        loop {
+            worker.net.sleep(REAP).await;
+            generations.beat(&worker);
+        }
+    };
     tokio::select! {
         () = gone() => return,
+        () = beats => {}
         _ = orders.wait_for(|orders| orders.phase == Phase::Ending) => {}
     }
     generations.enter(Phase::Ending);

@@ -97,7 +97,7 @@ fn start(proxy: &Path, listen: SocketAddr, agent_port: u16) -> Result<Child, Str
     for (ip, _) in DESKTOPS {
         command.arg("--agents").arg(format!("{ip}/32"));
     }
-    command.arg("--default-agent").arg(DESKTOPS[0].0.to_string());
+    command.arg("--default-agent").arg(DESKTOPS[0].0.to_string()).args(["--admin", "off"]);
     // A group of its own: Ctrl-C is for this program, which then ends the proxy.
     command.process_group(0).kill_on_drop(true);
     command.spawn().map_err(|error| format!("{} does not start: {error}", proxy.display()))

@@ -19,8 +19,10 @@ use crate::config::Settings;
 const READY: Duration = Duration::from_mins(1);
 /// The first descriptor that is handed over (`sd_listen_fds(3)`).
 const FIRST: i32 = 3;
-/// Names the process that hands over.
-const PREDECESSOR: &str = "DCV_SPLICE_PREDECESSOR";
+/// Names the process that hands over, and those that handed over before it, the latest first.
+const PREDECESSORS: &str = "DCV_SPLICE_PREDECESSORS";
+/// Processes that are remembered; most of them have ended.
+const PREDECESSORS_MAX: usize = 32;
 /// Of the process that hands over, not of the next one (`sd_listen_fds(3)`, `sd_watchdog_enabled(3)`).
 const OF_ONE_PROCESS: [&str; 3] = ["LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"];
 
@@ -49,9 +51,12 @@ fn start(
     predecessor: u32,
     line: UnixStream,
 ) -> io::Result<()> {
+    let former = std::env::var(PREDECESSORS).unwrap_or_default();
+    let all = [predecessor.to_string()].into_iter().chain(former.split_whitespace().map(str::to_owned));
+    let all: Vec<_> = all.take(PREDECESSORS_MAX).collect();
     let mut command = Command::new("/proc/self/exe");
     command.arg("launch").arg(program).args(settings.words()).stdin(Stdio::from(OwnedFd::from(line)));
-    command.env("LISTEN_FDS", sockets.len().to_string()).env(PREDECESSOR, predecessor.to_string());
+    command.env("LISTEN_FDS", sockets.len().to_string()).env(PREDECESSORS, all.join(" "));
     for name in OF_ONE_PROCESS {
         command.env_remove(name);
     }
@@ -78,18 +83,23 @@ pub fn launch(program: &[OsString]) -> io::Result<()> {
 
 /// Who hands over to this process.
 pub struct Predecessor {
-    /// Its process id.
-    pub process: u32,
+    /// Its process id, and those of its own predecessors.
+    pub processes: Vec<u32>,
     line: UnixStream,
 }
 
 impl Predecessor {
     /// Who the environment says it is.
     pub fn from_env() -> io::Result<Option<Self>> {
-        let Ok(process) = std::env::var(PREDECESSOR) else { return Ok(None) };
-        let process = process.parse().map_err(io::Error::other)?;
+        let Ok(processes) = std::env::var(PREDECESSORS) else { return Ok(None) };
+        let processes = processes.split_whitespace().map(str::parse).collect::<Result<_, _>>();
         let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        Ok(Some(Self { process, line }))
+        Ok(Some(Self { processes: processes.map_err(io::Error::other)?, line }))
+    }
+
+    /// The process that hands over.
+    pub fn process(&self) -> u32 {
+        self.processes.first().copied().unwrap_or_default()
     }
 
     /// Says that this process serves. Fails where it is not waited for any more.

@@ -171,6 +171,9 @@ pub struct Flags {
     /// A line per request or session: a file, stdout, or off
     #[arg(long, value_name = "PATH|stdout|off", default_value = "off")]
     pub access_log: String,
+    /// Where metrics and a status page are shown, by plain HTTP
+    #[arg(long, value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9443", value_parser = admin_at)]
+    pub admin: AdminAt,
     /// Where `reload`, `reopen`, `upgrade` and `status` reach this one: a Unix socket, for its own user and root only
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
@@ -280,6 +283,25 @@ pub enum Readiness {
     IoUring,
     /// epoll(7).
     Epoll,
+}
+
+/// Where metrics are shown.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AdminAt {
+    /// Nowhere.
+    Off,
+    /// There.
+    Address(SocketAddr),
+}
+
+fn admin_at(text: &str) -> Result<AdminAt, String> {
+    match text {
+        "off" => Ok(AdminAt::Off),
+        address => {
+            let address = address.parse().map_err(|_| "write an address such as 127.0.0.1:9443, or off")?;
+            Ok(AdminAt::Address(address))
+        }
+    }
 }
 
 fn agent_address(text: &str) -> Result<SocketAddr, String> {

@@ -14,6 +14,7 @@ use dcv_splice::admission::Admission;
 use dcv_splice::balance::Balance;
 use dcv_splice::config::CommandLine;
 use dcv_splice::conn;
+use dcv_splice::figures::Published;
 use dcv_splice::head::{HeadEnd, HeadLimits, RequestHead};
 use dcv_splice::net::Stream;
 use dcv_splice::tls::Acceptor;
@@ -131,6 +132,7 @@ fn shared() -> Shared {
         passwords: None,
         balance: Balance::new(1).0,
         refusals: Arc::default(),
+        published: Published::default(),
     }
 }
 

@@ -131,7 +131,7 @@ pub(super) fn free(ip: Ipv4Addr) -> Result<SocketAddr, String> {
 
 fn dcv_splice(place: &Place, listen: SocketAddr) -> Command {
     let mut command = Command::new(place.proxy);
-    command.args(["--workers", "2", "--agent-port", &place.port().to_string()]);
+    command.args(["--workers", "2", "--admin", "off", "--agent-port", &place.port().to_string()]);
     // The load is one client.
     command.args([
         "--connections-max",

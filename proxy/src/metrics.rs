@@ -1,0 +1,206 @@
+//! The figures as text for Prometheus (`OpenMetrics` 1.0). Whatever is summed is left to whoever reads it: after an upgrade
+//! the processes that drain have lines of their own. Pure.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+
+use crate::figures::{AgentFigures, Figures, OTHERS, TIMES_MS, Times};
+
+/// What the text is (`OpenMetrics` 1.0).
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// How it stands with a process.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct Standing {
+    /// Its id.
+    pub process: u32,
+    /// Its version.
+    pub version: String,
+    /// What it does: serving, draining, stopping.
+    pub doing: String,
+    /// Since how many seconds it serves.
+    pub seconds: u64,
+    /// Client connections that are open.
+    pub connections: u64,
+    /// Threads that serve.
+    pub workers: u64,
+    /// How often its settings were changed.
+    pub reloads: u64,
+    /// How often they could not be.
+    pub reloads_refused: u64,
+    /// Who was turned away, by reason.
+    pub refused: Vec<(String, u64)>,
+    /// What is counted of agents and clients.
+    pub figures: Figures,
+}
+
+/// The text of all processes; the one that serves comes first.
+pub fn render(standings: Vec<Standing>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("dcv_splice");
+    registry.register_collector(Box::new(All(Arc::new(standings))));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct All(Arc<Vec<Standing>>);
+
+/// A label and its value.
+type Label = (&'static str, String);
+
+/// One of the figures that each process has.
+type OfProcess = (&'static str, &'static str, MetricType, fn(&Standing) -> u64);
+/// One of those that each agent has.
+type OfAgent = (&'static str, &'static str, MetricType, fn(&AgentFigures) -> u64);
+
+const OF_PROCESS: [OfProcess; 7] = [
+    ("uptime_seconds", "Time since it serves", MetricType::Gauge, |it| it.seconds),
+    ("connections", "Client connections that are open", MetricType::Gauge, |it| it.connections),
+    ("workers", "Threads that serve", MetricType::Gauge, |it| it.workers),
+    ("reloads", "Times that settings were changed", MetricType::Counter, |it| it.reloads),
+    ("reloads_refused", "Times that settings could not be changed", MetricType::Counter, |it| {
+        it.reloads_refused
+    }),
+    ("client_received_bytes", "Bytes from clients' sockets, TLS and all", MetricType::Counter, |it| {
+        it.figures.clients.received
+    }),
+    ("client_sent_bytes", "Bytes to clients' sockets, TLS and all", MetricType::Counter, |it| {
+        it.figures.clients.sent
+    }),
+];
+
+const OF_AGENT: [OfAgent; 7] = [
+    ("agent_sessions", "WebSockets that are open", MetricType::Gauge, |it| it.sessions),
+    ("agent_sessions_begun", "WebSockets that were opened", MetricType::Counter, |it| it.sessions_begun),
+    ("agent_unreachable", "Connections that could not be made", MetricType::Counter, |it| it.unreachable),
+    (
+        "agent_body_received_bytes",
+        "Body and session bytes from it, of what has ended",
+        MetricType::Counter,
+        |it| it.to_client,
+    ),
+    ("agent_body_sent_bytes", "Body and session bytes to it, of what has ended", MetricType::Counter, |it| {
+        it.to_agent
+    }),
+    ("agent_received_bytes", "Bytes from its sockets, TLS and all", MetricType::Counter, |it| {
+        it.wire.received
+    }),
+    ("agent_sent_bytes", "Bytes to its sockets, TLS and all", MetricType::Counter, |it| it.wire.sent),
+];
+
+impl Collector for All {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.build(&mut encoder)?;
+        for (name, help, kind, value) in OF_PROCESS {
+            let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+            for standing in self.0.iter() {
+                number(&mut metric, kind, &[process(standing)], value(standing))?;
+            }
+        }
+        self.refused(&mut encoder)?;
+        for (name, help, kind, value) in OF_AGENT {
+            let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+            for (labels, figures) in self.agents() {
+                number(&mut metric, kind, &labels, value(figures))?;
+            }
+        }
+        self.answers(&mut encoder)?;
+        self.times(&mut encoder, "agent_connect_seconds", "Time to connect, with TLS", |it| &it.connect)?;
+        let help = "Time of a request, from its head to its end; sessions apart";
+        self.times(&mut encoder, "agent_request_seconds", help, |it| &it.request)
+    }
+}
+
+impl All {
+    fn agents(&self) -> impl Iterator<Item = ([Label; 2], &AgentFigures)> {
+        self.0.iter().flat_map(|standing| {
+            let agents = standing.figures.agents.iter();
+            agents.map(|(address, figures)| ([process(standing), agent(*address)], figures))
+        })
+    }
+
+    fn build(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut metric = encoder.encode_descriptor("build", "What runs", None, MetricType::Info)?;
+        for standing in self.0.iter() {
+            let labels =
+                [process(standing), ("version", standing.version.clone()), ("doing", standing.doing.clone())];
+            metric.encode_info(&&labels[..])?;
+        }
+        Ok(())
+    }
+
+    fn refused(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Clients and requests that were turned away";
+        let mut metric = encoder.encode_descriptor("refused", help, None, MetricType::Counter)?;
+        for standing in self.0.iter() {
+            for (reason, count) in &standing.refused {
+                let labels = [process(standing), ("reason", reason.clone())];
+                number(&mut metric, MetricType::Counter, &labels, *count)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn answers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Requests, by the status that the client was given";
+        let mut metric = encoder.encode_descriptor("agent_requests", help, None, MetricType::Counter)?;
+        for ([process, agent], figures) in self.agents() {
+            for (class, count) in figures.answers.iter().enumerate().filter(|(_, count)| **count > 0) {
+                let status = if class == 0 { "none".to_owned() } else { format!("{class}xx") };
+                let labels = [process.clone(), agent.clone(), ("status", status)];
+                number(&mut metric, MetricType::Counter, &labels, *count)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn times(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        times: fn(&AgentFigures) -> &Times,
+    ) -> fmt::Result {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (labels, figures) in self.agents() {
+            let Times { counts, sum_us } = times(figures);
+            let bounds = TIMES_MS.iter().map(|ms| seconds(ms * 1000)).chain([f64::MAX]);
+            let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
+            let labels = &labels[..];
+            let mut family = metric.encode_family(&labels)?;
+            family.encode_histogram::<[Label; 0]>(seconds(*sum_us), counts.iter().sum(), &buckets, None)?;
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "after 285 years of microseconds")]
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+fn number(metric: &mut MetricEncoder<'_>, kind: MetricType, labels: &[Label], value: u64) -> fmt::Result {
+    let mut family = metric.encode_family(&labels)?;
+    match kind {
+        MetricType::Counter => family.encode_counter(&value, None::<&Exemplar<[Label; 0], u64>>),
+        _ => family.encode_gauge(&value),
+    }
+}
+
+fn process(standing: &Standing) -> Label {
+    ("process", standing.process.to_string())
+}
+
+fn agent(address: IpAddr) -> Label {
+    ("agent", if address == OTHERS { "others".to_owned() } else { address.to_string() })
+}

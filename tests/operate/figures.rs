@@ -1,0 +1,144 @@
+//! The admin listener: what it counts is what was, and an upgrade shows both processes.
+
+use std::net::{SocketAddr, TcpListener};
+
+use harness::line::{Answer, Line};
+use harness::process::eventually;
+
+use super::{Service, agent, echoes};
+
+async fn get(admin: SocketAddr, line: &str) -> Answer {
+    let mut client = Line::plain(admin).await;
+    client.say(format!("{line} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+    client.answer_to(line.split(' ').next().unwrap()).await.expect("an answer")
+}
+
+/// A service that shows figures, and where.
+async fn shown() -> (harness::faulty::Faulty, Service, SocketAddr) {
+    let agent = agent().await;
+    let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let service = Service::start(agent.address, &format!("admin = \"{admin}\"\n"));
+    (agent, service, admin)
+}
+
+async fn metrics(admin: SocketAddr) -> String {
+    get(admin, "GET /metrics").await.text()
+}
+
+/// Waits until the lines are among the metrics, whatever process they are of.
+async fn until(admin: SocketAddr, wanted: &[String]) -> String {
+    let mut text = String::new();
+    for _ in 0..600 {
+        text = metrics(admin).await;
+        let lines: Vec<String> = text.lines().map(without_process).collect();
+        if wanted.iter().all(|line| lines.contains(line)) {
+            return text;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("{wanted:#?} are not all in\n{text}");
+}
+
+fn without_process(line: &str) -> String {
+    let Some((before, rest)) = line.split_once("process=\"") else { return line.to_owned() };
+    let (_, after) = rest.split_once('"').unwrap();
+    format!("{before}{}", after.trim_start_matches(',')).replace("{}", "")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_counted_is_what_was() {
+    let (agent, service, admin) = shown().await;
+    let ip = agent.address.ip();
+    for _ in 0..3 {
+        assert_eq!(service.ask("/x").await.status, 200);
+    }
+    let mut strange = service.client().await;
+    strange.say("GET /192.0.2.1/ HTTP/1.1\r\nHost: proxy\r\n\r\n").await;
+    assert_eq!(strange.answer().await.unwrap().status, 403);
+    let mut session = service.session("/echo").await;
+    echoes(&mut session).await;
+    service.does("reload");
+    let open = [
+        format!("dcv_splice_agent_requests_total{{agent=\"{ip}\",status=\"2xx\"}} 3"),
+        format!("dcv_splice_agent_request_seconds_count{{agent=\"{ip}\"}} 3"),
+        format!("dcv_splice_agent_sessions{{agent=\"{ip}\"}} 1"),
+        format!("dcv_splice_agent_sessions_begun_total{{agent=\"{ip}\"}} 1"),
+        format!("dcv_splice_agent_body_received_bytes_total{{agent=\"{ip}\"}} 6"),
+        "dcv_splice_refused_total{reason=\"stranger\"} 1".to_owned(),
+        "dcv_splice_reloads_total 1".to_owned(),
+        "dcv_splice_workers 2".to_owned(),
+    ];
+    until(admin, &open).await;
+    session.finish().await;
+    session.rest().await;
+    let over = [
+        format!("dcv_splice_agent_sessions{{agent=\"{ip}\"}} 0"),
+        format!("dcv_splice_agent_requests_total{{agent=\"{ip}\",status=\"1xx\"}} 1"),
+        format!("dcv_splice_agent_body_received_bytes_total{{agent=\"{ip}\"}} 10"),
+    ];
+    let text = until(admin, &over).await;
+    // Two workers, whose connections are kept: one or two were made.
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find(|line| line.starts_with(&format!("dcv_splice_{name}{{"))).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    assert!(
+        value("agent_connect_seconds_count") >= 1.0 && value("agent_received_bytes_total") > 500.0,
+        "{text}"
+    );
+    assert!(text.ends_with("# EOF\n"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_shows_both_processes_until_the_old_one_has_ended() {
+    let (_agent, service, admin) = shown().await;
+    let mut session = service.session("/echo").await;
+    echoes(&mut session).await;
+    let old = service.serving();
+    for _ in 0..2 {
+        service.does("upgrade");
+    }
+    let new = service.serving();
+    let doing =
+        |process: u32, doing: &str| format!("process=\"{process}\",version=\"0.1.0\",doing=\"{doing}\"");
+    let text = metrics(admin).await;
+    for wanted in [doing(new, "serving"), doing(old, "draining after an upgrade")] {
+        assert!(text.contains(&wanted), "{wanted} is not in\n{text}");
+    }
+    let of_old = |text: &str| text.contains(&format!("dcv_splice_connections{{process=\"{old}\"}} 1\n"));
+    assert!(of_old(&text), "{text}");
+    let page = get(admin, "GET /").await.text();
+    assert!(page.contains(&format!("<td>{old}</td>")) && page.contains(&format!("<td>{new}</td>")), "{page}");
+    session.finish().await;
+    session.rest().await;
+    for _ in 0..600 {
+        if !metrics(admin).await.contains(&format!("process=\"{old}\"")) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("the old process is still shown");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_answers_what_it_has_and_nothing_else() {
+    let (_agent, service, admin) = shown().await;
+    for (line, status) in [
+        ("GET /health", 200),
+        ("HEAD /metrics?x=1", 200),
+        ("HEAD /", 200),
+        ("GET /favicon.ico", 404),
+        ("POST /metrics", 405),
+        ("GET //", 404),
+        ("nonsense", 400),
+    ] {
+        assert_eq!(get(admin, line).await.status, status, "{line}");
+    }
+    // Those who say nothing, or no end of it, keep others waiting no longer than their time.
+    let silent: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(admin).unwrap()).collect();
+    let mut endless = Line::plain(admin).await;
+    endless.try_say("GET / HTTP/1.1\r\n".to_owned() + &"a: b\r\n".repeat(10_000)).await;
+    drop(silent);
+    assert_eq!(get(admin, "GET /health").await.status, 200);
+    eventually("it serves on", || Some(service.does("status")).filter(|status| status.contains("serving")));
+}
