@@ -18,7 +18,8 @@ use std::process::{Command, Stdio};
 use rustix::cmsg_space;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown,
+    socketpair,
 };
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -34,19 +35,24 @@ const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Descriptors of a message (`SCM_MAX_FD`, unix(7)).
 const DESCRIPTORS_MAX: usize = 253;
 
+/// Of a message that came without its files.
+pub const CUT: &str = "there are too few file descriptors for its files: raise LimitNOFILE or ulimit -n";
+
 /// What a message is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Matter {
     /// The configuration and its files, read again.
     Reload = b'r',
-    /// Files that have changed; nobody asks for it.
+    /// The configuration of the last answer to a reload is gone by; it has no answer.
+    Taken = b't',
+    /// Files that have changed; nobody asks for it. As a question it says that they have not arrived, and has no answer.
     Changed = b'c',
     /// The access log's file.
     Reopen = b'o',
     /// The control socket is to be found from now on.
     Announce = b'a',
-    /// Listening sockets for the next binary.
+    /// Listening sockets for the next binary; it has no answer.
     Sockets = b's',
     /// The next binary.
     Upgrade = b'u',
@@ -54,7 +60,15 @@ pub enum Matter {
 
 impl Matter {
     fn of(code: u8) -> Option<Self> {
-        let all = [Self::Reload, Self::Changed, Self::Reopen, Self::Announce, Self::Sockets, Self::Upgrade];
+        let all = [
+            Self::Reload,
+            Self::Taken,
+            Self::Changed,
+            Self::Reopen,
+            Self::Announce,
+            Self::Sockets,
+            Self::Upgrade,
+        ];
         all.into_iter().find(|matter| *matter as u8 == code)
     }
 }
@@ -146,13 +160,14 @@ fn receive(socket: &UnixStream) -> io::Result<Option<Message>> {
         _ => None,
     });
     let descriptors = descriptors.flatten().collect();
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        return Err(io::Error::other("a message was cut: are there too few descriptors (LimitNOFILE)?"));
-    }
+    let is_cut = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
     match &bytes[..received.bytes] {
         [] => Ok(None),
         [code, good, text @ ..] => {
             let matter = Matter::of(*code).ok_or_else(|| io::Error::other("no such message"))?;
+            if is_cut {
+                return Ok(Some(Message::outcome(matter, Err(CUT.to_owned()))));
+            }
             Ok(Some(Message { matter, good: *good == 1, text: text.to_vec(), descriptors }))
         }
         [_] => Err(io::Error::other("half a message")),
@@ -195,7 +210,7 @@ impl Broker {
         Ok(Self(Line::new(own)?))
     }
 
-    /// Asks; each question but [`Matter::Sockets`] gets one answer, in their order.
+    /// Asks; each question gets one answer, in their order, unless its [`Matter`] says otherwise.
     pub async fn ask(&self, matter: Matter) -> io::Result<()> {
         self.0.send(&Message::about(matter)).await
     }
@@ -211,6 +226,11 @@ impl Broker {
         self.ask(Matter::Upgrade).await
     }
 
+    /// Asks nothing any more: what is under way is given up.
+    pub fn stop_asking(&self) -> io::Result<()> {
+        Ok(shutdown(&self.0.0, Shutdown::Write)?)
+    }
+
     /// The next answer. A wait that is given up loses none.
     pub async fn next(&self) -> io::Result<Answer> {
         let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the broker has ended");
@@ -220,7 +240,7 @@ impl Broker {
         let outcome = match matter {
             _ if !message.good => Err(text(&message)),
             Matter::Reload | Matter::Changed | Matter::Reopen => Ok(Found::Files(message.files())),
-            Matter::Announce | Matter::Sockets | Matter::Upgrade => Ok(Found::Text(text(&message))),
+            _ => Ok(Found::Text(text(&message))),
         };
         Ok(Answer { matter, outcome })
     }

@@ -7,6 +7,7 @@ mod settings;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::admission::{ClientLimits, ClientNetworks};
@@ -278,8 +279,10 @@ fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() != 0 && one.port() == other.port() && same
 }
 
+/// As they were at the start: the workers are as many, whatever a reload finds.
 fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 fn access_log(to: &str) -> AccessLogTo {

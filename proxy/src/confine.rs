@@ -35,14 +35,18 @@ pub struct Confined {
 
 /// Gives up what serving doesn't need. Agents are reached at `agent_port`.
 pub fn confine(agent_port: u16) -> Confined {
-    let none = Rlimit { current: Some(CORE_BYTES), maximum: Some(CORE_BYTES) };
     Confined {
         no_new_privileges: rustix::thread::set_no_new_privs(true),
-        no_core_dumps: setrlimit(Resource::Core, none),
+        no_core_dumps: forbid_core_dumps(),
         landlock: restrict(agent_port),
         // Last: it does not allow the calls above.
         seccomp: syscalls::restrict(),
     }
+}
+
+/// No memory of this process is written to disk.
+pub fn forbid_core_dumps() -> io::Result<()> {
+    setrlimit(Resource::Core, Rlimit { current: Some(CORE_BYTES), maximum: Some(CORE_BYTES) })
 }
 
 fn restrict(agent_port: u16) -> Result<RulesetStatus, RulesetError> {

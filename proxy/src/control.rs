@@ -1,6 +1,7 @@
 //! The control socket: how an operator's commands reach the process that runs, and how what came of them gets back. One
 //! line each way on a Unix socket that only the same user and root can connect to; no client of the proxy is near it.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,6 +13,7 @@ use rustix::fs::Mode;
 use rustix::process::umask;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 /// Commands that are heard at a time; the others wait.
 const HEARD_MAX: usize = 8;
@@ -21,6 +23,8 @@ const COMMAND_BYTES_MAX: u64 = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long whoever asks waits for what comes of it: longer than an upgrade may take.
 const ANSWER: Duration = Duration::from_mins(2);
+/// How long answers have to get to whoever asked, at the end.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Before a good answer; anything else is before a bad one.
 const GOOD: &str = "ok ";
 
@@ -70,8 +74,27 @@ pub fn of_process(path: &Path, process: u32) -> PathBuf {
     name.into()
 }
 
+/// The socket that `path` leads to.
+pub fn linked(path: &Path) -> Option<PathBuf> {
+    let to = fs::read_link(path).ok()?;
+    let process = to.to_str()?.rsplit('.').next()?.parse().ok()?;
+    Some(of_process(path, process)).filter(|own| own.file_name() == Some(to.as_os_str()))
+}
+
+/// Nothing but such a link is ever replaced at `path`.
+pub fn check(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(_) if linked(path).is_none() => {
+            let other = "there is something else; remove it, or give another --control";
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, other))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Listens for this process. An error where another one does, unless it hands over to this one.
 pub fn bind(path: &Path, is_successor: bool) -> io::Result<UnixListener> {
+    check(path)?;
     if !is_successor && UnixStream::connect(path).is_ok() {
         let taken = "another dcv-splice is reached there; stop it, or give this one another --control";
         return Err(io::Error::new(io::ErrorKind::AddrInUse, taken));
@@ -87,12 +110,33 @@ pub fn bind(path: &Path, is_successor: bool) -> io::Result<UnixListener> {
     bound
 }
 
-/// Hears wishes until nobody takes them any more.
-pub async fn hear(listener: UnixListener, wishes: mpsc::Sender<Wished>) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::UnixListener::from_std(listener)?;
-    let places = Arc::new(Semaphore::new(HEARD_MAX));
-    while let Ok(place) = places.clone().acquire_owned().await {
+/// Who hears wishes.
+pub struct Hearing {
+    task: JoinHandle<()>,
+    places: Arc<Semaphore>,
+}
+
+impl Hearing {
+    /// Hears wishes from now on.
+    pub fn begin(listener: UnixListener, wishes: mpsc::Sender<Wished>) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        let places = Arc::new(Semaphore::new(HEARD_MAX));
+        let task = tokio::spawn(hear(listener, wishes, places.clone()));
+        Ok(Self { task, places })
+    }
+
+    /// Hears no more, and lets those who asked have their answers.
+    pub async fn end(self) {
+        self.task.abort();
+        let all = u32::try_from(HEARD_MAX).unwrap_or(u32::MAX);
+        // Who has said nothing so far is not waited for.
+        let _ = tokio::time::timeout(FAREWELL, self.places.acquire_many(all)).await;
+    }
+}
+
+async fn hear(listener: tokio::net::UnixListener, wishes: mpsc::Sender<Wished>, places: Arc<Semaphore>) {
+    loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -101,6 +145,7 @@ pub async fn hear(listener: UnixListener, wishes: mpsc::Sender<Wished>) -> io::R
                 continue;
             }
         };
+        let Ok(place) = places.clone().acquire_owned().await else { return };
         let wishes = wishes.clone();
         tokio::spawn(async move {
             let _place = place;
@@ -108,7 +153,6 @@ pub async fn hear(listener: UnixListener, wishes: mpsc::Sender<Wished>) -> io::R
             let _ = tokio::time::timeout(ANSWER, grant(stream, &wishes)).await;
         });
     }
-    Ok(())
 }
 
 async fn grant(mut stream: tokio::net::UnixStream, wishes: &mpsc::Sender<Wished>) -> io::Result<()> {
@@ -151,21 +195,15 @@ async fn inquire(path: &Path, wish: Wish) -> io::Result<String> {
     Ok(answer)
 }
 
-/// The sockets of all processes that were started for `path`, the one that serves first.
-pub fn all(path: &Path) -> Vec<PathBuf> {
-    let serving = fs::read_link(path).unwrap_or_default();
-    let folder = path.parent().map(fs::read_dir).and_then(Result::ok);
+/// The sockets of processes that were started for `path`, but for the one that it leads to; the latest first.
+pub fn others(path: &Path) -> Vec<PathBuf> {
+    let linked = linked(path);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let names = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
     let prefix = path.file_name().map(|name| format!("{}.", name.to_string_lossy())).unwrap_or_default();
-    let process = |name: &str| name.strip_prefix(&prefix)?.parse::<u32>().ok();
-    let mut found: Vec<_> = folder
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let process = process(entry.file_name().to_str()?)?;
-            Some((*entry.file_name() != *serving, std::cmp::Reverse(process), entry.path()))
-        })
-        .collect();
-    found.sort();
-    found.into_iter().map(|(.., path)| path).collect()
+    let process = |name: OsString| name.to_str()?.strip_prefix(&prefix)?.parse::<u32>().ok();
+    let mut processes: Vec<_> = names.filter_map(process).collect();
+    processes.sort_unstable_by(|one, other| other.cmp(one));
+    let sockets = processes.into_iter().map(|process| of_process(path, process));
+    sockets.filter(|socket| Some(socket) != linked.as_ref()).collect()
 }

@@ -5,8 +5,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, OFlags, access, fcntl_getfl, fcntl_setfl};
 
 /// Bytes of one file: certificates, keys, passwords and configurations are far smaller.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -40,15 +42,49 @@ impl Disk {
 
 impl Files for Disk {
     fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
-        let opened = File::open(file);
+        let opened = open_regular(file);
         self.remember(file, &opened);
         read_whole(&opened?)
     }
 
     fn append(&self, file: &Path) -> io::Result<File> {
-        let opened = File::options().append(true).create(true).open(file);
+        let opened = open_log(file);
         self.remember(file, &opened);
         opened
+    }
+}
+
+/// Never waits, as opening a FIFO would (fifo(7)).
+const NO_WAIT: i32 = OFlags::NONBLOCK.bits().cast_signed();
+
+fn open_regular(file: &Path) -> io::Result<File> {
+    let opened = File::options().read(true).custom_flags(NO_WAIT).open(file)?;
+    if opened.metadata()?.is_file() { Ok(opened) } else { Err(io::Error::other("is no regular file")) }
+}
+
+fn open_log(file: &Path) -> io::Result<File> {
+    let opened = File::options().append(true).create(true).custom_flags(NO_WAIT).open(file)?;
+    // The thread that writes to it may wait.
+    fcntl_setfl(&opened, fcntl_getfl(&opened)? - OFlags::NONBLOCK)?;
+    Ok(opened)
+}
+
+/// Files of the disk, for somebody who only wants to know whether they can be used: nothing is made.
+#[derive(Debug, Default)]
+pub struct Glance;
+
+impl Files for Glance {
+    fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
+        read_whole(&open_regular(file)?)
+    }
+
+    fn append(&self, file: &Path) -> io::Result<File> {
+        if !file.exists() {
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+            access(folder.unwrap_or(Path::new(".")), Access::WRITE_OK | Access::EXEC_OK)?;
+            return File::open("/dev/null");
+        }
+        File::options().append(true).custom_flags(NO_WAIT).open(file)
     }
 }
 
@@ -155,6 +191,23 @@ mod tests {
         let disk = Disk::default();
         disk.append(&path).expect("a log").write_all(b"two\n").expect("room");
         assert_eq!(std::fs::read(&path).expect("a file"), b"one\ntwo\n");
+    }
+
+    #[test]
+    fn a_fifo_keeps_nobody_waiting_and_a_glance_makes_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).expect("a fifo");
+        for files in [&Disk::default() as &dyn Files, &Glance] {
+            assert_eq!(files.read(&fifo).expect_err("no file").to_string(), "is no regular file");
+            assert!(files.append(&fifo).is_err(), "nobody reads it");
+        }
+        let log = folder.path().join("log");
+        Glance.append(&log).expect("it could be made");
+        assert!(!log.exists());
+        assert!(Glance.append(&folder.path().join("absent/log")).is_err());
+        Disk::default().append(&log).expect("a log");
+        assert!(Glance.append(&log).is_ok() && Glance.read(&log).is_ok());
     }
 
     #[test]

@@ -93,6 +93,8 @@ fn on_one(
     }
     for socket in &inherited {
         socket.set_nonblocking(true)?;
+        // One that only was bound, or whose backlog is small, is no worse than another.
+        rustix::net::listen(socket, BACKLOG)?;
         set_options(&socket2::SockRef::from(socket), stall)?;
     }
     Ok(inherited)

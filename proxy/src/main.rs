@@ -2,7 +2,7 @@
 //! the supervisor; or asks the one that runs.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,12 +12,12 @@ use dcv_splice::admin::Sources;
 use dcv_splice::broker::{self, Answer, Broker, Found, Predecessor};
 use dcv_splice::config::{Command, CommandLine, Settings};
 use dcv_splice::confine::confine;
-use dcv_splice::control::{self, Wish};
-use dcv_splice::files::{Delivered, Disk};
+use dcv_splice::control::{self, Hearing, Wish};
+use dcv_splice::files::{Delivered, Glance};
 use dcv_splice::listeners::{self, Inherited, Listener, Listeners};
 use dcv_splice::notify;
 use dcv_splice::prepared::Prepared;
-use dcv_splice::supervisor::Supervisor;
+use dcv_splice::supervisor::{Signals, Supervisor};
 use dcv_splice::tls::Pin;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
@@ -75,9 +75,8 @@ fn unusable(reason: String) -> Failure {
 }
 
 fn check(settings: &Settings) -> Result<(), Failure> {
-    let prepared = Prepared::new(settings, &Disk::default()).map_err(unusable)?;
-    print!("{}", prepared.resolved.show());
-    Ok(())
+    let prepared = Prepared::new(settings, &Glance).map_err(unusable)?;
+    Ok(io::stdout().write_all(prepared.resolved.show().as_bytes())?)
 }
 
 fn pin(agent: SocketAddr) -> Result<(), Failure> {
@@ -96,20 +95,25 @@ fn ask(control: &Path, wish: Wish) -> Result<(), Failure> {
 /// Asks those that drain too. One that has ended without tidying up is no failure where another one answers.
 fn ask_all(control: &Path, wish: Wish) -> Result<(), Failure> {
     let mut result = ask(control, wish);
-    for other in control::all(control).iter().skip(1) {
-        result = ask(other, wish).or(result);
+    for other in control::others(control) {
+        result = ask(&other, wish).or(result);
     }
     result
 }
 
 fn run(settings: Settings) -> Result<(), Failure> {
     // Before there are threads: it changes the environment.
-    let inherited = Inherited::from_env()?;
+    let inherited = Inherited::from_env().map_err(|error| {
+        unusable(format!(
+            "LISTEN_FDS: {error}; only TCP sockets are served (ListenStream= of the socket unit)"
+        ))
+    })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(settings, inherited))
 }
 
 async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> {
+    let signals = Signals::new()?;
     let predecessor = Predecessor::from_env()?;
     let broker = Broker::start(&settings)?;
     let files = first_files(&broker).await?;
@@ -135,7 +139,7 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
     announce(&front, admin.as_ref())?;
     tracing::info!("{confined}");
     warn(&prepared);
-    let mut supervisor = Supervisor::start(settings, broker, &files, prepared, front).await?;
+    let mut supervisor = Supervisor::start(settings, broker, prepared, front).await?;
     let (wishes, granted) = mpsc::channel(WISHES_MAX);
     if let Some(listener) = admin {
         let processes = predecessor.iter().flat_map(|it| &it.processes);
@@ -144,16 +148,19 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
             .flat_map(|path| processes.clone().map(|process| control::of_process(path, *process)));
         supervisor.show(listener, Sources { own: wishes.clone(), former: former.collect() })?;
     }
-    if let Some(listener) = control {
-        tokio::spawn(control::hear(listener, wishes));
-        supervisor.announce().await?;
-    }
+    let hearing = control.map(|listener| Hearing::begin(listener, wishes)).transpose()?;
+    // It may have been given up meanwhile: then nobody must have come here.
     if let Some(predecessor) = predecessor {
         tracing::info!("taking over from process {}", predecessor.process());
         predecessor.take_over()?;
     }
+    supervisor.open().await?;
     notify::ready("serving");
-    Ok(supervisor.run(granted).await?)
+    let served = supervisor.run(signals, granted).await;
+    if let Some(hearing) = hearing {
+        hearing.end().await;
+    }
+    Ok(served?)
 }
 
 /// The configuration's files; of a configuration that can't be used, why.

@@ -32,7 +32,11 @@ impl Prepared {
     /// Resolves the settings and reads their files. The error names the place in the configuration file, where there is
     /// one.
     pub fn new(settings: &Settings, files: &dyn Files) -> Result<Self, String> {
-        let resolved = settings.resolve(files)?;
+        Self::of(settings.resolve(files)?, files)
+    }
+
+    /// The same for settings that were resolved before.
+    pub fn of(resolved: Resolved, files: &dyn Files) -> Result<Self, String> {
         let config = &resolved.config;
         let blame = |file: Option<&Path>, error: &dyn fmt::Display| resolved.blame(file, error);
         let acceptor = Acceptor::demanding(&config.certificates, &config.client_demands, files)

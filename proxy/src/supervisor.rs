@@ -5,22 +5,20 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
 use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::account::{AccessLog, LogTarget};
 use crate::admin::{self, Sources};
 use crate::balance::Desk;
-use crate::broker::{Answer, Broker, Found, Matter};
-use crate::config::{AccessLogTo, Config, Settings};
+use crate::broker::{Answer, Broker, CUT, Found, Matter};
+use crate::config::{AccessLogTo, Settings};
 use crate::control::{Outcome, Wish, Wished};
-use crate::files::{Delivered, Files, Knowing};
+use crate::files::Delivered;
 use crate::listeners::{self, Listener};
 use crate::metrics::Standing;
 use crate::notify;
@@ -46,8 +44,9 @@ pub struct Supervisor {
     alone: bool,
     /// Who waits for an answer of the broker, in the order of the questions.
     waiting: VecDeque<Option<oneshot::Sender<Outcome>>>,
-    /// What the configuration file said when it was to be read.
-    text: Option<(PathBuf, Vec<u8>)>,
+    /// Another process is about to serve.
+    upgrading: bool,
+    stopping: bool,
     /// What new connections go by.
     shared: Shared,
     log: Log,
@@ -76,21 +75,20 @@ enum Stop {
 }
 
 impl Supervisor {
-    /// Starts the workers, and waits until every one of them serves.
+    /// Starts the workers, and waits until every one of them could serve.
     pub async fn start(
         settings: Settings,
         broker: Broker,
-        files: &Delivered,
         mut prepared: Prepared,
         listeners: Vec<Listener>,
     ) -> io::Result<Self> {
         let target = LogTarget::new(std::mem::replace(&mut prepared.lines, Box::new(io::sink())));
         let (lines, guard) = target.open();
         let log = Log { target, lines, _flushed_at_exit: guard };
-        let text = config_text(prepared.config(), files);
         let sockets = listeners.iter().map(Listener::try_clone).collect::<io::Result<_>>()?;
         let (shared, desks) = prepared.share(&log.lines)?;
-        let (orders, told) = watch::channel(Orders { phase: Phase::Running, shared: shared.clone() });
+        let (orders, told) =
+            watch::channel(Orders { open: false, phase: Phase::Running, shared: shared.clone() });
         let reports = start_workers(&told, desks, listeners)?;
         syscalls::forbid_rings();
         let (waiting, since) = (VecDeque::new(), Instant::now());
@@ -99,7 +97,8 @@ impl Supervisor {
             broker,
             alone: false,
             waiting,
-            text,
+            upgrading: false,
+            stopping: false,
             shared,
             log,
             orders,
@@ -111,6 +110,7 @@ impl Supervisor {
             admin: None,
         };
         supervisor.started().await?;
+        supervisor.broker.ask(Matter::Taken).await?;
         Ok(supervisor)
     }
 
@@ -131,28 +131,31 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Lets operators find this process by its control socket.
-    pub async fn announce(&mut self) -> io::Result<()> {
+    /// Lets the workers accept connections, and operators find this process by its control socket.
+    pub async fn open(&mut self) -> io::Result<()> {
+        self.orders.send_modify(|orders| orders.open = true);
+        if self.shared.config.control.is_none() {
+            return Ok(());
+        }
         self.broker.ask(Matter::Announce).await?;
         self.waiting.push_back(None);
         while !self.waiting.is_empty() {
             let answer = self.broker.next().await;
-            self.take(answer);
+            self.take(answer).await;
         }
         Ok(())
     }
 
     /// Supervises until everything has ended.
-    pub async fn run(self, mut wishes: mpsc::Receiver<Wished>) -> io::Result<()> {
+    pub async fn run(self, mut signals: Signals, mut wishes: mpsc::Receiver<Wished>) -> io::Result<()> {
         let refusals = self.shared.refusals.clone();
-        let ended = self.serve(&mut wishes).await;
+        let ended = self.serve(&mut signals, &mut wishes).await;
         tracing::info!("turned away: {refusals}");
         ended
     }
 
-    async fn serve(mut self, wishes: &mut mpsc::Receiver<Wished>) -> io::Result<()> {
-        let mut signals = Signals::new()?;
-        let mut watchdog = Watchdog::new();
+    async fn serve(mut self, signals: &mut Signals, wishes: &mut mpsc::Receiver<Wished>) -> io::Result<()> {
+        let mut watchdog = notify::Watchdog::new();
         let stop = loop {
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -161,15 +164,15 @@ impl Supervisor {
                 },
                 Some((wish, answer)) = wishes.recv() => self.grant(wish, Some(answer)).await,
                 answer = self.broker.next(), if !self.alone => {
-                    if let Some(stop) = self.take(answer) {
+                    if let Some(stop) = self.take(answer).await {
                         break stop;
                     }
                 }
                 report = self.reports.recv() => return ended(report),
-                () = watchdog.due() => watchdog.look(self.shared.balance.beats()),
+                () = watchdog.due() => watchdog.look(&self.shared.balance.beats()),
             }
         };
-        self.stop(stop, &mut signals, wishes).await
+        self.stop(stop, signals, wishes).await
     }
 
     /// Does what was wished, or asks the broker to.
@@ -180,15 +183,21 @@ impl Supervisor {
                 return;
             }
             _ if self.alone => Err(io::Error::other("the broker has ended: only a restart helps")),
-            Wish::Reload => {
-                notify::reloading();
-                self.broker.ask(Matter::Reload).await
+            Wish::Reload | Wish::Upgrade if self.upgrading => {
+                Err(io::Error::other("an upgrade is under way: ask the process that serves then"))
             }
+            Wish::Reload => self.broker.ask(Matter::Reload).await,
             Wish::Reopen => self.broker.ask(Matter::Reopen).await,
             Wish::Upgrade => self.broker.ask_upgrade(self.sockets.iter().map(AsFd::as_fd)).await,
         };
         match asked {
-            Ok(()) => self.waiting.push_back(answer),
+            Ok(()) => {
+                if wish == Wish::Reload {
+                    notify::reloading();
+                }
+                self.upgrading |= wish == Wish::Upgrade;
+                self.waiting.push_back(answer);
+            }
             Err(error) => {
                 tracing::error!("{wish:?}: {error}");
                 tell(answer, Err(error.to_string()));
@@ -197,24 +206,32 @@ impl Supervisor {
     }
 
     /// Takes an answer of the broker; an upgrade that came off is a reason to stop.
-    fn take(&mut self, answer: io::Result<Answer>) -> Option<Stop> {
+    async fn take(&mut self, answer: io::Result<Answer>) -> Option<Stop> {
         let Answer { matter, outcome } = match answer {
             Ok(answer) => answer,
             Err(error) => {
-                tracing::error!("{error}: nothing can be reloaded any more, and there is no upgrade");
-                self.alone = true;
-                self.waiting.clear();
+                self.abandon(&error);
                 return None;
             }
         };
         // Nobody asks for changes.
         let answer = if matter == Matter::Changed { None } else { self.waiting.pop_front().flatten() };
         let outcome = outcome.and_then(|found| match (matter, found) {
-            (Matter::Reload | Matter::Changed, Found::Files(files)) => self.replace(&files, matter),
+            (Matter::Reload | Matter::Changed, Found::Files(files)) => self.replace(&files),
             (Matter::Reopen, Found::Files(files)) => self.reopen(&files),
             (_, Found::Text(text)) => Ok(text),
             (_, Found::Files(_)) => Err("files that nobody asked for".to_owned()),
         });
+        // What has not arrived will come again; what is gone by need not.
+        let follow_up = match (matter, &outcome) {
+            (Matter::Changed, Err(reason)) if reason == CUT => self.broker.ask(Matter::Changed).await,
+            (Matter::Reload, Ok(_)) => self.broker.ask(Matter::Taken).await,
+            _ => Ok(()),
+        };
+        if let Err(error) = follow_up {
+            self.abandon(&error);
+        }
+        self.upgrading &= matter != Matter::Upgrade;
         if matches!(matter, Matter::Reload | Matter::Changed) {
             *(if outcome.is_ok() { &mut self.reloads } else { &mut self.reloads_refused }) += 1;
         }
@@ -223,7 +240,7 @@ impl Supervisor {
             Ok(_) => tracing::info!("{done}"),
             Err(reason) => tracing::error!("{failed}: {reason}"),
         }
-        if matter == Matter::Reload {
+        if matter == Matter::Reload && !self.stopping {
             notify::ready(outcome.as_ref().map_or(failed, |_| done));
         }
         let stop = match (&outcome, matter) {
@@ -234,12 +251,15 @@ impl Supervisor {
         stop
     }
 
-    fn replace(&mut self, files: &Delivered, matter: Matter) -> Outcome {
-        let known = self.text.as_ref().filter(|_| matter == Matter::Changed);
-        let mut prepared = Prepared::new(&self.settings, &Knowing { files, known })?;
-        if matter == Matter::Reload {
-            self.text = config_text(prepared.config(), files);
-        }
+    /// Without the broker desktops are served on, and that is all.
+    fn abandon(&mut self, error: &io::Error) {
+        tracing::error!("{error}: nothing can be reloaded any more, and there is no upgrade");
+        self.alone = true;
+        self.waiting.clear();
+    }
+
+    fn replace(&mut self, files: &Delivered) -> Outcome {
+        let mut prepared = Prepared::new(&self.settings, files)?;
         let lines = std::mem::replace(&mut prepared.lines, Box::new(io::sink()));
         let shared = prepared.replace(&self.shared, &self.log.lines).map_err(|error| error.to_string())?;
         self.log.target.change(lines);
@@ -291,7 +311,13 @@ impl Supervisor {
         signals: &mut Signals,
         wishes: &mut mpsc::Receiver<Wished>,
     ) -> io::Result<()> {
+        self.stopping = true;
         self.sockets.clear();
+        if self.upgrading
+            && let Err(error) = self.broker.stop_asking()
+        {
+            tracing::warn!("the upgrade goes on: {error}");
+        }
         let mut end = End::begin(&why, &self.shared);
         if let Some(admin) = self.admin.take_if(|_| end.is_upgrade) {
             admin.abort();
@@ -316,7 +342,7 @@ impl Supervisor {
                     Wish::Reopen => self.grant(wish, Some(answer)).await,
                     Wish::Reload | Wish::Upgrade => tell(Some(answer), Err("it is stopping".to_owned())),
                 },
-                answer = self.broker.next(), if !self.alone => drop(self.take(answer)),
+                answer = self.broker.next(), if !self.alone => drop(self.take(answer).await),
                 () = tokio::time::sleep_until(end.at.into()), if end.phase == Phase::Draining => {
                     tracing::info!("the drain time is over");
                     end.phase = Phase::Ending;
@@ -330,12 +356,6 @@ impl Supervisor {
     fn enter(&self, phase: Phase) {
         self.orders.send_if_modified(|orders| std::mem::replace(&mut orders.phase, phase) != phase);
     }
-}
-
-fn config_text(config: &Config, files: &Delivered) -> Option<(PathBuf, Vec<u8>)> {
-    let path = config.file.clone()?;
-    let text = files.read(&path).ok()?;
-    Some((path, text))
 }
 
 fn start_workers(
@@ -432,7 +452,7 @@ fn words(matter: Matter) -> (&'static str, &'static str) {
         ),
         Matter::Reopen => ("the access log is open again", "the access log can't be opened again"),
         Matter::Announce => ("reached by --control", "not reached by --control"),
-        Matter::Sockets | Matter::Upgrade => {
+        Matter::Taken | Matter::Sockets | Matter::Upgrade => {
             ("upgraded: the new process serves", "not upgraded, this process serves on")
         }
     }
@@ -452,8 +472,8 @@ fn ended(report: Option<Report>) -> io::Result<()> {
     }
 }
 
-/// SIGTERM and SIGINT, which stop, and the signals that wish something.
-struct Signals {
+/// SIGTERM and SIGINT, which stop, and the signals that wish something. Those that come early wait.
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -462,7 +482,8 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    /// From now on no signal ends the program by itself.
+    pub fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -481,39 +502,6 @@ impl Signals {
             _ = self.user1.recv() => Some(Wish::Reopen),
             _ = self.user2.recv() => Some(Wish::Upgrade),
         }
-    }
-}
-
-/// Tells systemd that the workers are alive, for as long as they are.
-struct Watchdog {
-    looks: Option<tokio::time::Interval>,
-    beats: Vec<usize>,
-}
-
-impl Watchdog {
-    fn new() -> Self {
-        let looks = notify::watchdog().map(|every| {
-            let mut looks = tokio::time::interval(every);
-            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            looks
-        });
-        Self { looks, beats: Vec::new() }
-    }
-
-    async fn due(&mut self) {
-        match &mut self.looks {
-            Some(looks) => drop(looks.tick().await),
-            None => std::future::pending().await,
-        }
-    }
-
-    fn look(&mut self, beats: Vec<usize>) {
-        let stands_still = |(before, now): (&usize, &usize)| before == now;
-        match self.beats.iter().zip(&beats).position(stands_still) {
-            None => notify::alive(),
-            Some(worker) => tracing::error!("worker {worker} stands still"),
-        }
-        self.beats = beats;
     }
 }
 

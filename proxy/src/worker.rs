@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Poll;
@@ -72,6 +73,8 @@ pub struct Shared {
 /// What a worker is told.
 #[derive(Clone, Debug)]
 pub struct Orders {
+    /// Whether connections are accepted; once they are, `phase` says until when.
+    pub open: bool,
     /// How far stopping is to come.
     pub phase: Phase,
     /// The settings for new connections.
@@ -212,7 +215,7 @@ fn retire(worker: &Worker<Kernel>, phase: Phase) {
     worker.pool.borrow_mut().clear();
 }
 
-/// Serves on `listeners` until `orders` say otherwise and every connection has ended; `started` is called once it does.
+/// Serves on `listeners` until `orders` say otherwise and every connection has ended; `started` is called once it can.
 /// `own`: where any worker listens. Takes the calling thread; a panic of any connection becomes one of the worker.
 pub fn run(
     desk: Desk,
@@ -252,6 +255,8 @@ async fn serve(
     mut orders: watch::Receiver<Orders>,
     started: impl FnOnce(),
 ) -> io::Result<()> {
+    started();
+    orders.wait_for(|orders| orders.open).await.map_err(io::Error::other)?;
     for Listener { socket, secure } in listeners {
         let door = Rc::new(generations.current().net.listen(socket)?);
         generations.doors.borrow_mut().push(Rc::downgrade(&door));
@@ -259,17 +264,18 @@ async fn serve(
         generations.executor.spawn(accept(generations.clone(), door, secure, accepting));
     }
     generations.executor.spawn(receive(generations.clone(), desk.arrivals));
-    started();
+    let mut reap = pin!(generations.executor.sleep(REAP));
     loop {
         let worker = generations.current();
         tokio::select! {
-            () = worker.net.sleep(REAP) => {
+            () = &mut reap => {
                 generations.beat(&worker);
                 reap_agents(&worker).await;
+                reap.set(generations.executor.sleep(REAP));
             }
             changed = orders.changed() => {
                 changed.map_err(io::Error::other)?;
-                let Orders { phase, shared } = orders.borrow_and_update().clone();
+                let Orders { phase, shared, .. } = orders.borrow_and_update().clone();
                 if phase >= Phase::Draining {
                     break;
                 }

@@ -7,9 +7,10 @@ use std::os::unix::net::UnixStream;
 
 use harness::line::{End, Line, Secure};
 use harness::process::{Process, eventually};
+use harness::proxy;
 use nix::sys::signal::Signal;
 
-use super::{Service, agent, echoes, replace};
+use super::{Files, Service, agent, echoes, replace};
 
 /// The certificate that it shows, as PEM text has it.
 async fn shown(service: &Service) -> Vec<u8> {
@@ -111,6 +112,99 @@ async fn a_certificate_that_is_renewed_in_two_steps_is_taken_up_and_the_old_one_
     assert_eq!(service.ask("/x").await.status, 403);
 }
 
+/// Those who renew certificates ask for a reload afterwards, whatever else the file says by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_is_refused_swallows_no_renewal() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "");
+    service.files.configure("workers = 1\n");
+    let identity = service.files.certify();
+    service.refuses("reload");
+    eventually("the certificate is taken up", || {
+        service.proxy.log().contains("files have changed and were read again").then_some(())
+    });
+    assert_eq!(shown(&service).await, identity.chain().unwrap()[0].to_vec());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_keep_others_waiting_keep_nobody_waiting_here() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "");
+    let path = service.files.path("proxy.toml");
+    fs::remove_file(&path).unwrap();
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(service.refuses("reload").contains("is no regular file"));
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert!(service.refuses("reload").contains("is no regular file"));
+    fs::remove_dir(&path).unwrap();
+    let log = service.files.path("fifo");
+    nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    service.files.configure(&format!("access-log = \"{}\"\n", log.display()));
+    assert!(service.refuses("reload").contains("fifo"));
+    service.files.configure("");
+    service.does("reload");
+}
+
+/// Clients may have all descriptors that there are; it has to get over that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_want_of_descriptors_ends_no_reloads() {
+    let agent = agent().await;
+    let files = Files::new(agent.address);
+    let inner = files.command(proxy::binary());
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -n 40; exec \"$@\"", "sh"]).arg(inner.get_program()).args(inner.get_args());
+    let service = Service::start_by(files, command);
+    let clients: Vec<_> =
+        (0..60).map(|_| std::net::TcpStream::connect(service.files.address).unwrap()).collect();
+    eventually("all descriptors are taken", || {
+        service.proxy.log().contains("no file descriptor is left").then_some(())
+    });
+    let identity = service.files.certify();
+    eventually("the files do not arrive", || {
+        service.proxy.log().contains("too few file descriptors for its files").then_some(())
+    });
+    drop(clients);
+    eventually("they arrive later", || {
+        service.proxy.log().contains("files have changed and were read again").then_some(())
+    });
+    assert_eq!(shown(&service).await, identity.chain().unwrap()[0].to_vec());
+    service.does("reload");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_it_made_itself_stays_the_same() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "cert = []\nkey = []\n");
+    let before = shown(&service).await;
+    service.does("reload");
+    assert_eq!(shown(&service).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_but_its_own_socket_is_replaced_by_the_control_socket() {
+    let agent = agent().await;
+    let files = Files::new(agent.address);
+    let precious = files.path("precious");
+    fs::write(&precious, "x").unwrap();
+    files.configure(&format!("control = \"{}\"\n", precious.display()));
+    let mut process = Process::start(files.command(proxy::binary()));
+    assert_eq!(process.wait().code(), Some(1));
+    assert!(process.log().contains("there is something else"), "{}", process.log());
+    assert_eq!(fs::read(&precious).unwrap(), b"x");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_check_makes_nothing() {
+    let agent = agent().await;
+    let files = Files::new(agent.address);
+    let mut check = std::process::Command::new(proxy::binary());
+    check.arg("check").arg(files.flag("config", "proxy.toml"));
+    let mut check = Process::start(check);
+    assert_eq!(check.wait().code(), Some(0), "{}", check.log());
+    assert!(!files.path("access.log").exists());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_keeps_its_connection_gets_the_answer_it_waits_for_and_comes_anew() {
     let (begun, mut told) = tokio::sync::mpsc::unbounded_channel();
@@ -193,7 +287,7 @@ async fn the_control_socket_is_for_its_user_alone_and_takes_commands_alone() {
     drop(silent);
     assert!(service.does("status").contains("serving"));
     // A second one does not take its place.
-    let mut second = service.files.command(harness::proxy::binary());
+    let mut second = service.files.command(proxy::binary());
     second.arg("--listen=127.0.0.1:0");
     let mut second = Process::start(second);
     assert_eq!(second.wait().code(), Some(1));

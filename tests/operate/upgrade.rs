@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::line::{End, Line};
-use harness::process::eventually;
+use harness::process::{Process, eventually};
 use harness::proxy;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -133,7 +133,7 @@ async fn a_next_one_that_fails_leaves_the_old_one_serving() {
     put("no program");
     assert!(service.refuses("upgrade").contains("can't be started"));
     fs::remove_file(&binary).unwrap();
-    assert!(service.refuses("upgrade").contains("can't be started"));
+    assert!(service.refuses("upgrade").contains("No such file"));
     fs::copy(proxy::binary(), &binary).unwrap();
     for more in ["agnts = []\n", "listen = \"192.0.2.1:1\"\n"] {
         service.files.configure(more);
@@ -148,6 +148,53 @@ async fn a_next_one_that_fails_leaves_the_old_one_serving() {
     service.does("upgrade");
     assert_ne!(service.serving(), before);
     echoes(&mut session).await;
+    end(service.serving());
+}
+
+/// It is ready, and learns that it is not waited for any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_next_one_that_comes_too_late_takes_nothing_with_it() {
+    let agent = agent().await;
+    let files = Files::new(agent.address);
+    let binary = files.path("dcv-splice");
+    fs::copy(proxy::binary(), &binary).unwrap();
+    let service = Service::start_from(files, &binary);
+    let before = service.serving();
+    let (stop, knocking) = knock(service.files.address);
+    fs::remove_file(&binary).unwrap();
+    let late = format!("#!/bin/sh\nexec '{}' \"$@\" </dev/null\n", proxy::binary().display());
+    fs::write(&binary, late).unwrap();
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+    for _ in 0..3 {
+        assert!(service.refuses("upgrade").contains("ended before it could serve"));
+    }
+    assert_eq!(service.serving(), before);
+    service.does("reload");
+    stop.store(true, Ordering::Relaxed);
+    knocking.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_upgrades_at_once_one_comes_off() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "");
+    // It stays until its session has ended, and so has an answer for everybody.
+    let mut session = service.session("/echo").await;
+    echoes(&mut session).await;
+    let flag = service.files.flag("control", "control");
+    let ask = || Process::start(proxy::command(&["upgrade", &flag])).without_grace();
+    let codes = [ask(), ask(), ask()].map(|mut asked| (asked.wait().code(), asked.log()));
+    let done = codes.iter().filter(|(code, _)| *code == Some(0)).count();
+    assert!(done >= 1, "{codes:?}");
+    // Whoever found the next process has asked that one.
+    eventually("one process serves", || {
+        let status = service.does("status");
+        (status.matches("serving").count() == 1 && status.lines().count() <= 1 + done).then_some(())
+    });
+    let listening = fs::read_dir(service.files.folder.path()).unwrap();
+    let names = listening.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let sockets = names.filter(|name| name.starts_with("control.")).count();
+    assert!(sockets <= 1 + done, "{sockets} sockets after {done} upgrades");
     end(service.serving());
 }
 

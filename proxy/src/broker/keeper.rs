@@ -1,20 +1,23 @@
 //! The broker's own side: waits for questions, and looks each second whether a file has changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, Metadata};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use super::launch::start_next;
 use super::{Line, Matter, Message, program};
-use crate::config::{AccessLogTo, Config, Settings};
+use crate::config::{AccessLogTo, Config, Resolved, Settings};
+use crate::confine;
 use crate::control;
 use crate::files::{Disk, Files, Knowing, read_whole};
 use crate::prepared::Prepared;
@@ -35,8 +38,13 @@ pub fn keep(settings: Settings) -> io::Result<()> {
             SignalKind::user_defined2(),
         ];
         let _ignored = kinds.into_iter().map(signal).collect::<io::Result<Vec<_>>>()?;
+        // It sees private keys too.
+        confine::forbid_core_dumps()?;
         let line = Line::new(io::stdin().as_fd().try_clone_to_owned()?)?;
-        Keeper::new(settings)?.serve(&line).await
+        let mut keeper = Keeper::new(settings)?;
+        let served = keeper.serve(&line).await;
+        keeper.leave();
+        served
     })
 }
 
@@ -45,10 +53,22 @@ struct Keeper {
     program: PathBuf,
     serving: u32,
     sockets: Vec<OwnedFd>,
-    /// What the configuration file said when it was asked for last: only then is it read.
-    text: Option<(PathBuf, Vec<u8>)>,
     /// What the serving process goes by.
-    config: Option<Config>,
+    kept: Option<Kept>,
+    /// What it will go by, if it says so.
+    offered: Option<Kept>,
+    /// By which the next change is seen.
+    watched: BTreeMap<PathBuf, Option<Stamp>>,
+    /// Questions that came while an upgrade was under way.
+    later: VecDeque<Message>,
+    /// Another process serves.
+    handed_over: bool,
+}
+
+/// A configuration, what its file said when it was asked for, and what its other files were then.
+struct Kept {
+    config: Config,
+    text: Option<(PathBuf, Vec<u8>)>,
     watched: BTreeMap<PathBuf, Option<Stamp>>,
 }
 
@@ -56,7 +76,7 @@ struct Keeper {
 type Stamp = (i64, i64, u64, u64);
 
 fn stamp(metadata: &Metadata) -> Stamp {
-    (metadata.mtime(), metadata.mtime_nsec(), metadata.len(), metadata.ino())
+    (metadata.ctime(), metadata.ctime_nsec(), metadata.len(), metadata.ino())
 }
 
 impl Keeper {
@@ -66,131 +86,120 @@ impl Keeper {
             program: program()?,
             serving: parent_id(),
             sockets: Vec::new(),
-            text: None,
-            config: None,
+            kept: None,
+            offered: None,
             watched: BTreeMap::new(),
+            later: VecDeque::new(),
+            handed_over: false,
         })
     }
 
-    async fn serve(mut self, line: &Line) -> io::Result<()> {
+    async fn serve(&mut self, line: &Line) -> io::Result<()> {
         self.answer(line, Message::about(Matter::Reload)).await?;
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            if let Some(question) = self.later.pop_front() {
+                self.answer(line, question).await?;
+                continue;
+            }
             tokio::select! {
-                question = line.receive() => match question {
-                    Ok(Some(question)) => self.answer(line, question).await?,
-                    Ok(None) => break,
-                    Err(error) => {
-                        self.leave();
-                        return Err(error);
-                    }
+                question = line.receive() => match question? {
+                    Some(question) => self.answer(line, question).await?,
+                    None => return Ok(()),
                 },
-                _ = looks.tick() => {
+                _ = looks.tick(), if !self.handed_over => {
                     if let Some(message) = self.look() {
                         send(line, &message).await?;
                     }
                 }
             }
         }
-        self.leave();
-        Ok(())
     }
 
     async fn answer(&mut self, line: &Line, question: Message) -> io::Result<()> {
         let matter = question.matter;
         let answer = match matter {
-            Matter::Reload | Matter::Changed => self.reload(),
+            Matter::Reload | Matter::Upgrade if self.handed_over => {
+                Message::outcome(matter, Err("another process serves by now".to_owned()))
+            }
+            Matter::Reload => self.reload(),
+            Matter::Taken => {
+                if let Some(offered) = self.offered.take() {
+                    self.watched.clone_from(&offered.watched);
+                    self.kept = Some(offered);
+                }
+                return Ok(());
+            }
+            Matter::Changed => {
+                // What was sent has not arrived: it has changed still.
+                self.watched.values_mut().for_each(|stamp| *stamp = None);
+                return Ok(());
+            }
             Matter::Reopen => self.reopen(),
             Matter::Announce => Message::outcome(matter, self.announce()),
             Matter::Sockets => {
                 self.sockets.extend(question.descriptors);
                 return Ok(());
             }
-            Matter::Upgrade => {
-                let sockets = std::mem::take(&mut self.sockets);
-                let started = start_next(&self.program, &self.settings, sockets, self.serving).await;
-                Message::outcome(matter, started)
-            }
+            Matter::Upgrade => Message::outcome(matter, self.upgrade(line).await),
         };
         send(line, &answer).await
     }
 
     fn reload(&mut self) -> Message {
         let disk = Disk::default();
-        let prepared = Prepared::new(&self.settings, &disk).and_then(|prepared| self.allow(prepared));
-        self.message(Matter::Reload, prepared, disk)
+        let resolved = self.settings.resolve(&disk).and_then(|resolved| self.allow(resolved));
+        let prepared = resolved.and_then(|resolved| Prepared::of(resolved, &disk));
+        let offered = prepared.and_then(|prepared| Offer::new(prepared.config(), disk, None));
+        match offered {
+            Ok(Offer { kept, files }) => {
+                self.offered = Some(kept);
+                Message::with_files(Matter::Reload, files)
+            }
+            Err(reason) => Message::outcome(Matter::Reload, Err(reason)),
+        }
     }
 
     /// What a running process can go by.
-    fn allow(&self, prepared: Prepared) -> Result<Prepared, String> {
-        let fixed = self.config.as_ref().and_then(|config| config.fixed_setting_unlike(prepared.config()));
+    fn allow(&self, resolved: Resolved) -> Result<Resolved, String> {
+        let fixed = self.kept.as_ref().and_then(|kept| kept.config.fixed_setting_unlike(&resolved.config));
         match fixed {
-            None => Ok(prepared),
-            Some(key) => Err(prepared.resolved.blame_key(
-                key,
-                &format!("{key} can't change while it runs: `dcv-splice upgrade` takes it up"),
-            )),
+            None => Ok(resolved),
+            Some(key) => {
+                let what = format!("{key} can't change while it runs: `dcv-splice upgrade` takes it up");
+                Err(resolved.blame_key(key, &what))
+            }
         }
     }
 
     /// Reads again what has changed, by the configuration of last time.
     fn look(&mut self) -> Option<Message> {
-        let now = |path: &PathBuf| fs::metadata(path).ok().as_ref().map(stamp);
-        if self.watched.iter().all(|(path, before)| now(path) == *before) {
+        let now = |path: &PathBuf| (path.clone(), fs::metadata(path).ok().as_ref().map(stamp));
+        let seen: BTreeMap<_, _> = self.watched.keys().map(now).collect();
+        if seen == self.watched {
             return None;
         }
         let disk = Disk::default();
-        let files = Knowing { files: &disk, known: self.text.as_ref() };
-        let prepared = Prepared::new(&self.settings, &files);
-        Some(self.message(Matter::Changed, prepared, disk))
-    }
-
-    fn message(&mut self, matter: Matter, prepared: Result<Prepared, String>, disk: Disk) -> Message {
-        match self.note(prepared, disk) {
-            Ok(files) => Message::with_files(matter, files),
-            Err(reason) => Message::outcome(matter, Err(reason)),
-        }
-    }
-
-    /// Notes which files there are, so that the next change of them is seen; also of a configuration that can't be used.
-    fn note(
-        &mut self,
-        prepared: Result<Prepared, String>,
-        disk: Disk,
-    ) -> Result<Vec<(PathBuf, File)>, String> {
-        let asked = disk.into_asked();
-        let stamps = asked.iter().map(|(path, file)| {
-            let metadata = file.as_ref().ok().and_then(|file| file.metadata().ok());
-            (path.clone(), metadata.as_ref().map(stamp))
-        });
-        match prepared {
-            Ok(prepared) => {
-                let config = prepared.config().clone();
-                self.watched = stamps.collect();
-                if let AccessLogTo::File(path) = &config.access_log {
-                    self.watched.remove(path);
-                }
-                if let Some((path, opened)) = config.file.as_ref().and_then(|file| asked.get_key_value(file))
-                {
-                    self.watched.remove(path);
-                    let text = opened.as_ref().ok().and_then(|opened| read_whole(opened).ok());
-                    self.text = text.map(|text| (path.clone(), text));
-                }
-                self.config = Some(config);
+        let text = self.kept.as_ref().and_then(|kept| kept.text.as_ref());
+        let prepared = Prepared::new(&self.settings, &Knowing { files: &disk, known: text });
+        let offered = prepared.and_then(|prepared| Offer::new(prepared.config(), disk, text));
+        Some(match offered {
+            Ok(Offer { kept, files }) => {
+                self.watched = kept.watched;
+                Message::with_files(Matter::Changed, files)
             }
+            // It is told once; whatever changes next is tried again.
             Err(reason) => {
-                let watched = stamps.filter(|(path, _)| self.watched.contains_key(path));
-                let watched: Vec<_> = watched.collect();
-                self.watched.extend(watched);
-                return Err(reason);
+                self.watched = seen;
+                Message::outcome(Matter::Changed, Err(reason))
             }
-        }
-        Ok(asked.into_iter().filter_map(|(path, file)| Some((path, file.ok()?))).collect())
+        })
     }
 
     fn reopen(&self) -> Message {
-        let Some(AccessLogTo::File(path)) = self.config.as_ref().map(|config| &config.access_log) else {
+        let access_log = self.kept.as_ref().map(|kept| &kept.config.access_log);
+        let Some(AccessLogTo::File(path)) = access_log else {
             return Message::with_files(Matter::Reopen, Vec::new());
         };
         match Disk::default().append(path) {
@@ -201,8 +210,25 @@ impl Keeper {
         }
     }
 
+    /// Starts the next binary, unless the serving process ends meanwhile.
+    async fn upgrade(&mut self, line: &Line) -> Result<String, String> {
+        let sockets = std::mem::take(&mut self.sockets);
+        let mut started = pin!(start_next(&self.program, &self.settings, sockets, self.serving));
+        let started = loop {
+            tokio::select! {
+                started = &mut started => break started?,
+                question = line.receive() => match question {
+                    Ok(Some(question)) => self.later.push_back(question),
+                    Ok(None) | Err(_) => return Err("this process ends".to_owned()),
+                },
+            }
+        };
+        self.handed_over = true;
+        Ok(started)
+    }
+
     fn control(&self) -> Option<&Path> {
-        self.config.as_ref()?.control.as_deref()
+        self.kept.as_ref()?.config.control.as_deref()
     }
 
     fn announce(&self) -> Result<String, String> {
@@ -217,10 +243,47 @@ impl Keeper {
         let own = control::of_process(path, self.serving);
         // What is gone already need not be removed.
         let _ = fs::remove_file(&own);
-        if fs::read_link(path).is_ok_and(|to| Some(to.as_os_str()) == own.file_name()) {
+        if control::linked(path) == Some(own) {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// A configuration that can be run by, and its files.
+struct Offer {
+    kept: Kept,
+    files: Vec<(PathBuf, File)>,
+}
+
+impl Offer {
+    /// `disk`: where its files were read. `known`: what its own file said, where that was known before.
+    fn new(config: &Config, disk: Disk, known: Option<&(PathBuf, Vec<u8>)>) -> Result<Self, String> {
+        let mut asked = disk.into_asked();
+        let read = |path: &PathBuf| {
+            let file = asked.remove(path)?.ok()?;
+            Some((path.clone(), read_whole(&file).ok()?))
+        };
+        let text = known.cloned().or_else(|| config.file.as_ref().and_then(read));
+        let mut files: Vec<_> =
+            asked.into_iter().filter_map(|(path, file)| Some((path, file.ok()?))).collect();
+        let is_log = |path: &Path| matches!(&config.access_log, AccessLogTo::File(log) if log == path);
+        let watched = files.iter().filter(|(path, _)| !is_log(path));
+        let watched = watched.map(|(path, file)| (path.clone(), file.metadata().ok().as_ref().map(stamp)));
+        let watched = watched.collect();
+        if let Some((path, text)) = &text {
+            // What was validated, whatever the file says by now.
+            let file = in_memory(text).map_err(|error| format!("{}: {error}", path.display()))?;
+            files.push((path.clone(), file));
+        }
+        Ok(Self { kept: Kept { config: config.clone(), text, watched }, files })
+    }
+}
+
+/// A file that is nowhere on the disk.
+fn in_memory(text: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("configuration", MemfdFlags::CLOEXEC)?);
+    file.write_all(text)?;
+    Ok(file)
 }
 
 /// Sends the message, or why it can't be.
@@ -235,9 +298,11 @@ async fn send(line: &Line, message: &Message) -> io::Result<()> {
 
 /// Makes `path` lead to the control socket of `process`, in one step.
 fn link(path: &Path, process: u32) -> io::Result<()> {
+    control::check(path)?;
     let own = control::of_process(path, process);
     let name = own.file_name().unwrap_or(own.as_os_str());
-    let fresh = own.with_extension("new");
+    let mut fresh = own.clone().into_os_string();
+    fresh.push(".new");
     // One that was left half done.
     let _ = fs::remove_file(&fresh);
     symlink(name, &fresh)?;

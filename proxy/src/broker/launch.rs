@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
+use rustix::fs::{Access, access};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::config::Settings;
@@ -34,6 +35,7 @@ pub(super) async fn start_next(
     predecessor: u32,
 ) -> Result<String, String> {
     let failed = |error: io::Error| format!("{}: {error}", program.display());
+    access(program, Access::EXEC_OK).map_err(|error| failed(error.into()))?;
     let (own, theirs) = tokio::net::UnixStream::pair().map_err(failed)?;
     let theirs = theirs.into_std().and_then(|theirs| theirs.set_nonblocking(false).map(|()| theirs));
     start(program, settings, sockets, predecessor, theirs.map_err(failed)?).map_err(failed)?;

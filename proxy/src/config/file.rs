@@ -2,7 +2,7 @@
 //! name, type, default and rule stands in one place. Knows where in the file everything stands; reads no file itself.
 
 use std::any::TypeId;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -91,10 +91,11 @@ impl ConfigFile {
         Some(self.place(value.map_or(entry.at, |value| value.at)))
     }
 
-    /// Where it names `file`.
-    pub(super) fn place_of_file(&self, file: &Path) -> Option<Place<'_>> {
-        let mut values = self.entries.iter().flat_map(|entry| &entry.values);
-        values.find(|value| Path::new(&value.text) == file).map(|value| self.place(value.at))
+    /// Where it says `text` last.
+    pub(super) fn place_of_value(&self, text: &OsStr) -> Option<Place<'_>> {
+        let mut values = self.entries.iter().flat_map(|entry| &entry.values).rev();
+        let found = values.find(|value| *value.text == *text);
+        found.map(|value| self.place(value.at))
     }
 
     /// The flags that say the same, but for keys that were `given` already.
@@ -144,6 +145,14 @@ fn values(argument: &Arg, value: &Spanned<DeValue<'_>>) -> Result<Vec<Value>, Fi
     match value.get_ref() {
         DeValue::Array(_) if !is_repeatable(argument) => {
             Err(FileError::new(value.span().start, format!("{} takes one value", name(argument))))
+        }
+        DeValue::Array(values) if values.is_empty() && !argument.get_default_values().is_empty() => {
+            let what = format!("{} names none: name one, or leave the line out", name(argument));
+            Err(FileError::new(value.span().start, what))
+        }
+        DeValue::Table(_) => {
+            let what = format!("{0} is no section: write {0} = ...", name(argument));
+            Err(FileError::new(value.span().start, what))
         }
         DeValue::Array(values) => values.iter().map(|value| single(argument, value)).collect(),
         _ => Ok(vec![single(argument, value)?]),

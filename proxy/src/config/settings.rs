@@ -12,7 +12,7 @@ use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches};
 use toml_writer::{ToTomlValue, TomlStringBuilder};
 
 use super::file::{ConfigFile, argument, is_number, is_repeatable};
-use super::{CommandLine, Config, Flags};
+use super::{CommandLine, Config, ConfigError, Flags};
 use crate::files::Files;
 
 /// The flags, as typed.
@@ -67,7 +67,10 @@ impl Settings {
         let flags = Flags::from_arg_matches(&given).map_err(|error| told(&error))?;
         let config = flags.resolve().map_err(|error| {
             let key = error.key().filter(|key| !is_typed(&self.words, key));
-            let place = file.as_ref().zip(key).and_then(|(file, key)| file.place_of(key, None));
+            let place = file.as_ref().and_then(|file| match error {
+                ConfigError::Overlap(_, other) => file.place_of_value(other.to_string().as_ref()),
+                _ => file.place_of(key?, None),
+            });
             place.map_or_else(|| error.to_string(), |place| format!("{place}: {error}"))
         })?;
         Ok(Resolved { config, typed: self.words.clone(), file, given })
@@ -105,7 +108,8 @@ fn place_and_tell(error: &clap::Error, file: Option<&ConfigFile>) -> String {
 impl Resolved {
     /// What is wrong with `file`, with the place that names it.
     pub fn blame(&self, file: Option<&Path>, error: &dyn std::fmt::Display) -> String {
-        let place = self.file.as_ref().zip(file).and_then(|(config, file)| config.place_of_file(file));
+        let place =
+            self.file.as_ref().zip(file).and_then(|(config, file)| config.place_of_value(file.as_os_str()));
         place.map_or_else(|| error.to_string(), |place| format!("{place}: {error}"))
     }
 
@@ -260,7 +264,10 @@ mod tests {
                 "f.toml:1:1: --default-agent 10.0.0.1 lies in no --agents prefix",
             ),
             ("cert = \"a\"", "f.toml:1:1: 1 --cert but 0 --key"),
-            ("listen = [\"0.0.0.0:1\", \"10.0.0.1:1\"]", "f.toml:1:1: 0.0.0.0:1 and 10.0.0.1:1 can't both"),
+            ("listen = [\"0.0.0.0:1\", \"10.0.0.1:1\"]", "f.toml:1:24: 0.0.0.0:1 and 10.0.0.1:1 can't both"),
+            ("listen = []", "f.toml:1:10: listen names none: name one, or leave the line out"),
+            ("[listen]\nx = 1", "f.toml:1:1: listen is no section: write listen = ..."),
+            ("listen-plain = [\"[::1]:1\", \"[::1]:1\"]", "f.toml:1:28: [::1]:1 and [::1]:1 can't both"),
             ("headers-max = 0", "f.toml:1:1: --headers-max must lie between"),
             (
                 "htpasswd-agents = [\"10.0.0.0/8\"]",

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ::aws_lc_rs::digest::{SHA256, digest};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -205,7 +205,11 @@ impl Acceptor {
     ) -> Result<Self, CertificateError> {
         let mut keys = pairs.iter().map(|pair| load(pair, files)).collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
-            keys.push(self_signed()?);
+            // Browsers were told once to trust it: it stays the same while the program runs.
+            static MADE: Mutex<Option<CertifiedKey>> = Mutex::new(None);
+            let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+            let key = if let Some(key) = &*made { key.clone() } else { made.insert(self_signed()?).clone() };
+            keys.push(key);
         }
         // A stable sort: ECDSA signs ten times faster than RSA, so it goes first wherever a client takes both.
         keys.sort_by_key(|key| key.key.algorithm() == SignatureAlgorithm::RSA);
