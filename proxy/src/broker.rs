@@ -2,6 +2,7 @@
 //! when they are wanted again or have changed, and starts the next binary. It is asked with one byte, so that who takes
 //! over the serving process gets nothing from it but what the operator configured. It speaks to no network.
 
+mod account;
 mod keeper;
 mod launch;
 
@@ -52,6 +53,10 @@ pub enum Matter {
     Reopen = b'o',
     /// The control socket is to be found from now on.
     Announce = b'a',
+    /// The kernel is to count the connections of the cgroup that the text names.
+    Account = b'k',
+    /// What it has counted.
+    Figures = b'f',
     /// Listening sockets for the next binary; it has no answer.
     Sockets = b's',
     /// The next binary.
@@ -66,6 +71,8 @@ impl Matter {
             Self::Changed,
             Self::Reopen,
             Self::Announce,
+            Self::Account,
+            Self::Figures,
             Self::Sockets,
             Self::Upgrade,
         ];
@@ -174,6 +181,9 @@ fn receive(socket: &UnixStream) -> io::Result<Option<Message>> {
     }
 }
 
+/// The name of the file that an answer to [`Matter::Figures`] has.
+pub const FIGURES: &str = "figures";
+
 /// What came of a question.
 #[derive(Debug)]
 pub struct Answer {
@@ -215,6 +225,12 @@ impl Broker {
         self.0.send(&Message::about(matter)).await
     }
 
+    /// Asks the kernel to count the connections of that cgroup.
+    pub async fn ask_account(&self, cgroup: &Path) -> io::Result<()> {
+        let text = cgroup.as_os_str().as_bytes().to_vec();
+        self.0.send(&Message { text, ..Message::about(Matter::Account) }).await
+    }
+
     /// Asks for the next binary, which is to listen on `sockets`.
     pub async fn ask_upgrade(&self, sockets: impl Iterator<Item = BorrowedFd<'_>>) -> io::Result<()> {
         let sockets = sockets.map(|socket| socket.try_clone_to_owned()).collect::<io::Result<Vec<_>>>()?;
@@ -239,7 +255,9 @@ impl Broker {
         let text = |message: &Message| String::from_utf8_lossy(&message.text).into_owned();
         let outcome = match matter {
             _ if !message.good => Err(text(&message)),
-            Matter::Reload | Matter::Changed | Matter::Reopen => Ok(Found::Files(message.files())),
+            Matter::Reload | Matter::Changed | Matter::Reopen | Matter::Figures => {
+                Ok(Found::Files(message.files()))
+            }
             _ => Ok(Found::Text(text(&message))),
         };
         Ok(Answer { matter, outcome })

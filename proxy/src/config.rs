@@ -21,7 +21,8 @@ use crate::route::{AgentDomain, AllowedAgents};
 use crate::tls::{AgentTrust, CertificatePair, ClientAuthority, ClientDemands};
 
 pub use flags::{
-    AdminAt, AgentTls, ClientCert, Command, CommandLine, ControlFlags, Flags, LimitFlags, Readiness, TlsMin,
+    AdminAt, AgentTls, ClientCert, Command, CommandLine, ControlFlags, EbpfMode, Flags, LimitFlags,
+    Readiness, TlsMin,
 };
 pub use settings::{Resolved, Settings};
 
@@ -72,6 +73,10 @@ pub struct Config {
     pub listen_plain: Vec<SocketAddr>,
     /// Where metrics are shown.
     pub admin: Option<SocketAddr>,
+    /// Whether the kernel counts connections.
+    pub ebpf: EbpfMode,
+    /// The program that it counts by.
+    pub ebpf_object: PathBuf,
     /// Where clients may come from.
     pub clients: ClientNetworks,
     /// Limits of one client.
@@ -125,6 +130,8 @@ impl Config {
             ("agent-port", self.agent_port != other.agent_port),
             ("control", self.control != other.control),
             ("admin", self.admin != other.admin),
+            ("ebpf", self.ebpf != other.ebpf),
+            ("ebpf-object", self.ebpf_object != other.ebpf_object),
         ];
         unlike.into_iter().find(|(_, is_unlike)| *is_unlike).map(|(name, _)| name)
     }
@@ -219,6 +226,8 @@ impl Flags {
             pool: self.limits.pool(),
             file: self.config,
             control: self.control,
+            ebpf: self.ebpf,
+            ebpf_object: self.ebpf_object,
             admin: if let AdminAt::Address(address) = self.admin { Some(address) } else { None },
             listen_plain: self.listen_plain,
             default_agent: self.default_agent,

@@ -234,6 +234,63 @@ impl Figures {
     }
 }
 
+/// What the kernel has counted of one agent's connections, or of one listener's.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct KernelFigures {
+    /// Bytes of payload that came in order, each once.
+    pub received: u64,
+    /// Bytes of payload that the other side has acknowledged.
+    pub acknowledged: u64,
+    /// Connections that were tried.
+    pub tried: u64,
+    /// Connections that were made.
+    pub opened: u64,
+    /// Connections that could not be made.
+    pub failed: u64,
+    /// Connections that have ended.
+    pub closed: u64,
+    /// Segments that were sent again.
+    pub retransmitted: u64,
+    /// The smoothed round-trip time of the connection that spoke last.
+    pub round_trip_us: u64,
+    /// Times to connect: the n-th number is of those of 2^n us and more, below 2^(n+1).
+    pub connect_times: Vec<u64>,
+    /// Smoothed round-trip times, likewise.
+    pub round_trips: Vec<u64>,
+}
+
+impl KernelFigures {
+    /// Adds what is counted at another port of the same address.
+    pub fn add(&mut self, other: &Self) {
+        self.received += other.received;
+        self.acknowledged += other.acknowledged;
+        self.tried += other.tried;
+        self.opened += other.opened;
+        self.failed += other.failed;
+        self.closed += other.closed;
+        self.retransmitted += other.retransmitted;
+        self.round_trip_us = self.round_trip_us.max(other.round_trip_us);
+        add_each(&mut self.connect_times, &other.connect_times);
+        add_each(&mut self.round_trips, &other.round_trips);
+    }
+}
+
+fn add_each(sum: &mut Vec<u64>, more: &[u64]) {
+    sum.resize(sum.len().max(more.len()), 0);
+    sum.iter_mut().zip(more).for_each(|(count, more)| *count += more);
+}
+
+/// The kernel's own account of a process's connections.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct KernelAccount {
+    /// By agent.
+    pub agents: BTreeMap<IpAddr, KernelFigures>,
+    /// By the port that clients come to.
+    pub listeners: BTreeMap<u32, KernelFigures>,
+}
+
 /// What workers have published. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Published(Arc<[Mutex<Figures>]>);

@@ -9,6 +9,7 @@ pub mod balance;
 pub mod body;
 pub mod broker;
 pub mod buffer;
+pub mod cgroup;
 pub mod config;
 pub mod confine;
 pub mod conn;

@@ -4,13 +4,14 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use dcv_splice::admin::Sources;
 use dcv_splice::broker::{self, Answer, Broker, Found, Predecessor};
-use dcv_splice::config::{Command, CommandLine, Settings};
+use dcv_splice::cgroup::Cgroup;
+use dcv_splice::config::{Command, CommandLine, EbpfMode, Settings};
 use dcv_splice::confine::confine;
 use dcv_splice::control::{self, Hearing, Wish};
 use dcv_splice::files::{Delivered, Glance};
@@ -118,6 +119,14 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
     let broker = Broker::start(&settings)?;
     let files = first_files(&broker).await?;
     let prepared = Prepared::new(&settings, &files).map_err(unusable)?;
+    // A socket stays in the cgroup that it was made in.
+    let account = match prepared.config().ebpf {
+        EbpfMode::Off => None,
+        EbpfMode::Auto => Some(count(&broker).await),
+        EbpfMode::Require => {
+            Some(Ok(count(&broker).await.map_err(|why| unusable(format!("--ebpf: {why}")))?))
+        }
+    };
     let Listeners { front, admin, unwanted } = listeners::listen(prepared.config(), inherited)?;
     if let (Some(socket), None) = (unwanted.first(), &predecessor) {
         let address = socket.local_addr()?;
@@ -138,8 +147,14 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
     tracing_subscriber::fmt().with_writer(log).with_target(false).with_ansi(false).init();
     announce(&front, admin.as_ref())?;
     tracing::info!("{confined}");
+    match &account {
+        Some(Ok(cgroup)) => tracing::info!("the kernel counts connections of {}", cgroup.display()),
+        Some(Err(why)) => tracing::info!("the kernel does not count connections: {why}"),
+        None => {}
+    }
     warn(&prepared);
-    let mut supervisor = Supervisor::start(settings, broker, prepared, front).await?;
+    let mut supervisor =
+        Supervisor::start(settings, broker, prepared, front, matches!(account, Some(Ok(_)))).await?;
     let (wishes, granted) = mpsc::channel(WISHES_MAX);
     if let Some(listener) = admin {
         let processes = predecessor.iter().flat_map(|it| &it.processes);
@@ -161,6 +176,15 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
         hearing.end().await;
     }
     Ok(served?)
+}
+
+/// Has the kernel count the connections of this process, in a cgroup of its own.
+async fn count(broker: &Broker) -> Result<PathBuf, String> {
+    let cgroup = Cgroup::enter()?;
+    let failed = |error: io::Error| error.to_string();
+    broker.ask_account(cgroup.path()).await.map_err(failed)?;
+    broker.next().await.map_err(failed)?.outcome?;
+    Ok(cgroup.stay())
 }
 
 /// The configuration's files; of a configuration that can't be used, why.

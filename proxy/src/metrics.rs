@@ -12,7 +12,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
-use crate::figures::{AgentFigures, Figures, OTHERS, TIMES_MS, Times};
+use crate::figures::{AgentFigures, Figures, KernelAccount, KernelFigures, OTHERS, TIMES_MS, Times};
 
 /// What the text is (`OpenMetrics` 1.0).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -41,6 +41,8 @@ pub struct Standing {
     pub refused: Vec<(String, u64)>,
     /// What is counted of agents and clients.
     pub figures: Figures,
+    /// What the kernel has counted, where it does.
+    pub kernel: Option<KernelAccount>,
 }
 
 /// The text of all processes; the one that serves comes first.
@@ -117,7 +119,8 @@ impl Collector for All {
         self.answers(&mut encoder)?;
         self.times(&mut encoder, "agent_connect_seconds", "Time to connect, with TLS", |it| &it.connect)?;
         let help = "Time of a request, from its head to its end; sessions apart";
-        self.times(&mut encoder, "agent_request_seconds", help, |it| &it.request)
+        self.times(&mut encoder, "agent_request_seconds", help, |it| &it.request)?;
+        self.kernel(&mut encoder)
     }
 }
 
@@ -179,6 +182,114 @@ impl All {
             let labels = &labels[..];
             let mut family = metric.encode_family(&labels)?;
             family.encode_histogram::<[Label; 0]>(seconds(*sum_us), counts.iter().sum(), &buckets, None)?;
+        }
+        Ok(())
+    }
+}
+
+/// One of the figures that the kernel has of each agent, and of each listener.
+type OfKernel = (&'static str, &'static str, MetricType, fn(&KernelFigures) -> u64);
+
+const OF_KERNEL: [OfKernel; 8] = [
+    ("received_bytes", "Payload received, by the kernel's account", MetricType::Counter, |it| it.received),
+    ("sent_bytes", "Payload acknowledged, by the kernel's account", MetricType::Counter, |it| {
+        it.acknowledged
+    }),
+    ("connections_tried", "Connections that were tried", MetricType::Counter, |it| it.tried),
+    ("connections_opened", "Connections that were made", MetricType::Counter, |it| it.opened),
+    ("connections_failed", "Connections that could not be made", MetricType::Counter, |it| it.failed),
+    ("connections_closed", "Connections that have ended", MetricType::Counter, |it| it.closed),
+    ("retransmitted", "Segments that were sent again", MetricType::Counter, |it| it.retransmitted),
+    (
+        "round_trip_us",
+        "Smoothed round-trip time of the connection that spoke last",
+        MetricType::Gauge,
+        |it| it.round_trip_us,
+    ),
+];
+
+impl All {
+    fn kernel(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, help, kind, value) in OF_KERNEL {
+            let of = ["agent", "client"].map(|leg| format!("kernel_{leg}_{name}"));
+            let mut metric = encoder.encode_descriptor(&of[0], help, None, kind)?;
+            for (labels, figures) in self.kernel_agents() {
+                number(&mut metric, kind, &labels, value(figures))?;
+            }
+            let mut metric = encoder.encode_descriptor(&of[1], help, None, kind)?;
+            for (labels, figures) in self.kernel_listeners() {
+                number(&mut metric, kind, &labels, value(figures))?;
+            }
+        }
+        self.powers(encoder, "kernel_agent_connect_seconds", "Time to connect, without TLS", |it| {
+            &it.connect_times
+        })?;
+        self.powers(encoder, "kernel_agent_round_trip_seconds", "Smoothed round-trip times", |it| {
+            &it.round_trips
+        })?;
+        self.unaccounted(encoder)
+    }
+
+    fn accounts(&self) -> impl Iterator<Item = (&Standing, &KernelAccount)> {
+        self.0.iter().filter_map(|standing| Some((standing, standing.kernel.as_ref()?)))
+    }
+
+    fn kernel_agents(&self) -> impl Iterator<Item = ([Label; 2], &KernelFigures)> {
+        self.accounts().flat_map(|(standing, account)| {
+            let agents = account.agents.iter();
+            agents.map(|(address, figures)| ([process(standing), agent(*address)], figures))
+        })
+    }
+
+    fn kernel_listeners(&self) -> impl Iterator<Item = ([Label; 2], &KernelFigures)> {
+        self.accounts().flat_map(|(standing, account)| {
+            let listeners = account.listeners.iter();
+            listeners.map(|(port, figures)| ([process(standing), ("port", port.to_string())], figures))
+        })
+    }
+
+    /// Times by powers of two, of which the sum is not known: it is what they are at the least.
+    fn powers(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        times: fn(&KernelFigures) -> &Vec<u64>,
+    ) -> fmt::Result {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (labels, figures) in self.kernel_agents() {
+            let counts = times(figures);
+            let least =
+                (0..).zip(counts).fold(0_u64, |sum, (power, count)| sum.saturating_add(count << power));
+            let highest = counts.len().saturating_sub(1);
+            let bound = |power: usize| if power == highest { f64::MAX } else { seconds(1 << (power + 1)) };
+            let buckets: Vec<_> =
+                counts.iter().enumerate().map(|(power, count)| (bound(power), *count)).collect();
+            let labels = &labels[..];
+            let mut family = metric.encode_family(&labels)?;
+            family.encode_histogram::<[Label; 0]>(seconds(least), counts.iter().sum(), &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    /// What the kernel's account and the proxy's own differ by: bytes on their way, and bytes that nobody has read.
+    fn unaccounted(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Bytes of an agent in the kernel's account and not in the proxy's own";
+        let mut metric =
+            encoder.encode_descriptor("agent_unaccounted_bytes", help, None, MetricType::Gauge)?;
+        for (standing, account) in self.accounts() {
+            for (address, kernel) in &account.agents {
+                let wire =
+                    standing.figures.agents.get(address).map(|figures| figures.wire).unwrap_or_default();
+                let pairs =
+                    [("received", kernel.received, wire.received), ("sent", kernel.acknowledged, wire.sent)];
+                for (direction, kernel, own) in pairs {
+                    let labels = [process(standing), agent(*address), ("direction", direction.to_owned())];
+                    let labels = &labels[..];
+                    let difference = kernel.wrapping_sub(own).cast_signed();
+                    metric.encode_family(&labels)?.encode_gauge(&difference)?;
+                }
+            }
         }
         Ok(())
     }

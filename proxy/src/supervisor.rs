@@ -15,10 +15,11 @@ use tracing_appender::non_blocking::WorkerGuard;
 use crate::account::{AccessLog, LogTarget};
 use crate::admin::{self, Sources};
 use crate::balance::Desk;
-use crate::broker::{Answer, Broker, CUT, Found, Matter};
+use crate::broker::{Answer, Broker, CUT, FIGURES, Found, Matter};
 use crate::config::{AccessLogTo, Settings};
 use crate::control::{Outcome, Wish, Wished};
-use crate::files::Delivered;
+use crate::figures::KernelAccount;
+use crate::files::{Delivered, Files};
 use crate::listeners::{self, Listener};
 use crate::metrics::Standing;
 use crate::notify;
@@ -26,6 +27,9 @@ use crate::prepared::{Prepared, open_log};
 use crate::stop::Phase;
 use crate::syscalls;
 use crate::worker::{self, Orders, Shared};
+
+/// What it does before it stops.
+const SERVING: &str = "serving";
 
 /// How it is with a worker.
 #[derive(Debug)]
@@ -42,11 +46,13 @@ pub struct Supervisor {
     broker: Broker,
     /// The broker has ended.
     alone: bool,
-    /// Who waits for an answer of the broker, in the order of the questions.
-    waiting: VecDeque<Option<oneshot::Sender<Outcome>>>,
+    /// Who waits for an answer of the broker, and to which question, in their order.
+    waiting: VecDeque<(Matter, Option<oneshot::Sender<Outcome>>)>,
     /// Another process is about to serve.
     upgrading: bool,
-    stopping: bool,
+    doing: &'static str,
+    /// The kernel counts too.
+    counting: bool,
     /// What new connections go by.
     shared: Shared,
     log: Log,
@@ -81,6 +87,7 @@ impl Supervisor {
         broker: Broker,
         mut prepared: Prepared,
         listeners: Vec<Listener>,
+        counting: bool,
     ) -> io::Result<Self> {
         let target = LogTarget::new(std::mem::replace(&mut prepared.lines, Box::new(io::sink())));
         let (lines, guard) = target.open();
@@ -98,7 +105,8 @@ impl Supervisor {
             alone: false,
             waiting,
             upgrading: false,
-            stopping: false,
+            doing: SERVING,
+            counting,
             shared,
             log,
             orders,
@@ -138,7 +146,7 @@ impl Supervisor {
             return Ok(());
         }
         self.broker.ask(Matter::Announce).await?;
-        self.waiting.push_back(None);
+        self.waiting.push_back((Matter::Announce, None));
         while !self.waiting.is_empty() {
             let answer = self.broker.next().await;
             self.take(answer).await;
@@ -178,25 +186,25 @@ impl Supervisor {
     /// Does what was wished, or asks the broker to.
     async fn grant(&mut self, wish: Wish, answer: Option<oneshot::Sender<Outcome>>) {
         let asked = match wish {
-            Wish::Status | Wish::Figures => {
-                tell(answer, self.look(wish, "serving"));
-                return;
-            }
+            Wish::Status | Wish::Figures => return self.look(wish, answer).await,
             _ if self.alone => Err(io::Error::other("the broker has ended: only a restart helps")),
             Wish::Reload | Wish::Upgrade if self.upgrading => {
                 Err(io::Error::other("an upgrade is under way: ask the process that serves then"))
             }
-            Wish::Reload => self.broker.ask(Matter::Reload).await,
-            Wish::Reopen => self.broker.ask(Matter::Reopen).await,
-            Wish::Upgrade => self.broker.ask_upgrade(self.sockets.iter().map(AsFd::as_fd)).await,
+            Wish::Reload => self.broker.ask(Matter::Reload).await.map(|()| Matter::Reload),
+            Wish::Reopen => self.broker.ask(Matter::Reopen).await.map(|()| Matter::Reopen),
+            Wish::Upgrade => {
+                let sockets = self.sockets.iter().map(AsFd::as_fd);
+                self.broker.ask_upgrade(sockets).await.map(|()| Matter::Upgrade)
+            }
         };
         match asked {
-            Ok(()) => {
+            Ok(matter) => {
                 if wish == Wish::Reload {
                     notify::reloading();
                 }
                 self.upgrading |= wish == Wish::Upgrade;
-                self.waiting.push_back(answer);
+                self.waiting.push_back((matter, answer));
             }
             Err(error) => {
                 tracing::error!("{wish:?}: {error}");
@@ -215,7 +223,13 @@ impl Supervisor {
             }
         };
         // Nobody asks for changes.
-        let answer = if matter == Matter::Changed { None } else { self.waiting.pop_front().flatten() };
+        let place = self.waiting.iter().position(|(asked, _)| *asked == matter);
+        let answer = place.and_then(|place| self.waiting.remove(place)).and_then(|(_, answer)| answer);
+        if matter == Matter::Figures {
+            let kernel = outcome.ok().and_then(kernel_account);
+            tell(answer, self.figures(kernel));
+            return None;
+        }
         let outcome = outcome.and_then(|found| match (matter, found) {
             (Matter::Reload | Matter::Changed, Found::Files(files)) => self.replace(&files),
             (Matter::Reopen, Found::Files(files)) => self.reopen(&files),
@@ -240,7 +254,7 @@ impl Supervisor {
             Ok(_) => tracing::info!("{done}"),
             Err(reason) => tracing::error!("{failed}: {reason}"),
         }
-        if matter == Matter::Reload && !self.stopping {
+        if matter == Matter::Reload && self.doing == SERVING {
             notify::ready(outcome.as_ref().map_or(failed, |_| done));
         }
         let stop = match (&outcome, matter) {
@@ -276,24 +290,36 @@ impl Supervisor {
         Ok(String::new())
     }
 
-    /// How it stands, for people or for programs.
-    fn look(&self, wish: Wish, doing: &str) -> Outcome {
-        let standing = self.standing(doing);
-        if wish == Wish::Figures {
-            return serde_json::to_string(&standing).map_err(|error| error.to_string());
+    /// Tells how it stands, people or programs; the kernel's account is the broker's to read.
+    async fn look(&mut self, wish: Wish, answer: Option<oneshot::Sender<Outcome>>) {
+        if wish == Wish::Status {
+            tell(answer, Ok(self.status()));
+        } else if self.counting && !self.alone && self.broker.ask(Matter::Figures).await.is_ok() {
+            self.waiting.push_back((Matter::Figures, answer));
+        } else {
+            tell(answer, self.figures(None));
         }
-        let Standing { process, version, seconds, connections, .. } = standing;
-        Ok(format!(
-            "process {process}, version {version}, {doing}, for {seconds} s, connections {connections}"
-        ))
     }
 
-    fn standing(&self, doing: &str) -> Standing {
+    fn figures(&self, kernel: Option<KernelAccount>) -> Outcome {
+        let standing = Standing { kernel, ..self.standing() };
+        serde_json::to_string(&standing).map_err(|error| error.to_string())
+    }
+
+    fn status(&self) -> String {
+        let Standing { process, version, doing, seconds, connections, .. } = self.standing();
+        let alone = if self.alone { ", without its broker: restart it to reload" } else { "" };
+        format!(
+            "process {process}, version {version}, {doing}, for {seconds} s, connections {connections}{alone}"
+        )
+    }
+
+    fn standing(&self) -> Standing {
         let Shared { balance, refusals, published, config, .. } = &self.shared;
         Standing {
             process: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            doing: doing.to_owned(),
+            doing: self.doing.to_owned(),
             seconds: self.since.elapsed().as_secs(),
             connections: balance.connections() as u64,
             workers: config.workers as u64,
@@ -301,6 +327,7 @@ impl Supervisor {
             reloads_refused: self.reloads_refused,
             refused: refusals.counts(),
             figures: published.sum(),
+            kernel: None,
         }
     }
 
@@ -311,7 +338,6 @@ impl Supervisor {
         signals: &mut Signals,
         wishes: &mut mpsc::Receiver<Wished>,
     ) -> io::Result<()> {
-        self.stopping = true;
         self.sockets.clear();
         if self.upgrading
             && let Err(error) = self.broker.stop_asking()
@@ -319,6 +345,7 @@ impl Supervisor {
             tracing::warn!("the upgrade goes on: {error}");
         }
         let mut end = End::begin(&why, &self.shared);
+        self.doing = end.doing();
         if let Some(admin) = self.admin.take_if(|_| end.is_upgrade) {
             admin.abort();
         }
@@ -333,12 +360,15 @@ impl Supervisor {
                 }
                 signal = signals.next() => match signal {
                     None if end.phase == Phase::Ending => return result,
-                    None => end.hurry(),
+                    None => {
+                        end.hurry();
+                        self.doing = end.doing();
+                    }
                     Some(Wish::Reopen) => self.grant(Wish::Reopen, None).await,
                     Some(wish) => tracing::warn!("{wish:?}: it is stopping"),
                 },
                 Some((wish, answer)) = wishes.recv() => match wish {
-                    Wish::Status | Wish::Figures => tell(Some(answer), self.look(wish, end.doing())),
+                    Wish::Status | Wish::Figures => self.look(wish, Some(answer)).await,
                     Wish::Reopen => self.grant(wish, Some(answer)).await,
                     Wish::Reload | Wish::Upgrade => tell(Some(answer), Err("it is stopping".to_owned())),
                 },
@@ -356,6 +386,11 @@ impl Supervisor {
     fn enter(&self, phase: Phase) {
         self.orders.send_if_modified(|orders| std::mem::replace(&mut orders.phase, phase) != phase);
     }
+}
+
+fn kernel_account(found: Found) -> Option<KernelAccount> {
+    let Found::Files(files) = found else { return None };
+    serde_json::from_slice(&files.read(FIGURES.as_ref()).ok()?).ok()
 }
 
 fn start_workers(
@@ -452,6 +487,7 @@ fn words(matter: Matter) -> (&'static str, &'static str) {
         ),
         Matter::Reopen => ("the access log is open again", "the access log can't be opened again"),
         Matter::Announce => ("reached by --control", "not reached by --control"),
+        Matter::Account | Matter::Figures => ("the kernel counts", "the kernel does not count"),
         Matter::Taken | Matter::Sockets | Matter::Upgrade => {
             ("upgraded: the new process serves", "not upgraded, this process serves on")
         }

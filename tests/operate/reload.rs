@@ -92,6 +92,8 @@ async fn a_configuration_that_can_not_be_used_changes_nothing_and_says_why() {
 async fn a_certificate_that_is_renewed_in_two_steps_is_taken_up_and_the_old_one_serves_meanwhile() {
     let agent = agent().await;
     let service = Service::start(agent.address, "");
+    service.files.configure("hsts-s = 9\n");
+    service.does("reload");
     let before = shown(&service).await;
     let renewed =
         harness::certificates::Identity::self_signed(harness::certificates::KeyKind::Rsa, &["localhost"]);
@@ -107,7 +109,8 @@ async fn a_certificate_that_is_renewed_in_two_steps_is_taken_up_and_the_old_one_
         service.proxy.log().contains("files have changed and were read again").then_some(())
     });
     assert_eq!(shown(&service).await, renewed.chain().unwrap()[0].to_vec());
-    assert_eq!(service.ask("/x").await.status, 200);
+    let answer = service.ask("/x").await;
+    assert_eq!((answer.status, answer.header("strict-transport-security")), (200, Some("max-age=9")));
     service.does("reload");
     assert_eq!(service.ask("/x").await.status, 403);
 }

@@ -168,6 +168,9 @@ async fn a_next_one_that_comes_too_late_takes_nothing_with_it() {
     for _ in 0..3 {
         assert!(service.refuses("upgrade").contains("ended before it could serve"));
     }
+    eventually("all of them have found out", || {
+        (service.proxy.log().matches("Socket operation on non-socket").count() == 3).then_some(())
+    });
     assert_eq!(service.serving(), before);
     service.does("reload");
     stop.store(true, Ordering::Relaxed);

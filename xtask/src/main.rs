@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod ebpf;
 mod licences;
 mod packages;
 mod session;
@@ -27,6 +28,8 @@ enum Command {
     Demo(demo::Args),
     /// See to it that an agent has a DCV session to connect to
     Session(session::Args),
+    /// Build the kernel's part of the account
+    Ebpf,
     /// Install what the tests need, build and run all tests
     Test(test::Args),
     /// Check the repository's own rules
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Command::BenchPart(args) => bench::part::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Session(args) => session::run(&args),
+        Command::Ebpf => ebpf::run(),
         Command::Test(args) => test::run(&args),
         Command::Tidy => tidy::run(),
     };

@@ -46,7 +46,7 @@ const UNFINISHED: [&str; 3] = ["dbg", "todo", "unimplemented"];
 const AS_RECEIVED: [&str; 4] = ["LICENSE", "Cargo.lock", "/corpus/", "/fixtures/"];
 
 /// Where `unsafe` stands, and how often it was reviewed there.
-const UNSAFE: [(&str, usize); 1] = [("proxy/src/sys.rs", 1)];
+const UNSAFE: [(&str, usize); 2] = [("ebpf/src/main.rs", 12), ("proxy/src/sys.rs", 1)];
 
 const RULES: [fn(&Source) -> Vec<Problem>; 11] = [
     file_length,

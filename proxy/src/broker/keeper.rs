@@ -1,9 +1,11 @@
 //! The broker's own side: waits for questions, and looks each second whether a file has changed.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
@@ -14,8 +16,9 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
+use super::account::Account;
 use super::launch::start_next;
-use super::{Line, Matter, Message, program};
+use super::{FIGURES, Line, Matter, Message, program};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
 use crate::confine;
 use crate::control;
@@ -63,6 +66,8 @@ struct Keeper {
     later: VecDeque<Message>,
     /// Another process serves.
     handed_over: bool,
+    /// What the kernel counts, and in which cgroup.
+    account: Option<(Account, PathBuf)>,
 }
 
 /// A configuration, what its file said when it was asked for, and what its other files were then.
@@ -91,6 +96,7 @@ impl Keeper {
             watched: BTreeMap::new(),
             later: VecDeque::new(),
             handed_over: false,
+            account: None,
         })
     }
 
@@ -138,6 +144,8 @@ impl Keeper {
             }
             Matter::Reopen => self.reopen(),
             Matter::Announce => Message::outcome(matter, self.announce()),
+            Matter::Account => Message::outcome(matter, self.begin_account(&question.text)),
+            Matter::Figures => self.figures(),
             Matter::Sockets => {
                 self.sockets.extend(question.descriptors);
                 return Ok(());
@@ -218,6 +226,10 @@ impl Keeper {
             tokio::select! {
                 started = &mut started => break started?,
                 question = line.receive() => match question {
+                    // Whoever looks at it now wants to see it now.
+                    Ok(Some(Message { matter: Matter::Figures, .. })) => {
+                        send(line, &self.figures()).await.map_err(|error| error.to_string())?;
+                    }
                     Ok(Some(question)) => self.later.push_back(question),
                     Ok(None) | Err(_) => return Err("this process ends".to_owned()),
                 },
@@ -225,6 +237,26 @@ impl Keeper {
         };
         self.handed_over = true;
         Ok(started)
+    }
+
+    /// Once, before anything has been accepted.
+    fn begin_account(&mut self, cgroup: &[u8]) -> Result<String, String> {
+        let config = match (&self.offered, &self.account) {
+            (Some(offered), None) => &offered.config,
+            _ => return Err("it counts already, or is too late to".to_owned()),
+        };
+        let cgroup = PathBuf::from(OsStr::from_bytes(cgroup));
+        self.account = Some((Account::begin(config, &cgroup)?, cgroup));
+        Ok(String::new())
+    }
+
+    fn figures(&self) -> Message {
+        let read = self.account.as_ref().map(|(account, _)| account.read()).unwrap_or_default();
+        let file = serde_json::to_vec(&read).map_err(io::Error::from).and_then(|text| in_memory(&text));
+        match file {
+            Ok(file) => Message::with_files(Matter::Figures, vec![(FIGURES.into(), file)]),
+            Err(error) => Message::outcome(Matter::Figures, Err(error.to_string())),
+        }
     }
 
     fn control(&self) -> Option<&Path> {
@@ -238,7 +270,11 @@ impl Keeper {
     }
 
     /// Tidies up after the serving process, however it has ended.
-    fn leave(&self) {
+    fn leave(&mut self) {
+        if let Some((account, cgroup)) = self.account.take() {
+            drop(account);
+            remove_cgroup(&cgroup);
+        }
         let Some(path) = self.control() else { return };
         let own = control::of_process(path, self.serving);
         // What is gone already need not be removed.
@@ -279,9 +315,20 @@ impl Offer {
     }
 }
 
+/// Nobody is in it once the serving process has gone altogether.
+fn remove_cgroup(cgroup: &Path) {
+    for _ in 0..100 {
+        match fs::remove_dir(cgroup) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(LOOK / 50),
+            // What is left is empty and does no harm.
+            _ => return,
+        }
+    }
+}
+
 /// A file that is nowhere on the disk.
 fn in_memory(text: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create("configuration", MemfdFlags::CLOEXEC)?);
+    let mut file = File::from(memfd_create("dcv-splice", MemfdFlags::CLOEXEC)?);
     file.write_all(text)?;
     Ok(file)
 }

@@ -174,6 +174,12 @@ pub struct Flags {
     /// Where metrics and a status page are shown, by plain HTTP
     #[arg(long, value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9443", value_parser = admin_at)]
     pub admin: AdminAt,
+    /// The kernel's own account of connections, in the metrics: where it can be had, not at all, or not without it
+    #[arg(long, value_enum, default_value_t)]
+    pub ebpf: EbpfMode,
+    /// The kernel's part of it
+    #[arg(long, value_name = "FILE", default_value = "/usr/lib/dcv-splice/account.o")]
+    pub ebpf_object: PathBuf,
     /// Where `reload`, `reopen`, `upgrade` and `status` reach this one: a Unix socket, for its own user and root only
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
@@ -283,6 +289,18 @@ pub enum Readiness {
     IoUring,
     /// epoll(7).
     Epoll,
+}
+
+/// Whether the kernel counts too.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum EbpfMode {
+    /// Where it can.
+    #[default]
+    Auto,
+    /// It does not.
+    Off,
+    /// Where it can't, the program does not start.
+    Require,
 }
 
 /// Where metrics are shown.
