@@ -67,9 +67,7 @@ fn build() -> Result<PathBuf, String> {
         Ok(status) => return Err(format!("the proxy does not build: cargo ended with {status}")),
         Err(error) => return Err(format!("cargo does not start: {error}")),
     }
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
-    Ok(target.join("release/dcv-splice"))
+    Ok(crate::target().join("release/dcv-splice"))
 }
 
 async fn agents(port: u16) -> Result<Vec<Agent>, String> {

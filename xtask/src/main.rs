@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod dist;
 mod ebpf;
 mod licences;
 mod packages;
@@ -12,7 +13,7 @@ mod test;
 mod tidy;
 
 use clap::Parser;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The project's commands
@@ -26,6 +27,8 @@ enum Command {
     BenchPart(bench::part::Args),
     /// Show two stand-in desktops behind the proxy, in a browser of yours
     Demo(demo::Args),
+    /// Make the Debian package
+    Dist(dist::Args),
     /// See to it that an agent has a DCV session to connect to
     Session(session::Args),
     /// Build the kernel's part of the account
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::BenchPart(args) => bench::part::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Dist(args) => dist::run(&args),
         Command::Session(args) => session::run(&args),
         Command::Ebpf => ebpf::run(),
         Command::Test(args) => test::run(&args),
@@ -59,4 +63,10 @@ fn main() -> ExitCode {
 fn root() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here)
+}
+
+/// Where cargo puts what it builds.
+fn target() -> PathBuf {
+    let chosen = std::env::var_os("CARGO_TARGET_DIR");
+    chosen.map_or_else(|| root().join("target"), |folder| root().join(folder))
 }
