@@ -1,6 +1,7 @@
 //! Stand-in agents and clients for whole-program tests.
 pub mod agent;
 pub mod certificates;
+pub mod debian;
 pub mod faulty;
 pub mod front;
 pub mod fuzzed;
