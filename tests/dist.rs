@@ -145,7 +145,13 @@ fn an_upgrade_that_fails_leaves_the_package_installed_and_the_old_one_serving() 
 
 #[test]
 fn the_shell_scripts_have_no_known_mistakes() {
-    let scripts = ["packaging/deb/postinst", "packaging/deb/postrm", "packaging/deb/prerm"];
+    let scripts = [
+        "deploy/apply.sh",
+        "deploy/deploy.sh",
+        "packaging/deb/postinst",
+        "packaging/deb/postrm",
+        "packaging/deb/prerm",
+    ];
     succeed(Command::new("shellcheck").args(scripts).current_dir(repository()));
 }
 

@@ -115,10 +115,16 @@ pub fn package(revision: u32) -> PathBuf {
 }
 
 fn make_package(revision: u32) -> PathBuf {
-    let mut dist = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
-    dist.args(["xtask", "dist", "--profile", "dev", "--revision", &revision.to_string()]);
-    dist.current_dir(env!("CARGO_MANIFEST_DIR")).env("CARGO_TARGET_DIR", proxy::target_directory());
+    let mut dist = xtask(&["dist", "--profile", "dev", "--revision", &revision.to_string()]);
     String::from_utf8_lossy(&succeed(&mut dist).stdout).trim().into()
+}
+
+/// The project's command, on the build that tests run.
+pub fn xtask(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
+    command.arg("xtask").args(arguments).stdin(Stdio::null());
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("CARGO_TARGET_DIR", proxy::target_directory());
+    command
 }
 
 /// The packed system, made the first time it is asked for.

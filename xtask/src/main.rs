@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod deploy;
 mod dist;
 mod ebpf;
 mod licences;
@@ -27,6 +28,8 @@ enum Command {
     BenchPart(bench::part::Args),
     /// Show two stand-in desktops behind the proxy, in a browser of yours
     Demo(demo::Args),
+    /// Bring a configuration and the package to a host, and have it served there
+    Deploy(deploy::Args),
     /// Make the Debian package
     Dist(dist::Args),
     /// See to it that an agent has a DCV session to connect to
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::BenchPart(args) => bench::part::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Deploy(args) => deploy::run(&args),
         Command::Dist(args) => dist::run(&args),
         Command::Session(args) => session::run(&args),
         Command::Ebpf => ebpf::run(),

@@ -7,10 +7,11 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
-const NEEDED: [(&str, &[&str]); 6] = [
+const NEEDED: [(&str, &[&str]); 7] = [
     ("wire", &["bubblewrap", "curl", "iproute2", "nginx-light", "openssl"]),
     ("faults", &["openssl"]),
     ("session", &["openssh-client", "openssh-server"]),
+    ("deploy", &["binutils", "dpkg-dev", "mmdebstrap", "openssh-client"]),
     ("dist", &["binutils", "dpkg-dev", "mmdebstrap", "shellcheck"]),
     ("sshd", &["openssh-client", "openssh-server"]),
     (
