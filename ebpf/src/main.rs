@@ -12,6 +12,7 @@
 mod account;
 
 use core::arch::asm;
+use core::hint::black_box;
 use core::ptr::{null_mut, read_volatile};
 
 use account::{
@@ -230,11 +231,14 @@ fn counts(ops: *mut bpf_sock_ops, leg: u32) -> Option<*mut Counts> {
     let (a, b) = (field!(ops, remote_ip6[0]), field!(ops, remote_ip6[1]));
     let (c, d) = (field!(ops, remote_ip6[2]), field!(ops, remote_ip6[3]));
     let local_port = field!(ops, local_port);
-    let key: Key = match leg {
-        AGENT if family == INET => [0, 0, V4_IN_V6, v4, u32::from_be(remote_port), AGENT],
-        AGENT => [a, b, c, d, u32::from_be(remote_port), AGENT],
-        _ => [0, 0, 0, 0, local_port, CLIENT],
-    };
+    // By masks of what the compiler can't know: it would call `memset` for zeros, and without CAP_PERFMON the verifier
+    // refuses its loop over the stack.
+    let leg = black_box(leg);
+    let of_agent = mask(leg == AGENT);
+    let (is_v4, is_v6) = (of_agent & mask(family == INET), of_agent & mask(family != INET));
+    let port = (u32::from_be(remote_port) & of_agent) | (local_port & !of_agent);
+    let key: Key =
+        [a & is_v6, b & is_v6, (c & is_v6) | (V4_IN_V6 & is_v4), (d & is_v6) | (v4 & is_v4), port, leg];
     if let Some(counts) = ACCOUNT.get_ptr_mut(&key) {
         return Some(counts);
     }
@@ -242,6 +246,12 @@ fn counts(ops: *mut bpf_sock_ops, leg: u32) -> Option<*mut Counts> {
     // Somebody else may have put it there meanwhile.
     let _ = ACCOUNT.insert(&key, &NONE, BPF_NOEXIST.into());
     ACCOUNT.get_ptr_mut(&key)
+}
+
+/// All bits, or none.
+#[inline(always)]
+fn mask(is_set: bool) -> u32 {
+    0_u32.wrapping_sub(u32::from(is_set))
 }
 
 #[inline(always)]

@@ -5,6 +5,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// What its name starts with; the process's id follows.
+const PREFIX: &str = "dcv-splice.";
+
 /// Where this process is now. Unless it is to stay, it goes back when this is dropped.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -17,7 +20,8 @@ impl Cgroup {
     /// Makes it and goes there; whoever has been started before stays where it is. The error says what to do.
     pub fn enter() -> Result<Self, String> {
         let parent = current()?;
-        let own = parent.join(format!("dcv-splice.{}", std::process::id()));
+        sweep(&parent);
+        let own = parent.join(format!("{PREFIX}{}", std::process::id()));
         let help = "under systemd: Delegate=yes; in a container: a writable cgroup";
         let made = match fs::create_dir(&own) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -44,6 +48,18 @@ impl Drop for Cgroup {
         if !self.stays {
             // What can't be undone does no harm: an empty cgroup, or one process in a cgroup of its own.
             let _ = join(&self.parent).and_then(|()| fs::remove_dir(&self.own));
+        }
+    }
+}
+
+/// Removes what was left behind by processes that were killed. One with a process in it can't be removed.
+fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+        let process = name.strip_prefix(PREFIX).and_then(|process| process.parse::<u32>().ok());
+        if process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists()) {
+            // What stays does no harm.
+            let _ = fs::remove_dir(parent.join(name));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the program gives up once it is bound: new privileges, core dumps, the file system, TCP connections to any port
+//! What the program gives up once it is bound: capabilities and new privileges, core dumps, the file system, TCP connections to any port
 //! but the agents', and system calls that serving does not take. What a kernel can't take from it is said and kept. Only
 //! the calling thread is confined, and those that it starts; what it needs of files later the broker has.
 
@@ -10,6 +10,7 @@ use landlock::{
 };
 use rustix::io;
 use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use crate::syscalls;
 
@@ -25,6 +26,8 @@ const SPARE: &str = "/dev/null";
 pub struct Confined {
     /// The program and what it starts can't gain privileges.
     pub no_new_privileges: io::Result<()>,
+    /// No capability is left, of root either (capabilities(7)).
+    pub no_capabilities: io::Result<()>,
     /// No memory is written to disk, with keys and tokens in it.
     pub no_core_dumps: io::Result<()>,
     /// Files and ports.
@@ -37,11 +40,18 @@ pub struct Confined {
 pub fn confine(agent_port: u16) -> Confined {
     Confined {
         no_new_privileges: rustix::thread::set_no_new_privs(true),
+        no_capabilities: drop_capabilities(),
         no_core_dumps: forbid_core_dumps(),
         landlock: restrict(agent_port),
         // Last: it does not allow the calls above.
         seccomp: syscalls::restrict(),
     }
+}
+
+fn drop_capabilities() -> io::Result<()> {
+    let none = CapabilitySet::empty();
+    // The ambient ones go with those that may be inherited.
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
 }
 
 /// No memory of this process is written to disk.
@@ -80,6 +90,9 @@ impl fmt::Display for Confined {
         if let Err(error) = self.no_new_privileges {
             write!(f, "; it may gain privileges: {error}")?;
         }
+        if let Err(error) = self.no_capabilities {
+            write!(f, "; it keeps its capabilities: {error}")?;
+        }
         if let Err(error) = self.no_core_dumps {
             write!(f, "; it may dump core: {error}")?;
         }
@@ -110,9 +123,8 @@ mod tests {
             (confined, file, spare, connected, TcpListener::bind("127.0.0.1:0").is_ok())
         });
         let (confined, file, spare, connected, bound) = confined.join().expect("no panic");
-        assert!(
-            confined.seccomp.is_ok() && confined.no_new_privileges.is_ok() && confined.no_core_dumps.is_ok()
-        );
+        assert!(confined.seccomp.is_ok() && confined.no_new_privileges.is_ok());
+        assert!(confined.no_core_dumps.is_ok() && confined.no_capabilities.is_ok());
         match confined.landlock.as_ref().expect("rules") {
             RulesetStatus::FullyEnforced => {
                 assert_eq!((file, spare, connected, bound), (false, true, [true, false], false));
@@ -124,6 +136,28 @@ mod tests {
             }
         }
         assert!(File::open("/etc/passwd").is_ok());
+    }
+
+    #[test]
+    fn a_confined_thread_has_no_capability() {
+        let own = |thread: &str| {
+            let status = std::fs::read_to_string(format!("/proc/self/{thread}status")).expect("a status");
+            status.lines().filter(|line| line.starts_with("Cap")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (tell, told) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            confine(1).no_capabilities.expect("none");
+            tell.send(rustix::thread::gettid().as_raw_nonzero()).expect("a test");
+            ended.recv()
+        });
+        let id = told.recv().expect("a thread");
+        let left = own(&format!("task/{id}/"));
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            assert!(left.contains(&format!("{set}\t0000000000000000")), "{left:?}");
+        }
+        end.send(()).expect("a thread");
+        thread.join().expect("no panic").expect("an end");
     }
 
     #[test]

@@ -12,14 +12,17 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use dcv_splice::config::CommandLine;
 
+use crate::ebpf;
+
 const NAME: &str = "dcv-splice";
 /// A name that reaches nobody: whoever passes the package on puts theirs.
 const MAINTAINER: &str = "dcv-splice <dcv-splice@dcv-splice.invalid>";
 /// What is packaged as it stands: below `packaging/`, and where it goes.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("copyright", "usr/share/doc/dcv-splice/copyright"),
     ("dcv-splice.service", "lib/systemd/system/dcv-splice.service"),
     ("dcv-splice.toml", "etc/dcv-splice/dcv-splice.toml"),
+    ("ebpf.conf", "usr/share/doc/dcv-splice/examples/ebpf.conf"),
     ("logrotate", "etc/logrotate.d/dcv-splice"),
     ("sysctl.conf", "usr/share/doc/dcv-splice/examples/sysctl.conf"),
 ];
@@ -100,6 +103,12 @@ fn stage(tree: &Path, binary: &Path) -> Result<(), String> {
     output(
         Command::new("strip").args(["--remove-section=.comment", "--remove-section=.note"]).arg(&program),
     )?;
+    let account = ebpf::object();
+    if account.exists() {
+        put(&tree.join("usr/lib/dcv-splice/account.o"), &read(&account)?, 0o644)?;
+    } else {
+        eprintln!("== without the kernel's account: `cargo xtask ebpf` builds it");
+    }
     complete(tree)?;
     manual(&tree.join("usr/share/man/man1"))
 }

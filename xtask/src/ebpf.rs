@@ -23,7 +23,7 @@ const OF_OUTER_CARGO: [&str; 5] =
 
 /// Where the object is, once it is built.
 pub(crate) fn object() -> PathBuf {
-    crate::root().join("target/ebpf/account.o")
+    crate::target().join("ebpf/account.o")
 }
 
 /// Builds the object; the error says what is missing.
@@ -35,7 +35,7 @@ pub(crate) fn run() -> Result<(), String> {
     println!("== {} with LLVM {}", toolchain.rustc.display(), toolchain.llvm);
     let linker = linker(&toolchain)?;
     build(&toolchain, &linker)?;
-    let made = crate::root().join("target/ebpf/build/bpfel-unknown-none/release/account");
+    let made = crate::target().join("ebpf/build/bpfel-unknown-none/release/account");
     fs::copy(&made, object()).map_err(|why| format!("{}: {why}", made.display()))?;
     println!("{}", object().display());
     Ok(())
@@ -93,7 +93,7 @@ fn install() -> Result<Toolchain, String> {
 
 /// The linker for the compiler's LLVM, built if there is none yet; takes some three minutes on two cores.
 fn linker(toolchain: &Toolchain) -> Result<PathBuf, String> {
-    let folder = crate::root().join(format!("target/tools/bpf-linker-{LINKER}-llvm{}", toolchain.llvm));
+    let folder = crate::target().join(format!("tools/bpf-linker-{LINKER}-llvm{}", toolchain.llvm));
     let linker = folder.join("bin/bpf-linker");
     if linker.exists() {
         return Ok(linker);
@@ -135,7 +135,7 @@ fn build(toolchain: &Toolchain, linker: &Path) -> Result<(), String> {
         .current_dir(crate::root().join("ebpf"))
         .args(["build", "--release", "--locked", "--target", "bpfel-unknown-none", "-Z", "build-std=core"])
         .arg("--target-dir")
-        .arg(crate::root().join("target/ebpf/build"))
+        .arg(crate::target().join("ebpf/build"))
         .env("RUSTC", &toolchain.rustc)
         .env("CARGO_ENCODED_RUSTFLAGS", OsString::from(flags));
     for name in OF_OUTER_CARGO {

@@ -7,8 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
-const NEEDED: [(&str, &[&str]); 7] = [
+const NEEDED: [(&str, &[&str]); 8] = [
     ("wire", &["bubblewrap", "curl", "iproute2", "nginx-light", "openssl"]),
+    ("ebpf", &["libcap2-bin", "nftables"]),
     ("faults", &["openssl"]),
     ("session", &["openssh-client", "openssh-server"]),
     ("deploy", &["binutils", "dpkg-dev", "mmdebstrap", "openssh-client"]),

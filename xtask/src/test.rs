@@ -2,7 +2,7 @@
 //! Test targets are read from cargo, so that a new one needs no word here; only the packages it may need
 //! stand in `packages.rs`. Cargo's exit code decides, the counts are for the reader.
 
-use crate::packages;
+use crate::{ebpf, packages};
 use serde_json::Value;
 use std::env;
 use std::fmt;
@@ -96,7 +96,7 @@ struct Skipped {
 
 impl fmt::Display for Skipped {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} skipped, not installed: {}", self.target, self.missing.join(" "))
+        write!(out, "{} skipped, not there: {}", self.target, self.missing.join(" "))
     }
 }
 
@@ -187,7 +187,10 @@ fn install(targets: &[String]) -> Result<(), String> {
 fn sort(targets: &[String]) -> Result<(Vec<String>, Vec<Skipped>), String> {
     let (mut ready, mut skipped) = (Vec::new(), Vec::new());
     for target in targets.iter().cloned() {
-        let missing = packages::missing(&target)?;
+        let mut missing = packages::missing(&target)?;
+        if target == "ebpf" && !ebpf::object().exists() {
+            missing.push("what `cargo xtask ebpf` builds");
+        }
         if missing.is_empty() {
             ready.push(target);
         } else {
@@ -304,7 +307,7 @@ mod tests {
     fn a_skipped_target_fails_unless_it_may() {
         let skipped = || [Skipped { target: "wire".into(), missing: vec!["curl"] }];
         assert_eq!(verdict(Vec::new(), &skipped(), true), Ok(()));
-        assert_eq!(verdict(Vec::new(), &skipped(), false), Err("wire skipped, not installed: curl".into()));
+        assert_eq!(verdict(Vec::new(), &skipped(), false), Err("wire skipped, not there: curl".into()));
         assert_eq!(verdict(vec!["cargo test failed".into()], &[], true), Err("cargo test failed".into()));
     }
 }
