@@ -256,7 +256,8 @@ fn mask(is_set: bool) -> u32 {
 
 #[inline(always)]
 fn add(counts: *mut Counts, position: usize, more: u64) {
-    if position >= COUNTS {
+    // An atomic addition of nothing costs as much as one of something.
+    if position >= COUNTS || more == 0 {
         return;
     }
     // SAFETY: the position lies inside the value.

@@ -190,11 +190,12 @@ impl All {
 /// One of the figures that the kernel has of each agent, and of each listener.
 type OfKernel = (&'static str, &'static str, MetricType, fn(&KernelFigures) -> u64);
 
-const OF_KERNEL: [OfKernel; 8] = [
+const OF_KERNEL: [OfKernel; 9] = [
     ("received_bytes", "Payload received, by the kernel's account", MetricType::Counter, |it| it.received),
     ("sent_bytes", "Payload acknowledged, by the kernel's account", MetricType::Counter, |it| {
         it.acknowledged
     }),
+    ("connections", "Connections that are open", MetricType::Gauge, |it| it.opened.saturating_sub(it.closed)),
     ("connections_tried", "Connections that were tried", MetricType::Counter, |it| it.tried),
     ("connections_opened", "Connections that were made", MetricType::Counter, |it| it.opened),
     ("connections_failed", "Connections that could not be made", MetricType::Counter, |it| it.failed),

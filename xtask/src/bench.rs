@@ -159,8 +159,11 @@ impl Args {
         }
     }
 
+    /// The one with the kernel's account only where it is named: it takes root and an object that is built apart.
     fn peers(&self) -> Vec<Peer> {
-        chosen(&self.peers)
+        let mut peers = chosen(&self.peers);
+        peers.retain(|peer| *peer != Peer::DcvSpliceEbpf || self.peers.contains(peer));
+        peers
     }
 }
 
@@ -323,7 +326,7 @@ fn facts(args: &Args, network: &str, peers: &[Peer], proxy: &Path) -> Vec<(Strin
     let mut add = |name: &str, value: String| facts.push((name.to_owned(), value));
     add("network", format!("loopback, {network}"));
     add("source", source());
-    for peer in peers.iter().filter(|peer| **peer == Peer::DcvSplice || peer.needs().is_some()) {
+    for peer in peers.iter().filter(|peer| peer.version(proxy) != "-") {
         add(&peer.name(), peer.version(proxy));
     }
     let agent = if args.agent_tls12 { "1.3 and 1.2" } else { "1.3" };

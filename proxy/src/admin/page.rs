@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::figures::{AgentFigures, OTHERS, TIMES_MS, Times, Wire};
+use crate::figures::{AgentFigures, Figures, KernelFigures, OTHERS, TIMES_MS, Times, Wire};
 use crate::metrics::Standing;
 
 const STYLE: &str = "
@@ -38,6 +38,7 @@ pub(super) fn render(standings: &[Standing]) -> String {
                 @for standing in standings {
                     @if standings.len() > 1 { h2 { "Agents of process " (standing.process) } } @else { h2 { "Agents" } }
                     (agents(standing))
+                    (kernel(standing))
                 }
                 (refused(standings))
             }
@@ -92,6 +93,53 @@ fn agent(address: IpAddr, figures: &AgentFigures) -> Markup {
         td { (spread(connect)) } td { (spread(request)) }
         td { (bytes(received)) } td { (bytes(sent)) }
     } }
+}
+
+/// What the kernel has counted, where it does.
+fn kernel(standing: &Standing) -> Markup {
+    let Some(account) = &standing.kernel else { return html! {} };
+    html! {
+        h2 { "By the kernel's account" }
+        @if account.agents.is_empty() { p.soft { "No agent has been connected to yet." } } @else {
+            .wide { table {
+                tr { th { "agent" } th { "open" } th { "connections" } th { "failed" } th { "connect" } th { "round trip" }
+                     th { "sent again" } th { "received" } th { "sent" } th { "not in the proxy's own" } }
+                @for (address, figures) in &account.agents {
+                    (agent_by_kernel(*address, figures, &standing.figures))
+                }
+            } }
+            p.soft { "connect and round trip: half of them took less. What is not in the proxy's own account is on its way, or was never read." }
+        }
+    }
+}
+
+fn agent_by_kernel(address: IpAddr, kernel: &KernelFigures, own: &Figures) -> Markup {
+    let own = own.agents.get(&address).map(|figures| figures.wire).unwrap_or_default();
+    let differs = |kernel: u64, own: u64| kernel.wrapping_sub(own).cast_signed();
+    let (received, sent) = (differs(kernel.received, own.received), differs(kernel.acknowledged, own.sent));
+    html! { tr {
+        td { (address) } td { (kernel.opened.saturating_sub(kernel.closed)) } td { (kernel.opened) }
+        td.bad[kernel.failed > 0] { (kernel.failed) }
+        td { (half(&kernel.connect_times)) } td { (half(&kernel.round_trips)) }
+        td.bad[kernel.retransmitted > 0] { (kernel.retransmitted) }
+        td { (bytes(kernel.received)) } td { (bytes(kernel.acknowledged)) }
+        td { (received) " / " (sent) " B" }
+    } }
+}
+
+/// Below what half of the times lie, which are counted by powers of two of microseconds.
+fn half(times: &[u64]) -> String {
+    let wanted = times.iter().sum::<u64>().div_ceil(2);
+    let mut seen = 0;
+    let power = times.iter().position(|count| {
+        seen += count;
+        seen >= wanted
+    });
+    match power.filter(|_| wanted > 0).map(|power| 2_u64 << power) {
+        None => "–".to_owned(),
+        Some(us @ ..1000) => format!("{us} us"),
+        Some(us) => format!("{} ms", us / 1000),
+    }
 }
 
 fn refused(standings: &[Standing]) -> Markup {
@@ -170,6 +218,31 @@ mod tests {
         assert_eq!(spread(&times), "5 ms / 5 ms");
         times.note(Duration::from_mins(1));
         assert_eq!(spread(&times), "5 ms / over 2500 ms");
+    }
+
+    #[test]
+    fn half_of_the_times_lie_below_a_power_of_two() {
+        assert_eq!(half(&[]), "–");
+        assert_eq!(half(&[0, 0, 0]), "–");
+        assert_eq!(half(&[0, 1]), "4 us");
+        let mut times = [0; 20];
+        (times[6], times[19]) = (5, 5);
+        assert_eq!(half(&times), "128 us");
+        times[19] = 6;
+        assert_eq!(half(&times), "1048 ms");
+    }
+
+    #[test]
+    fn what_the_two_accounts_differ_by_is_shown() {
+        let agent = IpAddr::from([10, 0, 0, 5]);
+        let mut standing = Standing::default();
+        assert!(!render(&[standing.clone()]).contains("kernel"));
+        let mut figures = AgentFigures::default();
+        (figures.wire.received, figures.wire.sent) = (100, 50);
+        standing.figures.agents.insert(agent, figures);
+        let kernel = KernelFigures { received: 107, acknowledged: 46, ..KernelFigures::default() };
+        standing.kernel.get_or_insert_default().agents.insert(agent, kernel);
+        assert!(render(&[standing]).contains("<td>7 / -4 B</td>"));
     }
 
     #[test]

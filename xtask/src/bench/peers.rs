@@ -33,6 +33,8 @@ pub(super) enum Peer {
     Haproxy,
     /// This project's proxy, release build
     DcvSplice,
+    /// The same with the kernel's account (root; `cargo xtask ebpf` first)
+    DcvSpliceEbpf,
 }
 
 /// Where everything of one run is.
@@ -90,7 +92,7 @@ impl Peer {
             Self::Direct | Self::L4 | Self::L4Splice => return "-".into(),
             Self::NginxRecipe | Self::NginxTuned => (Path::new("/usr/sbin/nginx"), "-v"),
             Self::Haproxy => (Path::new("/usr/sbin/haproxy"), "-v"),
-            Self::DcvSplice => (proxy, "--version"),
+            Self::DcvSplice | Self::DcvSpliceEbpf => (proxy, "--version"),
         };
         let Ok(output) = Command::new(program).arg(flag).output() else { return "unknown".into() };
         let text = [output.stdout, output.stderr].concat();
@@ -114,7 +116,8 @@ impl Peer {
             Self::NginxRecipe => nginx(place, &nginx_recipe(place, address))?,
             Self::NginxTuned => nginx(place, &nginx_tuned(place, address))?,
             Self::Haproxy => haproxy(place, address)?,
-            Self::DcvSplice => dcv_splice(place, address),
+            Self::DcvSplice => dcv_splice(place, address, "off"),
+            Self::DcvSpliceEbpf => dcv_splice(place, address, "require"),
         };
         let process = Process::start(part::tied(&command)?).without_grace();
         let process = part::listening(process, address)?;
@@ -129,8 +132,9 @@ pub(super) fn free(ip: Ipv4Addr) -> Result<SocketAddr, String> {
     listener.map_err(|why| format!("no free port on {ip}: {why}"))
 }
 
-fn dcv_splice(place: &Place, listen: SocketAddr) -> Command {
+fn dcv_splice(place: &Place, listen: SocketAddr, ebpf: &str) -> Command {
     let mut command = Command::new(place.proxy);
+    command.args(["--ebpf", ebpf, "--ebpf-object"]).arg(crate::ebpf::object());
     command.args(["--workers", "2", "--admin", "off", "--agent-port", &place.port().to_string()]);
     // The load is one client.
     command.args([

@@ -20,6 +20,7 @@ fn colour(peer: Peer) -> RGBColor {
         Peer::NginxTuned => RGBColor(255, 127, 14),
         Peer::Haproxy => RGBColor(44, 160, 44),
         Peer::DcvSplice => RGBColor(31, 119, 180),
+        Peer::DcvSpliceEbpf => RGBColor(23, 190, 207),
     }
 }
 
