@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,6 +29,20 @@ fn knock(address: std::net::SocketAddr) -> (Arc<AtomicBool>, tokio::task::JoinHa
         answered
     });
     (stop, knocking)
+}
+
+/// A service whose binary is nobody else's.
+fn with_own_binary(agent: std::net::SocketAddr) -> (Service, PathBuf) {
+    let files = Files::new(agent);
+    let binary = files.path("dcv-splice");
+    fs::copy(proxy::binary(), &binary).unwrap();
+    (Service::start_from(files, &binary), binary)
+}
+
+fn replace_binary(binary: &Path, text: &str) {
+    fs::remove_file(binary).unwrap();
+    fs::write(binary, text).unwrap();
+    fs::set_permissions(binary, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 fn end(process: u32) {
@@ -115,18 +129,10 @@ async fn a_stop_ends_the_old_process_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_next_one_that_fails_leaves_the_old_one_serving() {
     let agent = agent().await;
-    let files = Files::new(agent.address);
-    // A binary of its own, as the others are in use.
-    let binary = files.path("dcv-splice");
-    fs::copy(proxy::binary(), &binary).unwrap();
-    let service = Service::start_from(files, &binary);
+    let (service, binary) = with_own_binary(agent.address);
     let before = service.serving();
     let mut session = service.session("/echo").await;
-    let put = |text: &str| {
-        fs::remove_file(&binary).unwrap();
-        fs::write(&binary, text).unwrap();
-        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
-    };
+    let put = |text: &str| replace_binary(&binary, text);
     let ended = "ended before it could serve";
     put("#!/bin/sh\nexit 3\n");
     assert!(service.refuses("upgrade").contains(ended));
@@ -155,16 +161,11 @@ async fn a_next_one_that_fails_leaves_the_old_one_serving() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_next_one_that_comes_too_late_takes_nothing_with_it() {
     let agent = agent().await;
-    let files = Files::new(agent.address);
-    let binary = files.path("dcv-splice");
-    fs::copy(proxy::binary(), &binary).unwrap();
-    let service = Service::start_from(files, &binary);
+    let (service, binary) = with_own_binary(agent.address);
     let before = service.serving();
     let (stop, knocking) = knock(service.files.address);
-    fs::remove_file(&binary).unwrap();
     let late = format!("#!/bin/sh\nexec '{}' \"$@\" </dev/null\n", proxy::binary().display());
-    fs::write(&binary, late).unwrap();
-    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+    replace_binary(&binary, &late);
     for _ in 0..3 {
         assert!(service.refuses("upgrade").contains("ended before it could serve"));
     }
