@@ -94,19 +94,19 @@ pub struct Flags {
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen_plain: Vec<SocketAddr>,
     /// Where clients may come from; may be repeated [default: anywhere]
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = network)]
     pub allow_clients: Vec<IpNet>,
     /// Where clients may not come from, whatever is allowed; may be repeated
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = network)]
     pub deny_clients: Vec<IpNet>,
     /// Where balancers connect from that say first whom they speak for (PROXY protocol 1 and 2); may be repeated
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = network)]
     pub proxy_protocol: Vec<IpNet>,
     /// Where proxies connect from whose X-Forwarded-For is passed on, not replaced; may be repeated
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = network)]
     pub trust_forwarded: Vec<IpNet>,
     /// The agents that may be dialled; may be repeated. Without it, none
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = network)]
     pub agents: Vec<IpNet>,
     /// The agent for paths that name none; must lie inside --agents
     #[arg(long, value_name = "IP")]
@@ -154,7 +154,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub htpasswd: Option<PathBuf>,
     /// The agents that --htpasswd is for; may be repeated [default: all]
-    #[arg(long, value_name = "CIDR", requires = "htpasswd")]
+    #[arg(long, value_name = "CIDR", value_parser = network, requires = "htpasswd")]
     pub htpasswd_agents: Vec<IpNet>,
     /// Whether agents see the /<ip> prefix
     #[arg(long, value_enum, default_value_t)]
@@ -320,6 +320,21 @@ fn admin_at(text: &str) -> Result<AdminAt, String> {
             Ok(AdminAt::Address(address))
         }
     }
+}
+
+/// A prefix without bits beyond its length, which would be somebody's mistake.
+fn network(text: &str) -> Result<IpNet, String> {
+    let network: IpNet =
+        text.parse().map_err(|_| "write a network such as 10.0.0.0/8, or 10.0.0.5/32 for one address")?;
+    if network.addr() == network.network() {
+        return Ok(network);
+    }
+    let one = IpNet::from(network.addr());
+    Err(format!(
+        "{} is no network of that length: write {}, or {one} for the one address",
+        network.addr(),
+        network.trunc()
+    ))
 }
 
 fn agent_address(text: &str) -> Result<SocketAddr, String> {

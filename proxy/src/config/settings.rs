@@ -257,6 +257,12 @@ mod tests {
             ("head-s = 1\nhead-s = 2", "f.toml:2:1: "),
             ("\n\n  connect-ms = 0", "f.toml:3:16: invalid value '0' for '--connect-ms <MS>'"),
             ("agents = [\"10.0.0.0/8\", \"10.0.0.0/40\"]", "f.toml:1:25: invalid value '10.0.0.0/40'"),
+            (
+                "agents = \"10.0.0.5/8\"",
+                "f.toml:1:10: invalid value '10.0.0.5/8' for '--agents <CIDR>': 10.0.0.5 is no network of that \
+                 length: write 10.0.0.0/8, or 10.0.0.5/32 for the one address",
+            ),
+            ("agents = \"10.0.0.5\"", "f.toml:1:10: invalid value '10.0.0.5'"),
             ("é = 1", "f.toml:1:1: "),
             ("access-log = \"é\"\nprefix = \"stripp\"", "f.toml:2:10: invalid value 'stripp'"),
             (
