@@ -2,6 +2,7 @@
 //! that neither side has to trust the other's idea of padding.
 
 /// Whom it is about: an address of 16 bytes in network order (IPv4 as `::ffff:a.b.c.d`), a port, and which leg.
+/// All zero: those that were never reached.
 pub type Key = [u32; 6];
 
 /// What is counted of one, by the positions below.

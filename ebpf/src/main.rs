@@ -111,7 +111,6 @@ fn connecting(context: &SockOpsContext, ops: *mut bpf_sock_ops) -> Option<()> {
     connection.leg = AGENT;
     // SAFETY: a helper without conditions.
     connection.began_ns = unsafe { bpf_ktime_get_ns() };
-    add(counts(ops, AGENT)?, TRIED, 1);
     context.set_cb_flags(WANTED.cast_signed()).ok()
 }
 
@@ -122,6 +121,7 @@ fn connected(ops: *mut bpf_sock_ops) -> Option<()> {
     // SAFETY: a helper without conditions.
     let now = unsafe { bpf_ktime_get_ns() };
     add(counts, CONNECT_TIMES + bucket(now.wrapping_sub(connection.began_ns) / 1000), 1);
+    add(counts, TRIED, 1);
     add(counts, OPENED, 1);
     Some(())
 }
@@ -184,10 +184,18 @@ fn changed(ops: *mut bpf_sock_ops) -> Option<()> {
             connection.end_acknowledged = 1;
             connection.received_at_end = field!(ops, bytes_received);
         }
-        BPF_TCP_CLOSE if from == BPF_TCP_SYN_SENT => add(counts(ops, connection.leg)?, FAILED, 1),
+        BPF_TCP_CLOSE if from == BPF_TCP_SYN_SENT => failed(ops)?,
         BPF_TCP_CLOSE if connection.established == 1 => closed(ops, connection, from)?,
         _ => {}
     }
+    Some(())
+}
+
+/// Whoever was never reached has no entry of its own, or clients could fill the map with addresses.
+fn failed(ops: *mut bpf_sock_ops) -> Option<()> {
+    let counts = known(&key(ops, AGENT)).or_else(|| made(&[0, 0, 0, 0, 0, AGENT]))?;
+    add(counts, TRIED, 1);
+    add(counts, FAILED, 1);
     Some(())
 }
 
@@ -226,6 +234,11 @@ fn connection(ops: *mut bpf_sock_ops, create: bool) -> Option<&'static mut Conne
 /// The numbers of whom the connection is with.
 #[inline(always)]
 fn counts(ops: *mut bpf_sock_ops, leg: u32) -> Option<*mut Counts> {
+    made(&key(ops, leg))
+}
+
+#[inline(always)]
+fn key(ops: *mut bpf_sock_ops, leg: u32) -> Key {
     // All loads without conditions: see `field`.
     let (family, v4, remote_port) = (field!(ops, family), field!(ops, remote_ip4), field!(ops, remote_port));
     let (a, b) = (field!(ops, remote_ip6[0]), field!(ops, remote_ip6[1]));
@@ -237,15 +250,23 @@ fn counts(ops: *mut bpf_sock_ops, leg: u32) -> Option<*mut Counts> {
     let of_agent = mask(leg == AGENT);
     let (is_v4, is_v6) = (of_agent & mask(family == INET), of_agent & mask(family != INET));
     let port = (u32::from_be(remote_port) & of_agent) | (local_port & !of_agent);
-    let key: Key =
-        [a & is_v6, b & is_v6, (c & is_v6) | (V4_IN_V6 & is_v4), (d & is_v6) | (v4 & is_v4), port, leg];
-    if let Some(counts) = ACCOUNT.get_ptr_mut(&key) {
+    [a & is_v6, b & is_v6, (c & is_v6) | (V4_IN_V6 & is_v4), (d & is_v6) | (v4 & is_v4), port, leg]
+}
+
+#[inline(always)]
+fn known(key: &Key) -> Option<*mut Counts> {
+    ACCOUNT.get_ptr_mut(key)
+}
+
+#[inline(always)]
+fn made(key: &Key) -> Option<*mut Counts> {
+    if let Some(counts) = known(key) {
         return Some(counts);
     }
     static NONE: Counts = [0; COUNTS];
     // Somebody else may have put it there meanwhile.
-    let _ = ACCOUNT.insert(&key, &NONE, BPF_NOEXIST.into());
-    ACCOUNT.get_ptr_mut(&key)
+    let _ = ACCOUNT.insert(key, &NONE, BPF_NOEXIST.into());
+    known(key)
 }
 
 /// All bits, or none.

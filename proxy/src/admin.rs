@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::control::{self, Wish, Wished};
-use crate::head::{HeadEnd, HeadLimits, RequestHead};
+use crate::head::{HeadEnd, HeadError, HeadLimits, RequestHead};
 use crate::metrics::{self, Standing};
 use crate::reply::Reply;
 
@@ -21,6 +21,10 @@ use crate::reply::Reply;
 const CLIENTS_MAX: usize = 16;
 /// How long one may take to ask, and to take its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to say what is asked for; the other clients wait for it.
+const HEAD_TIME: Duration = Duration::from_secs(2);
+/// How long a process may take to say how it stands before it is left out.
+const STANDING: Duration = Duration::from_secs(1);
 const HEAD: HeadLimits = HeadLimits { head_bytes_max: 8192, line_bytes_max: 1024, headers_max: 64 };
 
 /// Whom it asks for what it shows.
@@ -59,18 +63,29 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
 }
 
 async fn answer(mut stream: TcpStream, sources: &Sources) -> std::io::Result<()> {
-    let (mut head, mut scan) = (Vec::new(), HeadEnd::default());
-    let reply = loop {
-        match scan.find(&head, &HEAD) {
-            Ok(Some(length)) => break reply_to(&head[..length], sources).await,
-            Ok(None) if stream.read_buf(&mut head).await? > 0 => {}
-            Ok(None) => return Ok(()),
-            Err(error) => break (Reply::new(error.status(), error.to_string()), false),
-        }
+    let (reply, head_only) = match tokio::time::timeout(HEAD_TIME, read_head(&mut stream)).await?? {
+        Ok(head) if head.is_empty() => return Ok(()),
+        Ok(head) => reply_to(&head, sources).await,
+        Err(error) => (Reply::new(error.status(), error.to_string()), false),
     };
-    let (reply, head_only) = reply;
     stream.write_all(&reply.render(false, head_only)).await?;
     stream.shutdown().await
+}
+
+/// The head; nothing where the client has gone before it was whole.
+async fn read_head(stream: &mut TcpStream) -> std::io::Result<Result<Vec<u8>, HeadError>> {
+    let (mut head, mut scan) = (Vec::new(), HeadEnd::default());
+    loop {
+        match scan.find(&head, &HEAD) {
+            Ok(Some(length)) => {
+                head.truncate(length);
+                return Ok(Ok(head));
+            }
+            Ok(None) if stream.read_buf(&mut head).await? > 0 => {}
+            Ok(None) => return Ok(Ok(Vec::new())),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
 }
 
 /// The answer, and whether its head is all that is wanted.
@@ -105,14 +120,22 @@ async fn standings(sources: &Sources) -> Vec<Standing> {
     let mut standings = Vec::from_iter(own(&sources.own).await);
     for path in sources.former.iter() {
         // Most have ended by now.
-        let said = control::ask(path, Wish::Figures).await;
-        standings.extend(said.ok().and_then(|said| serde_json::from_str(&said).ok()));
+        let said = tokio::time::timeout(STANDING, control::ask(path, Wish::Figures)).await;
+        standings.extend(said.ok().and_then(Result::ok).and_then(|said| serde_json::from_str(&said).ok()));
     }
     standings
 }
 
+/// With the kernel's account where it can be had soon.
 async fn own(wishes: &mpsc::Sender<Wished>) -> Option<Standing> {
+    match tokio::time::timeout(STANDING, own_by(wishes, Wish::Figures)).await {
+        Ok(standing) => standing,
+        Err(_) => own_by(wishes, Wish::OwnFigures).await,
+    }
+}
+
+async fn own_by(wishes: &mpsc::Sender<Wished>, wish: Wish) -> Option<Standing> {
     let (answer, answered) = oneshot::channel();
-    wishes.send((Wish::Figures, answer)).await.ok()?;
+    wishes.send((wish, answer)).await.ok()?;
     serde_json::from_str(&answered.await.ok()?.ok()?).ok()
 }

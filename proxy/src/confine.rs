@@ -161,6 +161,20 @@ mod tests {
     }
 
     #[test]
+    fn a_confined_thread_that_wants_no_ring_any_more_can_make_none() {
+        let rings = std::thread::spawn(|| {
+            confine(1).seccomp.expect("a filter");
+            let ring = || io_uring::IoUring::new(2).map(drop).map_err(|error| error.raw_os_error());
+            let before = ring();
+            syscalls::forbid_rings();
+            (before, ring())
+        });
+        let (before, after) = rings.join().expect("no panic");
+        assert_eq!(after, Err(Some(io::Errno::PERM.raw_os_error())));
+        assert_ne!(before, after, "rings could be made before, or a kernel forbids them all");
+    }
+
+    #[test]
     fn a_confined_thread_makes_no_call_that_serving_does_not_take() {
         let confined = std::thread::spawn(|| {
             let before = getpriority_process(None).is_ok();

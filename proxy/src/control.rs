@@ -41,15 +41,18 @@ pub enum Wish {
     Status,
     /// The same for programs: a [`Standing`](crate::metrics::Standing) as JSON.
     Figures,
+    /// The same without the kernel's account, which is the broker's to read.
+    OwnFigures,
 }
 
 impl Wish {
-    const ALL: [(&str, Self); 5] = [
+    const ALL: [(&str, Self); 6] = [
         ("reload", Self::Reload),
         ("reopen", Self::Reopen),
         ("upgrade", Self::Upgrade),
         ("status", Self::Status),
         ("figures", Self::Figures),
+        ("own-figures", Self::OwnFigures),
     ];
 
     fn word(self) -> &'static str {

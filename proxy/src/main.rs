@@ -89,8 +89,7 @@ fn pin(agent: SocketAddr) -> Result<(), Failure> {
 fn ask(control: &Path, wish: Wish) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let said = runtime.block_on(control::ask(control, wish)).map_err(|reason| failed(&reason))?;
-    println!("{said}");
-    Ok(())
+    Ok(io::stdout().write_all(format!("{said}\n").as_bytes())?)
 }
 
 /// Asks those that drain too. One that has ended without tidying up is no failure where another one answers.

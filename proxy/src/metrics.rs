@@ -177,7 +177,7 @@ impl All {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (labels, figures) in self.agents() {
             let Times { counts, sum_us } = times(figures);
-            let bounds = TIMES_MS.iter().map(|ms| seconds(ms * 1000)).chain([f64::MAX]);
+            let bounds = TIMES_MS.iter().map(|ms| seconds(ms * 1000)).chain([f64::INFINITY]);
             let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
             let labels = &labels[..];
             let mut family = metric.encode_family(&labels)?;
@@ -263,7 +263,8 @@ impl All {
             let least =
                 (0..).zip(counts).fold(0_u64, |sum, (power, count)| sum.saturating_add(count << power));
             let highest = counts.len().saturating_sub(1);
-            let bound = |power: usize| if power == highest { f64::MAX } else { seconds(1 << (power + 1)) };
+            let bound =
+                |power: usize| if power == highest { f64::INFINITY } else { seconds(1 << (power + 1)) };
             let buckets: Vec<_> =
                 counts.iter().enumerate().map(|(power, count)| (bound(power), *count)).collect();
             let labels = &labels[..];
@@ -315,4 +316,41 @@ fn process(standing: &Standing) -> Label {
 
 fn agent(address: IpAddr) -> Label {
     ("agent", if address == OTHERS { "others".to_owned() } else { address.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without it readers refuse the whole text.
+    #[test]
+    fn every_histogram_has_all_of_its_times_in_the_last_bucket() {
+        let mut standing = Standing::default();
+        let address = IpAddr::from([10, 0, 0, 5]);
+        let mut figures = AgentFigures::default();
+        figures.connect.note(std::time::Duration::from_secs(100));
+        standing.figures.agents.insert(address, figures);
+        let kernel = KernelFigures {
+            connect_times: vec![1, 2, 3],
+            round_trips: vec![4, 5],
+            ..KernelFigures::default()
+        };
+        standing.kernel.get_or_insert_default().agents.insert(address, kernel);
+        let text = render(vec![standing]).expect("text");
+        for (name, count) in [
+            ("agent_connect", 1),
+            ("agent_request", 0),
+            ("kernel_agent_connect", 6),
+            ("kernel_agent_round_trip", 9),
+        ] {
+            for line in [
+                format!("dcv_splice_{name}_seconds_count{{process=\"0\",agent=\"10.0.0.5\"}} {count}\n"),
+                format!(
+                    "dcv_splice_{name}_seconds_bucket{{le=\"+Inf\",process=\"0\",agent=\"10.0.0.5\"}} {count}\n"
+                ),
+            ] {
+                assert!(text.contains(&line), "{line} is not in\n{text}");
+            }
+        }
+    }
 }

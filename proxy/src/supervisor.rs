@@ -186,7 +186,7 @@ impl Supervisor {
     /// Does what was wished, or asks the broker to.
     async fn grant(&mut self, wish: Wish, answer: Option<oneshot::Sender<Outcome>>) {
         let asked = match wish {
-            Wish::Status | Wish::Figures => return self.look(wish, answer).await,
+            Wish::Status | Wish::Figures | Wish::OwnFigures => return self.look(wish, answer).await,
             _ if self.alone => Err(io::Error::other("the broker has ended: only a restart helps")),
             Wish::Reload | Wish::Upgrade if self.upgrading => {
                 Err(io::Error::other("an upgrade is under way: ask the process that serves then"))
@@ -223,13 +223,13 @@ impl Supervisor {
             }
         };
         // Nobody asks for changes.
-        let place = self.waiting.iter().position(|(asked, _)| *asked == matter);
-        let answer = place.and_then(|place| self.waiting.remove(place)).and_then(|(_, answer)| answer);
         if matter == Matter::Figures {
-            let kernel = outcome.ok().and_then(kernel_account);
-            tell(answer, self.figures(kernel));
+            self.tell_figures(outcome.ok().and_then(kernel_account));
             return None;
         }
+        let place = self.waiting.iter().position(|(asked, _)| *asked == matter);
+        let answer = place.and_then(|place| self.waiting.remove(place)).and_then(|(_, answer)| answer);
+        let has_come = outcome.is_ok() || outcome.as_ref().is_err_and(|reason| reason == CUT);
         let outcome = outcome.and_then(|found| match (matter, found) {
             (Matter::Reload | Matter::Changed, Found::Files(files)) => self.replace(&files),
             (Matter::Reopen, Found::Files(files)) => self.reopen(&files),
@@ -239,6 +239,7 @@ impl Supervisor {
         // What has not arrived will come again; what is gone by need not.
         let follow_up = match (matter, &outcome) {
             (Matter::Changed, Err(reason)) if reason == CUT => self.broker.ask(Matter::Changed).await,
+            (Matter::Reload, Err(_)) if has_come => self.broker.ask(Matter::Changed).await,
             (Matter::Reload, Ok(_)) => self.broker.ask(Matter::Taken).await,
             _ => Ok(()),
         };
@@ -294,10 +295,29 @@ impl Supervisor {
     async fn look(&mut self, wish: Wish, answer: Option<oneshot::Sender<Outcome>>) {
         if wish == Wish::Status {
             tell(answer, Ok(self.status()));
-        } else if self.counting && !self.alone && self.broker.ask(Matter::Figures).await.is_ok() {
+        } else if wish == Wish::Figures && self.counting && !self.alone && self.ask_figures().await {
             self.waiting.push_back((Matter::Figures, answer));
         } else {
             tell(answer, self.figures(None));
+        }
+    }
+
+    /// One question is under way at a time, whoever waits for its answer.
+    async fn ask_figures(&self) -> bool {
+        let is_asked = self.waiting.iter().any(|(asked, _)| *asked == Matter::Figures);
+        is_asked || self.broker.ask(Matter::Figures).await.is_ok()
+    }
+
+    /// Tells all who wait for it.
+    fn tell_figures(&mut self, kernel: Option<KernelAccount>) {
+        let figures = self.figures(kernel);
+        let all = std::mem::take(&mut self.waiting);
+        for (asked, answer) in all {
+            if asked == Matter::Figures {
+                tell(answer, figures.clone());
+            } else {
+                self.waiting.push_back((asked, answer));
+            }
         }
     }
 
@@ -368,7 +388,7 @@ impl Supervisor {
                     Some(wish) => tracing::warn!("{wish:?}: it is stopping"),
                 },
                 Some((wish, answer)) = wishes.recv() => match wish {
-                    Wish::Status | Wish::Figures => self.look(wish, Some(answer)).await,
+                    Wish::Status | Wish::Figures | Wish::OwnFigures => self.look(wish, Some(answer)).await,
                     Wish::Reopen => self.grant(wish, Some(answer)).await,
                     Wish::Reload | Wish::Upgrade => tell(Some(answer), Err("it is stopping".to_owned())),
                 },

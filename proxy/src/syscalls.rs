@@ -14,9 +14,9 @@ use libc::{
     SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_openat, SYS_pipe2, SYS_ppoll,
     SYS_prctl, SYS_pread64, SYS_prlimit64, SYS_read, SYS_readv, SYS_recvfrom, SYS_recvmsg,
     SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn,
-    SYS_sched_getaffinity, SYS_sched_yield, SYS_sendmsg, SYS_sendto, SYS_set_robust_list, SYS_setsockopt,
-    SYS_shutdown, SYS_sigaltstack, SYS_socket, SYS_socketpair, SYS_splice, SYS_statx, SYS_sysinfo,
-    SYS_tgkill, SYS_uname, SYS_write, SYS_writev, c_long,
+    SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp, SYS_sendmsg, SYS_sendto, SYS_set_robust_list,
+    SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_socket, SYS_socketpair, SYS_splice, SYS_statx,
+    SYS_sysinfo, SYS_tgkill, SYS_uname, SYS_write, SYS_writev, c_long,
 };
 #[cfg(target_arch = "x86_64")]
 use libc::{SYS_arch_prctl, SYS_epoll_wait, SYS_poll, SYS_time};
@@ -69,7 +69,7 @@ const FILES: [c_long; 13] = [
     SYS_writev,
 ];
 /// Memory, threads, time and the end, as the C library goes about them.
-const PROCESS: [c_long; 41] = [
+const PROCESS: [c_long; 42] = [
     SYS_brk,
     SYS_clock_getres,
     SYS_clock_gettime,
@@ -105,6 +105,8 @@ const PROCESS: [c_long; 41] = [
     SYS_rt_sigreturn,
     SYS_sched_getaffinity,
     SYS_sched_yield,
+    // What forbids more can only take away.
+    SYS_seccomp,
     SYS_set_robust_list,
     SYS_sigaltstack,
     SYS_sysinfo,
@@ -133,7 +135,7 @@ pub fn forbid_rings() {
         .and_then(|it| SeccompFilter::new(rings.into(), SeccompAction::Allow, denied, it))
         .and_then(BpfProgram::try_from);
     if let Err(error) = filter.map_err(seccompiler::Error::Backend).and_then(|filter| apply_filter(&filter)) {
-        tracing::debug!("rings can still be made: {error}");
+        tracing::warn!("rings can still be made: {error}");
     }
 }
 

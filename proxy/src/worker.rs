@@ -284,6 +284,8 @@ async fn serve(
         }
     }
     drain(&generations, orders).await;
+    // What was counted last.
+    generations.beat(&generations.current());
     Ok(())
 }
 

@@ -118,7 +118,8 @@ fn agent_by_kernel(address: IpAddr, kernel: &KernelFigures, own: &Figures) -> Ma
     let differs = |kernel: u64, own: u64| kernel.wrapping_sub(own).cast_signed();
     let (received, sent) = (differs(kernel.received, own.received), differs(kernel.acknowledged, own.sent));
     html! { tr {
-        td { (address) } td { (kernel.opened.saturating_sub(kernel.closed)) } td { (kernel.opened) }
+        td { @if address == OTHERS { span.soft { "others, not reached" } } @else { (address) } }
+        td { (kernel.opened.saturating_sub(kernel.closed)) } td { (kernel.opened) }
         td.bad[kernel.failed > 0] { (kernel.failed) }
         td { (half(&kernel.connect_times)) } td { (half(&kernel.round_trips)) }
         td.bad[kernel.retransmitted > 0] { (kernel.retransmitted) }

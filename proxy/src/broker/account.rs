@@ -12,7 +12,7 @@ use aya::programs::{CgroupAttachMode, SockOps};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use crate::config::Config;
-use crate::figures::{KernelAccount, KernelFigures};
+use crate::figures::{KernelAccount, KernelFigures, OTHERS};
 
 use layout::{
     ACKNOWLEDGED, AGENT, BUCKETS, CLOSED, CONNECT_TIMES, Counts, FAILED, Key, LEG, OPENED, PORT, RECEIVED,
@@ -100,7 +100,10 @@ fn explain(what: &str, error: &(dyn Error + 'static)) -> String {
 fn address(key: &Key) -> IpAddr {
     let mut bytes = [0; 16];
     bytes.chunks_mut(4).zip(key).for_each(|(bytes, word)| bytes.copy_from_slice(&word.to_ne_bytes()));
-    IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
+    match IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical() {
+        nobody if nobody.is_unspecified() => OTHERS,
+        agent => agent,
+    }
 }
 
 fn figures(counts: &Counts) -> KernelFigures {
@@ -130,5 +133,6 @@ mod tests {
         assert_eq!(address(&v4), IpAddr::from([10, 0, 0, 5]));
         let v6 = [word([0x20, 1, 0xd, 0xb8]), 0, 0, word([0, 0, 0, 1]), 8443, AGENT];
         assert_eq!(address(&v6).to_string(), "2001:db8::1");
+        assert_eq!(address(&[0, 0, 0, 0, 0, AGENT]), OTHERS);
     }
 }

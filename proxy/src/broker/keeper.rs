@@ -114,7 +114,7 @@ impl Keeper {
                     Some(question) => self.answer(line, question).await?,
                     None => return Ok(()),
                 },
-                _ = looks.tick(), if !self.handed_over => {
+                _ = looks.tick(), if !self.handed_over && self.offered.is_none() => {
                     if let Some(message) = self.look() {
                         send(line, &message).await?;
                     }
@@ -138,7 +138,8 @@ impl Keeper {
                 return Ok(());
             }
             Matter::Changed => {
-                // What was sent has not arrived: it has changed still.
+                // What was sent has not arrived, or is not gone by: it has changed still.
+                self.offered = None;
                 self.watched.values_mut().for_each(|stamp| *stamp = None);
                 return Ok(());
             }
