@@ -47,6 +47,8 @@ pub enum Matter {
     Reload = b'r',
     /// The configuration of the last answer to a reload is gone by; it has no answer.
     Taken = b't',
+    /// It is not gone by; it has no answer.
+    Declined = b'd',
     /// Files that have changed; nobody asks for it. As a question it says that they have not arrived, and has no answer.
     Changed = b'c',
     /// The access log's file.
@@ -68,6 +70,7 @@ impl Matter {
         let all = [
             Self::Reload,
             Self::Taken,
+            Self::Declined,
             Self::Changed,
             Self::Reopen,
             Self::Announce,

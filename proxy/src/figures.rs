@@ -226,6 +226,11 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// What went over an agent's sockets.
+    pub fn wire(&self, agent: IpAddr) -> Wire {
+        self.agents.get(&agent).map(|figures| figures.wire).unwrap_or_default()
+    }
+
     fn add(&mut self, other: &Self) {
         for (agent, figures) in &other.agents {
             self.agents.entry(*agent).or_default().add(figures);
@@ -261,6 +266,13 @@ pub struct KernelFigures {
 }
 
 impl KernelFigures {
+    /// Bytes that are in this account and not in the proxy's own, received and sent: they are on their way, or were never
+    /// read. Fewer than none where the kernel has still to tell of some.
+    pub fn beyond(&self, own: Wire) -> (i64, i64) {
+        let differ = |kernel: u64, own: u64| kernel.wrapping_sub(own).cast_signed();
+        (differ(self.received, own.received), differ(self.acknowledged, own.sent))
+    }
+
     /// Adds what is counted at another port of the same address.
     pub fn add(&mut self, other: &Self) {
         self.received += other.received;

@@ -60,12 +60,10 @@ struct All(Arc<Vec<Standing>>);
 /// A label and its value.
 type Label = (&'static str, String);
 
-/// One of the figures that each process has.
-type OfProcess = (&'static str, &'static str, MetricType, fn(&Standing) -> u64);
-/// One of those that each agent has.
-type OfAgent = (&'static str, &'static str, MetricType, fn(&AgentFigures) -> u64);
+/// A figure: its name, what it says, its kind, and where it is found.
+type Row<T> = (&'static str, &'static str, MetricType, fn(&T) -> u64);
 
-const OF_PROCESS: [OfProcess; 7] = [
+const OF_PROCESS: [Row<Standing>; 7] = [
     ("uptime_seconds", "Time since it serves", MetricType::Gauge, |it| it.seconds),
     ("connections", "Client connections that are open", MetricType::Gauge, |it| it.connections),
     ("workers", "Threads that serve", MetricType::Gauge, |it| it.workers),
@@ -81,41 +79,27 @@ const OF_PROCESS: [OfProcess; 7] = [
     }),
 ];
 
-const OF_AGENT: [OfAgent; 7] = [
-    ("agent_sessions", "WebSockets that are open", MetricType::Gauge, |it| it.sessions),
-    ("agent_sessions_begun", "WebSockets that were opened", MetricType::Counter, |it| it.sessions_begun),
-    ("agent_unreachable", "Connections that could not be made", MetricType::Counter, |it| it.unreachable),
-    (
-        "agent_body_received_bytes",
-        "Body and session bytes from it, of what has ended",
-        MetricType::Counter,
-        |it| it.to_client,
-    ),
-    ("agent_body_sent_bytes", "Body and session bytes to it, of what has ended", MetricType::Counter, |it| {
+const OF_AGENT: [Row<AgentFigures>; 7] = [
+    ("sessions", "WebSockets that are open", MetricType::Gauge, |it| it.sessions),
+    ("sessions_begun", "WebSockets that were opened", MetricType::Counter, |it| it.sessions_begun),
+    ("unreachable", "Connections that could not be made", MetricType::Counter, |it| it.unreachable),
+    ("body_received_bytes", "Body and session bytes from it, of what has ended", MetricType::Counter, |it| {
+        it.to_client
+    }),
+    ("body_sent_bytes", "Body and session bytes to it, of what has ended", MetricType::Counter, |it| {
         it.to_agent
     }),
-    ("agent_received_bytes", "Bytes from its sockets, TLS and all", MetricType::Counter, |it| {
-        it.wire.received
-    }),
-    ("agent_sent_bytes", "Bytes to its sockets, TLS and all", MetricType::Counter, |it| it.wire.sent),
+    ("received_bytes", "Bytes from its sockets, TLS and all", MetricType::Counter, |it| it.wire.received),
+    ("sent_bytes", "Bytes to its sockets, TLS and all", MetricType::Counter, |it| it.wire.sent),
 ];
 
 impl Collector for All {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.build(&mut encoder)?;
-        for (name, help, kind, value) in OF_PROCESS {
-            let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-            for standing in self.0.iter() {
-                number(&mut metric, kind, &[process(standing)], value(standing))?;
-            }
-        }
+        let processes = || self.0.iter().map(|standing| ([process(standing)], standing));
+        rows(&mut encoder, "", &OF_PROCESS, processes)?;
         self.refused(&mut encoder)?;
-        for (name, help, kind, value) in OF_AGENT {
-            let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-            for (labels, figures) in self.agents() {
-                number(&mut metric, kind, &labels, value(figures))?;
-            }
-        }
+        rows(&mut encoder, "agent_", &OF_AGENT, || self.agents())?;
         self.answers(&mut encoder)?;
         self.times(&mut encoder, "agent_connect_seconds", "Time to connect, with TLS", |it| &it.connect)?;
         let help = "Time of a request, from its head to its end; sessions apart";
@@ -179,18 +163,14 @@ impl All {
             let Times { counts, sum_us } = times(figures);
             let bounds = TIMES_MS.iter().map(|ms| seconds(ms * 1000)).chain([f64::INFINITY]);
             let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
-            let labels = &labels[..];
-            let mut family = metric.encode_family(&labels)?;
-            family.encode_histogram::<[Label; 0]>(seconds(*sum_us), counts.iter().sum(), &buckets, None)?;
+            histogram(&mut metric, &labels, *sum_us, &buckets)?;
         }
         Ok(())
     }
 }
 
-/// One of the figures that the kernel has of each agent, and of each listener.
-type OfKernel = (&'static str, &'static str, MetricType, fn(&KernelFigures) -> u64);
-
-const OF_KERNEL: [OfKernel; 9] = [
+/// Of each agent, and of each listener.
+const OF_KERNEL: [Row<KernelFigures>; 9] = [
     ("received_bytes", "Payload received, by the kernel's account", MetricType::Counter, |it| it.received),
     ("sent_bytes", "Payload acknowledged, by the kernel's account", MetricType::Counter, |it| {
         it.acknowledged
@@ -211,17 +191,8 @@ const OF_KERNEL: [OfKernel; 9] = [
 
 impl All {
     fn kernel(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        for (name, help, kind, value) in OF_KERNEL {
-            let of = ["agent", "client"].map(|leg| format!("kernel_{leg}_{name}"));
-            let mut metric = encoder.encode_descriptor(&of[0], help, None, kind)?;
-            for (labels, figures) in self.kernel_agents() {
-                number(&mut metric, kind, &labels, value(figures))?;
-            }
-            let mut metric = encoder.encode_descriptor(&of[1], help, None, kind)?;
-            for (labels, figures) in self.kernel_listeners() {
-                number(&mut metric, kind, &labels, value(figures))?;
-            }
-        }
+        rows(encoder, "kernel_agent_", &OF_KERNEL, || self.kernel_agents())?;
+        rows(encoder, "kernel_client_", &OF_KERNEL, || self.kernel_listeners())?;
         self.powers(encoder, "kernel_agent_connect_seconds", "Time to connect, without TLS", |it| {
             &it.connect_times
         })?;
@@ -267,9 +238,7 @@ impl All {
                 |power: usize| if power == highest { f64::INFINITY } else { seconds(1 << (power + 1)) };
             let buckets: Vec<_> =
                 counts.iter().enumerate().map(|(power, count)| (bound(power), *count)).collect();
-            let labels = &labels[..];
-            let mut family = metric.encode_family(&labels)?;
-            family.encode_histogram::<[Label; 0]>(seconds(least), counts.iter().sum(), &buckets, None)?;
+            histogram(&mut metric, &labels, least, &buckets)?;
         }
         Ok(())
     }
@@ -281,20 +250,43 @@ impl All {
             encoder.encode_descriptor("agent_unaccounted_bytes", help, None, MetricType::Gauge)?;
         for (standing, account) in self.accounts() {
             for (address, kernel) in &account.agents {
-                let wire =
-                    standing.figures.agents.get(address).map(|figures| figures.wire).unwrap_or_default();
-                let pairs =
-                    [("received", kernel.received, wire.received), ("sent", kernel.acknowledged, wire.sent)];
-                for (direction, kernel, own) in pairs {
+                let (received, sent) = kernel.beyond(standing.figures.wire(*address));
+                for (direction, difference) in [("received", received), ("sent", sent)] {
                     let labels = [process(standing), agent(*address), ("direction", direction.to_owned())];
                     let labels = &labels[..];
-                    let difference = kernel.wrapping_sub(own).cast_signed();
                     metric.encode_family(&labels)?.encode_gauge(&difference)?;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// A family for each row, with a line for each of whom it is about.
+fn rows<'a, T: 'a, const N: usize, I: Iterator<Item = ([Label; N], &'a T)>>(
+    encoder: &mut DescriptorEncoder<'_>,
+    prefix: &str,
+    rows: &[Row<T>],
+    each: impl Fn() -> I,
+) -> fmt::Result {
+    for (name, help, kind, value) in rows {
+        let name = format!("{prefix}{name}");
+        let mut metric = encoder.encode_descriptor(&name, help, None, *kind)?;
+        for (labels, figures) in each() {
+            number(&mut metric, *kind, &labels, value(figures))?;
+        }
+    }
+    Ok(())
+}
+
+fn histogram(
+    metric: &mut MetricEncoder<'_>,
+    labels: &[Label],
+    sum_us: u64,
+    buckets: &[(f64, u64)],
+) -> fmt::Result {
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    metric.encode_family(&labels)?.encode_histogram::<[Label; 0]>(seconds(sum_us), count, buckets, None)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "after 285 years of microseconds")]

@@ -24,9 +24,11 @@ pub struct Prepared {
     acceptor: Acceptor,
     connector: Option<Connector>,
     users: Option<Users>,
-    /// Where the access log goes.
-    pub lines: Box<dyn Write + Send>,
+    lines: Lines,
 }
+
+/// Where the access log's lines go.
+pub type Lines = Box<dyn Write + Send>;
 
 impl Prepared {
     /// Resolves the settings and reads their files. The error names the place in the configuration file, where there is
@@ -64,7 +66,7 @@ impl Prepared {
     }
 
     /// What the workers share at the start. Starts the thread of the passwords.
-    pub fn share(self, log: &AccessLog) -> io::Result<(Shared, Vec<Desk>)> {
+    pub fn share(self, log: &AccessLog) -> io::Result<(Shared, Vec<Desk>, Lines)> {
         let config = self.resolved.config;
         let (balance, desks) = Balance::new(config.workers);
         let shared = Shared {
@@ -78,13 +80,13 @@ impl Prepared {
             published: Published::new(config.workers),
             config: Arc::new(config),
         };
-        Ok((shared, desks))
+        Ok((shared, desks, self.lines))
     }
 
     /// What the workers share from now on, in place of `before`: who is in stays counted, who has guessed stays known.
-    pub fn replace(self, before: &Shared, log: &AccessLog) -> io::Result<Shared> {
+    pub fn replace(self, before: &Shared, log: &AccessLog) -> io::Result<(Shared, Lines)> {
         let config = self.resolved.config;
-        Ok(Shared {
+        let shared = Shared {
             admission: before.admission.renewed(config.clients.clone(), config.client_limits),
             passwords: passwords(config.passwords.as_ref(), self.users, before.passwords.as_ref())?,
             log: log_if_wanted(log, &config.access_log),
@@ -94,7 +96,8 @@ impl Prepared {
             refusals: before.refusals.clone(),
             published: before.published.clone(),
             config: Arc::new(config),
-        })
+        };
+        Ok((shared, self.lines))
     }
 }
 
@@ -116,10 +119,7 @@ fn log_if_wanted(log: &AccessLog, to: &AccessLogTo) -> AccessLog {
 }
 
 /// Where the lines go.
-pub fn open_log<'a>(
-    to: &'a AccessLogTo,
-    files: &dyn Files,
-) -> Result<Box<dyn Write + Send>, (&'a Path, io::Error)> {
+pub fn open_log<'a>(to: &'a AccessLogTo, files: &dyn Files) -> Result<Lines, (&'a Path, io::Error)> {
     Ok(match to {
         AccessLogTo::Off => Box::new(io::sink()),
         AccessLogTo::Stdout => Box::new(io::stdout()),

@@ -48,6 +48,8 @@ pub struct Supervisor {
     alone: bool,
     /// Who waits for an answer of the broker, and to which question, in their order.
     waiting: VecDeque<(Matter, Option<oneshot::Sender<Outcome>>)>,
+    /// Who waits for the kernel's figures, while the one question for them is under way.
+    lookers: Option<Vec<oneshot::Sender<Outcome>>>,
     /// Another process is about to serve.
     upgrading: bool,
     doing: &'static str,
@@ -85,15 +87,16 @@ impl Supervisor {
     pub async fn start(
         settings: Settings,
         broker: Broker,
-        mut prepared: Prepared,
+        prepared: Prepared,
         listeners: Vec<Listener>,
         counting: bool,
     ) -> io::Result<Self> {
-        let target = LogTarget::new(std::mem::replace(&mut prepared.lines, Box::new(io::sink())));
+        let target = LogTarget::new(Box::new(io::sink()));
         let (lines, guard) = target.open();
         let log = Log { target, lines, _flushed_at_exit: guard };
         let sockets = listeners.iter().map(Listener::try_clone).collect::<io::Result<_>>()?;
-        let (shared, desks) = prepared.share(&log.lines)?;
+        let (shared, desks, lines) = prepared.share(&log.lines)?;
+        log.target.change(lines);
         let (orders, told) =
             watch::channel(Orders { open: false, phase: Phase::Running, shared: shared.clone() });
         let reports = start_workers(&told, desks, listeners)?;
@@ -104,6 +107,7 @@ impl Supervisor {
             broker,
             alone: false,
             waiting,
+            lookers: None,
             upgrading: false,
             doing: SERVING,
             counting,
@@ -222,25 +226,25 @@ impl Supervisor {
                 return None;
             }
         };
-        // Nobody asks for changes.
         if matter == Matter::Figures {
-            self.tell_figures(outcome.ok().and_then(kernel_account));
+            let figures = self.figures(outcome.ok().and_then(kernel_account));
+            self.lookers.take().into_iter().flatten().for_each(|looker| tell(Some(looker), figures.clone()));
             return None;
         }
+        // Nobody asks for changes.
         let place = self.waiting.iter().position(|(asked, _)| *asked == matter);
         let answer = place.and_then(|place| self.waiting.remove(place)).and_then(|(_, answer)| answer);
-        let has_come = outcome.is_ok() || outcome.as_ref().is_err_and(|reason| reason == CUT);
         let outcome = outcome.and_then(|found| match (matter, found) {
             (Matter::Reload | Matter::Changed, Found::Files(files)) => self.replace(&files),
             (Matter::Reopen, Found::Files(files)) => self.reopen(&files),
             (_, Found::Text(text)) => Ok(text),
             (_, Found::Files(_)) => Err("files that nobody asked for".to_owned()),
         });
-        // What has not arrived will come again; what is gone by need not.
+        // What has not arrived will come again; of a configuration the broker has to know whether it is gone by.
         let follow_up = match (matter, &outcome) {
             (Matter::Changed, Err(reason)) if reason == CUT => self.broker.ask(Matter::Changed).await,
-            (Matter::Reload, Err(_)) if has_come => self.broker.ask(Matter::Changed).await,
             (Matter::Reload, Ok(_)) => self.broker.ask(Matter::Taken).await,
+            (Matter::Reload, Err(_)) => self.broker.ask(Matter::Declined).await,
             _ => Ok(()),
         };
         if let Err(error) = follow_up {
@@ -271,12 +275,13 @@ impl Supervisor {
         tracing::error!("{error}: nothing can be reloaded any more, and there is no upgrade");
         self.alone = true;
         self.waiting.clear();
+        self.lookers = None;
     }
 
     fn replace(&mut self, files: &Delivered) -> Outcome {
-        let mut prepared = Prepared::new(&self.settings, files)?;
-        let lines = std::mem::replace(&mut prepared.lines, Box::new(io::sink()));
-        let shared = prepared.replace(&self.shared, &self.log.lines).map_err(|error| error.to_string())?;
+        let prepared = Prepared::new(&self.settings, files)?;
+        let (shared, lines) =
+            prepared.replace(&self.shared, &self.log.lines).map_err(|error| error.to_string())?;
         self.log.target.change(lines);
         self.shared = shared.clone();
         self.orders.send_modify(|orders| orders.shared = shared);
@@ -293,32 +298,22 @@ impl Supervisor {
 
     /// Tells how it stands, people or programs; the kernel's account is the broker's to read.
     async fn look(&mut self, wish: Wish, answer: Option<oneshot::Sender<Outcome>>) {
-        if wish == Wish::Status {
-            tell(answer, Ok(self.status()));
-        } else if wish == Wish::Figures && self.counting && !self.alone && self.ask_figures().await {
-            self.waiting.push_back((Matter::Figures, answer));
-        } else {
-            tell(answer, self.figures(None));
-        }
-    }
-
-    /// One question is under way at a time, whoever waits for its answer.
-    async fn ask_figures(&self) -> bool {
-        let is_asked = self.waiting.iter().any(|(asked, _)| *asked == Matter::Figures);
-        is_asked || self.broker.ask(Matter::Figures).await.is_ok()
-    }
-
-    /// Tells all who wait for it.
-    fn tell_figures(&mut self, kernel: Option<KernelAccount>) {
-        let figures = self.figures(kernel);
-        let all = std::mem::take(&mut self.waiting);
-        for (asked, answer) in all {
-            if asked == Matter::Figures {
-                tell(answer, figures.clone());
-            } else {
-                self.waiting.push_back((asked, answer));
+        match (wish, answer) {
+            (Wish::Figures, Some(looker)) if self.ask_figures().await => {
+                let lookers = self.lookers.get_or_insert_default();
+                // Some of a broker that does not answer have gone.
+                lookers.retain(|looker| !looker.is_closed());
+                lookers.push(looker);
             }
+            (Wish::Status, answer) => tell(answer, Ok(self.status())),
+            (_, answer) => tell(answer, self.figures(None)),
         }
+    }
+
+    /// Whether the kernel's figures are on their way.
+    async fn ask_figures(&self) -> bool {
+        let can_ask = self.counting && !self.alone;
+        can_ask && (self.lookers.is_some() || self.broker.ask(Matter::Figures).await.is_ok())
     }
 
     fn figures(&self, kernel: Option<KernelAccount>) -> Outcome {
@@ -508,7 +503,7 @@ fn words(matter: Matter) -> (&'static str, &'static str) {
         Matter::Reopen => ("the access log is open again", "the access log can't be opened again"),
         Matter::Announce => ("reached by --control", "not reached by --control"),
         Matter::Account | Matter::Figures => ("the kernel counts", "the kernel does not count"),
-        Matter::Taken | Matter::Sockets | Matter::Upgrade => {
+        Matter::Taken | Matter::Declined | Matter::Sockets | Matter::Upgrade => {
             ("upgraded: the new process serves", "not upgraded, this process serves on")
         }
     }

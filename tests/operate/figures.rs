@@ -120,6 +120,57 @@ async fn an_upgrade_shows_both_processes_until_the_old_one_has_ended() {
     panic!("the old process is still shown");
 }
 
+/// A worker that has nobody left tells what it has counted last; the process goes on for the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_figure_is_lost_where_one_worker_ends_before_the_other() {
+    let (agent, service, admin) = shown().await;
+    let old = service.serving();
+    // The second goes to the worker that has fewer.
+    let mut sessions = [service.session("/echo").await, service.session("/echo").await];
+    service.does("upgrade");
+    let [first, second] = &mut sessions;
+    for _ in 0..100 {
+        echoes(first).await;
+    }
+    first.finish().await;
+    first.rest().await;
+    let of_old =
+        |name: &str| format!("dcv_splice_{name}{{process=\"{old}\",agent=\"{}\"}}", agent.address.ip());
+    let wanted = [
+        format!("{} 1\n", of_old("agent_sessions")),
+        format!("{} 400\n", of_old("agent_body_sent_bytes_total")),
+    ];
+    let mut text = String::new();
+    for _ in 0..600 {
+        text = metrics(admin).await;
+        if wanted.iter().all(|line| text.contains(line)) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert!(wanted.iter().all(|line| text.contains(line)), "{wanted:?} are not in\n{text}");
+    echoes(second).await;
+    second.finish().await;
+    second.rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_hangs_takes_no_other_ones_figures_with_it() {
+    let (_agent, service, admin) = shown().await;
+    let mut session = service.session("/echo").await;
+    echoes(&mut session).await;
+    let old = service.serving();
+    service.does("upgrade");
+    let send = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(old.try_into().unwrap()), signal);
+    send(nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let text = metrics(admin).await;
+    send(nix::sys::signal::Signal::SIGCONT).unwrap();
+    assert!(text.contains("doing=\"serving\"") && text.ends_with("# EOF\n"), "{text}");
+    assert!(!text.contains(&format!("process=\"{old}\"")), "{text}");
+    session.finish().await;
+    session.rest().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_answers_what_it_has_and_nothing_else() {
     let (_agent, service, admin) = shown().await;

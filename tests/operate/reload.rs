@@ -130,6 +130,26 @@ async fn a_reload_that_is_refused_swallows_no_renewal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reloads_at_the_same_time_all_come_off_and_the_last_configuration_holds() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "");
+    let flag = service.files.flag("control", "control");
+    for round in 1..=5 {
+        service.files.configure(&format!("hsts-s = {round}\n"));
+        // A renewal in the middle of them.
+        let identity = service.files.certify();
+        let asked: Vec<_> =
+            (0..4).map(|_| Process::start(proxy::command(&["reload", &flag])).without_grace()).collect();
+        for mut asked in asked {
+            assert_eq!(asked.wait().code(), Some(0), "{}", asked.log());
+        }
+        let answer = service.ask("/x").await;
+        assert_eq!(answer.header("strict-transport-security"), Some(&*format!("max-age={round}")));
+        assert_eq!(shown(&service).await, identity.chain().unwrap()[0].to_vec());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_that_keep_others_waiting_keep_nobody_waiting_here() {
     let agent = agent().await;
     let service = Service::start(agent.address, "");

@@ -114,9 +114,7 @@ fn kernel(standing: &Standing) -> Markup {
 }
 
 fn agent_by_kernel(address: IpAddr, kernel: &KernelFigures, own: &Figures) -> Markup {
-    let own = own.agents.get(&address).map(|figures| figures.wire).unwrap_or_default();
-    let differs = |kernel: u64, own: u64| kernel.wrapping_sub(own).cast_signed();
-    let (received, sent) = (differs(kernel.received, own.received), differs(kernel.acknowledged, own.sent));
+    let (received, sent) = kernel.beyond(own.wire(address));
     html! { tr {
         td { @if address == OTHERS { span.soft { "others, not reached" } } @else { (address) } }
         td { (kernel.opened.saturating_sub(kernel.closed)) } td { (kernel.opened) }

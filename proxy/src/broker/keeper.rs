@@ -62,7 +62,7 @@ struct Keeper {
     offered: Option<Kept>,
     /// By which the next change is seen.
     watched: BTreeMap<PathBuf, Option<Stamp>>,
-    /// Questions that came while an upgrade was under way.
+    /// Questions that came while an upgrade was under way, or an offer was out.
     later: VecDeque<Message>,
     /// Another process serves.
     handed_over: bool,
@@ -105,7 +105,9 @@ impl Keeper {
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if let Some(question) = self.later.pop_front() {
+            if self.offered.is_none()
+                && let Some(question) = self.later.pop_front()
+            {
                 self.answer(line, question).await?;
                 continue;
             }
@@ -129,7 +131,16 @@ impl Keeper {
             Matter::Reload | Matter::Upgrade if self.handed_over => {
                 Message::outcome(matter, Err("another process serves by now".to_owned()))
             }
+            Matter::Reload if self.offered.is_some() => {
+                // Or it would not be clear which of the two is gone by.
+                self.later.push_back(question);
+                return Ok(());
+            }
             Matter::Reload => self.reload(),
+            Matter::Declined => {
+                self.offered = None;
+                return Ok(());
+            }
             Matter::Taken => {
                 if let Some(offered) = self.offered.take() {
                     self.watched.clone_from(&offered.watched);
@@ -138,8 +149,7 @@ impl Keeper {
                 return Ok(());
             }
             Matter::Changed => {
-                // What was sent has not arrived, or is not gone by: it has changed still.
-                self.offered = None;
+                // What was sent has not arrived: it has changed still.
                 self.watched.values_mut().for_each(|stamp| *stamp = None);
                 return Ok(());
             }
