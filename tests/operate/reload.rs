@@ -183,16 +183,24 @@ async fn a_want_of_descriptors_ends_no_reloads() {
     eventually("all descriptors are taken", || {
         service.proxy.log().contains("no file descriptor is left").then_some(())
     });
+    // What can't come over changes nothing, and is not taken up by the way later.
+    service.files.configure("hsts-s = 3\n");
+    service.proxy.signal(Signal::SIGHUP);
+    eventually("it is refused", || {
+        service.proxy.log().contains("nothing has changed: there are too few file descriptors").then_some(())
+    });
     let identity = service.files.certify();
     eventually("the files do not arrive", || {
-        service.proxy.log().contains("too few file descriptors for its files").then_some(())
+        service.proxy.log().contains("the old ones still hold: there are too few").then_some(())
     });
     drop(clients);
     eventually("they arrive later", || {
         service.proxy.log().contains("files have changed and were read again").then_some(())
     });
     assert_eq!(shown(&service).await, identity.chain().unwrap()[0].to_vec());
+    assert_eq!(service.ask("/x").await.header("strict-transport-security"), None);
     service.does("reload");
+    assert_eq!(service.ask("/x").await.header("strict-transport-security"), Some("max-age=3"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -366,3 +366,38 @@ fn link(path: &Path, process: u32) -> io::Result<()> {
     symlink(name, &fresh)?;
     fs::rename(&fresh, path)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    /// Or it would not be clear which of two is gone by.
+    #[tokio::test]
+    async fn one_configuration_is_offered_at_a_time() {
+        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+        let (one, other) = pair.expect("a pair");
+        let (one, serving) = (Line::new(one).expect("a line"), Line::new(other).expect("a line"));
+        let mut keeper = Keeper::new(Settings::of([OsString::from("dcv-splice")])).expect("a keeper");
+        let told = async {
+            let ask = async |matter| serving.send(&Message::about(matter)).await.expect("room");
+            let hear = async || serving.receive().await.expect("a message").expect("a message").matter;
+            assert_eq!(hear().await, Matter::Reload, "the first configuration");
+            ask(Matter::Reload).await;
+            ask(Matter::Reopen).await;
+            assert_eq!(hear().await, Matter::Reopen, "the second waits for what becomes of the first");
+            ask(Matter::Taken).await;
+            assert_eq!(hear().await, Matter::Reload);
+            ask(Matter::Declined).await;
+            ask(Matter::Reload).await;
+            assert_eq!(hear().await, Matter::Reload);
+            drop(serving);
+        };
+        let both = async { tokio::join!(keeper.serve(&one), told) };
+        let (served, ()) = tokio::time::timeout(Duration::from_mins(1), both).await.expect("it answers");
+        served.expect("an end");
+    }
+}
