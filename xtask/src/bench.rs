@@ -49,7 +49,7 @@ const NETWORK: &str = "ip link set lo up; chosen=/proc/sys/net/ipv4/tcp_congesti
 const NOTES: [&str; 4] = [
     "Client, agent and peer share the machine's cores: rates are no capacities, and latencies include waiting for a core.",
     "Cost is the CPU time of the peer's processes with all their threads; loopback charges some of the kernel's work to whoever runs.",
-    "echo and desktop are open loops: latency counts from when a message was meant to be sent. get, connect and churn are closed loops.",
+    "echo and desktop are open loops: messages are due at the same times for every peer, and latency counts from then. get, connect and churn are closed loops.",
     "In noisy and storm the cost of a frame includes what runs beside the desktops.",
 ];
 

@@ -1,7 +1,6 @@
 //! The load's agent: a lean server that answers what the load's client asks for, with bytes the client knows.
 //! Paths say what is wanted, as the nginx recipe drops queries: `/get/<bytes>`, and, upgraded, `/echo`,
-//! `/desktop/<fps>/<bytes>`, `/flood`,
-//! `/flood/<messages a second>` and `/upload`. It is the measuring instrument, not a likeness of DCV.
+//! `/desktop/<period>/<shift>/<bytes>` in nanoseconds, `/flood`, `/flood/<messages a second>` and `/upload`. It is the measuring instrument, not a likeness of DCV.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::wire::{Header, Ticks, Tls, Wire, acceptor, now, payload, wrong};
+use super::wire::{Header, Pace, Tls, Wire, acceptor, now, payload, wrong};
 
 /// The accept value belongs to the key that the client always sends.
 const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -89,7 +88,7 @@ enum Request {
 #[derive(Debug, PartialEq)]
 enum Channel {
     Echo,
-    Desktop { fps: u64, bytes: usize },
+    Desktop { pace: Pace, bytes: usize },
     Flood { per_second: Option<u64> },
     Upload,
 }
@@ -101,9 +100,10 @@ impl Request {
         Some(match parts[..] {
             ["get", bytes] => Self::Get { bytes: bytes.parse().ok()?, close: asks_to_close(head) },
             ["echo"] => Self::Channel(Channel::Echo),
-            ["desktop", fps, bytes] => {
-                let fps = fps.parse().ok().filter(|fps| *fps > 0)?;
-                Self::Channel(Channel::Desktop { fps, bytes: bytes.parse().ok()? })
+            ["desktop", period, shift, bytes] => {
+                let period = period.parse().ok().filter(|period| *period > 0)?;
+                let pace = Pace { period, shift: shift.parse().ok()? };
+                Self::Channel(Channel::Desktop { pace, bytes: bytes.parse().ok()? })
             }
             ["flood"] => Self::Channel(Channel::Flood { per_second: None }),
             ["flood", per_second] => {
@@ -128,15 +128,15 @@ impl Channel {
                     wire.post(message).await?;
                 }
             }
-            Self::Desktop { fps, bytes } => {
-                let mut ticks = Ticks::new(now() + 1_000_000, 1_000_000_000 / fps)?;
+            Self::Desktop { pace, bytes } => {
+                let mut ticks = pace.ticks()?;
                 for sequence in 0.. {
                     let stamp = ticks.next().await?;
                     wire.post(Header { payload_bytes: bytes, sequence, stamp }).await?;
                 }
             }
             Self::Flood { per_second: Some(per_second) } => {
-                let mut ticks = Ticks::new(now() + 1_000_000, 1_000_000_000 / per_second)?;
+                let mut ticks = Pace::new(per_second as f64).ticks()?;
                 for sequence in 0.. {
                     let stamp = ticks.next().await?;
                     wire.post(Header { payload_bytes: FLOOD_BYTES, sequence, stamp }).await?;
@@ -168,9 +168,9 @@ mod tests {
     fn a_path_says_what_is_wanted() {
         let request = |path: &str| Request::parse(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert_eq!(request("/get/1024"), Some(Request::Get { bytes: 1024, close: false }));
-        let desktop = Channel::Desktop { fps: 60, bytes: 20_000 };
-        assert_eq!(request("/desktop/60/20000"), Some(Request::Channel(desktop)));
-        assert_eq!(request("/desktop/0/20000"), None);
+        let desktop = Channel::Desktop { pace: Pace { period: 1000, shift: 10 }, bytes: 20_000 };
+        assert_eq!(request("/desktop/1000/10/20000"), Some(Request::Channel(desktop)));
+        assert_eq!(request("/desktop/0/0/20000"), None);
         assert_eq!(request("/flood/9"), Some(Request::Channel(Channel::Flood { per_second: Some(9) })));
         assert_eq!(request("/flood/0"), None);
         assert_eq!(request("/echo?x"), None);

@@ -22,7 +22,7 @@ use super::agent::{ACKNOWLEDGED, FLOOD_BYTES};
 use super::attack::attack;
 use super::latency::{Latencies, Latency};
 use super::system::{self, Usage};
-use super::wire::{Header, Ticks, Wire, connector, nanos, now, wrong};
+use super::wire::{Header, Pace, Wire, connector, nanos, now, wrong};
 
 /// From the last connection's opening to the window's start.
 const WARM_UP: Duration = Duration::from_millis(700);
@@ -369,21 +369,16 @@ fn tasks(shared: &Arc<Shared>) -> Tasks {
     let all = || Arc::clone(shared);
     match shared.load {
         Load::Echo { sessions, per_second, bytes } => {
-            for phase in phases(sessions) {
-                tasks.spawn(paced(all(), "echo", Pace { phase, per_second }, bytes, 1));
+            for pace in Pace::new(per_second).in_turns(sessions) {
+                tasks.spawn(paced(all(), "echo", pace, bytes, 1));
             }
         }
         Load::Desktop { sessions, fps, frame_bytes, input_hz } => {
-            for phase in phases(sessions) {
-                let path = format!("/desktop/{fps}/{frame_bytes}");
-                tasks.spawn(frames(all(), path, Pace { phase, per_second: fps as f64 }));
-                tasks.spawn(paced(
-                    all(),
-                    "input",
-                    Pace { phase, per_second: input_hz as f64 },
-                    INPUT_BYTES,
-                    0,
-                ));
+            for Pace { period, shift } in Pace::new(fps as f64).in_turns(sessions) {
+                tasks.spawn(frames(all(), format!("/desktop/{period}/{shift}/{frame_bytes}")));
+            }
+            for pace in Pace::new(input_hz as f64).in_turns(sessions) {
+                tasks.spawn(paced(all(), "input", pace, INPUT_BYTES, 0));
             }
         }
         Load::Bounce { sessions, bytes } => {
@@ -411,28 +406,6 @@ fn tasks(shared: &Arc<Shared>) -> Tasks {
         Load::Idle { .. } => {}
     }
     tasks
-}
-
-/// When within its period each session has its turn, so that they don't all have the same one.
-fn phases(sessions: u64) -> impl Iterator<Item = f64> {
-    (0..sessions).map(move |index| index as f64 / sessions as f64)
-}
-
-#[derive(Clone, Copy)]
-struct Pace {
-    phase: f64,
-    per_second: f64,
-}
-
-impl Pace {
-    fn period(self) -> u64 {
-        nanos(Duration::from_secs_f64(1.0 / self.per_second))
-    }
-
-    fn ticks(self) -> io::Result<Ticks> {
-        let shift = Duration::from_nanos(self.period()).mul_f64(self.phase);
-        Ticks::new(now() + 1 + nanos(shift), self.period())
-    }
 }
 
 /// An open loop: a message at each tick, whether or not the last ones are back.
@@ -472,9 +445,7 @@ async fn paced(
 }
 
 /// Frames as they come, each stamped with the time the agent meant to send it.
-async fn frames(shared: Arc<Shared>, path: String, pace: Pace) -> io::Result<()> {
-    // The agent's ticks start with the request: without this all sessions would have theirs together.
-    sleep(Duration::from_nanos(pace.period()).mul_f64(pace.phase)).await;
+async fn frames(shared: Arc<Shared>, path: String) -> io::Result<()> {
     let mut wire = shared.channel(&path).await?;
     let mut window = shared.window.subscribe();
     shared.opened.fetch_add(1, Ordering::Relaxed);
@@ -578,7 +549,7 @@ async fn connection(shared: &Shared, window: Window, meant: u64, bytes: Option<u
 
 async fn storm(shared: Arc<Shared>, per_second: f64, bytes: Option<usize>) -> io::Result<()> {
     let window = shared.ready().await;
-    let mut ticks = Pace { phase: 0.0, per_second }.ticks()?;
+    let mut ticks = Pace::new(per_second).ticks()?;
     let mut running = Tasks::new();
     loop {
         let meant = ticks.next().await?;
@@ -652,11 +623,6 @@ mod tests {
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 12\r\nconnection: Close\r\n\r\n";
         assert!(says(head, "content-length", "12") && says(head, "Connection", "close"));
         assert!(!says(head, "content-length", "1") && !says(head, "Upgrade", "close"));
-    }
-
-    #[test]
-    fn sessions_take_turns_within_a_period() {
-        assert_eq!(phases(4).collect::<Vec<_>>(), [0.0, 0.25, 0.5, 0.75]);
     }
 
     #[test]

@@ -48,6 +48,38 @@ fn timespec(nanoseconds: u64) -> Timespec {
     Timespec { tv_sec: part(nanoseconds / 1_000_000_000), tv_nsec: part(nanoseconds % 1_000_000_000) }
 }
 
+/// How often something is due, and when within its period. Both ends take their ticks from the machine's clock: where
+/// they fall is the same for every peer, however long it took to connect.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Pace {
+    /// Nanoseconds from one time to the next, at least 1.
+    pub(super) period: u64,
+    /// Nanoseconds into the period.
+    pub(super) shift: u64,
+}
+
+impl Pace {
+    /// So many times a second.
+    pub(super) fn new(per_second: f64) -> Self {
+        Self { period: nanos(Duration::from_secs_f64(1.0 / per_second)).max(1), shift: 0 }
+    }
+
+    /// The paces of so many sessions that take turns within a period.
+    pub(super) fn in_turns(self, sessions: u64) -> impl Iterator<Item = Self> {
+        (0..sessions).map(move |turn| Self { shift: self.period * turn / sessions, ..self })
+    }
+
+    /// The first time it is due in a period that begins after `time`.
+    fn first_after(self, time: u64) -> u64 {
+        (time / self.period + 1) * self.period + self.shift
+    }
+
+    /// Its ticks from now on.
+    pub(super) fn ticks(self) -> io::Result<Ticks> {
+        Ticks::new(self.first_after(now()), self.period)
+    }
+}
+
 /// Ticks at exact times. A late reader gets each one it has missed, with the time it was meant for.
 pub(super) struct Ticks {
     timer: AsyncFd<rustix::fd::OwnedFd>,
@@ -58,7 +90,7 @@ pub(super) struct Ticks {
 
 impl Ticks {
     /// The first at `first`, then one each `period`, both in nanoseconds.
-    pub(super) fn new(first: u64, period: u64) -> io::Result<Self> {
+    fn new(first: u64, period: u64) -> io::Result<Self> {
         let timer =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let schedule = Itimerspec { it_interval: timespec(period), it_value: timespec(first) };
@@ -344,6 +376,15 @@ mod tests {
         }
         assert!(received(message(1, 10), 1).await.is_err());
         assert!(received(message(0, 10)[..20].to_vec(), 1).await.is_err());
+    }
+
+    #[test]
+    fn turns_fall_on_the_same_times_whenever_they_are_asked_for() {
+        let firsts =
+            |time| Pace::new(100.0).in_turns(4).map(|pace| pace.first_after(time)).collect::<Vec<_>>();
+        assert_eq!(firsts(0), [10_000_000, 12_500_000, 15_000_000, 17_500_000]);
+        assert_eq!(firsts(9_999_999), firsts(0));
+        assert_eq!(firsts(10_000_000)[0], 20_000_000);
     }
 
     #[tokio::test]
