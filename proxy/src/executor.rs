@@ -1,8 +1,7 @@
 //! A worker's loop: collects what the kernel has to say, runs the tasks in the order of [`Schedule`], keeps their
-//! timers. One thread, no lock: only a wake from another thread goes through one.
+//! alarms. One thread, no lock: only a wake from another thread goes through one.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,6 +15,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use slab::Slab;
 
+use crate::alarms::Alarms;
 use crate::poller::{Event, Poller, Token};
 use crate::schedule::{Schedule, TaskId};
 
@@ -40,8 +40,7 @@ struct Inner {
     poller: RefCell<Poller>,
     sources: RefCell<Slab<Source>>,
     generation: Cell<u32>,
-    timers: RefCell<BTreeMap<(Instant, u64), TaskId>>,
-    timer: Cell<u64>,
+    alarms: RefCell<Alarms>,
     now: Cell<Instant>,
     inbox: Arc<Inbox>,
 }
@@ -114,8 +113,7 @@ impl Executor {
             poller: RefCell::new(poller),
             sources: RefCell::default(),
             generation: Cell::new(0),
-            timers: RefCell::default(),
-            timer: Cell::new(0),
+            alarms: RefCell::default(),
             now: Cell::new(Instant::now()),
             inbox,
         })))
@@ -178,7 +176,7 @@ impl Executor {
 
     /// Waits for `time` from now on.
     pub fn sleep(&self, time: Duration) -> Sleep {
-        Sleep { executor: self.clone(), deadline: self.now() + time, timer: None }
+        Sleep { executor: self.clone(), deadline: self.now() + time }
     }
 
     fn poll(&self, id: TaskId) {
@@ -190,6 +188,7 @@ impl Executor {
         }
         drop(task);
         self.0.tasks.borrow_mut().remove(id);
+        self.0.alarms.borrow_mut().remove(id);
         self.0.schedule.remove(id);
     }
 
@@ -198,12 +197,12 @@ impl Executor {
         let is_idle = self.0.schedule.is_idle();
         let mut poller = self.0.poller.borrow_mut();
         if is_idle || poller.has_news() {
-            let limit = if is_idle { self.next_timer() } else { Some(Duration::ZERO) };
+            let limit = if is_idle { self.next_alarm() } else { Some(Duration::ZERO) };
             poller.wait(limit, events)?;
         }
         drop(poller);
         self.0.now.set(Instant::now());
-        self.fire_timers();
+        self.ring_alarms();
         events.drain(..).try_for_each(|event| self.note(event))
     }
 
@@ -230,15 +229,15 @@ impl Executor {
         Ok(())
     }
 
-    fn next_timer(&self) -> Option<Duration> {
-        let timers = self.0.timers.borrow();
-        timers.first_key_value().map(|((deadline, _), _)| deadline.saturating_duration_since(Instant::now()))
+    fn next_alarm(&self) -> Option<Duration> {
+        // Counted from when the round began, which saves a look at the clock: alarms ring late by a round at the most.
+        self.0.alarms.borrow().next().map(|alarm| alarm.saturating_duration_since(self.now()))
     }
 
-    fn fire_timers(&self) {
-        let mut timers = self.0.timers.borrow_mut();
-        while let Some(first) = timers.first_entry().filter(|first| first.key().0 <= self.now()) {
-            self.0.schedule.wake(first.remove());
+    fn ring_alarms(&self) {
+        let mut alarms = self.0.alarms.borrow_mut();
+        while let Some(task) = alarms.take(self.now()) {
+            self.0.schedule.wake(task);
         }
     }
 
@@ -268,37 +267,22 @@ fn index(token: Token) -> usize {
     usize::try_from(token.0 & u64::from(u32::MAX)).unwrap_or(usize::MAX)
 }
 
-/// A wait for a time.
+/// A wait for a time. Whoever waits polls it whenever the task runs: an alarm is the task's, not the wait's.
 pub struct Sleep {
     executor: Executor,
     deadline: Instant,
-    timer: Option<u64>,
 }
 
 impl Future for Sleep {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        if self.deadline <= self.executor.now() {
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        let inner = &self.executor.0;
+        if self.deadline <= inner.now.get() {
             return Poll::Ready(());
         }
-        // Most waits are over before they begin, and cost no timer.
-        if self.timer.is_none() {
-            let inner = &self.executor.0;
-            let timer = inner.timer.get();
-            inner.timer.set(timer + 1);
-            inner.timers.borrow_mut().insert((self.deadline, timer), inner.schedule.current());
-            self.timer = Some(timer);
-        }
+        inner.alarms.borrow_mut().set(inner.schedule.current(), self.deadline);
         Poll::Pending
-    }
-}
-
-impl Drop for Sleep {
-    fn drop(&mut self) {
-        if let Some(timer) = self.timer {
-            self.executor.0.timers.borrow_mut().remove(&(self.deadline, timer));
-        }
     }
 }
 
@@ -424,7 +408,7 @@ mod tests {
             poll_fn(|cx| Poll::Ready(dropped.as_mut().poll(cx).is_ready())).await;
             drop(dropped);
             executor.sleep(Duration::from_millis(100)).await;
-            assert!(executor.0.timers.borrow().is_empty());
+            assert_eq!(executor.0.alarms.borrow().next(), None);
             order.take()
         });
         assert_eq!(order, [10, 20, 30]);

@@ -5,6 +5,7 @@ pub mod account;
 pub mod admin;
 pub mod admission;
 pub mod agents;
+pub mod alarms;
 pub mod balance;
 pub mod body;
 pub mod broker;
