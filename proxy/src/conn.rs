@@ -15,7 +15,7 @@ use crate::admission::{self, Guest};
 use crate::agents::ReachError;
 use crate::body::{BodyError, Framing};
 use crate::decision::{Origin, asked, authorize, decide};
-use crate::exchange::{Asked, Exchange, Failure, Outcome};
+use crate::exchange::{Asked, Exchange, Failure, Method, Outcome};
 use crate::head::{self, HeadEnd, HeadError, RequestHead, Version};
 use crate::introduction::Introduction;
 use crate::net::Net;
@@ -273,6 +273,7 @@ impl<S: crate::net::Stream> Secured<S> {
         let limit = if self.again { front.keep_alive } else { front.head };
         self.peer.plain.release();
         tokio::select! {
+            biased;
             filled = worker.net.timeout(limit, self.peer.fill(&worker.scratch)) => matches!(filled, Ok(Ok(gained)) if gained > 0),
             () = Self::dismissed(self.again, worker) => false,
         }
@@ -361,7 +362,7 @@ impl<S: crate::net::Stream> Secured<S> {
         let running = worker.stop.phase() == Phase::Running;
         let whole = |asked: &Asked| asked.keep_alive && asked.framing == Framing::Empty && !asked.websocket;
         let keep = running && asked.is_some_and(whole);
-        let head_only = asked.is_some_and(|asked| asked.method == "HEAD");
+        let head_only = asked.is_some_and(|asked| asked.method == Method::Head);
         if reply.status >= 400 {
             tracing::debug!("{}: {} {}", self.client, reply.status, reply.text);
         }
@@ -497,6 +498,7 @@ impl<S: crate::net::Stream> Paired<S> {
             heard: false,
         };
         let outcome = tokio::select! {
+            biased;
             outcome = exchange.run(&self.requested.asked, &self.requested.head) => outcome,
             () = worker.stop.reached(Phase::Ending) => Err(Failure::Stopped),
         };
@@ -523,8 +525,7 @@ impl<S: crate::net::Stream> Paired<S> {
         let unanswered = !self.heard
             && self.agent.plain.is_empty()
             && matches!(failure, Failure::Fault(Side::Agent, Fault::Io(_) | Fault::EndedEarly, None));
-        let idempotent = matches!(asked.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE");
-        self.reused && unanswered && idempotent && asked.framing == Framing::Empty
+        self.reused && unanswered && asked.method != Method::Other && asked.framing == Framing::Empty
     }
 
     fn upgrade(self) -> Box<Upgraded<S>> {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::body::{BodyError, Framing};
-use crate::exchange::Asked;
+use crate::exchange::{Asked, Method};
 use crate::forward::{self, Forward, Mount, Prefix};
 use crate::head::{self, RequestHead};
 use crate::net::Net;
@@ -18,7 +18,7 @@ use crate::worker::Worker;
 /// What the response will depend on.
 pub(crate) fn asked(head: &RequestHead<'_>) -> Asked {
     Asked {
-        method: head.method.to_owned(),
+        method: Method::of(head.method),
         framing: head.framing,
         websocket: head.websocket,
         expects_continue: head::values(&head.headers, "expect").next().is_some(),
@@ -112,7 +112,7 @@ pub(crate) fn decide<N: Net>(
     let (passwords, host_header) = (config.passwords.is_some(), config.host_header);
     let forward = Forward { client, trusted, secure, passwords, agent, host_header, path };
     let host = forward::host_for(head, &forward);
-    let mut out = Vec::with_capacity(1024 + head.path.len());
+    let mut out = Vec::with_capacity(512 + head.path.len());
     forward::request(head, &forward, &host, &mut out);
     let bare = matches!(route, Route::NoSlash(..));
     let (agent_ip, port) = (agent.ip(), agent.port());

@@ -28,11 +28,33 @@ pub struct ExchangeLimits {
     pub body_bytes_max: u64,
 }
 
+/// What a method means to whoever passes it on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Method {
+    /// HEAD: the answer has no body.
+    Head,
+    /// One that does the same once as twice (RFC 9110 9.2.2).
+    Idempotent,
+    /// Any other.
+    Other,
+}
+
+impl Method {
+    /// The method of this name.
+    pub fn of(name: &str) -> Self {
+        match name {
+            "HEAD" => Self::Head,
+            "GET" | "OPTIONS" | "PUT" | "DELETE" => Self::Idempotent,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// What the response depends on in the request.
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// The method.
-    pub method: String,
+    pub method: Method,
     /// How the body of the request is delimited.
     pub framing: Framing,
     /// Whether it asks for a WebSocket.
@@ -241,9 +263,12 @@ impl<N: Net> Exchange<'_, N> {
         loop {
             let length = self.response_head(upload, timer.as_mut()).await?;
             self.heard = true;
-            let head =
-                ResponseHead::parse(&self.agent.plain.filled()[..length], &self.limits.head, &asked.method)
-                    .map_err(Failure::BadHead)?;
+            let head = ResponseHead::parse(
+                &self.agent.plain.filled()[..length],
+                &self.limits.head,
+                asked.method == Method::Head,
+            )
+            .map_err(Failure::BadHead)?;
             let status = head.status;
             if status == 101 && !(asked.websocket && is_websocket(&head)) {
                 return Err(Failure::UnaskedUpgrade);
@@ -361,6 +386,10 @@ impl<N: Net> Exchange<'_, N> {
 
     /// Whether the turn was used up before the body.
     fn poll_upload(&mut self, cx: &mut Context<'_>, upload: &mut Transfer<'_>) -> Result<bool, Broken> {
+        // Most requests are a head alone.
+        if upload.done && upload.head.is_empty() && !self.agent.is_behind() {
+            return Ok(false);
+        }
         let mut scratch = self.scratch.borrow_mut();
         match upload.poll(cx, self.client, self.agent, &mut scratch) {
             Poll::Pending => Ok(false),

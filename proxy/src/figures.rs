@@ -2,7 +2,7 @@
 //! so that nothing is shared while bytes move; what is read elsewhere is up to a second old. Knows no socket.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -153,7 +153,7 @@ impl Drop for OpenSession {
 /// What a worker counts.
 #[derive(Debug, Default)]
 pub struct Books {
-    agents: RefCell<HashMap<IpAddr, Rc<AgentBook>>>,
+    agents: RefCell<BTreeMap<IpAddr, Rc<AgentBook>>>,
     /// Of clients' sockets.
     pub clients: Rc<Meter>,
 }

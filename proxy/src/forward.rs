@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn an_interim_response_is_not_for_http_1_0() {
         let limits = HeadLimits { head_bytes_max: 256, line_bytes_max: 64, headers_max: 4 };
-        let head = ResponseHead::parse(b"HTTP/1.1 103 x\r\n\r\n", &limits, "GET").expect("a head");
+        let head = ResponseHead::parse(b"HTTP/1.1 103 x\r\n\r\n", &limits, false).expect("a head");
         for (http10, told) in [(true, &b""[..]), (false, b"HTTP/1.1 103 x\r\n\r\n")] {
             let passing =
                 Passing { framing: Framing::Empty, keep_alive: false, http10, mount: None, hsts: None };

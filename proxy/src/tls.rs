@@ -123,7 +123,9 @@ impl TlsEnd {
     /// Copies the ciphertext that waits for its rest to the front of `incoming`, behind which the caller
     /// receives. Returns its length, at most [`HELD_BYTES_MAX`].
     pub fn put_back(&self, incoming: &mut [u8]) -> usize {
-        incoming[..self.held.len()].copy_from_slice(&self.held);
+        if !self.held.is_empty() {
+            incoming[..self.held.len()].copy_from_slice(&self.held);
+        }
         self.held.len()
     }
 
