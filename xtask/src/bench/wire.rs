@@ -69,9 +69,9 @@ impl Pace {
         (0..sessions).map(move |turn| Self { shift: self.period * turn / sessions, ..self })
     }
 
-    /// The first time it is due in a period that begins after `time`.
+    /// The first time it is due after `time`.
     fn first_after(self, time: u64) -> u64 {
-        (time / self.period + 1) * self.period + self.shift
+        time + self.period - (time + self.period - self.shift) % self.period
     }
 
     /// Its ticks from now on.
@@ -380,11 +380,13 @@ mod tests {
 
     #[test]
     fn turns_fall_on_the_same_times_whenever_they_are_asked_for() {
-        let firsts =
-            |time| Pace::new(100.0).in_turns(4).map(|pace| pace.first_after(time)).collect::<Vec<_>>();
-        assert_eq!(firsts(0), [10_000_000, 12_500_000, 15_000_000, 17_500_000]);
-        assert_eq!(firsts(9_999_999), firsts(0));
-        assert_eq!(firsts(10_000_000)[0], 20_000_000);
+        let firsts = |time| {
+            let paces = Pace::new(100.0).in_turns(4);
+            paces.map(|pace| pace.first_after(time)).collect::<Vec<_>>()
+        };
+        assert_eq!(firsts(0), [10_000_000, 2_500_000, 5_000_000, 7_500_000]);
+        assert_eq!(firsts(2_499_999), firsts(0));
+        assert_eq!(firsts(2_500_000), [10_000_000, 12_500_000, 5_000_000, 7_500_000]);
     }
 
     #[tokio::test]
