@@ -17,7 +17,7 @@ use slab::Slab;
 
 use crate::alarms::Alarms;
 use crate::poller::{Event, Poller, Token};
-use crate::schedule::{Schedule, TaskId};
+use crate::schedule::{Class, Schedule, TaskId};
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -149,6 +149,13 @@ impl Executor {
     /// The order in which tasks are served.
     pub fn schedule(&self) -> &Schedule {
         &self.0.schedule
+    }
+
+    /// Notes what the running task does from here on. What it has waited for is over, and its alarm with it: a session
+    /// would be woken for the limits of its request.
+    pub fn become_class(&self, class: Class) {
+        self.0.alarms.borrow_mut().remove(self.0.schedule.current());
+        self.0.schedule.become_class(class);
     }
 
     /// Whether nobody waits but the task that runs, as far as can be known without a system call.
@@ -412,6 +419,25 @@ mod tests {
             order.take()
         });
         assert_eq!(order, [10, 20, 30]);
+    }
+
+    #[test]
+    fn a_task_that_turns_to_something_else_is_not_woken_for_what_it_has_waited_for() {
+        let polls = run(|executor| async move {
+            let mut before = Box::pin(executor.sleep(Duration::from_millis(5)));
+            poll_fn(|cx| Poll::Ready(before.as_mut().poll(cx).is_ready())).await;
+            drop(before);
+            executor.become_class(Class::Session);
+            let mut after = Box::pin(executor.sleep(Duration::from_millis(30)));
+            let mut polls = 0;
+            poll_fn(|cx| {
+                polls += 1;
+                after.as_mut().poll(cx)
+            })
+            .await;
+            polls
+        });
+        assert_eq!(polls, 2, "the first and the last");
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Net for Kernel {
     }
 
     fn become_class(&self, class: Class) {
-        self.executor.schedule().become_class(class);
+        self.executor.become_class(class);
     }
 
     fn may_move_bulk(&self) -> bool {
