@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::body::Framing;
-use crate::head::{self, Header, RequestHead, ResponseHead, split_port};
+use crate::head::{self, ConnectionOptions, Header, RequestHead, ResponseHead, split_port};
 
 /// What the agent is told as `Host`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
@@ -188,13 +188,12 @@ fn passes_to_agent(header: &Header<'_>, head: &RequestHead<'_>) -> bool {
     // `X_Forwarded_For` is read as `X-Forwarded-For` by many a server, so nothing with `_` passes.
     let underscored = header.name.contains('_');
     let length = header.is("content-length") && head.framing != Framing::Empty;
-    !known && !underscored && !length && !is_named_by_connection(header, &head.headers)
+    !known && !underscored && !length && !is_named_by_connection(header, &head.connection)
 }
 
 /// Header lines without which the message means something else are kept, whatever `Connection` says.
-fn is_named_by_connection(header: &Header<'_>, headers: &[Header<'_>]) -> bool {
-    !header.is("content-length")
-        && head::members(headers, "connection").any(|name| name.eq_ignore_ascii_case(header.name.as_bytes()))
+fn is_named_by_connection(header: &Header<'_>, connection: &ConnectionOptions<'_>) -> bool {
+    !header.is("content-length") && connection.names(header)
 }
 
 /// How a response is passed on.
@@ -258,7 +257,7 @@ fn passes_to_client(header: &Header<'_>, head: &ResponseHead<'_>) -> bool {
     // The length of a response to HEAD, or of a 304, is news; that of one with a body was written already.
     let length =
         header.is("content-length") && (head.framing != Framing::Empty || no_length_allowed(head.status));
-    !one_hop && !length && !is_named_by_connection(header, &head.headers)
+    !one_hop && !length && !is_named_by_connection(header, &head.connection)
 }
 
 /// RFC 9110 8.6.

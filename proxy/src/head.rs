@@ -58,6 +58,9 @@ pub enum HeadError {
     /// Transfer-Encoding other than a single `chunked`, or in HTTP/1.0.
     #[error("The only Transfer-Encoding this proxy accepts is a single \"chunked\" in HTTP/1.1.")]
     TransferEncoding,
+    /// `Connection` lists more than anybody needs.
+    #[error("Connection lists more than this proxy accepts.")]
+    ConnectionOptions,
     /// Both ways of saying how long the body is.
     #[error("Content-Length and Transfer-Encoding must not both be given.")]
     TwoLengths,
@@ -76,7 +79,7 @@ impl HeadError {
     /// The status of the refusal.
     pub fn status(self) -> u16 {
         match self {
-            Self::TooLong | Self::TooManyHeaders => 431,
+            Self::TooLong | Self::TooManyHeaders | Self::ConnectionOptions => 431,
             Self::LineTooLong => 414,
             Self::Method => 405,
             Self::Expectation => 417,
@@ -171,6 +174,8 @@ pub struct RequestHead<'a> {
     pub websocket: bool,
     /// Whether the client would send another request on the connection.
     pub keep_alive: bool,
+    /// What else concerns the connection alone.
+    pub connection: ConnectionOptions<'a>,
 }
 
 /// A response head in which every ambiguity has been refused.
@@ -186,6 +191,50 @@ pub struct ResponseHead<'a> {
     pub framing: Framing,
     /// Whether the agent takes another request on the connection.
     pub keep_alive: bool,
+    /// What else concerns the connection alone.
+    pub connection: ConnectionOptions<'a>,
+}
+
+/// Members that one `Connection` may have, and bytes of one of them. Browsers and servers send three short ones; each
+/// is compared with every header line, so that without limits a head would cost the product of both.
+const OPTIONS_MAX: usize = 16;
+const OPTION_BYTES_MAX: usize = 64;
+
+/// The members of `Connection` (RFC 9110 7.6.1).
+#[derive(Debug, Default)]
+pub struct ConnectionOptions<'a> {
+    has_close: bool,
+    has_keep_alive: bool,
+    has_upgrade: bool,
+    /// Names of header lines that concern the connection alone.
+    fields: Vec<&'a [u8]>,
+}
+
+impl<'a> ConnectionOptions<'a> {
+    fn parse(headers: &[Header<'a>]) -> Result<Self, HeadError> {
+        let mut options = Self::default();
+        for (index, member) in members(headers, "connection").enumerate() {
+            let fits = index < OPTIONS_MAX && member.len() <= OPTION_BYTES_MAX;
+            within(fits, HeadError::ConnectionOptions)?;
+            match member {
+                b"" => {}
+                _ if member.eq_ignore_ascii_case(b"close") => options.has_close = true,
+                _ if member.eq_ignore_ascii_case(b"keep-alive") => options.has_keep_alive = true,
+                _ if member.eq_ignore_ascii_case(b"upgrade") => options.has_upgrade = true,
+                field => options.fields.push(field),
+            }
+        }
+        Ok(options)
+    }
+
+    fn keeps_alive(&self, version: Version) -> bool {
+        !self.has_close && (version == Version::Http11 || self.has_keep_alive)
+    }
+
+    /// Whether it names this header line.
+    pub fn names(&self, header: &Header<'_>) -> bool {
+        self.fields.iter().any(|field| field.eq_ignore_ascii_case(header.name.as_bytes()))
+    }
 }
 
 impl<'a> RequestHead<'a> {
@@ -203,14 +252,16 @@ impl<'a> RequestHead<'a> {
         let (authority, path) = split_target(method, target)?;
         let host = host(&headers, version, authority)?;
         let framing = request_framing(&headers, version)?;
-        let websocket = asks_for_websocket(method, version, &headers);
+        let connection = ConnectionOptions::parse(&headers)?;
+        let asks_for_upgrade = method == "GET" && version == Version::Http11 && connection.has_upgrade;
+        let websocket = asks_for_upgrade && has_websocket(&headers);
         within(!websocket || framing == Framing::Empty, HeadError::UpgradeWithBody)?;
         within(
             values(&headers, "expect").all(|v| v.eq_ignore_ascii_case(b"100-continue")),
             HeadError::Expectation,
         )?;
-        let keep_alive = keep_alive(version, &headers);
-        Ok(Self { method, path, version, host, headers, framing, websocket, keep_alive })
+        let keep_alive = connection.keeps_alive(version);
+        Ok(Self { method, path, version, host, headers, framing, websocket, keep_alive, connection })
     }
 }
 
@@ -231,8 +282,9 @@ impl<'a> ResponseHead<'a> {
         let version = if version == 1 { Version::Http11 } else { Version::Http10 };
         let headers = headers(parsed.headers)?;
         let framing = response_framing(&headers, version, status, to_head)?;
-        let keep_alive = keep_alive(version, &headers) && framing != Framing::UntilEnd;
-        Ok(Self { status, reason: parsed.reason.unwrap_or(""), headers, framing, keep_alive })
+        let connection = ConnectionOptions::parse(&headers)?;
+        let keep_alive = connection.keeps_alive(version) && framing != Framing::UntilEnd;
+        Ok(Self { status, reason: parsed.reason.unwrap_or(""), headers, framing, keep_alive, connection })
     }
 }
 
@@ -269,8 +321,9 @@ pub fn members<'a>(headers: &[Header<'a>], name: &str) -> impl Iterator<Item = &
     values(headers, name).flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii)
 }
 
-fn has_member(headers: &[Header<'_>], name: &str, member: &[u8]) -> bool {
-    members(headers, name).any(|have| have.eq_ignore_ascii_case(member))
+/// Whether `Upgrade` names the one protocol that is passed on.
+pub fn has_websocket(headers: &[Header<'_>]) -> bool {
+    members(headers, "upgrade").take(OPTIONS_MAX).any(|member| member.eq_ignore_ascii_case(b"websocket"))
 }
 
 /// The authority of an absolute target, and path and query (RFC 9112 3.2).
@@ -386,22 +439,6 @@ fn decimal(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-fn asks_for_websocket(method: &str, version: Version, headers: &[Header<'_>]) -> bool {
-    method == "GET"
-        && version == Version::Http11
-        && has_member(headers, "connection", b"upgrade")
-        && has_member(headers, "upgrade", b"websocket")
-}
-
-fn keep_alive(version: Version, headers: &[Header<'_>]) -> bool {
-    match version {
-        Version::Http11 => !has_member(headers, "connection", b"close"),
-        Version::Http10 => {
-            has_member(headers, "connection", b"keep-alive") && !has_member(headers, "connection", b"close")
-        }
-    }
-}
-
 /// Parses a trailer section up to and with its empty line.
 pub fn trailers(section: &[u8]) -> Result<Vec<Header<'_>>, HeadError> {
     let mut room = [httparse::EMPTY_HEADER; 64];
@@ -425,6 +462,28 @@ mod tests {
         }
         let refused = HeadEnd::default().find(b"GET /x HTTP/1.1\r", &limits);
         assert_eq!(refused, Err(HeadError::LineTooLong));
+    }
+
+    #[test]
+    fn connection_lists_a_few_short_names_and_no_more() {
+        let limits = HeadLimits { head_bytes_max: 8192, line_bytes_max: 32, headers_max: 4 };
+        let parse = |lines: &str| {
+            let head = format!("HTTP/1.1 200 x\r\n{lines}\r\n\r\n");
+            ResponseHead::parse(head.as_bytes(), &limits, false).map(|head| head.keep_alive)
+        };
+        let many = |count| format!("Content-Length: 0\r\nConnection: {}", vec!["x"; count].join(","));
+        let long = |bytes| format!("Content-Length: 0\r\nConnection: {}", "x".repeat(bytes));
+        assert_eq!(parse(&many(OPTIONS_MAX)), Ok(true));
+        assert_eq!(parse(&(many(OPTIONS_MAX - 1) + ",close")), Ok(false));
+        assert_eq!(parse(&long(OPTION_BYTES_MAX)), Ok(true));
+        for lines in [
+            many(OPTIONS_MAX + 1),
+            format!("{}\r\nConnection: close", many(OPTIONS_MAX)),
+            format!("Connection: {}", ",".repeat(OPTIONS_MAX)),
+            long(OPTION_BYTES_MAX + 1),
+        ] {
+            assert_eq!(parse(&lines), Err(HeadError::ConnectionOptions), "{lines}");
+        }
     }
 
     #[test]
