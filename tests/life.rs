@@ -117,7 +117,8 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
     let start = Instant::now();
     let local = LocalSet::new();
     let whole = local.run_until(async {
-        let served = conn::serve(&worker, near, SocketAddr::from(([192, 0, 2, 1], 40_000)), plan.client_tls);
+        let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
+        let served = worker.net.run(conn::serve(&worker, near, client, plan.client_tls));
         let (client, ()) = tokio::join!(far_client(Peer::new(far, tls), &plan), served);
         worker.stop.enter(Phase::Draining);
         worker.pool.borrow_mut().clear();

@@ -71,7 +71,7 @@ impl<S: Stream> Pool<S> {
     ) -> Option<Box<Peer<S>>> {
         let idle = self.idle.get_mut(&agent)?;
         while let Some(mut candidate) = idle.pop() {
-            if candidate.is_good(cx, scratch, now, &self.limits) {
+            if candidate.is_good(cx, scratch, now, &self.limits) == Some(true) {
                 return Some(candidate.peer);
             }
         }
@@ -89,7 +89,7 @@ impl<S: Stream> Pool<S> {
     /// Drops what has been idle for too long or was ended by its agent.
     pub fn reap(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) {
         for idle in self.idle.values_mut() {
-            idle.retain_mut(|candidate| candidate.is_good(cx, scratch, now, &self.limits));
+            idle.retain_mut(|candidate| candidate.is_good(cx, scratch, now, &self.limits) != Some(false));
         }
         self.idle.retain(|_, idle| !idle.is_empty());
     }
@@ -107,7 +107,10 @@ impl<S: Stream> Idle<S> {
         scratch: &mut Scratch,
         now: Instant,
         limits: &PoolLimits,
-    ) -> bool {
-        now.duration_since(self.since) < limits.idle && self.peer.is_quiet(cx, scratch)
+    ) -> Option<bool> {
+        if now.duration_since(self.since) >= limits.idle {
+            return Some(false);
+        }
+        self.peer.is_quiet(cx, scratch)
     }
 }

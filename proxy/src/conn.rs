@@ -412,6 +412,10 @@ impl<S: crate::net::Stream> Requested<S> {
         self: Box<Self>,
         worker: &Worker<N>,
     ) -> Result<Paired<S>, After<S>> {
+        if self.client.peer.is_put_off() {
+            // In a run that may do nothing more, a good connection can't be told from a bad one.
+            worker.net.breathe().await;
+        }
         let pooled = poll_fn(|cx| {
             let mut scratch = worker.scratch.borrow_mut();
             Poll::Ready(worker.pool.borrow_mut().take(cx, &mut scratch, self.agent, worker.net.now()))
@@ -577,6 +581,7 @@ fn reply_to(failure: &Failure, agent: IpAddr) -> Option<Reply> {
     match failure {
         Failure::BadHead(_) => Some(bad_gateway(agent, "answered with what is no valid HTTP response")),
         Failure::UnaskedUpgrade => Some(bad_gateway(agent, "switched to a protocol that nobody asked for")),
+        Failure::TooManyInterim => Some(bad_gateway(agent, "sent interim responses without end")),
         Failure::Fault(Side::Client, Fault::Body(BodyError::TooLarge), _) => {
             Some(Reply::new(413, BodyError::TooLarge.to_string()))
         }

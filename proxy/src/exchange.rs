@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::account::Side;
 use crate::body::{self, BodyError, Decoder, Framing, Piece};
 use crate::forward::{self, Mount, Passing};
-use crate::head::{HeadEnd, HeadError, HeadLimits, ResponseHead, Version};
+use crate::head::{self, HeadEnd, HeadError, HeadLimits, ResponseHead, Version};
 use crate::net::{Net, Stream};
 use crate::peer::{Broken, FILL_BYTES, Fault, Peer, Scratch};
 use crate::stop::{Phase, Stop};
@@ -94,6 +94,8 @@ pub enum Failure {
     BadHead(HeadError),
     /// The agent agreed to an upgrade that nobody asked for.
     UnaskedUpgrade,
+    /// The agent sent more interim responses than [`INTERIM_MAX`].
+    TooManyInterim,
     /// The worker ends.
     Stopped,
 }
@@ -135,8 +137,12 @@ struct Transfer<'a> {
     unasked: bool,
 }
 
-/// Bytes of body that one exchange moves before others have their turn.
-const TURN_BYTES: usize = 16 * FILL_BYTES;
+/// Receives of one body before the other body, and then the other tasks, have their turns: half of what a run of the
+/// task may do ([`FRONT_CALLS`](crate::schedule::FRONT_CALLS)) is left to the other body.
+const TURN_RECEIVES: usize = 4;
+/// Interim responses to one request. Servers send one or two; those that say every few seconds that they still work
+/// (102) stay below it within the time that an agent has to answer.
+const INTERIM_MAX: usize = 64;
 
 /// How a transfer stands.
 enum Turn {
@@ -168,7 +174,7 @@ impl<'a> Transfer<'a> {
         to: &mut Peer<S>,
         scratch: &mut Scratch,
     ) -> Poll<Result<Turn, Broken>> {
-        let mut left = TURN_BYTES;
+        let mut receives = 0;
         loop {
             let recoded = self.recode(from, to, scratch);
             let flushed = to.poll_flush(cx);
@@ -178,13 +184,13 @@ impl<'a> Transfer<'a> {
             if self.done {
                 return Poll::Ready(Ok(Turn::Done));
             }
-            if left == 0 {
-                return Poll::Ready(Ok(Turn::Again));
-            }
             if has_gained {
                 continue;
             }
-            left = left.saturating_sub(FILL_BYTES);
+            if receives == TURN_RECEIVES {
+                return Poll::Ready(Ok(Turn::Again));
+            }
+            receives += 1;
             if ready!(from.poll_fill(cx, scratch)).map_err(Broken::From)? == 0 {
                 self.end_with_connection(from, to)?;
             }
@@ -260,6 +266,7 @@ impl<N: Net> Exchange<'_, N> {
     async fn run_with(&mut self, asked: &Asked, upload: &mut Transfer<'_>) -> Result<Outcome, Failure> {
         // Interim responses don't give the agent more time.
         let mut timer = pin!(self.net.sleep(self.gap(upload)));
+        let mut interim = 0;
         loop {
             let length = self.response_head(upload, timer.as_mut()).await?;
             self.heard = true;
@@ -270,7 +277,7 @@ impl<N: Net> Exchange<'_, N> {
             )
             .map_err(Failure::BadHead)?;
             let status = head.status;
-            if status == 101 && !(asked.websocket && is_websocket(&head)) {
+            if status == 101 && !(asked.websocket && head::has_websocket(&head.headers)) {
                 return Err(Failure::UnaskedUpgrade);
             }
             let (framing, may_stay) = offer(&head, asked, upload.done);
@@ -292,7 +299,9 @@ impl<N: Net> Exchange<'_, N> {
                     self.write_to_client(&out)?;
                     return Ok(Outcome::Upgraded);
                 }
+                100..200 if interim == INTERIM_MAX => return Err(Failure::TooManyInterim),
                 100..200 => {
+                    interim += 1;
                     self.write_to_client(&out)?;
                     if status == 100 && std::mem::take(&mut upload.unasked) {
                         // The next step is the client's, who has all of its time for it.
@@ -521,10 +530,6 @@ impl<N: Net> Exchange<'_, N> {
 
 fn failure_of_bodies((side, fault): (Side, Fault), status: u16) -> Failure {
     Failure::Fault(side, fault, Some(status))
-}
-
-fn is_websocket(head: &ResponseHead<'_>) -> bool {
-    crate::head::members(&head.headers, "upgrade").any(|member| member.eq_ignore_ascii_case(b"websocket"))
 }
 
 /// The framing that the client is told, and whether its connection stays.

@@ -307,7 +307,8 @@ impl Watched {
         Ok(Self { executor: executor.clone(), key })
     }
 
-    /// Makes `call` once the socket is ready for it, and again where it was not after all.
+    /// Makes `call` once the socket is ready for it, and again where it was not after all. A task that has used up its
+    /// calls waits for its next run ([`Schedule::may_call`]).
     pub fn poll_io<T>(
         &self,
         interest: Interest,
@@ -317,6 +318,9 @@ impl Watched {
         let mut sources = inner.sources.borrow_mut();
         let source = &mut sources[self.key];
         while *source.is_ready(interest) {
+            if !inner.schedule.may_call() {
+                return Poll::Pending;
+            }
             match call(source.socket.as_fd()) {
                 Err(Errno::AGAIN) => *source.is_ready(interest) = false,
                 Err(Errno::INTR) => {}
@@ -335,6 +339,11 @@ impl Watched {
         if interest == Interest::Write || !source.hung_up {
             *source.is_ready(interest) = false;
         }
+    }
+
+    /// Whether it may be ready for more than the running task may do now.
+    pub fn is_put_off(&self) -> bool {
+        self.executor.0.schedule.is_spent()
     }
 
     /// The socket, for calls that don't depend on its readiness.
@@ -359,6 +368,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::schedule;
 
     fn run<T: 'static, F: Future<Output = T> + 'static>(main: impl FnOnce(Executor) -> F) -> T {
         run_on(Poller::epoll(), main)
@@ -398,6 +408,46 @@ mod tests {
             hear.await
         });
         assert_eq!(heard, Ok(42));
+    }
+
+    #[test]
+    fn a_task_whose_socket_is_always_ready_keeps_neither_its_own_timer_nor_others_waiting() {
+        const BYTES: usize = 50_000;
+        let (rounds, read) = run(|executor| async move {
+            let (socket, mut far) = watched(&executor);
+            far.write_all(&vec![1; BYTES]).expect("room");
+            let read = Rc::new(Cell::new(0));
+            let counted = read.clone();
+            executor.spawn(async move {
+                loop {
+                    byte(&socket).await;
+                    counted.set(counted.get() + 1);
+                }
+            });
+            let mut rounds = 0;
+            while read.get() < BYTES / 2 {
+                executor.yield_now().await;
+                rounds += 1;
+            }
+            (rounds, read.get())
+        });
+        assert!(rounds >= read / schedule::FRONT_CALLS as usize, "{rounds} rounds for {read} calls");
+        let is_timed_out = run(|executor| async move {
+            let (socket, mut far) = watched(&executor);
+            far.write_all(&vec![1; BYTES]).expect("room");
+            let mut limit = Box::pin(executor.sleep(Duration::ZERO));
+            let mut always = Box::pin(async {
+                for _ in 0..BYTES {
+                    byte(&socket).await;
+                }
+            });
+            poll_fn(|cx| match always.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(false),
+                Poll::Pending => limit.as_mut().poll(cx).map(|()| true),
+            })
+            .await
+        });
+        assert!(is_timed_out, "it read to the end without a look at its limit");
     }
 
     #[test]

@@ -32,6 +32,12 @@ pub trait Stream {
     /// Says that no more bytes will be sent.
     fn finish(&mut self) -> io::Result<()>;
 
+    /// Whether a call that was pending may only have been put off, as the task has done enough for now. It is then
+    /// polled again by itself.
+    fn is_put_off(&self) -> bool {
+        false
+    }
+
     /// Moves up to `limit` received bytes into `pipe` inside the kernel; `None` where streams can't do that.
     fn poll_recv_pipe(
         &mut self,
@@ -224,6 +230,11 @@ impl Door {
         poll_fn(|_| self.poll_accept()).await
     }
 
+    /// Whether more clients may wait than the running task may accept now.
+    pub fn is_put_off(&self) -> bool {
+        self.0.is_put_off()
+    }
+
     /// The next client's socket.
     pub fn poll_accept(&self) -> Poll<io::Result<(OwnedFd, SocketAddr)>> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -278,6 +289,10 @@ impl Stream for KernelStream {
 
     fn finish(&mut self) -> io::Result<()> {
         Ok(self.socket.with(|socket| shutdown(socket, Shutdown::Write))?)
+    }
+
+    fn is_put_off(&self) -> bool {
+        self.socket.is_put_off()
     }
 
     fn poll_recv_pipe(

@@ -119,6 +119,11 @@ impl<S: Stream> Peer<S> {
         self.end
     }
 
+    /// Whether the running task has done enough for now ([`Stream::is_put_off`]).
+    pub fn is_put_off(&self) -> bool {
+        self.stream.is_put_off()
+    }
+
     /// Whether it speaks without TLS.
     pub fn is_plain(&self) -> bool {
         self.tls.is_plain()
@@ -371,11 +376,13 @@ impl<S: Stream> Peer<S> {
         Poll::Ready(received.is_ok_and(|received| received > 0))
     }
 
-    /// Whether an idle side is still there and has said nothing: it may be used for another request.
-    pub fn is_quiet(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> bool {
+    /// Whether an idle side is still there and has said nothing: it may be used for another request. None where that
+    /// can't be told in this run of the task.
+    pub fn is_quiet(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Option<bool> {
         let quiet = self.plain.is_empty() && self.unsent.is_empty() && self.end.is_none();
         // Session tickets and the like are no answer; they are taken in and the socket is empty then.
-        quiet && self.poll_fill(cx, scratch).is_pending()
+        let quiet = quiet && self.poll_fill(cx, scratch).is_pending();
+        (!quiet || !self.stream.is_put_off()).then_some(quiet)
     }
 }
 

@@ -30,6 +30,8 @@ pub struct RelayLimits {
 
 /// Bytes that one direction moves before it looks around again, where nobody waits.
 const TURN_BYTES_ALONE: usize = RECEIVE_BYTES_MAX;
+/// Receives of one turn. A sender of small segments has the worker busy for longer than its bytes tell.
+const TURN_RECEIVES: usize = 32;
 /// A direction that has used so many turns up in a row is bulk, and has its turns after those who are not. A turn
 /// that is not used up makes it interactive again.
 const BULK_TURNS: u8 = 4;
@@ -319,7 +321,7 @@ impl<N: Net> Passage<'_, '_, N> {
         if direction.done {
             return Poll::Ready(Ok(Turn::Over));
         }
-        let mut left = self.budget;
+        let (mut left, mut receives) = (self.budget, 0);
         loop {
             ready!(to.poll_flush(self.cx)).map_err(Broken::To)?;
             ready!(self.drain_pipe(to, direction)).map_err(Broken::To)?;
@@ -328,9 +330,10 @@ impl<N: Net> Passage<'_, '_, N> {
                 direction.done = true;
                 return Poll::Ready(Ok(Turn::Over));
             }
-            if left == 0 {
+            if left == 0 || receives == TURN_RECEIVES {
                 return Poll::Ready(Ok(Turn::Again));
             }
+            receives += 1;
             let moved = if direction.spliced {
                 ready!(self.splice(from, direction)).map_err(Broken::From)?
             } else {
@@ -441,16 +444,23 @@ mod tests {
 
     const TURN_BYTES: usize = 64 * 1024;
 
-    /// A side that has so much to say, and takes everything.
-    #[derive(Clone, Default)]
+    /// A side that has so much to say, in segments of at most that size, and takes everything.
+    #[derive(Clone)]
     struct Talker {
         left: Rc<Cell<usize>>,
         taken: Rc<Cell<usize>>,
+        segment_bytes: usize,
+    }
+
+    impl Default for Talker {
+        fn default() -> Self {
+            Self { left: Rc::default(), taken: Rc::default(), segment_bytes: usize::MAX }
+        }
     }
 
     impl Stream for Talker {
         fn poll_recv(&mut self, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-            let said = into.len().min(self.left.get());
+            let said = into.len().min(self.left.get()).min(self.segment_bytes);
             self.left.set(self.left.get() - said);
             if said == 0 { Poll::Pending } else { Poll::Ready(Ok(said)) }
         }
@@ -503,7 +513,17 @@ mod tests {
 
     #[test]
     fn a_flood_waits_for_its_turns_after_four_in_a_row_and_input_does_not() {
-        let (client, agent) = (Talker::default(), Talker::default());
+        floods(&Talker::default(), TURN_BYTES);
+    }
+
+    #[test]
+    fn a_flood_of_small_segments_has_turns_of_so_many_receives() {
+        floods(&Talker { segment_bytes: 100, ..Talker::default() }, TURN_RECEIVES * 100);
+    }
+
+    /// The agent is a flood that moves so many bytes in a turn.
+    fn floods(agent: &Talker, turn_bytes: usize) {
+        let client = Talker::default();
         let mut client_peer = Peer::new(client.clone(), TlsEnd::plain());
         let mut agent_peer = Peer::new(agent.clone(), TlsEnd::plain());
         let net = Busy { bulk_turns: Cell::new(0) };
@@ -518,13 +538,13 @@ mod tests {
 
         agent.left.set(usize::MAX);
         runs();
-        assert_eq!(to_client(), 4 * TURN_BYTES);
+        assert_eq!(to_client(), 4 * turn_bytes);
         client.left.set(40);
         runs();
-        assert_eq!((agent.taken.get(), to_client()), (40, 4 * TURN_BYTES));
+        assert_eq!((agent.taken.get(), to_client()), (40, 4 * turn_bytes));
         net.bulk_turns.set(2);
         runs();
-        assert_eq!(to_client(), 6 * TURN_BYTES);
+        assert_eq!(to_client(), 6 * turn_bytes);
 
         // A turn that is not used up ends the flood: the next bytes don't wait.
         agent.left.set(100);
@@ -532,6 +552,6 @@ mod tests {
         runs();
         agent.left.set(usize::MAX);
         runs();
-        assert_eq!(to_client(), (6 + 4) * TURN_BYTES + 100);
+        assert_eq!(to_client(), (6 + 4) * turn_bytes + 100);
     }
 }

@@ -17,6 +17,12 @@ pub enum Class {
     Session,
 }
 
+/// Calls to sockets that one run of a front task may make: some 16 receives of [`FILL_BYTES`](crate::peer::FILL_BYTES)
+/// at the most, which take well below a millisecond.
+pub const FRONT_CALLS: u32 = 16;
+/// Calls of one run of a session. A relay's own budget is smaller; this one holds where that fails.
+pub const SESSION_CALLS: u32 = 256;
+
 /// What is known of a task.
 #[derive(Debug)]
 struct Entry {
@@ -36,6 +42,8 @@ pub struct Schedule {
     current: Cell<TaskId>,
     /// Whether it runs because it is its turn to move bulk.
     is_bulk_turn: Cell<bool>,
+    /// Calls to sockets that it may still make in this run.
+    calls: Cell<u32>,
 }
 
 impl Schedule {
@@ -88,6 +96,22 @@ impl Schedule {
         false
     }
 
+    /// Whether the running task may make one more call to a socket. If not, it runs again once the others had their
+    /// turns: a source that is always ready can't keep a worker to itself, whoever forgets to yield.
+    pub fn may_call(&self) -> bool {
+        let left = self.calls.get();
+        self.calls.set(left.saturating_sub(1));
+        if left == 0 {
+            self.wake(self.current());
+        }
+        left > 0
+    }
+
+    /// Whether the running task has used up its calls.
+    pub fn is_spent(&self) -> bool {
+        self.calls.get() == 0
+    }
+
     fn change(&self, task: TaskId, change: impl FnOnce(&mut Entry)) {
         if let Some(Some(entry)) = self.tasks.borrow_mut().get_mut(task) {
             change(entry);
@@ -110,8 +134,7 @@ impl Schedule {
         if let Some(task) = bulk {
             self.change(task, |entry| entry.wants_bulk = false);
             self.is_bulk_turn.set(true);
-            self.current.set(task);
-            run(task);
+            self.run(task, &mut run);
             self.is_bulk_turn.set(false);
         }
     }
@@ -119,7 +142,14 @@ impl Schedule {
     fn run_next(&self, queue: &RefCell<VecDeque<TaskId>>, run: &mut impl FnMut(TaskId)) {
         let Some(task) = queue.borrow_mut().pop_front() else { return };
         self.change(task, |entry| entry.is_queued = false);
+        self.run(task, run);
+    }
+
+    fn run(&self, task: TaskId, run: &mut impl FnMut(TaskId)) {
         self.current.set(task);
+        self.change(task, |entry| {
+            self.calls.set(if entry.class == Class::Front { FRONT_CALLS } else { SESSION_CALLS });
+        });
         run(task);
     }
 }
@@ -175,6 +205,23 @@ mod tests {
         round(&schedule, |_| told.borrow_mut().push((schedule.may_move_bulk(), schedule.may_move_bulk())));
         assert_eq!(told.into_inner(), [(false, false), (true, true)]);
         assert!(schedule.is_idle());
+    }
+
+    #[test]
+    fn a_task_that_could_go_on_for_ever_makes_way_after_its_calls_and_runs_again() {
+        let schedule = Schedule::default();
+        let session = sessions(&schedule, 1);
+        schedule.add(1);
+        schedule.wake(session[0]);
+        let calls = RefCell::new(Vec::new());
+        let greedy = |_| {
+            let made = (0..1000).take_while(|_| schedule.may_call()).count();
+            assert!(schedule.is_spent());
+            calls.borrow_mut().push(u32::try_from(made).expect("a small number"));
+        };
+        assert_eq!(round(&schedule, greedy), [session[0], 1]);
+        assert_eq!(round(&schedule, greedy), [session[0], 1]);
+        assert_eq!(calls.into_inner(), [SESSION_CALLS, FRONT_CALLS].repeat(2));
     }
 
     #[test]

@@ -282,6 +282,8 @@ async fn serve(
                 generations.renew(shared);
             }
         }
+        // However often the orders change, connections have their turns in between.
+        generations.executor.yield_now().await;
     }
     drain(&generations, orders).await;
     // What was counted last.
@@ -334,7 +336,7 @@ async fn accept(generations: Rc<Generations>, door: Rc<Door>, secure: bool, _acc
             Err(error) => {
                 tracing::error!("a connection can't be accepted: {error}");
                 if is_out_of_descriptors(&error) {
-                    reserve = shed(&door, &worker.shared.refusals, reserve);
+                    reserve = shed(&worker, &door, reserve).await;
                 }
                 worker.net.sleep(ACCEPT_PAUSE).await;
             }
@@ -369,6 +371,7 @@ async fn admit(
 async fn receive(generations: Rc<Generations>, mut arrivals: mpsc::UnboundedReceiver<Connection>) {
     while let Some(connection) = arrivals.recv().await {
         generations.start(connection);
+        generations.executor.yield_now().await;
     }
 }
 
@@ -390,11 +393,14 @@ fn reserve() -> Option<OwnedFd> {
 }
 
 /// Without a free file descriptor those who wait would wait for ever: the reserved one lets them be closed.
-fn shed(door: &Door, refusals: &Refusals, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
+async fn shed(worker: &Worker<Kernel>, door: &Door, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
     drop(reserved);
     for _ in 0..SHED_MAX {
-        let Poll::Ready(Ok((_, client))) = door.poll_accept() else { break };
-        refusals.note(Refused::Descriptors, client.ip());
+        match door.poll_accept() {
+            Poll::Ready(Ok((_, client))) => worker.shared.refusals.note(Refused::Descriptors, client.ip()),
+            Poll::Pending if door.is_put_off() => worker.net.breathe().await,
+            _ => break,
+        }
     }
     reserve()
 }

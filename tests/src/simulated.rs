@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -182,6 +183,8 @@ pub struct World {
     pub bulk: Cell<bool>,
     /// How often somebody has let the others have their turn.
     pub breaths: Cell<usize>,
+    /// Who is polled again once it is its turn.
+    task: RefCell<Option<Waker>>,
 }
 
 impl World {
@@ -196,7 +199,18 @@ impl World {
             asked: RefCell::default(),
             bulk: Cell::default(),
             breaths: Cell::default(),
+            task: RefCell::default(),
         }
+    }
+
+    /// Runs `work` as the one task that has turns here.
+    pub async fn run<F: Future>(&self, work: F) -> F::Output {
+        let mut work = std::pin::pin!(work);
+        poll_fn(|cx| {
+            self.task.replace(Some(cx.waker().clone()));
+            work.as_mut().poll(cx)
+        })
+        .await
     }
 }
 
@@ -220,9 +234,12 @@ impl Net for World {
 
     fn become_class(&self, _: Class) {}
 
-    /// Every other time that somebody asks.
+    /// Every other time that somebody asks; whoever has to wait is polled again.
     fn may_move_bulk(&self) -> bool {
         self.bulk.update(|bulk| !bulk);
+        if !self.bulk.get() {
+            self.task.borrow().iter().for_each(Waker::wake_by_ref);
+        }
         self.bulk.get()
     }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
-const NEEDED: [(&str, &[&str]); 8] = [
+const NEEDED: [(&str, &[&str]); 9] = [
     ("wire", &["bubblewrap", "curl", "iproute2", "nginx-light", "openssl"]),
     ("ebpf", &["libcap2-bin", "nftables"]),
     ("faults", &["openssl"]),
@@ -15,6 +15,7 @@ const NEEDED: [(&str, &[&str]); 8] = [
     ("deploy", &["binutils", "dpkg-dev", "mmdebstrap", "openssh-client"]),
     ("dist", &["binutils", "dpkg-dev", "mmdebstrap", "shellcheck"]),
     ("sshd", &["openssh-client", "openssh-server"]),
+    ("starvation", &["iproute2"]),
     (
         "desktop",
         &[
