@@ -120,6 +120,19 @@ impl Admission {
         Ok(Guest { clients: self.clients.clone(), client: one(client) })
     }
 
+    /// Whether a client would be let in now, which changes nothing.
+    pub fn would_admit(&self, address: IpAddr, now: Instant) -> Result<(), Refused> {
+        let Rules { networks, limits } = &*self.rules;
+        if !networks.allows(address) {
+            return Err(Refused::Denied);
+        }
+        match self.clients.lock().get(&one(address)) {
+            Some(client) if client.open >= limits.connections_max => Err(Refused::TooMany),
+            Some(client) if client.credit_at(now, limits.per_second.into()) < 1.0 => Err(Refused::TooOften),
+            _ => Ok(()),
+        }
+    }
+
     fn enter(&self, address: IpAddr, now: Instant) -> Result<(), Refused> {
         let Rules { networks, limits } = &*self.rules;
         if !networks.allows(address) {
@@ -203,6 +216,8 @@ mod tests {
         let guests: Vec<_> =
             (0..3).map(|_| admission.admit(address("192.0.2.1"), now).expect("room")).collect();
         assert_eq!(admission.admit(address("192.0.2.1"), now).err(), Some(Refused::TooMany));
+        assert_eq!(admission.would_admit(address("192.0.2.1"), now), Err(Refused::TooMany));
+        assert_eq!(admission.would_admit(address("192.0.2.2"), now), Ok(()));
         assert!(admission.admit(address("192.0.2.2"), now).is_ok());
         drop(guests);
         assert!(admission.admit(address("::ffff:192.0.2.1"), now).is_ok());

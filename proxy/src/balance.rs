@@ -20,6 +20,9 @@ pub struct Connection {
     pub secure: bool,
     /// Its place among those of a worker.
     pub counted: Counted,
+    /// Where there are as many connections as may be: workers that may still have one that gives way to it, the one it
+    /// is brought to among them. 0: there is room.
+    pub seeks: usize,
 }
 
 /// How many connections each worker has. Cheap to clone.
@@ -89,6 +92,25 @@ impl Balance {
         let before = self.0.all.fetch_add(1, Ordering::Relaxed);
         // Where it is one too many, dropping it gives the place back.
         Some(Counted { balance: self.clone(), worker }).filter(|_| before < max)
+    }
+
+    /// A place with that worker beyond what is allowed, for a connection that another one gives way to.
+    pub fn place_beyond(&self, worker: usize) -> Counted {
+        self.0.workers[worker].count.fetch_add(1, Ordering::Relaxed);
+        self.0.all.fetch_add(1, Ordering::Relaxed);
+        Counted { balance: self.clone(), worker }
+    }
+
+    /// Brings a connection for which there was no room with its worker to the next one.
+    pub fn pass_on(&self, connection: Connection) {
+        let worker = (connection.counted.worker + 1) % self.0.workers.len();
+        let counted = self.place_beyond(worker);
+        self.hand_over(Connection { counted, seeks: connection.seeks - 1, ..connection });
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.0.workers.len()
     }
 
     /// Somebody accepts connections, for any worker, until it drops this.

@@ -27,6 +27,7 @@ use crate::route::Route;
 use crate::schedule::Class;
 use crate::stop::Phase;
 use crate::tls::TlsEnd;
+use crate::waiting::Place;
 use crate::worker::Worker;
 
 /// Bytes of a request line that the access log keeps.
@@ -123,10 +124,15 @@ async fn front<N: Net>(
     worker: &Worker<N>,
     accepted: Accepted<N::Stream>,
 ) -> Option<(Box<Upgraded<N::Stream>>, Guest)> {
-    let Admitted { accepted, guest } = accepted.introduced(worker).await?.admit(worker).await?;
-    let mut secured = accepted.secure(worker).await?;
+    let client = accepted.client.ip();
+    let place = worker.waiting.enter();
+    let Some(opened) = place.hold(opened(worker, accepted)).await else {
+        worker.shared.refusals.note(Refused::Waiting, client);
+        return None;
+    };
+    let (mut secured, guest) = opened?;
     loop {
-        match secured.one_request(worker).await {
+        match secured.one_request(worker, &place).await {
             After::Next(next) => {
                 // Requests that were sent ahead are a step of front work each.
                 if !next.peer.plain.is_empty() {
@@ -138,6 +144,15 @@ async fn front<N: Net>(
             After::Closed => return None,
         }
     }
+}
+
+/// Everything before the first request.
+async fn opened<N: Net>(
+    worker: &Worker<N>,
+    accepted: Accepted<N::Stream>,
+) -> Option<(Secured<N::Stream>, Guest)> {
+    let Admitted { accepted, guest } = accepted.introduced(worker).await?.admit(worker).await?;
+    Some((accepted.secure(worker).await?, guest))
 }
 
 impl<S: crate::net::Stream> Accepted<S> {
@@ -234,15 +249,21 @@ fn not_tls() -> Reply {
 }
 
 impl<S: crate::net::Stream> Secured<S> {
-    async fn one_request<N: Net<Stream = S>>(self, worker: &Worker<N>) -> After<S> {
-        match self.answer_one(worker).await {
-            Ok(after) | Err(after) => after,
+    async fn one_request<N: Net<Stream = S>>(self, worker: &Worker<N>, place: &Place<'_>) -> After<S> {
+        let client = self.client;
+        let Some(asked) = place.hold(self.read_request(worker)).await else {
+            worker.shared.refusals.note(Refused::Waiting, client);
+            return After::Closed;
+        };
+        match asked {
+            Ok(requested) => {
+                place.leave();
+                let (Ok(after) | Err(after)) = requested.answer(worker).await;
+                place.wait_again();
+                after
+            }
+            Err(after) => after,
         }
-    }
-
-    async fn answer_one<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Result<After<S>, After<S>> {
-        let requested = self.read_request(worker).await?;
-        requested.reach_agent(worker).await?.exchange(worker).await
     }
 
     /// Reads a head and decides who answers it.
@@ -407,6 +428,10 @@ fn head_took_too_long() -> Reply {
 }
 
 impl<S: crate::net::Stream> Requested<S> {
+    async fn answer<N: Net<Stream = S>>(self: Box<Self>, worker: &Worker<N>) -> Result<After<S>, After<S>> {
+        self.reach_agent(worker).await?.exchange(worker).await
+    }
+
     /// Takes an idle connection to the agent, or makes one.
     async fn reach_agent<N: Net<Stream = S>>(
         self: Box<Self>,

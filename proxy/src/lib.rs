@@ -45,4 +45,5 @@ pub mod supervisor;
 pub mod sys;
 pub mod syscalls;
 pub mod tls;
+pub mod waiting;
 pub mod worker;

@@ -15,6 +15,8 @@ pub enum Refused {
     TooOften,
     /// All clients together have as many as they may.
     Full,
+    /// It asked for nothing when all clients together had as many as they may, and gave way to another.
+    Waiting,
     /// There is no descriptor left.
     Descriptors,
     /// A handshake that took long gave way to a new one.
@@ -34,11 +36,12 @@ pub enum Refused {
 }
 
 impl Refused {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Denied,
         Self::TooMany,
         Self::TooOften,
         Self::Full,
+        Self::Waiting,
         Self::Descriptors,
         Self::Handshake,
         Self::Introduction,
@@ -56,6 +59,7 @@ impl Refused {
             Self::TooMany => "too-many",
             Self::TooOften => "too-often",
             Self::Full => "full",
+            Self::Waiting => "waiting",
             Self::Descriptors => "descriptors",
             Self::Handshake => "handshake",
             Self::Introduction => "introduction",
@@ -75,6 +79,7 @@ impl fmt::Display for Refused {
             Self::TooMany => "has as many connections as one may (--client-connections-max)",
             Self::TooOften => "makes connections faster than one may (--client-rate)",
             Self::Full => "comes when as many are here as may (--connections-max)",
+            Self::Waiting => "asked for nothing, and others needed its connection (--connections-max)",
             Self::Descriptors => "comes when no file descriptor is left (LimitNOFILE)",
             Self::Handshake => "took long in its handshake, and others came (--handshakes-max)",
             Self::Introduction => "did not say whom it speaks for (--proxy-protocol)",

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
@@ -35,6 +35,7 @@ use crate::splice::Pipes;
 use crate::stop::{Phase, Stop};
 use crate::syscalls;
 use crate::tls::{Acceptor, Connector};
+use crate::waiting::Waiting;
 
 /// Connections that are closed at once for want of descriptors.
 const SHED_MAX: usize = 4096;
@@ -95,6 +96,8 @@ pub struct Worker<N: Net> {
     pub pipes: Rc<RefCell<Pipes>>,
     /// Clients' TLS handshakes in flight.
     pub handshakes: Handshakes,
+    /// Clients that ask for nothing.
+    pub waiting: Rc<Waiting>,
     /// What it counts.
     pub books: Rc<Books>,
     /// How far stopping has come.
@@ -113,6 +116,7 @@ impl<N: Net> Worker<N> {
             scratch: Rc::default(),
             pipes: Rc::default(),
             handshakes,
+            waiting: Rc::default(),
             books: Rc::default(),
             stop: Stop::default(),
         }
@@ -127,7 +131,8 @@ impl<N: Net> Worker<N> {
     /// The same worker under other settings, with the same buffers.
     fn renewed(&self, net: N, shared: Shared) -> Self {
         let (scratch, pipes, books) = (self.scratch.clone(), self.pipes.clone(), self.books.clone());
-        Self { scratch, pipes, books, ..Self::new(net, shared) }
+        let waiting = self.waiting.clone();
+        Self { scratch, pipes, waiting, books, ..Self::new(net, shared) }
     }
 }
 
@@ -182,10 +187,17 @@ impl Generations {
         all.push(Rc::downgrade(&former));
     }
 
-    /// Serves a connection under the settings of now.
-    fn start(&self, connection: Connection) {
-        let Connection { socket, client, secure, counted } = connection;
+    /// Serves a connection under the settings of now, if there is room for it or somebody gives way.
+    async fn start(&self, connection: Connection) {
         let worker = self.current();
+        if connection.seeks > 0 && !worker.waiting.evict() {
+            return if connection.seeks > 1 {
+                worker.shared.balance.pass_on(connection);
+            } else {
+                refuse(&worker, connection.socket, connection.client, connection.secure, Refused::Full).await;
+            };
+        }
+        let Connection { socket, client, secure, counted, .. } = connection;
         self.executor.spawn(async move {
             let _counted = counted;
             match worker.net.adopt(socket) {
@@ -346,7 +358,8 @@ async fn accept(generations: Rc<Generations>, door: Rc<Door>, secure: bool, _acc
     }
 }
 
-/// Gives a connection to the worker that has the fewest.
+/// Gives a connection to the worker that has the fewest. Where there are as many as may be, one that waits gives way: of
+/// this worker, or of the next one that has any.
 async fn admit(
     generations: &Generations,
     worker: &Rc<Worker<Kernel>>,
@@ -354,23 +367,40 @@ async fn admit(
     client: SocketAddr,
     secure: bool,
 ) {
-    let Shared { balance, config, refusals, .. } = &worker.shared;
-    let Some(counted) = balance.place(generations.number, config.front.connections_max) else {
-        refusals.note(Refused::Full, client.ip());
-        if let (false, Ok(stream)) = (secure, worker.net.adopt(socket)) {
-            conn::turn_away(worker, stream, Refused::Full).await;
-        }
-        return;
-    };
+    let Shared { balance, config, .. } = &worker.shared;
+    let place = balance.place(generations.number, config.front.connections_max);
+    // Nobody gives way to a client that is not let in itself.
+    if let (None, Err(why)) = (&place, may_push_in(worker, client.ip())) {
+        return refuse(worker, socket, client, secure, why).await;
+    }
+    let seeks = if place.is_some() { 0 } else { balance.workers() };
+    let counted = place.unwrap_or_else(|| balance.place_beyond(generations.number));
     let is_own = counted.worker == generations.number;
-    let connection = Connection { socket, client, secure, counted };
-    if is_own { generations.start(connection) } else { balance.hand_over(connection) }
+    let connection = Connection { socket, client, secure, counted, seeks };
+    if is_own { generations.start(connection).await } else { balance.hand_over(connection) }
+}
+
+fn may_push_in(worker: &Worker<Kernel>, client: IpAddr) -> Result<(), Refused> {
+    let Shared { admission, config, .. } = &worker.shared;
+    if config.clients.is_introducer(client) {
+        // Whom a balancer speaks for is not known yet.
+        return Ok(());
+    }
+    admission.would_admit(client, worker.net.now())
+}
+
+/// Without TLS it is told why.
+async fn refuse(worker: &Worker<Kernel>, socket: OwnedFd, client: SocketAddr, secure: bool, why: Refused) {
+    worker.shared.refusals.note(why, client.ip());
+    if let (false, Ok(stream)) = (secure, worker.net.adopt(socket)) {
+        conn::turn_away(worker, stream, why).await;
+    }
 }
 
 /// Serves what other workers have accepted.
 async fn receive(generations: Rc<Generations>, mut arrivals: mpsc::UnboundedReceiver<Connection>) {
     while let Some(connection) = arrivals.recv().await {
-        generations.start(connection);
+        generations.start(connection).await;
         generations.executor.yield_now().await;
     }
 }

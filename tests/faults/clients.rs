@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use harness::agent::{Agent, AgentConfig, AgentTls, Checksum, Noise};
 use harness::faulty::Faulty;
 use harness::front::Front;
-use harness::line::{End, Line, Secure, soon};
+use harness::line::{End, Line, Secure, Wire, soon};
 use harness::process::eventually;
 use harness::proxy::{self, Proxy};
 use tokio::sync::mpsc;
@@ -381,24 +381,31 @@ fn ticks(pid: u32) -> u64 {
     fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }
 
+async fn session<S: Wire>(front: &Front, mut client: Line<S>) -> Line<S> {
+    client.say(front.upgrade("/echo")).await;
+    assert!(client.head().await.unwrap().contains(" 101 "));
+    client
+}
+
+async fn echoes<S: Wire>(client: &mut Line<S>) {
+    client.say([0x81, 0x84, 0, 0, 0, 0, b'p', b'i', b'n', b'g']).await;
+    assert_eq!(client.bytes(6).await, b"\x81\x04ping");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_over_the_limit_are_turned_away_and_the_others_served() {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
     let front = Front::start(agent.address, &["--connections-max=3"]).await;
     let mut kept = Vec::new();
     for _ in 0..3 {
-        let mut client = Line::plain(front.plain()).await;
-        client.say(front.request("GET /x", "")).await;
-        assert_eq!(client.answer().await.unwrap().status, 200);
-        kept.push(client);
+        kept.push(session(&front, Line::plain(front.plain()).await).await);
     }
     let mut one_more = Line::plain(front.plain()).await;
     one_more.say(front.request("GET /x", "")).await;
     let answer = one_more.answer().await.unwrap();
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
     assert!(Line::plain(front.secure()).await.rest().await.0.is_empty());
-    kept[1].say(front.request("GET /x", "")).await;
-    assert_eq!(kept[1].answer().await.unwrap().status, 200);
+    echoes(&mut kept[1]).await;
     drop(kept);
     soon(async {
         loop {
@@ -410,4 +417,53 @@ async fn clients_over_the_limit_are_turned_away_and_the_others_served() {
         }
     })
     .await;
+}
+
+/// Whoever says nothing, stops within its handshake or its head, or has been answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_ask_for_nothing_give_way_to_new_ones_and_sessions_and_running_requests_never_do() {
+    let agent = Agent::start(AgentConfig::default()).await.unwrap();
+    let limits = ["--connections-max=12", "--head-s=600", "--keep-alive-s=600", "--agent-idle-s=1"];
+    let flags = [&limits[..], &["--workers=2"]].concat();
+    let front = Front::start(agent.address, &flags).await;
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        sessions.push(session(&front, Line::secure(front.secure()).await).await);
+    }
+    let mut running = Line::secure(front.secure()).await;
+    running.say(front.request("POST /sink", "Content-Length: 4\r\n") + "an").await;
+    eventually("the agent has the request", || {
+        agent.seen.requests().iter().any(|request| request.target.starts_with("/sink")).then_some(())
+    });
+    let (mut plain, mut secure) = (Vec::new(), Vec::new());
+    for round in 0..20 {
+        plain.push(Line::plain(front.secure()).await);
+        let mut stopped = Line::plain(front.secure()).await;
+        stopped.say([22, 3, 1, 2, 0, 1]).await;
+        plain.push(stopped);
+        let mut silent = Line::secure(front.secure()).await;
+        if round % 2 == 0 {
+            silent.say("GET /x HTTP/1.1\r\nHost: ").await;
+        }
+        secure.push(silent);
+        let mut answered = Line::secure(front.secure()).await;
+        answered.say("GET /health HTTP/1.1\r\nHost: p\r\n\r\n").await;
+        let answer = answered.answer().await;
+        assert_eq!(answer.map(|answer| answer.status), Some(200), "round {round}");
+        secure.push(answered);
+    }
+    // The first of them have gone; the last are there.
+    assert_eq!(plain[0].rest().await.0, b"");
+    assert_eq!(secure[0].rest().await.0, b"");
+    let last = secure.last_mut().unwrap();
+    last.say("GET /health HTTP/1.1\r\nHost: p\r\n\r\n").await;
+    assert_eq!(last.answer().await.unwrap().status, 200);
+    for session in &mut sessions {
+        echoes(session).await;
+    }
+    running.say("d\n").await;
+    assert_eq!(running.answer().await.unwrap().status, 200);
+    assert!(front.proxy.log().contains("asked for nothing, and others needed its connection"));
+    drop((plain, secure, sessions, running));
+    front.recovers().await;
 }
