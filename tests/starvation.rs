@@ -6,23 +6,19 @@
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{env, fs};
 
 use dcv_splice::buffer::Buffer;
 use dcv_splice::tls::{AgentTrust, Connector, HELD_BYTES_MAX, TlsEnd};
 use harness::faulty::Faulty;
 use harness::front::Front;
 use harness::line::Line;
+use harness::network::runs_in_a_network_of_its_own;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// Set where the test runs in its own network already.
-const INSIDE: &str = "DCV_SPLICE_TEST_NETWORK";
 /// How long a source is always ready, and how often a neighbour must be answered meanwhile. It is some thousand times
 /// where nothing starves, and once or twice where something does.
 const ATTACK: Duration = Duration::from_secs(2);
@@ -31,28 +27,6 @@ const ECHOES_MIN: usize = 30;
 const STOPPED_WITHIN: Duration = Duration::from_secs(15);
 /// Bytes that an attacker sends at once.
 const BURST_BYTES: usize = 256 * 1024;
-
-/// Runs the test `name` of this program once more in a network of its own; false where this is that run.
-fn runs_in_a_network_of_its_own(name: &str) -> bool {
-    if env::var_os(INSIDE).is_some() {
-        return false;
-    }
-    if fs::metadata("/proc/self").unwrap().uid() != 0 {
-        assert!(env::var_os("CI").is_none(), "only root may make a network namespace");
-        eprintln!("skipped: only root may make a network namespace");
-        return true;
-    }
-    let script = "ip link set lo up mtu 1500 && exec \"$0\" --exact \"$1\" --nocapture";
-    let status = Command::new("unshare")
-        .args(["--net", "sh", "-c", script])
-        .arg(env::current_exe().unwrap())
-        .arg(name)
-        .env(INSIDE, "yes")
-        .status()
-        .unwrap();
-    assert!(status.success(), "{name} failed in its own network");
-    true
-}
 
 /// Whoever asks for `/attack` is answered by `attack`; everybody else has a WebSocket that echoes.
 async fn agent<F>(attack: impl Fn(Line) -> F + Send + Sync + 'static) -> Faulty

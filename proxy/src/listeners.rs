@@ -6,13 +6,17 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use listenfd::ListenFd;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::Config;
 use crate::net::set_options;
 
 /// Connections that wait to be accepted; the kernel's `somaxconn` may make it less (listen(2)).
 const BACKLOG: i32 = 4096;
+
+/// Receive buffer towards clients (`SO_RCVBUF`, which the kernel doubles): what a client may send ahead of an agent that
+/// takes nothing. At a round trip of 60 ms it carries 140 Mbit/s.
+const CLIENT_RECEIVE_BYTES: usize = 1024 * 1024;
 
 /// A listening socket and what is spoken on it.
 #[derive(Debug)]
@@ -95,7 +99,8 @@ fn on_one(
         socket.set_nonblocking(true)?;
         // One that only was bound, or whose backlog is small, is no worse than another.
         rustix::net::listen(socket, BACKLOG)?;
-        set_options(&socket2::SockRef::from(socket), stall)?;
+        set_options(&SockRef::from(socket), stall)?;
+        bound_receiving(&SockRef::from(socket))?;
     }
     Ok(inherited)
 }
@@ -119,9 +124,18 @@ fn bind_one(address: SocketAddr, reuse_port: bool, stall: Duration) -> io::Resul
         socket.set_reuse_port(true)?;
     }
     set_options(&socket, stall)?;
+    bound_receiving(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Where the kernel allows less than [`CLIENT_RECEIVE_BYTES`] (`net.core.rmem_max`), its own limit holds
+/// (`net.ipv4.tcp_rmem`): less would slow uploads over long ways.
+fn bound_receiving(socket: &Socket) -> io::Result<()> {
+    let max = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default();
+    let is_allowed = max.trim().parse().is_ok_and(|max: usize| max >= CLIENT_RECEIVE_BYTES);
+    if is_allowed { socket.set_recv_buffer_size(CLIENT_RECEIVE_BYTES) } else { Ok(()) }
 }
 
 /// Each worker's share, as even as can be; a worker without any gets its connections from the others.
@@ -136,8 +150,6 @@ pub fn deal(listeners: Vec<Listener>, workers: usize) -> Vec<Vec<Listener>> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
-
-    use socket2::SockRef;
 
     use super::*;
 

@@ -140,6 +140,8 @@ impl Net for Kernel {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(agent), kind, Some(Protocol::TCP))?;
         set_options(&socket, self.stall)?;
+        // Before the handshake, in which the window's scale is told.
+        socket.set_recv_buffer_size(AGENT_RECEIVE_BYTES)?;
         match socket.connect(&agent.into()) {
             Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => {
                 return Err(error);
@@ -204,8 +206,14 @@ impl Kernel {
 }
 
 const KEEPALIVE: Duration = Duration::from_secs(30);
-
-/// Sets what every connection of the proxy has: no Nagle delay, keepalive, a limit on stalling.
+/// Bytes that the kernel holds for a side that has not been sent them yet (`TCP_NOTSENT_LOWAT`, tcp(7)); it takes whole
+/// segments, up to 64 KiB more. Those on their way are not counted, so that a long way is filled as before.
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+/// Receive buffer towards agents (`SO_RCVBUF`, which the kernel doubles): what an agent may send ahead of a client that
+/// takes nothing. Agents are near: at a round trip of a millisecond this carries over a gigabit a second. Every kernel
+/// allows it (`net.core.rmem_max`).
+const AGENT_RECEIVE_BYTES: usize = 208 * 1024;
+/// Sets what every connection of the proxy has: no Nagle delay, keepalive, limits on stalling and on what is unsent.
 ///
 /// A listening socket hands them on to the connections that come by it, from the moment they are set: Linux does so,
 /// though tcp(7) does not say it.
@@ -213,6 +221,7 @@ pub fn set_options(socket: &Socket, stall: Duration) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_keepalive(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     socket.set_tcp_user_timeout(Some(stall))
 }
 

@@ -6,6 +6,7 @@ pub mod faulty;
 pub mod front;
 pub mod fuzzed;
 pub mod line;
+pub mod network;
 pub mod process;
 pub mod proxy;
 pub mod raw;

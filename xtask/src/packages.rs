@@ -7,10 +7,11 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
-const NEEDED: [(&str, &[&str]); 9] = [
+const NEEDED: [(&str, &[&str]); 10] = [
     ("wire", &["bubblewrap", "curl", "iproute2", "nginx-light", "openssl"]),
     ("ebpf", &["libcap2-bin", "nftables"]),
     ("faults", &["openssl"]),
+    ("pinned", &["iproute2"]),
     ("session", &["openssh-client", "openssh-server"]),
     ("deploy", &["binutils", "dpkg-dev", "mmdebstrap", "openssh-client"]),
     ("dist", &["binutils", "dpkg-dev", "mmdebstrap", "shellcheck"]),

@@ -1,0 +1,119 @@
+//! What one session has the kernel hold when a side takes nothing: the bytes received and not read, and those sent and
+//! not taken, on both legs. In a network of the test's own, with the segments of an Ethernet.
+//! Debian packages: iproute2
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use harness::faulty::Faulty;
+use harness::front::Front;
+use harness::line::Line;
+use harness::network::runs_in_a_network_of_its_own;
+use tokio::task::JoinSet;
+
+/// Payload that both sockets of the proxy may hold for one session, whoever takes nothing.
+const HELD_BYTES_MAX: usize = 2 << 20;
+/// Readings in a row that have to agree.
+const SETTLED: usize = 10;
+
+/// The port of an address as `/proc/net/tcp` writes it (proc(5)).
+fn port(address: &str) -> u16 {
+    u16::from_str_radix(address.split(':').nth(1).unwrap(), 16).unwrap()
+}
+
+/// Bytes that wait to be acknowledged or to be read on the proxy's own ends: those of connections to its port, and
+/// of its connections to the agent's.
+fn held(proxy: SocketAddr, agent: SocketAddr) -> usize {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let of = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let is_its_own = port(fields[1]) == proxy.port() || port(fields[2]) == agent.port();
+        let is_established = fields[3] == "01";
+        let bytes = |text| usize::from_str_radix(text, 16).unwrap();
+        let (sent, received) = fields[4].split_once(':').unwrap();
+        if is_its_own && is_established { bytes(sent) + bytes(received) } else { 0 }
+    };
+    table.lines().skip(1).map(of).sum()
+}
+
+/// The same once nothing moves any more.
+async fn settled(proxy: SocketAddr, agent: SocketAddr) -> usize {
+    let (mut last, mut same) = (0, 0);
+    while same < SETTLED {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let now = held(proxy, agent);
+        same = if now == last && now > 0 { same + 1 } else { 0 };
+        last = now;
+    }
+    last
+}
+
+/// Says so many bytes, or without end.
+async fn says(line: &mut Line, bytes: usize) {
+    let burst = vec![7; 64 * 1024];
+    let mut left = bytes;
+    while left > 0 && line.tcp().writable().await.is_ok() {
+        match line.tcp().try_write(&burst[..burst.len().min(left)]) {
+            Ok(said) => left -= said,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Before it stops, a side has taken so much, and the kernel has learnt how fast it can be.
+const WARM_UP_BYTES: usize = 64 << 20;
+
+/// A side that has taken that much and takes nothing more, and the other, which says more than that.
+async fn stall(is_client: bool) {
+    let agent = Faulty::plain(move |_, mut line| async move {
+        line.head().await;
+        line.say("HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n").await;
+        if is_client {
+            says(&mut line, usize::MAX).await;
+        } else {
+            assert_eq!(line.bytes(WARM_UP_BYTES).await.len(), WARM_UP_BYTES);
+            std::future::pending::<()>().await;
+        }
+    })
+    .await;
+    let front = Front::start(agent.address, &["--agent-tls=off"]).await;
+    let proxy = front.plain();
+    let mut client = Line::plain(proxy).await;
+    client.say(front.upgrade("/ws")).await;
+    client.head().await.unwrap();
+    let mut tasks = JoinSet::new();
+    if is_client {
+        assert_eq!(client.bytes(WARM_UP_BYTES).await.len(), WARM_UP_BYTES);
+        tasks.spawn(async move {
+            std::future::pending::<()>().await;
+            drop(client);
+        });
+    } else {
+        tasks.spawn(async move {
+            says(&mut client, usize::MAX).await;
+        });
+    }
+    let held = settled(proxy, agent.address).await;
+    println!("{held} bytes are held");
+    assert!(held < HELD_BYTES_MAX, "{held} bytes are held");
+}
+
+fn inside(name: &str, test: impl Future<Output = ()>) {
+    if runs_in_a_network_of_its_own(name) {
+        return;
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(test);
+}
+
+#[test]
+fn a_client_that_takes_no_more_has_the_kernel_hold_little() {
+    inside("a_client_that_takes_no_more_has_the_kernel_hold_little", stall(true));
+}
+
+#[test]
+fn an_agent_that_takes_no_more_has_the_kernel_hold_little() {
+    inside("an_agent_that_takes_no_more_has_the_kernel_hold_little", stall(false));
+}
