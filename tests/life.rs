@@ -64,6 +64,8 @@ impl Fixture {
             passwords: None,
             balance: Balance::new(1).0,
             refusals: Arc::default(),
+            failures: Arc::default(),
+            failures: Arc::default(),
             published: Published::default(),
         }
     }

@@ -45,6 +45,15 @@ pub enum ReachError {
 }
 
 impl ReachError {
+    /// A word for it, for counting.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "refused",
+            Self::TimedOut => "timed out",
+            Self::Handshake(_) => "handshake",
+        }
+    }
+
     /// The status that the client is given.
     pub fn status(&self) -> u16 {
         match self {

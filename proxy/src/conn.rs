@@ -465,7 +465,8 @@ impl<S: crate::net::Stream> Requested<S> {
             }
             Err(error) => {
                 worker.books.missed(self.agent.ip());
-                tracing::warn!("agent {} {error}", self.agent);
+                let what = format_args!("agent {} {error}", self.agent);
+                worker.shared.warn(error.kind(), self.agent.ip(), what);
                 let reply = Reply::new(
                     error.status(),
                     format!("The desktop at {} {}", self.agent.ip(), cause(&error)),
@@ -583,7 +584,9 @@ impl<S: crate::net::Stream> Paired<S> {
     async fn failed<N: Net<Stream = S>>(self, worker: &Worker<N>, failure: Failure) -> After<S> {
         let Requested { client, entry, agent, asked, .. } = *self.requested;
         if let Failure::Fault(side, fault, Some(status)) = &failure {
-            tracing::info!("{} and agent {agent}: the {side} {fault} after status {status}", client.client);
+            let what =
+                format_args!("{} and agent {agent}: the {side} {fault} after status {status}", client.client);
+            worker.shared.inform(failure.kind(), agent.ip(), what);
             entry.close(worker, *status, Ending::failed(*side, fault));
             return After::Closed;
         }
@@ -594,7 +597,8 @@ impl<S: crate::net::Stream> Paired<S> {
                 After::Closed
             }
             Some(reply) => {
-                tracing::info!("{} and agent {agent}: {failure:?}", client.client);
+                let what = format_args!("{} and agent {agent}: {failure:?}", client.client);
+                worker.shared.inform(failure.kind(), agent.ip(), what);
                 client.refuse(worker, entry, &reply, Some(&asked)).await
             }
         }

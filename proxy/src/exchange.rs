@@ -100,6 +100,21 @@ pub enum Failure {
     Stopped,
 }
 
+impl Failure {
+    /// A word for it, for counting.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Fault(Side::Client, ..) => "client",
+            Self::Fault(Side::Agent, _, None) => "no answer",
+            Self::Fault(Side::Agent, _, Some(_)) => "answer broken off",
+            Self::BadHead(_) => "no HTTP",
+            Self::UnaskedUpgrade => "unasked upgrade",
+            Self::TooManyInterim => "interim responses",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// An exchange on its way.
 pub struct Exchange<'a, N: Net> {
     /// Who asked.

@@ -18,6 +18,7 @@ pub mod control;
 pub mod decision;
 pub mod exchange;
 pub mod executor;
+pub mod failures;
 pub mod figures;
 pub mod files;
 pub mod forward;

@@ -77,6 +77,7 @@ impl Prepared {
             connector: self.connector,
             balance,
             refusals: Arc::default(),
+            failures: Arc::default(),
             published: Published::new(config.workers),
             config: Arc::new(config),
         };
@@ -94,6 +95,7 @@ impl Prepared {
             connector: self.connector,
             balance: before.balance.clone(),
             refusals: before.refusals.clone(),
+            failures: before.failures.clone(),
             published: before.published.clone(),
             config: Arc::new(config),
         };

@@ -3,6 +3,7 @@
 //! settings change, connections that are there keep theirs.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +24,7 @@ use crate::balance::{Accepting, Balance, Connection, Desk};
 use crate::config::{Config, Readiness};
 use crate::conn;
 use crate::executor::Executor;
+use crate::failures::{Failures, OTHERS};
 use crate::figures::{Books, Published};
 use crate::handshakes::Handshakes;
 use crate::listeners::Listener;
@@ -67,8 +69,26 @@ pub struct Shared {
     pub balance: Balance,
     /// Who was turned away.
     pub refusals: Arc<Refusals>,
+    /// What has failed with agents.
+    pub failures: Arc<Failures>,
     /// What workers have counted.
     pub published: Published,
+}
+
+impl Shared {
+    /// Warns of what somebody can cause again and again, the 1st, 2nd, 4th, ... time for each kind and address.
+    pub fn warn(&self, kind: &'static str, about: IpAddr, what: impl fmt::Display) {
+        if let Some(count) = self.failures.note(kind, about) {
+            tracing::warn!("{what} ({count} so far)");
+        }
+    }
+
+    /// The same for what is in order: clients leave.
+    pub fn inform(&self, kind: &'static str, about: IpAddr, what: impl fmt::Display) {
+        if let Some(count) = self.failures.note(kind, about) {
+            tracing::info!("{what} ({count} so far)");
+        }
+    }
 }
 
 /// What a worker is told.
@@ -202,7 +222,11 @@ impl Generations {
             let _counted = counted;
             match worker.net.adopt(socket) {
                 Ok(stream) => conn::serve(&worker, stream, client, secure).await,
-                Err(error) => tracing::warn!("{client} can't be served: {error}"),
+                Err(error) => worker.shared.warn(
+                    "adopt",
+                    client.ip(),
+                    format_args!("{client} can't be served: {error}"),
+                ),
             }
         });
     }
@@ -346,7 +370,7 @@ async fn accept(generations: Rc<Generations>, door: Rc<Door>, secure: bool, _acc
             Ok((socket, client)) => admit(&generations, &worker, socket, client, secure).await,
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
-                tracing::error!("a connection can't be accepted: {error}");
+                worker.shared.warn("accept", OTHERS, format_args!("a connection can't be accepted: {error}"));
                 if is_out_of_descriptors(&error) {
                     reserve = shed(&worker, &door, reserve).await;
                 }

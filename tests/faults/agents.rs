@@ -24,6 +24,24 @@ async fn an_agent_that_refuses_is_a_502() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dead_agent_fills_no_log_however_often_it_is_asked_for() {
+    const ASKED: usize = 300;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = listener.local_addr().unwrap();
+    drop(listener);
+    let front = Front::start(nobody, &LIMITS).await;
+    let mut client = Line::plain(front.plain()).await;
+    for _ in 0..ASKED {
+        client.say(front.request("GET /x", "")).await;
+        assert_eq!(client.answer().await.unwrap().status, 502);
+    }
+    let log = front.proxy.log();
+    let told = log.lines().filter(|line| line.contains("can't be reached"));
+    assert_eq!(told.count(), 9, "the 1st, 2nd, 4th, ... 256th of {ASKED} in:\n{log}");
+    assert!(log.contains("(256 so far)"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_does_not_answer_the_syn_is_a_504() {
     let (deaf, _queue) = deaf().await;
     ends_in(deaf.local_addr().unwrap(), 504).await;

@@ -132,6 +132,7 @@ fn shared() -> Shared {
         passwords: None,
         balance: Balance::new(1).0,
         refusals: Arc::default(),
+        failures: Arc::default(),
         published: Published::default(),
     }
 }
