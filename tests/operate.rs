@@ -5,6 +5,8 @@
 
 #[path = "operate/figures.rs"]
 mod figures;
+#[path = "operate/logs.rs"]
+mod logs;
 #[path = "operate/reload.rs"]
 mod reload;
 #[path = "operate/systemd.rs"]

@@ -3,15 +3,14 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::macros::format_description;
-use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
 
+use crate::log::Log;
 use crate::peer::Fault;
 use crate::tls::TlsError;
 
@@ -219,12 +218,16 @@ fn escape(text: &str) -> Cow<'_, str> {
     }))
 }
 
-/// The access log. Lines are handed to a thread of their own; a worker never waits for the disk, and lines
-/// that the disk can't keep up with are dropped by the library after 128,000.
+/// The access log. A worker never waits for the disk.
 #[derive(Clone, Debug, Default)]
-pub struct AccessLog(Option<NonBlocking>);
+pub struct AccessLog(Option<Log>);
 
 impl AccessLog {
+    /// The log whose lines go to `log`.
+    pub fn to(log: Log) -> Self {
+        Self(Some(log))
+    }
+
     /// Whether anything is written.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
@@ -232,47 +235,11 @@ impl AccessLog {
 
     /// Writes the line of `ledger`.
     pub fn write(&self, ledger: &Ledger) {
-        if let Some(mut to) = self.0.clone() {
-            // It takes lines until it is full and never fails.
-            let _ = to.write_all(ledger.line(OffsetDateTime::now_utc()).as_bytes());
+        let Some(log) = &self.0 else { return };
+        log.write(ledger.line(OffsetDateTime::now_utc()).as_bytes());
+        if let Some(dropped) = log.untold() {
+            tracing::warn!("the access log does not take its lines: {dropped} were dropped so far");
         }
-    }
-}
-
-/// Where the access log's lines go in the end. It can be changed at any time: of lines on their way none is lost.
-#[derive(Clone)]
-pub struct LogTarget(Arc<Mutex<Box<dyn Write + Send>>>);
-
-impl LogTarget {
-    /// Writes lines to `to`.
-    pub fn new(to: Box<dyn Write + Send>) -> Self {
-        Self(Arc::new(Mutex::new(to)))
-    }
-
-    /// Writes lines to `to` from now on.
-    pub fn change(&self, to: Box<dyn Write + Send>) {
-        *self.lock() = to;
-    }
-
-    /// The log that writes there, and what lets it come to its end. Starts a thread.
-    pub fn open(&self) -> (AccessLog, WorkerGuard) {
-        let (lines, guard) = tracing_appender::non_blocking(self.clone());
-        (AccessLog(Some(lines)), guard)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Box<dyn Write + Send>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Write for LogTarget {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Whole lines, or a change could come in the middle of one.
-        self.lock().write_all(bytes).map(|()| bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.lock().flush()
     }
 }
 

@@ -27,6 +27,7 @@ pub mod head;
 pub mod htpasswd;
 pub mod introduction;
 pub mod listeners;
+pub mod log;
 pub mod metrics;
 pub mod net;
 pub mod notify;

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use dcv_splice::admin::Sources;
@@ -16,6 +17,7 @@ use dcv_splice::confine::confine;
 use dcv_splice::control::{self, Hearing, Wish};
 use dcv_splice::files::{Delivered, Glance};
 use dcv_splice::listeners::{self, Inherited, Listener, Listeners};
+use dcv_splice::log::{Finish, Log, Target};
 use dcv_splice::notify;
 use dcv_splice::prepared::Prepared;
 use dcv_splice::supervisor::{Signals, Supervisor};
@@ -29,6 +31,8 @@ const STOPPED: u8 = 0;
 const FAILED: u8 = 1;
 /// Unusable flags or configuration; nothing was bound.
 const UNUSABLE: u8 = 2;
+/// How long the reason of a failure has to be written.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Wishes that wait to be granted; more are not listened to yet.
 const WISHES_MAX: usize = 16;
 
@@ -49,10 +53,20 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => STOPPED.into(),
         Err(Failure { code, reason }) => {
-            eprintln!("dcv-splice: {reason}");
+            say(format!("dcv-splice: {reason}"));
             code.into()
         }
     }
+}
+
+/// Says the last word, which an output that is blocked does not keep waiting for long.
+fn say(reason: String) {
+    let (said, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        eprintln!("{reason}");
+        said.send(())
+    });
+    let _ = heard.recv_timeout(LAST_WORD);
 }
 
 /// Why the program ends, and its exit code.
@@ -142,8 +156,11 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
     let control = control.transpose()?;
     // Threads that were started before would not be confined, those of the logs among them.
     let confined = confine(prepared.config().agent_port);
-    let (log, _flushed_at_exit) = tracing_appender::non_blocking(io::stderr());
-    tracing_subscriber::fmt().with_writer(log).with_target(false).with_ansi(false).init();
+    let log = Finish(Log::to(Target::standard(io::stderr())?)?);
+    let lines: &'static Log = Box::leak(Box::new(log.0.clone()));
+    tracing_subscriber::fmt().with_writer(move || lines).with_target(false).with_ansi(false).init();
+    // Or it would be written by whoever panics, to an output that may be blocked.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     announce(&front, admin.as_ref())?;
     tracing::info!("{confined}");
     match &account {
@@ -152,8 +169,9 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
         None => {}
     }
     warn(&prepared);
+    let counting = matches!(account, Some(Ok(_)));
     let mut supervisor =
-        Supervisor::start(settings, broker, prepared, front, matches!(account, Some(Ok(_)))).await?;
+        Supervisor::start(settings, broker, prepared, front, counting, log.0.clone()).await?;
     let (wishes, granted) = mpsc::channel(WISHES_MAX);
     if let Some(listener) = admin {
         let processes = predecessor.iter().flat_map(|it| &it.processes);

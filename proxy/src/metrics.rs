@@ -37,6 +37,10 @@ pub struct Standing {
     pub reloads: u64,
     /// How often they could not be.
     pub reloads_refused: u64,
+    /// Lines of its log that were dropped.
+    pub log_lines_dropped: u64,
+    /// Lines of the access log that were dropped.
+    pub access_log_lines_dropped: u64,
     /// Who was turned away, by reason.
     pub refused: Vec<(String, u64)>,
     /// What is counted of agents and clients.
@@ -63,7 +67,7 @@ type Label = (&'static str, String);
 /// A figure: its name, what it says, its kind, and where it is found.
 type Row<T> = (&'static str, &'static str, MetricType, fn(&T) -> u64);
 
-const OF_PROCESS: [Row<Standing>; 7] = [
+const OF_PROCESS: [Row<Standing>; 9] = [
     ("uptime_seconds", "Time since it serves", MetricType::Gauge, |it| it.seconds),
     ("connections", "Client connections that are open", MetricType::Gauge, |it| it.connections),
     ("workers", "Threads that serve", MetricType::Gauge, |it| it.workers),
@@ -71,6 +75,15 @@ const OF_PROCESS: [Row<Standing>; 7] = [
     ("reloads_refused", "Times that settings could not be changed", MetricType::Counter, |it| {
         it.reloads_refused
     }),
+    ("log_lines_dropped", "Lines of the log that were not taken in time", MetricType::Counter, |it| {
+        it.log_lines_dropped
+    }),
+    (
+        "access_log_lines_dropped",
+        "Lines of the access log that were not taken in time",
+        MetricType::Counter,
+        |it| it.access_log_lines_dropped,
+    ),
     ("client_received_bytes", "Bytes from clients' sockets, TLS and all", MetricType::Counter, |it| {
         it.figures.clients.received
     }),

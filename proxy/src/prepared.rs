@@ -2,7 +2,7 @@
 //! and before anything that runs is changed. Opens no file itself and starts nothing but the thread of the passwords.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use crate::config::{AccessLogTo, Config, Resolved, Settings};
 use crate::figures::Published;
 use crate::files::Files;
 use crate::htpasswd::Users;
+use crate::log::Target;
 use crate::passwords::{PasswordRules, Passwords};
 use crate::tls::{Acceptor, Connector};
 use crate::worker::Shared;
@@ -24,11 +25,8 @@ pub struct Prepared {
     acceptor: Acceptor,
     connector: Option<Connector>,
     users: Option<Users>,
-    lines: Lines,
+    lines: Target,
 }
-
-/// Where the access log's lines go.
-pub type Lines = Box<dyn Write + Send>;
 
 impl Prepared {
     /// Resolves the settings and reads their files. The error names the place in the configuration file, where there is
@@ -66,7 +64,7 @@ impl Prepared {
     }
 
     /// What the workers share at the start. Starts the thread of the passwords.
-    pub fn share(self, log: &AccessLog) -> io::Result<(Shared, Vec<Desk>, Lines)> {
+    pub fn share(self, log: &AccessLog) -> io::Result<(Shared, Vec<Desk>, Target)> {
         let config = self.resolved.config;
         let (balance, desks) = Balance::new(config.workers);
         let shared = Shared {
@@ -85,7 +83,7 @@ impl Prepared {
     }
 
     /// What the workers share from now on, in place of `before`: who is in stays counted, who has guessed stays known.
-    pub fn replace(self, before: &Shared, log: &AccessLog) -> io::Result<(Shared, Lines)> {
+    pub fn replace(self, before: &Shared, log: &AccessLog) -> io::Result<(Shared, Target)> {
         let config = self.resolved.config;
         let shared = Shared {
             admission: before.admission.renewed(config.clients.clone(), config.client_limits),
@@ -121,10 +119,12 @@ fn log_if_wanted(log: &AccessLog, to: &AccessLogTo) -> AccessLog {
 }
 
 /// Where the lines go.
-pub fn open_log<'a>(to: &'a AccessLogTo, files: &dyn Files) -> Result<Lines, (&'a Path, io::Error)> {
-    Ok(match to {
-        AccessLogTo::Off => Box::new(io::sink()),
-        AccessLogTo::Stdout => Box::new(io::stdout()),
-        AccessLogTo::File(path) => Box::new(files.append(path).map_err(|error| (&**path, error))?),
-    })
+pub fn open_log<'a>(to: &'a AccessLogTo, files: &dyn Files) -> Result<Target, (&'a Path, io::Error)> {
+    match to {
+        AccessLogTo::Off => Ok(Target::Off),
+        AccessLogTo::Stdout => Target::standard(io::stdout()).map_err(|error| (Path::new("stdout"), error)),
+        AccessLogTo::File(path) => {
+            files.append(path).map(Target::File).map_err(|error| (path.as_path(), error))
+        }
+    }
 }

@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tracing_appender::non_blocking::WorkerGuard;
 
-use crate::account::{AccessLog, LogTarget};
+use crate::account::AccessLog;
 use crate::admin::{self, Sources};
 use crate::balance::Desk;
 use crate::broker::{Answer, Broker, CUT, FIGURES, Found, Matter};
@@ -21,6 +20,7 @@ use crate::control::{Outcome, Wish, Wished};
 use crate::figures::KernelAccount;
 use crate::files::{Delivered, Files};
 use crate::listeners::{self, Listener};
+use crate::log::{Finish, Log, Target};
 use crate::metrics::Standing;
 use crate::notify;
 use crate::prepared::{Prepared, open_log};
@@ -57,7 +57,10 @@ pub struct Supervisor {
     counting: bool,
     /// What new connections go by.
     shared: Shared,
-    log: Log,
+    /// The access log.
+    log: Finish,
+    /// The program's own log.
+    own_log: Log,
     orders: watch::Sender<Orders>,
     reports: mpsc::UnboundedReceiver<Report>,
     /// Listening sockets, for the next process.
@@ -67,13 +70,6 @@ pub struct Supervisor {
     reloads_refused: u64,
     /// What shows figures, until another process does.
     admin: Option<JoinHandle<()>>,
-}
-
-/// The access log: where lines go, how they get there, and what lets them all get there in the end.
-struct Log {
-    target: LogTarget,
-    lines: AccessLog,
-    _flushed_at_exit: WorkerGuard,
 }
 
 /// Why it stops.
@@ -90,13 +86,12 @@ impl Supervisor {
         prepared: Prepared,
         listeners: Vec<Listener>,
         counting: bool,
+        own_log: Log,
     ) -> io::Result<Self> {
-        let target = LogTarget::new(Box::new(io::sink()));
-        let (lines, guard) = target.open();
-        let log = Log { target, lines, _flushed_at_exit: guard };
+        let log = Finish(Log::to(Target::Off)?);
         let sockets = listeners.iter().map(Listener::try_clone).collect::<io::Result<_>>()?;
-        let (shared, desks, lines) = prepared.share(&log.lines)?;
-        log.target.change(lines);
+        let (shared, desks, lines) = prepared.share(&AccessLog::to(log.0.clone()))?;
+        log.0.change(lines);
         let (orders, told) =
             watch::channel(Orders { open: false, phase: Phase::Running, shared: shared.clone() });
         let reports = start_workers(&told, desks, listeners)?;
@@ -113,6 +108,7 @@ impl Supervisor {
             counting,
             shared,
             log,
+            own_log,
             orders,
             reports,
             sockets,
@@ -280,9 +276,9 @@ impl Supervisor {
 
     fn replace(&mut self, files: &Delivered) -> Outcome {
         let prepared = Prepared::new(&self.settings, files)?;
-        let (shared, lines) =
-            prepared.replace(&self.shared, &self.log.lines).map_err(|error| error.to_string())?;
-        self.log.target.change(lines);
+        let log = AccessLog::to(self.log.0.clone());
+        let (shared, lines) = prepared.replace(&self.shared, &log).map_err(|error| error.to_string())?;
+        self.log.0.change(lines);
         self.shared = shared.clone();
         self.orders.send_modify(|orders| orders.shared = shared);
         Ok(String::new())
@@ -291,7 +287,7 @@ impl Supervisor {
     fn reopen(&mut self, files: &Delivered) -> Outcome {
         let to = &self.shared.config.access_log;
         if matches!(to, AccessLogTo::File(_)) {
-            self.log.target.change(open_log(to, files).map_err(|(_, error)| error.to_string())?);
+            self.log.0.change(open_log(to, files).map_err(|(_, error)| error.to_string())?);
         }
         Ok(String::new())
     }
@@ -340,6 +336,8 @@ impl Supervisor {
             workers: config.workers as u64,
             reloads: self.reloads,
             reloads_refused: self.reloads_refused,
+            log_lines_dropped: self.own_log.dropped(),
+            access_log_lines_dropped: self.log.0.dropped(),
             refused: refusals.counts(),
             figures: published.sum(),
             kernel: None,

@@ -1,0 +1,123 @@
+//! Logs that nobody reads, or that no disk takes: they cost log lines and nothing else.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use harness::line::End;
+use harness::process::{Process, eventually};
+use harness::proxy;
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
+
+use super::{Files, Service, agent, echoes};
+
+/// A pipe that takes nothing more once it is full; it has a reader, which does not read.
+struct Pipe(File);
+
+impl Pipe {
+    fn new(path: &Path) -> Self {
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let flags = OFlag::O_NONBLOCK.bits();
+        Self(File::options().read(true).write(true).custom_flags(flags).open(path).unwrap())
+    }
+
+    fn fill(&mut self) {
+        for size in [4096, 1] {
+            while self.0.write(&vec![b'\n'; size]).is_ok() {}
+        }
+    }
+
+    /// What is in it, which makes room.
+    fn take(&mut self) -> String {
+        let mut bytes = vec![0; 1 << 20];
+        let length = self.0.read(&mut bytes).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    }
+}
+
+/// The program with its output going to the pipe at `path`.
+fn command_to(files: &Files, redirection: &str, path: &Path) -> std::process::Command {
+    let inner = files.command(proxy::binary());
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &format!("exec \"$@\" {redirection}'{}'", path.display()), "sh"]);
+    command.arg(inner.get_program()).args(inner.get_args());
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_access_log_that_nobody_reads_keeps_no_command_and_no_client_waiting() {
+    let agent = agent().await;
+    let files = Files::new(agent.address);
+    files.configure("access-log = \"stdout\"\ndrain-s = 1\n");
+    let path = files.path("pipe");
+    let mut pipe = Pipe::new(&path);
+    let command = command_to(&files, ">", &path);
+    let mut service = Service::start_by(files, command);
+    let mut session = service.session("/echo").await;
+    pipe.fill();
+    for _ in 0..100 {
+        assert_eq!(service.ask("/x").await.status, 200);
+    }
+    // To the same pipe, and to a file while the pipe is full still, and again.
+    service.does("reload");
+    service.does("reopen");
+    service.files.configure("drain-s = 1\n");
+    service.does("reload");
+    assert_eq!(service.ask("/to-the-file").await.status, 200);
+    eventually("lines get to the file", || {
+        let lines = service.files.log_lines("access.log");
+        lines.iter().any(|line| line.contains("/to-the-file ")).then_some(())
+    });
+    service.files.configure("access-log = \"stdout\"\ndrain-s = 1\n");
+    service.does("reload");
+    assert_eq!(service.ask("/x").await.status, 200);
+    assert!(service.does("status").contains("serving"));
+    echoes(&mut session).await;
+    service.proxy.signal(Signal::SIGTERM);
+    assert_eq!(session.rest().await.1, End::Clean);
+    assert_eq!(service.proxy.wait().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_keeps_no_command_and_no_client_waiting() {
+    let agent = agent().await;
+    let files = Files::new(agent.address);
+    let path = files.path("pipe");
+    let mut pipe = Pipe::new(&path);
+    let mut process = Process::start(command_to(&files, "2>", &path)).without_grace();
+    let mut said = String::new();
+    eventually("it takes commands", || {
+        said.push_str(&pipe.take());
+        said.contains("reached by --control").then_some(())
+    });
+    pipe.fill();
+    let flag = files.flag("control", "control");
+    let does = |word: &str| {
+        let mut asked = Process::start(proxy::command(&[word, &flag])).without_grace();
+        assert_eq!(asked.wait().code(), Some(0), "{word}: {}", asked.log());
+        asked.output()
+    };
+    for _ in 0..20 {
+        does("reload");
+    }
+    does("reopen");
+    assert!(does("status").contains("serving"));
+    let mut client = harness::line::Line::secure(files.address).await;
+    client.say("GET /health HTTP/1.1\r\nHost: proxy\r\n\r\n").await;
+    assert_eq!(client.answer().await.expect("an answer").status, 200);
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_ends_where_nobody_reads_why() {
+    let files = Files::new(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
+    files.configure("agnts = []\n");
+    let path = files.path("pipe");
+    let mut pipe = Pipe::new(&path);
+    pipe.fill();
+    let mut process = Process::start(command_to(&files, "2>", &path)).without_grace();
+    assert_eq!(process.wait().code(), Some(2));
+}
