@@ -55,6 +55,10 @@ pub enum Matter {
     Reopen = b'o',
     /// The control socket is to be found from now on.
     Announce = b'a',
+    /// That of the process before is to be found again.
+    Withdraw = b'w',
+    /// This process serves, whatever becomes of the one before; it has no answer.
+    Serving = b'v',
     /// The kernel is to count the connections of the cgroup that the text names.
     Account = b'k',
     /// What it has counted.
@@ -74,6 +78,8 @@ impl Matter {
             Self::Changed,
             Self::Reopen,
             Self::Announce,
+            Self::Withdraw,
+            Self::Serving,
             Self::Account,
             Self::Figures,
             Self::Sockets,

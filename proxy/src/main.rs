@@ -181,12 +181,20 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
         supervisor.show(listener, Sources { own: wishes.clone(), former: former.collect() })?;
     }
     let hearing = control.map(|listener| Hearing::begin(listener, wishes)).transpose()?;
-    // It may have been given up meanwhile: then nobody must have come here.
+    if let Some(predecessor) = &predecessor {
+        predecessor.waits()?;
+    }
+    // Before the one that is found by it goes: there is always somebody to be found.
+    supervisor.announce().await?;
     if let Some(predecessor) = predecessor {
         tracing::info!("taking over from process {}", predecessor.process());
-        predecessor.take_over()?;
+        // It may have been given up just now: then nobody must have come here.
+        if let Err(error) = predecessor.take_over() {
+            supervisor.withdraw().await?;
+            return Err(error.into());
+        }
     }
-    supervisor.open().await?;
+    supervisor.open().await;
     notify::ready("serving");
     let served = supervisor.run(signals, granted).await;
     if let Some(hearing) = hearing {

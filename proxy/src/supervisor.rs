@@ -139,14 +139,30 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Lets the workers accept connections, and operators find this process by its control socket.
-    pub async fn open(&mut self) -> io::Result<()> {
+    /// Lets the workers accept connections: this process serves.
+    pub async fn open(&mut self) {
         self.orders.send_modify(|orders| orders.open = true);
+        if let Err(error) = self.broker.ask(Matter::Serving).await {
+            self.abandon(&error);
+        }
+    }
+
+    /// Lets operators find this process by its control socket.
+    pub async fn announce(&mut self) -> io::Result<()> {
+        self.settle(Matter::Announce).await
+    }
+
+    /// Lets them find the process before again.
+    pub async fn withdraw(&mut self) -> io::Result<()> {
+        self.settle(Matter::Withdraw).await
+    }
+
+    async fn settle(&mut self, matter: Matter) -> io::Result<()> {
         if self.shared.config.control.is_none() {
             return Ok(());
         }
-        self.broker.ask(Matter::Announce).await?;
-        self.waiting.push_back((Matter::Announce, None));
+        self.broker.ask(matter).await?;
+        self.waiting.push_back((matter, None));
         while !self.waiting.is_empty() {
             let answer = self.broker.next().await;
             self.take(answer).await;
@@ -500,8 +516,11 @@ fn words(matter: Matter) -> (&'static str, &'static str) {
         ),
         Matter::Reopen => ("the access log is open again", "the access log can't be opened again"),
         Matter::Announce => ("reached by --control", "not reached by --control"),
+        Matter::Withdraw => {
+            ("the process before is reached by --control", "no process is reached by --control")
+        }
         Matter::Account | Matter::Figures => ("the kernel counts", "the kernel does not count"),
-        Matter::Taken | Matter::Declined | Matter::Sockets | Matter::Upgrade => {
+        Matter::Taken | Matter::Declined | Matter::Serving | Matter::Sockets | Matter::Upgrade => {
             ("upgraded: the new process serves", "not upgraded, this process serves on")
         }
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use harness::line::{End, Line};
 use harness::process::{Process, eventually};
 use harness::proxy;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -93,6 +94,27 @@ async fn no_frame_is_lost_and_no_connection_refused_in_twenty_upgrades() {
             left.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("control"));
         (left.count() == 0).then_some(())
     });
+}
+
+/// A command that comes while one process takes over from another must find one of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_path_is_never_missing_in_twenty_upgrades() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "");
+    let watch = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+    let gone = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
+    watch.add_watch(service.files.folder.path(), gone).unwrap();
+    for _ in 0..20 {
+        service.does("upgrade");
+        service.does("reload");
+    }
+    let mut names = Vec::new();
+    while let Ok(events) = watch.read_events() {
+        names.extend(events.into_iter().filter_map(|event| event.name?.into_string().ok()));
+    }
+    assert!(names.iter().any(|name| name.starts_with("control.")), "it sees what goes: {names:?}");
+    assert!(!names.contains(&"control".to_owned()), "{names:?}");
+    end(service.serving());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use super::account::Account;
-use super::launch::start_next;
+use super::launch::{predecessors, start_next};
 use super::{FIGURES, Line, Matter, Message, program};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
 use crate::confine;
@@ -55,6 +55,8 @@ struct Keeper {
     settings: Settings,
     program: PathBuf,
     serving: u32,
+    /// Who hands over to the serving process, until it has.
+    predecessor: Option<u32>,
     sockets: Vec<OwnedFd>,
     /// What the serving process goes by.
     kept: Option<Kept>,
@@ -90,6 +92,7 @@ impl Keeper {
             settings,
             program: program()?,
             serving: parent_id(),
+            predecessor: predecessors()?.and_then(|processes| processes.first().copied()),
             sockets: Vec::new(),
             kept: None,
             offered: None,
@@ -142,10 +145,7 @@ impl Keeper {
                 return Ok(());
             }
             Matter::Taken => {
-                if let Some(offered) = self.offered.take() {
-                    self.watched.clone_from(&offered.watched);
-                    self.kept = Some(offered);
-                }
+                self.take();
                 return Ok(());
             }
             Matter::Changed => {
@@ -155,6 +155,11 @@ impl Keeper {
             }
             Matter::Reopen => self.reopen(),
             Matter::Announce => Message::outcome(matter, self.announce()),
+            Matter::Withdraw => Message::outcome(matter, self.withdraw().map(|()| String::new())),
+            Matter::Serving => {
+                self.predecessor = None;
+                return Ok(());
+            }
             Matter::Account => Message::outcome(matter, self.begin_account(&question.text)),
             Matter::Figures => self.figures(),
             Matter::Sockets => {
@@ -177,6 +182,14 @@ impl Keeper {
                 Message::with_files(Matter::Reload, files)
             }
             Err(reason) => Message::outcome(Matter::Reload, Err(reason)),
+        }
+    }
+
+    /// Goes by what was offered.
+    fn take(&mut self) {
+        if let Some(offered) = self.offered.take() {
+            self.watched.clone_from(&offered.watched);
+            self.kept = Some(offered);
         }
     }
 
@@ -289,10 +302,20 @@ impl Keeper {
         let Some(path) = self.control() else { return };
         let own = control::of_process(path, self.serving);
         // What is gone already need not be removed.
-        let _ = fs::remove_file(&own);
-        if control::linked(path) == Some(own) {
+        if control::linked(path).as_ref() == Some(&own) && self.withdraw().is_err() {
             let _ = fs::remove_file(path);
         }
+        let _ = fs::remove_file(&own);
+    }
+
+    /// Has the control path lead to who serves on, where this process has not taken over.
+    fn withdraw(&self) -> Result<(), String> {
+        let (Some(path), Some(before)) = (self.control(), self.predecessor) else {
+            return Err("nobody is to be reached instead".to_owned());
+        };
+        fs::metadata(control::of_process(path, before))
+            .and_then(|_| link(path, before))
+            .map_err(|error| format!("--control {}: {error}", path.display()))
     }
 }
 
@@ -399,5 +422,39 @@ mod tests {
         let both = async { tokio::join!(keeper.serve(&one), told) };
         let (served, ()) = tokio::time::timeout(Duration::from_mins(1), both).await.expect("it answers");
         served.expect("an end");
+    }
+
+    /// One that goes by these flags.
+    fn keeping(flags: &[String]) -> Keeper {
+        let words = ["dcv-splice".to_owned()].into_iter().chain(flags.iter().cloned()).map(OsString::from);
+        let mut keeper = Keeper::new(Settings::of(words)).expect("a keeper");
+        let offer = keeper.reload();
+        assert!(offer.good, "{}", String::from_utf8_lossy(&offer.text));
+        keeper.take();
+        keeper
+    }
+
+    #[test]
+    fn one_that_has_not_taken_over_leaves_the_control_path_to_who_serves_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("control");
+        let own = control::of_process(&path, parent_id());
+        let before = control::of_process(&path, 1);
+        for (predecessor, is_there, left) in
+            [(Some(1), true, Some(&before)), (Some(1), false, None), (None, true, None)]
+        {
+            let mut keeper = keeping(&[format!("--control={}", path.display())]);
+            keeper.predecessor = predecessor;
+            fs::write(&own, "").expect("room");
+            if is_there {
+                fs::write(&before, "").expect("room");
+            }
+            keeper.announce().expect("a link");
+            assert_eq!(control::linked(&path).as_ref(), Some(&own));
+            keeper.leave();
+            assert_eq!(control::linked(&path).as_ref(), left, "{predecessor:?}, {is_there}");
+            assert!(!own.exists() && before.exists() == is_there);
+            let _ = fs::remove_file(&before);
+        }
     }
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::config::Settings;
@@ -83,6 +85,13 @@ pub fn launch(program: &[OsString]) -> io::Result<()> {
     Command::new(program).args(arguments).spawn().map(drop)
 }
 
+/// The processes that have handed over, the latest first; none where the program was not started by another one.
+pub(super) fn predecessors() -> io::Result<Option<Vec<u32>>> {
+    let Ok(processes) = std::env::var(PREDECESSORS) else { return Ok(None) };
+    let processes = processes.split_whitespace().map(str::parse).collect::<Result<_, _>>();
+    processes.map(Some).map_err(io::Error::other)
+}
+
 /// Who hands over to this process.
 pub struct Predecessor {
     /// Its process id, and those of its own predecessors.
@@ -93,15 +102,24 @@ pub struct Predecessor {
 impl Predecessor {
     /// Who the environment says it is.
     pub fn from_env() -> io::Result<Option<Self>> {
-        let Ok(processes) = std::env::var(PREDECESSORS) else { return Ok(None) };
-        let processes = processes.split_whitespace().map(str::parse).collect::<Result<_, _>>();
+        let Some(processes) = predecessors()? else { return Ok(None) };
         let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        Ok(Some(Self { processes: processes.map_err(io::Error::other)?, line }))
+        Ok(Some(Self { processes, line }))
     }
 
     /// The process that hands over.
     pub fn process(&self) -> u32 {
         self.processes.first().copied().unwrap_or_default()
+    }
+
+    /// Fails where this process is not waited for any more; what has begun can be left as it is then.
+    pub fn waits(&self) -> io::Result<()> {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match rustix::net::recv(&self.line, &mut [0; 1], flags) {
+            Err(Errno::AGAIN) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(_) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it is not waited for any more")),
+        }
     }
 
     /// Says that this process serves. Fails where it is not waited for any more.
