@@ -51,6 +51,8 @@ pub enum Matter {
     Declined = b'd',
     /// Files that have changed; nobody asks for it. As a question it says that they have not arrived, and has no answer.
     Changed = b'c',
+    /// Files that have changed and do not fit together yet; nobody asks for it. The text says why.
+    Unfit = b'n',
     /// The access log's file.
     Reopen = b'o',
     /// The control socket is to be found from now on.
@@ -76,6 +78,7 @@ impl Matter {
             Self::Taken,
             Self::Declined,
             Self::Changed,
+            Self::Unfit,
             Self::Reopen,
             Self::Announce,
             Self::Withdraw,

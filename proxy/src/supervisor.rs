@@ -243,6 +243,14 @@ impl Supervisor {
             self.lookers.take().into_iter().flatten().for_each(|looker| tell(Some(looker), figures.clone()));
             return None;
         }
+        if matter == Matter::Unfit {
+            if let Ok(Found::Text(reason)) = outcome {
+                tracing::info!(
+                    "files have changed and do not fit together yet, they are waited for: {reason}"
+                );
+            }
+            return None;
+        }
         // Nobody asks for changes.
         let place = self.waiting.iter().position(|(asked, _)| *asked == matter);
         let answer = place.and_then(|place| self.waiting.remove(place)).and_then(|(_, answer)| answer);
@@ -520,9 +528,12 @@ fn words(matter: Matter) -> (&'static str, &'static str) {
             ("the process before is reached by --control", "no process is reached by --control")
         }
         Matter::Account | Matter::Figures => ("the kernel counts", "the kernel does not count"),
-        Matter::Taken | Matter::Declined | Matter::Serving | Matter::Sockets | Matter::Upgrade => {
-            ("upgraded: the new process serves", "not upgraded, this process serves on")
-        }
+        Matter::Taken
+        | Matter::Declined
+        | Matter::Unfit
+        | Matter::Serving
+        | Matter::Sockets
+        | Matter::Upgrade => ("upgraded: the new process serves", "not upgraded, this process serves on"),
     }
 }
 

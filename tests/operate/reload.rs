@@ -101,7 +101,7 @@ async fn a_certificate_that_is_renewed_in_two_steps_is_taken_up_and_the_old_one_
     service.files.configure("agents = []\n");
     replace(&service.files.path("proxy.crt"), &renewed.cert_pem);
     eventually("the log says that they are no pair", || {
-        service.proxy.log().contains("files have changed and can't be used").then_some(())
+        service.proxy.log().contains("do not fit together yet, they are waited for").then_some(())
     });
     assert_eq!(shown(&service).await, before);
     replace(&service.files.path("proxy.key"), &renewed.key_pem);
@@ -113,6 +113,7 @@ async fn a_certificate_that_is_renewed_in_two_steps_is_taken_up_and_the_old_one_
     assert_eq!((answer.status, answer.header("strict-transport-security")), (200, Some("max-age=9")));
     service.does("reload");
     assert_eq!(service.ask("/x").await.status, 403);
+    assert!(!service.proxy.log().contains("ERROR"), "nothing was wrong: {}", service.proxy.log());
 }
 
 /// Those who renew certificates ask for a reload afterwards, whatever else the file says by then.

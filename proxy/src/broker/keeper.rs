@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +27,9 @@ use crate::prepared::Prepared;
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long files that have changed have to fit together before they are refused: tools that renew certificates write
+/// the certificate, and the key some seconds later.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// Serves whoever is on the other side of the standard input until it has gone.
 pub fn keep(settings: Settings) -> io::Result<()> {
@@ -64,6 +67,8 @@ struct Keeper {
     offered: Option<Kept>,
     /// By which the next change is seen.
     watched: BTreeMap<PathBuf, Option<Stamp>>,
+    /// Since when they do not fit together.
+    unfit: Option<Instant>,
     /// Questions that came while an upgrade was under way, or an offer was out.
     later: VecDeque<Message>,
     /// Another process serves.
@@ -97,6 +102,7 @@ impl Keeper {
             kept: None,
             offered: None,
             watched: BTreeMap::new(),
+            unfit: None,
             later: VecDeque::new(),
             handed_over: false,
             account: None,
@@ -120,7 +126,7 @@ impl Keeper {
                     None => return Ok(()),
                 },
                 _ = looks.tick(), if !self.handed_over && self.offered.is_none() => {
-                    if let Some(message) = self.look() {
+                    if let Some(message) = self.look(Instant::now()) {
                         send(line, &message).await?;
                     }
                 }
@@ -153,6 +159,8 @@ impl Keeper {
                 self.watched.values_mut().for_each(|stamp| *stamp = None);
                 return Ok(());
             }
+            // It is the broker that says so.
+            Matter::Unfit => return Ok(()),
             Matter::Reopen => self.reopen(),
             Matter::Announce => Message::outcome(matter, self.announce()),
             Matter::Withdraw => Message::outcome(matter, self.withdraw().map(|()| String::new())),
@@ -189,6 +197,7 @@ impl Keeper {
     fn take(&mut self) {
         if let Some(offered) = self.offered.take() {
             self.watched.clone_from(&offered.watched);
+            self.unfit = None;
             self.kept = Some(offered);
         }
     }
@@ -206,27 +215,39 @@ impl Keeper {
     }
 
     /// Reads again what has changed, by the configuration of last time.
-    fn look(&mut self) -> Option<Message> {
-        let now = |path: &PathBuf| (path.clone(), fs::metadata(path).ok().as_ref().map(stamp));
-        let seen: BTreeMap<_, _> = self.watched.keys().map(now).collect();
-        if seen == self.watched {
+    fn look(&mut self, now: Instant) -> Option<Message> {
+        let stamped = |path: &PathBuf| (path.clone(), fs::metadata(path).ok().as_ref().map(stamp));
+        let seen: BTreeMap<_, _> = self.watched.keys().map(stamped).collect();
+        let is_overdue = self.unfit.is_some_and(|since| now.duration_since(since) >= SETTLE);
+        if seen == self.watched && !is_overdue {
             return None;
         }
         let disk = Disk::default();
         let text = self.kept.as_ref().and_then(|kept| kept.text.as_ref());
         let prepared = Prepared::new(&self.settings, &Knowing { files: &disk, known: text });
         let offered = prepared.and_then(|prepared| Offer::new(prepared.config(), disk, text));
-        Some(match offered {
+        match offered {
             Ok(Offer { kept, files }) => {
                 self.watched = kept.watched;
-                Message::with_files(Matter::Changed, files)
+                self.unfit = None;
+                Some(Message::with_files(Matter::Changed, files))
             }
-            // It is told once; whatever changes next is tried again.
+            // Whatever changes next is tried again.
             Err(reason) => {
                 self.watched = seen;
-                Message::outcome(Matter::Changed, Err(reason))
+                self.wait(reason, is_overdue, now)
             }
-        })
+        }
+    }
+
+    /// Files that can't be used are refused once they had their time; that they are waited for is told once.
+    fn wait(&mut self, reason: String, is_overdue: bool, now: Instant) -> Option<Message> {
+        if is_overdue {
+            self.unfit = None;
+            return Some(Message::outcome(Matter::Changed, Err(reason)));
+        }
+        let is_known = self.unfit.replace(self.unfit.unwrap_or(now)).is_some();
+        (!is_known).then(|| Message::outcome(Matter::Unfit, Ok(reason)))
     }
 
     fn reopen(&self) -> Message {
@@ -456,5 +477,86 @@ mod tests {
             assert!(!own.exists() && before.exists() == is_there);
             let _ = fs::remove_file(&before);
         }
+    }
+
+    struct Pair {
+        folder: tempfile::TempDir,
+    }
+
+    impl Pair {
+        /// A certificate and its key in a folder, and who keeps them.
+        fn kept() -> (Self, Keeper) {
+            let pair = Self { folder: tempfile::tempdir().expect("a folder") };
+            let [certificate, key] = Self::fresh();
+            pair.replace("cert", &certificate);
+            pair.replace("key", &key);
+            let flag = |name: &str| format!("--{name}={}", pair.folder.path().join(name).display());
+            let keeper = keeping(&[flag("cert"), flag("key")]);
+            (pair, keeper)
+        }
+
+        fn fresh() -> [String; 2] {
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a pair");
+            [made.cert.pem(), made.signing_key.serialize_pem()]
+        }
+
+        fn replace(&self, name: &str, text: &str) {
+            let fresh = self.folder.path().join("fresh");
+            fs::write(&fresh, text).expect("room");
+            fs::rename(fresh, self.folder.path().join(name)).expect("a folder");
+        }
+    }
+
+    fn told(message: Option<Message>) -> Option<(Matter, bool)> {
+        message.map(|message| (message.matter, message.good))
+    }
+
+    #[test]
+    fn a_key_that_follows_its_certificate_within_ten_seconds_is_waited_for() {
+        let (pair, mut keeper) = Pair::kept();
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        assert_eq!(told(keeper.look(start)), None);
+        let [certificate, key] = Pair::fresh();
+        pair.replace("cert", &certificate);
+        assert_eq!(told(keeper.look(after(1000))), Some((Matter::Unfit, true)));
+        assert_eq!(told(keeper.look(after(2000))), None);
+        // Another change that does not help is not told again.
+        pair.replace("cert", &certificate);
+        assert_eq!(told(keeper.look(after(3000))), None);
+        pair.replace("key", &key);
+        assert_eq!(told(keeper.look(after(3500))), Some((Matter::Changed, true)));
+        assert_eq!(told(keeper.look(after(60_000))), None);
+    }
+
+    #[test]
+    fn files_that_do_not_fit_in_time_are_refused_once_and_tried_again_when_they_change() {
+        let (pair, mut keeper) = Pair::kept();
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        let [certificate, key] = Pair::fresh();
+        pair.replace("cert", &certificate);
+        assert_eq!(told(keeper.look(start)), Some((Matter::Unfit, true)));
+        assert_eq!(told(keeper.look(after(9999))), None);
+        assert_eq!(told(keeper.look(after(10_000))), Some((Matter::Changed, false)));
+        assert_eq!(told(keeper.look(after(30_000))), None);
+        pair.replace("cert", &certificate);
+        assert_eq!(told(keeper.look(after(31_000))), Some((Matter::Unfit, true)));
+        pair.replace("key", &key);
+        assert_eq!(told(keeper.look(after(32_000))), Some((Matter::Changed, true)));
+        assert_eq!(told(keeper.look(after(60_000))), None);
+    }
+
+    #[test]
+    fn a_reload_ends_the_wait_for_files_that_did_not_fit() {
+        let (pair, mut keeper) = Pair::kept();
+        let start = Instant::now();
+        let [certificate, key] = Pair::fresh();
+        pair.replace("cert", &certificate);
+        assert_eq!(told(keeper.look(start)), Some((Matter::Unfit, true)));
+        pair.replace("key", &key);
+        assert!(keeper.reload().good);
+        keeper.take();
+        assert_eq!(told(keeper.look(start + Duration::from_mins(1))), None);
     }
 }
