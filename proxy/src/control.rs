@@ -16,10 +16,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 /// Commands that are heard at a time; the others wait.
-const HEARD_MAX: usize = 8;
+pub const HEARD_MAX: usize = 8;
 /// Bytes of a command.
 const COMMAND_BYTES_MAX: u64 = 16;
-/// How long a command may take to be said.
+/// How long a command may take to be said, and its answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long whoever asks waits for what comes of it: longer than an upgrade may take.
 const ANSWER: Duration = Duration::from_mins(2);
@@ -175,7 +175,7 @@ async fn grant(mut stream: tokio::net::UnixStream, wishes: &mpsc::Sender<Wished>
         Ok(text) => (GOOD, text),
         Err(text) => ("", text),
     };
-    stream.write_all(format!("{before}{text}").as_bytes()).await
+    tokio::time::timeout(PATIENCE, stream.write_all(format!("{before}{text}").as_bytes())).await?
 }
 
 /// Tells the process that runs what is wanted, and waits for what comes of it.

@@ -16,7 +16,7 @@ use crate::admin::{self, Sources};
 use crate::balance::Desk;
 use crate::broker::{Answer, Broker, CUT, FIGURES, Found, Matter};
 use crate::config::{AccessLogTo, Settings};
-use crate::control::{Outcome, Wish, Wished};
+use crate::control::{HEARD_MAX, Outcome, Wish, Wished};
 use crate::figures::KernelAccount;
 use crate::files::{Delivered, Files};
 use crate::listeners::{self, Listener};
@@ -28,6 +28,9 @@ use crate::stop::Phase;
 use crate::syscalls;
 use crate::worker::{self, Orders, Shared};
 
+/// Questions that may wait for the broker, which a slow disk may keep; further ones are refused. Fewer than commands that
+/// are heard at a time, so that `status` is always answered.
+const QUESTIONS_MAX: usize = HEARD_MAX - 2;
 /// What it does before it stops.
 const SERVING: &str = "serving";
 
@@ -204,6 +207,9 @@ impl Supervisor {
         let asked = match wish {
             Wish::Status | Wish::Figures | Wish::OwnFigures => return self.look(wish, answer).await,
             _ if self.alone => Err(io::Error::other("the broker has ended: only a restart helps")),
+            _ if self.waiting.len() >= QUESTIONS_MAX => {
+                Err(io::Error::other("the broker has not answered what it was asked before: is a disk slow?"))
+            }
             Wish::Reload | Wish::Upgrade if self.upgrading => {
                 Err(io::Error::other("an upgrade is under way: ask the process that serves then"))
             }
