@@ -4,12 +4,14 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::umask;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -98,7 +100,7 @@ pub fn check(path: &Path) -> io::Result<()> {
 /// Listens for this process. An error where another one does, unless it hands over to this one.
 pub fn bind(path: &Path, is_successor: bool) -> io::Result<UnixListener> {
     check(path)?;
-    if !is_successor && UnixStream::connect(path).is_ok() {
+    if !is_successor && is_listened_to(path) {
         let taken = "another dcv-splice is reached there; stop it, or give this one another --control";
         return Err(io::Error::new(io::ErrorKind::AddrInUse, taken));
     }
@@ -111,6 +113,14 @@ pub fn bind(path: &Path, is_successor: bool) -> io::Result<UnixListener> {
     let bound = UnixListener::bind(own);
     umask(before);
     bound
+}
+
+/// One whose queue is full is there too, and is not waited for (connect(2), `EAGAIN`).
+fn is_listened_to(path: &Path) -> bool {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    let connected = socket.and_then(|socket| connect(&socket, &SocketAddrUnix::new(path)?));
+    matches!(connected, Ok(()) | Err(Errno::AGAIN))
 }
 
 /// Who hears wishes.
@@ -209,4 +219,32 @@ pub fn others(path: &Path) -> Vec<PathBuf> {
     processes.sort_unstable_by(|one, other| other.cmp(one));
     let sockets = processes.into_iter().map(|process| of_process(path, process));
     sockets.filter(|socket| Some(socket) != linked.as_ref()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn one_that_accepts_nobody_is_there_still_and_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("control");
+        let other = of_process(&path, 1);
+        symlink("control.1", &path).expect("a link");
+        let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .expect("a socket");
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&other).expect("a path")).expect("a folder");
+        rustix::net::listen(&listener, 0).expect("a socket");
+        for _ in 0..3 {
+            let error = bind(&path, false).expect_err("another one is there");
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        }
+        // Whose queue is full by now.
+        let waiting: Vec<_> = (0..2).map(|_| is_listened_to(&path)).collect();
+        assert_eq!(waiting, [true, true]);
+        drop(listener);
+        bind(&path, false).expect("nobody is there");
+    }
 }
