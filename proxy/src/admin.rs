@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::control::{self, Wish, Wished};
-use crate::head::{HeadEnd, HeadError, HeadLimits, RequestHead};
-use crate::metrics::{self, Standing};
+use crate::head::{self, HeadEnd, HeadError, HeadLimits, RequestHead};
+use crate::metrics::{self, Format, Standing};
 use crate::reply::Reply;
 
 /// Clients at a time; the others wait.
@@ -97,7 +97,9 @@ async fn reply_to(head: &[u8], sources: &Sources) -> (Reply, bool) {
     let path = head.path.split('?').next().unwrap_or_default();
     let reply = match (head.method, path) {
         ("GET" | "HEAD", "/health") => Reply::new(200, "DCV Proxy OK"),
-        ("GET" | "HEAD", "/metrics") => metrics(sources).await,
+        ("GET" | "HEAD", "/metrics") => {
+            metrics(sources, Format::wanted(head::members(&head.headers, "accept"))).await
+        }
         ("GET" | "HEAD", "/") => {
             let page = page::render(&standings(sources).await);
             Reply::new(200, page).of_type("text/html; charset=utf-8").with_header("Cache-Control: no-store")
@@ -108,9 +110,11 @@ async fn reply_to(head: &[u8], sources: &Sources) -> (Reply, bool) {
     (reply, head.method == "HEAD")
 }
 
-async fn metrics(sources: &Sources) -> Reply {
-    match metrics::render(standings(sources).await) {
-        Ok(text) => Reply::new(200, text.trim_end()).of_type(metrics::CONTENT_TYPE),
+async fn metrics(sources: &Sources, format: Format) -> Reply {
+    match metrics::render(standings(sources).await, format) {
+        Ok(text) => {
+            Reply::new(200, text.trim_end()).of_type(format.content_type()).with_header("Vary: Accept")
+        }
         Err(error) => Reply::new(500, error.to_string()),
     }
 }

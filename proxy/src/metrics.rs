@@ -1,6 +1,7 @@
-//! The figures as text for Prometheus (`OpenMetrics` 1.0). Whatever is summed is left to whoever reads it: after an upgrade
+//! The figures as text for Prometheus, in its classic format or `OpenMetrics` 1.0. Whatever is summed is left to whoever reads it: after an upgrade
 //! the processes that drain have lines of their own. Pure.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,8 +15,59 @@ use serde::{Deserialize, Serialize};
 
 use crate::figures::{AgentFigures, Figures, KernelAccount, KernelFigures, OTHERS, TIMES_MS, Times};
 
-/// What the text is (`OpenMetrics` 1.0).
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How the figures are written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Format {
+    /// Prometheus text 0.0.4, which every reader understands.
+    Classic,
+    /// `OpenMetrics` 1.0, for those who ask for it.
+    OpenMetrics,
+}
+
+impl Format {
+    /// What a client is given that accepts these media ranges, the members of its `Accept` (RFC 9110 12.5.1):
+    /// `OpenMetrics` only where it is named, in a version that is spoken here, and liked no less than plain text.
+    pub fn wanted<'a>(accepted: impl Iterator<Item = &'a [u8]>) -> Self {
+        let (mut open, mut plain) = (0, 0);
+        for range in accepted {
+            let Ok(range) = std::str::from_utf8(range) else { continue };
+            let mut parts = range.split(';').map(str::trim);
+            let kind = parts.next().unwrap_or_default();
+            let parameters: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
+            let parameter = |name: &str| {
+                let found = parameters.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+                found.map(|(_, value)| value.trim_matches('"'))
+            };
+            let weight = parameter("q").map_or(1000, thousandths);
+            let is_version = |ours: &str| parameter("version").is_none_or(|version| version == ours);
+            if kind.eq_ignore_ascii_case("application/openmetrics-text") && is_version("1.0.0") {
+                open = open.max(weight);
+            } else if kind.eq_ignore_ascii_case("text/plain") && is_version("0.0.4") {
+                plain = plain.max(weight);
+            }
+        }
+        if open > 0 && open >= plain { Self::OpenMetrics } else { Self::Classic }
+    }
+
+    /// The text's media type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// A weight from 0 to 1 (RFC 9110 12.4.2); nothing where it is none.
+fn thousandths(weight: &str) -> u32 {
+    let (whole, fraction) = weight.split_once('.').unwrap_or((weight, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    match whole {
+        "1" => 1000,
+        "0" if fraction.len() <= 3 && digits(fraction) => format!("{fraction:0<3}").parse().unwrap_or(0),
+        _ => 0,
+    }
+}
 
 /// How it stands with a process.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -50,12 +102,41 @@ pub struct Standing {
 }
 
 /// The text of all processes; the one that serves comes first.
-pub fn render(standings: Vec<Standing>) -> Result<String, fmt::Error> {
+pub fn render(standings: Vec<Standing>, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("dcv_splice");
     registry.register_collector(Box::new(All(Arc::new(standings))));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
-    Ok(text)
+    Ok(match format {
+        Format::Classic => classic(&text),
+        Format::OpenMetrics => text,
+    })
+}
+
+/// The same in the classic format: there a family has the name of its lines, `_total` and `_info` included, an info is
+/// a gauge, and there are no units and no end.
+fn classic(text: &str) -> String {
+    let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let kinds: HashMap<_, _> = kinds.collect();
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
+        let described = line.strip_prefix("# ").and_then(|line| line.split_once(' '));
+        let Some((what, (name, rest))) =
+            described.and_then(|(what, about)| Some((what, about.split_once(' ')?)))
+        else {
+            out.extend([line, "\n"]);
+            continue;
+        };
+        let (suffix, kind) = match kinds.get(name) {
+            Some(&"counter") => ("_total", "counter"),
+            Some(&"info") => ("_info", "gauge"),
+            Some(kind) => ("", *kind),
+            None => ("", "untyped"),
+        };
+        let rest = if what == "TYPE" { kind } else { rest };
+        out.extend(["# ", what, " ", name, suffix, " ", rest, "\n"]);
+    }
+    out
 }
 
 #[derive(Debug)]
@@ -341,7 +422,7 @@ mod tests {
             ..KernelFigures::default()
         };
         standing.kernel.get_or_insert_default().agents.insert(address, kernel);
-        let text = render(vec![standing]).expect("text");
+        let text = render(vec![standing], Format::OpenMetrics).expect("text");
         for (name, count) in [
             ("agent_connect", 1),
             ("agent_request", 0),
@@ -357,5 +438,115 @@ mod tests {
                 assert!(text.contains(&line), "{line} is not in\n{text}");
             }
         }
+    }
+
+    /// A process with something of everything.
+    fn full() -> Standing {
+        let address = IpAddr::from([10, 0, 0, 5]);
+        let mut standing = Standing { refused: vec![("full".to_owned(), 2)], ..Standing::default() };
+        standing.figures.agents.insert(address, AgentFigures { answers: [1; 6], ..AgentFigures::default() });
+        let kernel =
+            KernelFigures { connect_times: vec![1, 2], round_trips: vec![3], ..KernelFigures::default() };
+        let account = standing.kernel.get_or_insert_default();
+        account.agents.insert(address, kernel.clone());
+        account.listeners.insert(8443, kernel);
+        standing
+    }
+
+    /// Reads the text as strictly as the format is defined; gives the names of families with their kinds.
+    fn read(text: &str, format: Format) -> Vec<(String, String)> {
+        let mut families: Vec<(String, String)> = Vec::new();
+        let (mut helps, mut samples) = (Vec::new(), Vec::new());
+        let open = format == Format::OpenMetrics;
+        let body = if open { text.strip_suffix("# EOF\n").expect("an end") } else { text };
+        assert!(body.ends_with('\n') && !body.contains("# EOF"));
+        for line in body.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').expect("a kind");
+                let kinds: &[&str] = if open {
+                    &["counter", "gauge", "histogram", "info"]
+                } else {
+                    &["counter", "gauge", "histogram", "untyped"]
+                };
+                assert!(kinds.contains(&kind), "{line}");
+                assert!(!families.iter().any(|(known, _)| known == name), "twice: {line}");
+                assert!(open || kind != "counter" || name.ends_with("_total"), "{line}");
+                assert!(!open || kind != "counter" || !name.ends_with("_total"), "{line}");
+                families.push((name.to_owned(), kind.to_owned()));
+            } else if let Some(rest) = line.strip_prefix("# HELP ") {
+                let name = rest.split_once(' ').expect("a text").0.to_owned();
+                assert!(!helps.contains(&name), "twice: {line}");
+                helps.push(name);
+            } else {
+                assert!(!line.starts_with('#'), "{line}");
+                let (name, rest) = line.split_once('{').expect("labels");
+                let (labels, value) = rest.split_once("} ").expect("a value");
+                value.parse::<f64>().expect("a number");
+                let (family, kind) = families.last().expect("a family before its lines");
+                assert_eq!(helps.last(), Some(family), "one text for each family");
+                let suffixes: &[&str] = match kind.as_str() {
+                    "histogram" => &["_bucket", "_sum", "_count"],
+                    "counter" if open => &["_total"],
+                    "info" => &["_info"],
+                    _ => &[""],
+                };
+                assert!(suffixes.iter().any(|suffix| format!("{family}{suffix}") == name), "{line}");
+                for label in labels.split(',') {
+                    let (_, value) = label.split_once('=').expect("a label");
+                    assert!(value.len() >= 2 && value.starts_with('"') && value.ends_with('"'), "{line}");
+                }
+                samples.push((name.to_owned(), labels.to_owned()));
+            }
+        }
+        let all = samples.len();
+        samples.sort_unstable();
+        samples.dedup();
+        assert_eq!(samples.len(), all, "a line is there twice");
+        families
+    }
+
+    #[test]
+    fn each_format_is_written_by_its_own_rules_and_says_the_same() {
+        let text = |format| render(vec![full()], format).expect("text");
+        let open = read(&text(Format::OpenMetrics), Format::OpenMetrics);
+        let classic = read(&text(Format::Classic), Format::Classic);
+        let translated = open.into_iter().map(|(name, kind)| match kind.as_str() {
+            "counter" => (format!("{name}_total"), kind),
+            "info" => (format!("{name}_info"), "gauge".to_owned()),
+            _ => (name, kind),
+        });
+        assert_eq!(translated.collect::<Vec<_>>(), classic);
+        let samples = |format| {
+            let text = text(format);
+            text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(samples(Format::OpenMetrics), samples(Format::Classic));
+    }
+
+    #[test]
+    fn who_does_not_ask_for_open_metrics_is_given_the_classic_format() {
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.8,\
+                          application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        for (accept, wanted) in [
+            ("", Format::Classic),
+            ("*/*", Format::Classic),
+            ("text/plain", Format::Classic),
+            ("text/html, application/xhtml+xml, */*;q=0.8", Format::Classic),
+            (prometheus, Format::OpenMetrics),
+            ("application/openmetrics-text", Format::OpenMetrics),
+            ("Application/OpenMetrics-Text; Version=\"1.0.0\"", Format::OpenMetrics),
+            ("application/openmetrics-text; version=0.0.1", Format::Classic),
+            ("application/openmetrics-text;q=0", Format::Classic),
+            ("application/openmetrics-text;q=0.000, */*", Format::Classic),
+            ("application/openmetrics-text;q=x", Format::Classic),
+            ("application/openmetrics-text;q=0.3, text/plain;q=0.5", Format::Classic),
+            ("application/openmetrics-text;q=0.5, text/plain;q=0.50", Format::OpenMetrics),
+            ("text/plain, application/openmetrics-text", Format::OpenMetrics),
+            ("application/openmetrics-textual", Format::Classic),
+        ] {
+            let members = accept.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            assert_eq!(Format::wanted(members), wanted, "{accept}");
+        }
+        assert_eq!(Format::wanted([&b"\xff"[..]].into_iter()), Format::Classic);
     }
 }

@@ -86,7 +86,25 @@ async fn what_is_counted_is_what_was() {
         value("agent_connect_seconds_count") >= 1.0 && value("agent_received_bytes_total") > 500.0,
         "{text}"
     );
-    assert!(text.ends_with("# EOF\n"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_is_given_the_format_that_it_asks_for() {
+    let (_agent, _service, admin) = shown().await;
+    let open = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
+    for (accept, kind, is_open) in [
+        ("X: y", "text/plain; version=0.0.4; charset=utf-8", false),
+        ("Accept: */*", "text/plain; version=0.0.4; charset=utf-8", false),
+        (&format!("Accept: {open}"), "application/openmetrics-text; version=1.0.0; charset=utf-8", true),
+    ] {
+        let answer = get(admin, &format!("GET /metrics HTTP/1.1\r\n{accept}\r\nX-Line:")).await;
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some(kind)), "{accept}");
+        assert_eq!(answer.header("vary"), Some("Accept"));
+        let text = answer.text();
+        assert_eq!(text.ends_with("# EOF\n"), is_open, "{text}");
+        assert_eq!(text.contains("# TYPE dcv_splice_reloads_total counter\n"), !is_open, "{text}");
+        assert!(text.contains("\ndcv_splice_reloads_total{"), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,7 +183,7 @@ async fn a_process_that_hangs_takes_no_other_ones_figures_with_it() {
     send(nix::sys::signal::Signal::SIGSTOP).unwrap();
     let text = metrics(admin).await;
     send(nix::sys::signal::Signal::SIGCONT).unwrap();
-    assert!(text.contains("doing=\"serving\"") && text.ends_with("# EOF\n"), "{text}");
+    assert!(text.contains("doing=\"serving\""), "{text}");
     assert!(!text.contains(&format!("process=\"{old}\"")), "{text}");
     session.finish().await;
     session.rest().await;
