@@ -84,8 +84,9 @@ impl Poller {
     pub fn remove(&mut self, socket: OwnedFd, token: Token) -> io::Result<()> {
         match self {
             Self::Ring(ring) => ring.remove(socket, token),
-            // Closing is enough (epoll(7)).
-            Self::Epoll(_) => Ok(()),
+            // Closing is not enough where another process has the socket too, as listening ones after an upgrade
+            // (epoll(7)).
+            Self::Epoll(epoll) => Ok(epoll::delete(&epoll.epoll, socket)?),
         }
     }
 
@@ -207,6 +208,21 @@ mod tests {
             assert_eq!(found(&mut poller), []);
             far.set_read_timeout(Some(Duration::from_secs(5))).expect("a limit");
             assert_eq!(far.read(&mut [0; 8]).expect("a FIN"), 0);
+        });
+    }
+
+    #[test]
+    fn a_socket_given_up_is_no_longer_told_of_where_another_process_has_it_too() {
+        both(|mut poller| {
+            let (near, mut far) = pair();
+            let elsewhere = near.try_clone().expect("a descriptor");
+            poller.add(near.as_fd(), TOKEN).expect("a socket");
+            found(&mut poller);
+            poller.remove(near.into(), TOKEN).expect("a socket");
+            assert_eq!(found(&mut poller), []);
+            far.write_all(b"x").expect("room");
+            assert_eq!(found(&mut poller), []);
+            drop(elsewhere);
         });
     }
 
