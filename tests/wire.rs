@@ -9,6 +9,8 @@ mod access;
 mod books;
 #[path = "wire/crowd.rs"]
 mod crowd;
+#[path = "wire/executor.rs"]
+mod executor;
 #[path = "wire/http.rs"]
 mod http;
 #[path = "wire/namespace.rs"]
