@@ -378,8 +378,28 @@ mod tests {
         poller: io::Result<Poller>,
         main: impl FnOnce(Executor) -> F,
     ) -> T {
+        let _bound = Bound::new();
         let executor = Executor::new(poller.expect("a poller")).expect("a loop");
         executor.run(main(executor.clone())).expect("a poller that works")
+    }
+
+    /// A loop that stands still ends the tests, which would hang otherwise.
+    struct Bound(#[expect(dead_code, reason = "its end is what is heard")] std::sync::mpsc::Sender<()>);
+
+    impl Bound {
+        const LIMIT: Duration = Duration::from_mins(1);
+
+        fn new() -> Self {
+            let (end, ended) = std::sync::mpsc::channel::<()>();
+            let name = std::thread::current().name().unwrap_or_default().to_owned();
+            std::thread::spawn(move || {
+                if ended.recv_timeout(Self::LIMIT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                    eprintln!("{name}: the loop did not end within {:?}", Self::LIMIT);
+                    std::process::abort();
+                }
+            });
+            Self(end)
+        }
     }
 
     /// A watched socket, and the other end of it.
@@ -581,5 +601,24 @@ mod tests {
             executor.sleep(Duration::from_millis(5)).await;
         });
         assert_eq!(Rc::strong_count(&kept), 1);
+    }
+
+    /// It does so where events find no room, for one (`IORING_CQE_F_MORE`, io_uring_enter(2)).
+    #[test]
+    fn a_socket_whose_poll_the_kernel_has_ended_is_heard_of_still() {
+        let got = run_on(Poller::ring(), |executor| async move {
+            let (socket, mut far) = watched(&executor);
+            let token = executor.0.sources.borrow()[socket.key].token;
+            executor.sleep(Duration::from_millis(1)).await;
+            let same = socket.with(|socket| socket.try_clone_to_owned()).expect("a descriptor");
+            executor.0.poller.borrow_mut().remove(same, token).expect("a poll");
+            executor.sleep(Duration::from_millis(5)).await;
+            let ended = Event { ended: true, ..Event::new(token, 0) };
+            executor.note(ended).expect("another poll");
+            executor.sleep(Duration::from_millis(1)).await;
+            far.write_all(b"x").expect("room");
+            byte(&socket).await
+        });
+        assert_eq!(got, b'x');
     }
 }

@@ -12,16 +12,10 @@ const AT_ONCE: usize = 50;
 /// Descriptors for everything else in this process.
 const SPARE: usize = 500;
 
-/// Lets this process have as many open files as it may; gives how many.
-pub(crate) fn many_files() -> u64 {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    hard
-}
-
 /// So many, or as many as this process and the proxy may have: each end of a leg is a descriptor.
 fn affordable(wanted: usize) -> usize {
-    let hard = many_files();
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     let most = usize::try_from(hard).unwrap().saturating_sub(SPARE) / 2;
     if most < wanted {
         eprintln!("{most} sessions instead of {wanted}: {hard} open files are allowed (ulimit -Hn)");
