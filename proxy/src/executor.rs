@@ -603,7 +603,7 @@ mod tests {
         assert_eq!(Rc::strong_count(&kept), 1);
     }
 
-    /// It does so where events find no room, for one (`IORING_CQE_F_MORE`, io_uring_enter(2)).
+    /// It does so where events find no room, for one (`IORING_CQE_F_MORE`, `io_uring_enter(2)`).
     #[test]
     fn a_socket_whose_poll_the_kernel_has_ended_is_heard_of_still() {
         let got = run_on(Poller::ring(), |executor| async move {
