@@ -6,12 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::body::{BodyError, Framing};
 use crate::exchange::{Asked, Method};
-use crate::forward::{self, Forward, Mount, Prefix};
+use crate::forward::{self, Forward, Prefix};
 use crate::head::{self, RequestHead};
 use crate::net::Net;
 use crate::passwords::Denial;
 use crate::refusals::Refused;
 use crate::reply::Reply;
+use crate::rewrite::Mount;
 use crate::route::Route;
 use crate::worker::Worker;
 

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use crate::account::Side;
 use crate::body::{self, BodyError, Decoder, Framing, Piece};
-use crate::forward::{self, Mount, Passing};
+use crate::forward::{self, Passing};
 use crate::head::{self, HeadEnd, HeadError, HeadLimits, ResponseHead, Version};
 use crate::net::{Net, Stream};
 use crate::peer::{Broken, FILL_BYTES, Fault, Peer, Scratch};
+use crate::rewrite::Mount;
 use crate::stop::{Phase, Stop};
 
 /// Limits of an exchange.

@@ -38,6 +38,7 @@ pub mod prepared;
 pub mod refusals;
 pub mod relay;
 pub mod reply;
+pub mod rewrite;
 pub mod route;
 pub mod schedule;
 pub mod splice;

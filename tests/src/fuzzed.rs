@@ -18,9 +18,10 @@ use clap::Parser;
 use dcv_splice::body::{self, BodyError, Decoder, Framing, Piece};
 use dcv_splice::config::{CommandLine, Config, Settings};
 use dcv_splice::files::Files;
-use dcv_splice::forward::{self, Forward, HostHeader, Mount, Passing};
+use dcv_splice::forward::{self, Forward, HostHeader, Passing};
 use dcv_splice::head::{HeadEnd, HeadError, HeadLimits, RequestHead, ResponseHead, Version};
 use dcv_splice::introduction::{INTRODUCTION_BYTES_MAX, Introduction};
+use dcv_splice::rewrite::Mount;
 use dcv_splice::route::{AgentDomain, AllowedAgents, Route};
 
 pub use life::whole_life;
