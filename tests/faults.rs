@@ -18,6 +18,8 @@ mod desync;
 mod flags;
 #[path = "faults/kept.rs"]
 mod kept;
+#[path = "faults/logins.rs"]
+mod logins;
 #[path = "faults/stopping.rs"]
 mod stopping;
 #[path = "faults/trust.rs"]

@@ -1,5 +1,6 @@
 //! Connections to agents: kept alive between requests, so that a cursor image costs no handshake, and made
-//! anew where none is left. One pool per worker; a connection is lent to one request at a time.
+//! anew where none is left. One pool per worker; a connection is lent to one request at a time. One that a client has
+//! logged in on is that client's alone, and never pooled.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,6 +26,7 @@ pub struct Pool<S> {
     limits: PoolLimits,
 }
 
+/// A connection to an agent that waits for its next request.
 struct Idle<S> {
     peer: Box<Peer<S>>,
     since: Instant,
@@ -106,6 +108,39 @@ impl<S: Stream> Pool<S> {
     /// Drops everything.
     pub fn clear(&mut self) {
         self.idle.clear();
+    }
+}
+
+/// The connection that a client has logged in on at an agent, at most one: it serves this client and is closed with it.
+pub struct Bound<S>(Option<(SocketAddr, Idle<S>)>);
+
+impl<S: Stream> Bound<S> {
+    /// None yet.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// The connection, if it leads to `agent` and is still good. One to another agent stays.
+    pub fn take(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        agent: SocketAddr,
+        now: Instant,
+        limits: &PoolLimits,
+    ) -> Option<Box<Peer<S>>> {
+        let (_, mut idle) = self.0.take_if(|(bound_to, _)| *bound_to == agent)?;
+        idle.is_good(cx, scratch, now, limits).then_some(idle.peer)
+    }
+
+    /// Keeps `peer` in place of what was kept before.
+    pub fn put(&mut self, agent: SocketAddr, peer: Box<Peer<S>>, now: Instant) {
+        self.0 = Some((agent, Idle { peer, since: now }));
+    }
+
+    /// Closes it.
+    pub fn clear(&mut self) {
+        self.0 = None;
     }
 }
 

@@ -7,19 +7,19 @@
 
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::account::{Ending, Ledger, Side};
 use crate::admission::{self, Guest};
-use crate::agents::ReachError;
+use crate::agents::{Bound, PoolLimits, ReachError};
 use crate::body::{BodyError, Framing};
 use crate::decision::{Origin, asked, authorize, decide};
 use crate::exchange::{Asked, Exchange, Failure, Method, Outcome};
 use crate::head::{self, HeadEnd, HeadError, RequestHead, Version};
 use crate::introduction::Introduction;
 use crate::net::Net;
-use crate::peer::{Fault, Peer};
+use crate::peer::{Fault, Peer, Scratch};
 use crate::refusals::Refused;
 use crate::relay::{Moved, Surroundings, relay};
 use crate::reply::Reply;
@@ -54,6 +54,8 @@ struct Secured<S> {
     secure: bool,
     /// Whether it has been answered before.
     again: bool,
+    /// Where it has logged in.
+    bound: Bound<S>,
 }
 
 /// A client that has asked for something that an agent is to answer.
@@ -72,6 +74,8 @@ struct Paired<S> {
     agent: Box<Peer<S>>,
     /// Whether the agent's connection has served another request before.
     reused: bool,
+    /// Whether the agent's connection is this client's alone, by a login.
+    bound: bool,
     /// Whether the agent has answered, if only in the interim.
     heard: bool,
 }
@@ -191,7 +195,7 @@ impl<S: crate::net::Stream> Accepted<S> {
 
     fn unsecured(self) -> Secured<S> {
         let Self { peer, client, secure } = self;
-        Secured { peer: Box::new(peer), client: client.ip(), secure, again: false }
+        Secured { peer: Box::new(peer), client: client.ip(), secure, again: false, bound: Bound::none() }
     }
 
     async fn secure<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Option<Secured<S>> {
@@ -411,6 +415,7 @@ impl<S: crate::net::Stream> Secured<S> {
 
     /// Ends the connection in order: what was sent is brought over, what still comes is thrown away.
     async fn close<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> After<S> {
+        self.bound.clear();
         if let Ok(Ok(())) = worker.net.timeout(FAREWELL, self.peer.finish()).await {
             self.peer.linger(&worker.net, &worker.scratch, FAREWELL).await;
         }
@@ -434,21 +439,37 @@ impl<S: crate::net::Stream> Requested<S> {
 
     /// Takes an idle connection to the agent, or makes one.
     async fn reach_agent<N: Net<Stream = S>>(
-        self: Box<Self>,
+        mut self: Box<Self>,
         worker: &Worker<N>,
     ) -> Result<Paired<S>, After<S>> {
         if self.client.peer.is_put_off() {
             // In a run that may do nothing more, a good connection can't be told from a bad one.
             worker.net.breathe().await;
         }
-        let pooled = poll_fn(|cx| {
-            let mut scratch = worker.scratch.borrow_mut();
-            Poll::Ready(worker.pool.borrow_mut().take(cx, &mut scratch, self.agent, worker.net.now()))
+        let idle = poll_fn(|cx| {
+            let (mut scratch, now) = (worker.scratch.borrow_mut(), worker.net.now());
+            let bound = self.take_bound(cx, &mut scratch, now, &worker.shared.config.pool);
+            let is_bound = bound.is_some();
+            let idle = bound.or_else(|| worker.pool.borrow_mut().take(cx, &mut scratch, self.agent, now));
+            Poll::Ready(idle.map(|agent| (agent, is_bound)))
         });
-        match pooled.await {
-            Some(agent) => Ok(self.pair(agent, true)),
+        match idle.await {
+            Some((agent, bound)) => Ok(Paired { reused: true, bound, ..self.pair(agent) }),
             None => self.reach_anew(worker).await,
         }
+    }
+
+    fn take_bound(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        now: Instant,
+        limits: &PoolLimits,
+    ) -> Option<Box<Peer<S>>> {
+        if self.asked.login.is_for_another {
+            return None;
+        }
+        self.client.bound.take(cx, scratch, self.agent, now, limits)
     }
 
     async fn reach_anew<N: Net<Stream = S>>(
@@ -461,7 +482,7 @@ impl<S: crate::net::Stream> Requested<S> {
         match reached.unwrap_or(Err(ReachError::TimedOut)) {
             Ok(agent) => {
                 worker.books.reached(self.agent.ip(), worker.net.now() - begun);
-                Ok(self.pair(agent, false))
+                Ok(self.pair(agent))
             }
             Err(error) => {
                 worker.books.missed(self.agent.ip());
@@ -476,8 +497,8 @@ impl<S: crate::net::Stream> Requested<S> {
         }
     }
 
-    fn pair(self: Box<Self>, agent: Box<Peer<S>>, reused: bool) -> Paired<S> {
-        Paired { requested: self, agent, reused, heard: false }
+    fn pair(self: Box<Self>, agent: Box<Peer<S>>) -> Paired<S> {
+        Paired { requested: self, agent, reused: false, bound: false, heard: false }
     }
 
     async fn refuse<N: Net<Stream = S>>(self: Box<Self>, worker: &Worker<N>, reply: &Reply) -> After<S> {
@@ -526,13 +547,14 @@ impl<S: crate::net::Stream> Paired<S> {
             to_agent: 0,
             to_client: 0,
             heard: false,
+            binds: self.bound || self.requested.asked.login.is_tried,
         };
         let outcome = tokio::select! {
             biased;
             outcome = exchange.run(&self.requested.asked, &self.requested.head) => outcome,
             () = worker.stop.reached(Phase::Ending) => Err(Failure::Stopped),
         };
-        self.heard = exchange.heard;
+        (self.heard, self.bound) = (exchange.heard, exchange.binds);
         let ledger = &mut self.requested.entry.ledger;
         (ledger.to_agent, ledger.to_client) = (exchange.to_agent, exchange.to_client);
         match outcome {
@@ -570,13 +592,18 @@ impl<S: crate::net::Stream> Paired<S> {
         keep_client: bool,
         keep_agent: bool,
     ) -> After<S> {
-        let Self { requested, mut agent, .. } = self;
-        let Requested { client, agent: address, entry, .. } = *requested;
+        let Self { requested, mut agent, bound, .. } = self;
+        let Requested { mut client, asked, agent: address, entry, .. } = *requested;
         entry.close(worker, status, Ending::Complete);
         let running = worker.stop.phase() == Phase::Running;
         if keep_agent && running {
             agent.plain.release();
-            worker.pool.borrow_mut().put(address, agent, worker.net.now());
+            let now = worker.net.now();
+            if !bound {
+                worker.pool.borrow_mut().put(address, agent, now);
+            } else if keep_client && !asked.login.is_for_another {
+                client.bound.put(address, agent, now);
+            }
         }
         if keep_client { client.next() } else { client.close(worker).await }
     }

@@ -8,6 +8,7 @@ use crate::body::{BodyError, Framing};
 use crate::exchange::{Asked, Method};
 use crate::forward::{self, Forward, Prefix};
 use crate::head::{self, RequestHead};
+use crate::logins::Login;
 use crate::net::Net;
 use crate::passwords::Denial;
 use crate::refusals::Refused;
@@ -25,6 +26,7 @@ pub(crate) fn asked(head: &RequestHead<'_>) -> Asked {
         expects_continue: head::values(&head.headers, "expect").next().is_some(),
         version: head.version,
         keep_alive: head.keep_alive,
+        login: Login::of_request(&head.headers),
         mount: None,
     }
 }

@@ -11,6 +11,7 @@ use crate::account::Side;
 use crate::body::{self, BodyError, Decoder, Framing, Piece};
 use crate::forward::{self, Passing};
 use crate::head::{self, HeadEnd, HeadError, HeadLimits, ResponseHead, Version};
+use crate::logins::{self, Login};
 use crate::net::{Net, Stream};
 use crate::peer::{Broken, FILL_BYTES, Fault, Peer, Scratch};
 use crate::rewrite::Mount;
@@ -66,6 +67,8 @@ pub struct Asked {
     pub version: Version,
     /// Whether the client would send another request.
     pub keep_alive: bool,
+    /// What it means for logins that hold for the agent's connection.
+    pub login: Login,
     /// The prefix that was taken off.
     pub mount: Option<Mount>,
 }
@@ -138,6 +141,8 @@ pub struct Exchange<'a, N: Net> {
     pub to_client: u64,
     /// Whether a head came from the agent, if only an interim one.
     pub heard: bool,
+    /// Whether the agent has spoken of a login that holds for its connection.
+    pub binds: bool,
 }
 
 /// A head and its body on their way.
@@ -293,6 +298,7 @@ impl<N: Net> Exchange<'_, N> {
             )
             .map_err(Failure::BadHead)?;
             let status = head.status;
+            self.binds |= logins::bind_connection(&head.headers);
             if status == 101 && !(asked.websocket && head::has_websocket(&head.headers)) {
                 return Err(Failure::UnaskedUpgrade);
             }

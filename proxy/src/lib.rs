@@ -28,6 +28,7 @@ pub mod htpasswd;
 pub mod introduction;
 pub mod listeners;
 pub mod log;
+pub mod logins;
 pub mod metrics;
 pub mod net;
 pub mod notify;
