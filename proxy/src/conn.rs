@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::account::{Ending, Ledger, Side};
 use crate::admission::{self, Guest};
-use crate::agents::{Bound, PoolLimits, ReachError};
+use crate::agents::{Bound, PoolLimits, Promise, ReachError};
 use crate::body::{BodyError, Framing};
 use crate::decision::{Origin, asked, authorize, decide};
 use crate::exchange::{Asked, Exchange, Failure, Method, Outcome};
@@ -74,6 +74,8 @@ struct Paired<S> {
     agent: Box<Peer<S>>,
     /// Whether the agent's connection has served another request before.
     reused: bool,
+    /// How the agent means to keep the connection once it has answered.
+    promise: Promise,
     /// Whether the agent's connection is this client's alone, by a login.
     bound: bool,
     /// Whether the agent has answered, if only in the interim.
@@ -451,10 +453,10 @@ impl<S: crate::net::Stream> Requested<S> {
             let bound = self.take_bound(cx, &mut scratch, now, &worker.shared.config.pool);
             let is_bound = bound.is_some();
             let idle = bound.or_else(|| worker.pool.borrow_mut().take(cx, &mut scratch, self.agent, now));
-            Poll::Ready(idle.map(|agent| (agent, is_bound)))
+            Poll::Ready(idle.map(|(agent, promise)| (agent, promise.after_one(), is_bound)))
         });
         match idle.await {
-            Some((agent, bound)) => Ok(Paired { reused: true, bound, ..self.pair(agent) }),
+            Some((agent, promise, bound)) => Ok(Paired { reused: true, promise, bound, ..self.pair(agent) }),
             None => self.reach_anew(worker).await,
         }
     }
@@ -465,7 +467,7 @@ impl<S: crate::net::Stream> Requested<S> {
         scratch: &mut Scratch,
         now: Instant,
         limits: &PoolLimits,
-    ) -> Option<Box<Peer<S>>> {
+    ) -> Option<(Box<Peer<S>>, Promise)> {
         if self.asked.login.is_for_another {
             return None;
         }
@@ -498,7 +500,14 @@ impl<S: crate::net::Stream> Requested<S> {
     }
 
     fn pair(self: Box<Self>, agent: Box<Peer<S>>) -> Paired<S> {
-        Paired { requested: self, agent, reused: false, bound: false, heard: false }
+        Paired {
+            requested: self,
+            agent,
+            reused: false,
+            promise: Promise::default(),
+            bound: false,
+            heard: false,
+        }
     }
 
     async fn refuse<N: Net<Stream = S>>(self: Box<Self>, worker: &Worker<N>, reply: &Reply) -> After<S> {
@@ -547,6 +556,7 @@ impl<S: crate::net::Stream> Paired<S> {
             to_agent: 0,
             to_client: 0,
             heard: false,
+            promise: self.promise,
             binds: self.bound || self.requested.asked.login.is_tried,
         };
         let outcome = tokio::select! {
@@ -554,7 +564,7 @@ impl<S: crate::net::Stream> Paired<S> {
             outcome = exchange.run(&self.requested.asked, &self.requested.head) => outcome,
             () = worker.stop.reached(Phase::Ending) => Err(Failure::Stopped),
         };
-        (self.heard, self.bound) = (exchange.heard, exchange.binds);
+        (self.heard, self.bound, self.promise) = (exchange.heard, exchange.binds, exchange.promise);
         let ledger = &mut self.requested.entry.ledger;
         (ledger.to_agent, ledger.to_client) = (exchange.to_agent, exchange.to_client);
         match outcome {
@@ -592,7 +602,7 @@ impl<S: crate::net::Stream> Paired<S> {
         keep_client: bool,
         keep_agent: bool,
     ) -> After<S> {
-        let Self { requested, mut agent, bound, .. } = self;
+        let Self { requested, mut agent, bound, promise, .. } = self;
         let Requested { mut client, asked, agent: address, entry, .. } = *requested;
         entry.close(worker, status, Ending::Complete);
         let running = worker.stop.phase() == Phase::Running;
@@ -600,9 +610,9 @@ impl<S: crate::net::Stream> Paired<S> {
             agent.plain.release();
             let now = worker.net.now();
             if !bound {
-                worker.pool.borrow_mut().put(address, agent, now);
+                worker.pool.borrow_mut().put(address, agent, promise, now);
             } else if keep_client && !asked.login.is_for_another {
-                client.bound.put(address, agent, now);
+                client.bound.put(address, agent, promise, now);
             }
         }
         if keep_client { client.next() } else { client.close(worker).await }

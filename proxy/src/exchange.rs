@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::account::Side;
+use crate::agents::Promise;
 use crate::body::{self, BodyError, Decoder, Framing, Piece};
 use crate::forward::{self, Passing};
 use crate::head::{self, HeadEnd, HeadError, HeadLimits, ResponseHead, Version};
@@ -143,6 +144,8 @@ pub struct Exchange<'a, N: Net> {
     pub heard: bool,
     /// Whether the agent has spoken of a login that holds for its connection.
     pub binds: bool,
+    /// How long and for how many requests the agent means to keep its connection.
+    pub promise: Promise,
 }
 
 /// A head and its body on their way.
@@ -298,6 +301,7 @@ impl<N: Net> Exchange<'_, N> {
             )
             .map_err(Failure::BadHead)?;
             let status = head.status;
+            self.promise.update(&head.headers);
             self.binds |= logins::bind_connection(&head.headers);
             if status == 101 && !(asked.websocket && head::has_websocket(&head.headers)) {
                 return Err(Failure::UnaskedUpgrade);

@@ -1,6 +1,7 @@
 //! Agent connections that were kept and have gone stale, and agents that come back.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use harness::agent::{Agent, AgentConfig};
 use harness::faulty::Faulty;
@@ -170,4 +171,51 @@ async fn an_agent_that_was_restarted_is_reached_again() {
     let agent = Agent::start(AgentConfig { listen, ..AgentConfig::default() }).await.unwrap();
     assert_eq!(front.ask("POST /x").await.status, 200);
     assert_eq!(agent.seen.handshakes(), 1);
+}
+
+/// The connections of an agent that says so with each answer and closes none: a POST, a pause, a POST, and a third.
+async fn connections_used(said: &'static str, pause: Duration) -> usize {
+    let agent = Faulty::secure(move |_, mut agent: Line<Secure>| async move {
+        while agent.head().await.is_some() {
+            agent.say(format!("HTTP/1.1 200 OK\r\n{said}Content-Length: 2\r\n\r\nok")).await;
+        }
+    });
+    let agent = agent.await;
+    let front = Front::start(agent.address, &["--agent-idle-s=600"]).await;
+    assert_eq!(front.ask("POST /").await.status, 200);
+    tokio::time::sleep(pause).await;
+    assert_eq!(front.ask("POST /").await.status, 200);
+    assert_eq!(front.ask("POST /").await.status, 200);
+    agent.accepted()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agents_connection_is_not_used_for_longer_than_the_agent_has_promised() {
+    // The agent counts from when it answered: what is sent at the very end of its time comes too late.
+    const OVER: Duration = Duration::from_millis(600);
+    for said in ["Keep-Alive: timeout=1\r\n", "KEEP-ALIVE: max=100 , Timeout = \"1\"\r\n"] {
+        assert!(connections_used(said, OVER).await >= 2, "{said}");
+    }
+    assert_eq!(connections_used("Keep-Alive: timeout=0\r\n", Duration::ZERO).await, 3);
+    for said in ["Keep-Alive: timeout=600, max=100\r\n", "Keep-Alive: timeout=\r\n", ""] {
+        assert_eq!(connections_used(said, OVER).await, 1, "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agents_connection_is_not_used_for_more_requests_than_the_agent_has_promised() {
+    assert_eq!(connections_used("Keep-Alive: timeout=600, max=0\r\n", Duration::ZERO).await, 3);
+    let agent = Faulty::secure(move |_, mut agent: Line<Secure>| async move {
+        agent.head().await;
+        agent.say("HTTP/1.1 200 OK\r\nKeep-Alive: max=1\r\nContent-Length: 0\r\n\r\n").await;
+        while agent.head().await.is_some() {
+            agent.say(OK).await;
+        }
+    });
+    let agent = agent.await;
+    let front = Front::start(agent.address, &[]).await;
+    for connections in [1, 1, 2, 2] {
+        assert_eq!(front.ask("POST /").await.status, 200);
+        assert_eq!(agent.accepted(), connections);
+    }
 }
