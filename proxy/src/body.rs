@@ -51,6 +51,8 @@ pub struct Decoder {
     state: State,
     /// Bytes that may still come.
     allowed: u64,
+    /// White space behind a chunk size is let pass.
+    padded: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -75,7 +77,13 @@ impl Decoder {
             Framing::Chunked => State::ChunkSize,
             Framing::UntilEnd => State::UntilEnd,
         };
-        Self { state, allowed }
+        Self { state, allowed, padded: false }
+    }
+
+    /// For a body of an agent. White space may stand behind its chunk sizes (`5  `), as embedded servers write it. From a
+    /// client it is refused: a server that reads such a size otherwise could be led to see another request in the body.
+    pub fn of_agent(framing: Framing) -> Self {
+        Self { padded: true, ..Self::new(framing, u64::MAX) }
     }
 
     /// Whether the body ends with the connection, and with nothing else.
@@ -136,7 +144,7 @@ impl Decoder {
 
     fn chunk_size<'a>(&mut self, bytes: &'a [u8]) -> Result<(usize, Option<Piece<'a>>), BodyError> {
         let Some(line) = line(bytes, CHUNK_LINE_BYTES_MAX)? else { return Ok((0, None)) };
-        let size = parse_chunk_size(line).ok_or(BodyError::Malformed)?;
+        let size = parse_chunk_size(line, self.padded).ok_or(BodyError::Malformed)?;
         if size > self.allowed {
             return Err(BodyError::TooLarge);
         }
@@ -178,10 +186,12 @@ fn no_bare_line_end(bytes: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', bytes).all(|at| at > 0 && bytes[at - 1] == b'\r')
 }
 
-/// Hexadecimal digits, then extensions of printable bytes or nothing (RFC 9112 7.1.1).
-fn parse_chunk_size(line: &[u8]) -> Option<u64> {
+/// Hexadecimal digits, white space where it is let pass, then extensions of printable bytes or nothing (RFC 9112 7.1.1).
+fn parse_chunk_size(line: &[u8], padded: bool) -> Option<u64> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
-    let (digits, extensions) = line.split_at(digits);
+    let (digits, rest) = line.split_at(digits);
+    let padding = rest.iter().take_while(|b| padded && matches!(b, b' ' | b'\t')).count();
+    let extensions = &rest[padding..];
     let clean = extensions.iter().all(|b| *b == b'\t' || (*b >= b' ' && *b != 0x7f));
     if digits.is_empty() || digits.len() > 16 || !clean || !(extensions.is_empty() || extensions[0] == b';') {
         return None;
@@ -306,6 +316,26 @@ mod tests {
         for wire in malformed {
             let got = pass(Framing::Chunked, Framing::Chunked, wire, wire.len());
             assert_eq!(got, Err(BodyError::Malformed), "{}", String::from_utf8_lossy(wire));
+        }
+    }
+
+    #[test]
+    fn white_space_behind_a_chunk_size_is_taken_from_agents_alone() {
+        for size in ["5 ", "5\t \t", "05  ;a=1", "5 \t;"] {
+            let wire = format!("{size}\r\nhello\r\n0 \r\n\r\n");
+            let mut of_agent = Decoder::of_agent(Framing::Chunked);
+            assert_eq!(
+                of_agent.next(wire.as_bytes()),
+                Ok((size.len() + 7, Some(Piece::Data(b"hello")))),
+                "{size}"
+            );
+            let of_client = Decoder::new(Framing::Chunked, 9).next(wire.as_bytes());
+            assert_eq!(of_client, Err(BodyError::Malformed), "{size}");
+        }
+        for size in [" 5", "5 5", "5 a", "5 \r", "5\u{b}", "5\u{a0}", " ", "5 ,a"] {
+            let wire = format!("{size}\r\nhello\r\n");
+            let got = Decoder::of_agent(Framing::Chunked).next(wire.as_bytes());
+            assert_eq!(got, Err(BodyError::Malformed), "{size:?}");
         }
     }
 

@@ -293,16 +293,35 @@ impl<S: crate::net::Stream> Secured<S> {
 
     /// Waits for the first byte; false where the client leaves or is to leave.
     async fn wait_for_request<N: Net<Stream = S>>(&mut self, worker: &Worker<N>) -> bool {
-        if !self.peer.plain.is_empty() {
-            return true;
-        }
         let front = &worker.shared.config.front;
-        let limit = if self.again { front.keep_alive } else { front.head };
-        self.peer.plain.release();
+        let (again, limit) = (self.again, if self.again { front.keep_alive } else { front.head });
+        if self.peer.plain.is_empty() {
+            self.peer.plain.release();
+        }
         tokio::select! {
             biased;
-            filled = worker.net.timeout(limit, self.peer.fill(&worker.scratch)) => matches!(filled, Ok(Ok(gained)) if gained > 0),
-            () = Self::dismissed(self.again, worker) => false,
+            begun = worker.net.timeout(limit, self.begin_request(worker)) => begun.unwrap_or(false),
+            () = Self::dismissed(again, worker) => false,
+        }
+    }
+
+    /// Takes in the first byte of a request; false where none comes. Some clients send an empty line behind a body, which
+    /// is no beginning of a request; one more may stand in front of it, for [`HeadEnd`] to see.
+    async fn begin_request<N: Net<Stream = S>>(&mut self, worker: &Worker<N>) -> bool {
+        let mut may_skip = true;
+        loop {
+            match self.peer.plain.filled() {
+                [b'\r', b'\n', ..] if may_skip => {
+                    self.peer.plain.consume(2);
+                    may_skip = false;
+                }
+                bytes if bytes.is_empty() || (may_skip && bytes == b"\r") => {
+                    if !matches!(self.peer.fill(&worker.scratch).await, Ok(gained) if gained > 0) {
+                        return false;
+                    }
+                }
+                _ => return true,
+            }
         }
     }
 

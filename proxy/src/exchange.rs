@@ -175,15 +175,8 @@ enum Turn {
 }
 
 impl<'a> Transfer<'a> {
-    fn new(head: &'a [u8], from: Framing, to: Framing, bytes_max: u64) -> Self {
-        Self {
-            head,
-            unasked: false,
-            decoder: Decoder::new(from, bytes_max),
-            framing: to,
-            moved: 0,
-            done: from == Framing::Empty,
-        }
+    fn new(head: &'a [u8], from: Framing, decoder: Decoder, to: Framing) -> Self {
+        Self { head, unasked: false, decoder, framing: to, moved: 0, done: from == Framing::Empty }
     }
 
     /// Whether the agent, and not the client, has to do the next step.
@@ -280,7 +273,8 @@ enum Event<T> {
 impl<N: Net> Exchange<'_, N> {
     /// Runs the exchange to its end. `head` is what the agent is to see of the request's.
     pub async fn run(&mut self, asked: &Asked, head: &[u8]) -> Result<Outcome, Failure> {
-        let mut upload = Transfer::new(head, asked.framing, asked.framing, self.limits.body_bytes_max);
+        let decoder = Decoder::new(asked.framing, self.limits.body_bytes_max);
+        let mut upload = Transfer::new(head, asked.framing, decoder, asked.framing);
         upload.unasked = asked.expects_continue;
         let done = self.run_with(asked, &mut upload).await;
         self.to_agent = upload.moved;
@@ -336,7 +330,7 @@ impl<N: Net> Exchange<'_, N> {
                     self.send_interim(status).await?;
                 }
                 _ => {
-                    let download = Transfer::new(&out, from, framing, u64::MAX);
+                    let download = Transfer::new(&out, from, Decoder::of_agent(from), framing);
                     return self.bodies(status, upload, download, keep_client, keep_agent).await;
                 }
             }

@@ -44,7 +44,9 @@ pub enum HeadError {
     #[error("This proxy speaks HTTP/1.1 and HTTP/1.0.")]
     Version,
     /// The target is none that a server of resources can answer.
-    #[error("The request target must be a path that starts with a slash, or an absolute http(s) URL.")]
+    #[error(
+        "The request target must be a path that starts with a slash, or an absolute URL (http, https, ws, wss)."
+    )]
     Target,
     /// HTTP/1.1 without Host, more than one, or one that is no host.
     #[error("A request needs exactly one valid Host header.")]
@@ -334,7 +336,7 @@ fn split_target<'a>(method: &str, target: &'a str) -> Result<(Option<&'a str>, &
         return Ok((None, target));
     }
     let Some((scheme, rest)) = target.split_once("://") else { return Err(HeadError::Target) };
-    within(["http", "https"].iter().any(|s| scheme.eq_ignore_ascii_case(s)), HeadError::Target)?;
+    within(["http", "https", "ws", "wss"].iter().any(|s| scheme.eq_ignore_ascii_case(s)), HeadError::Target)?;
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     within(is_host(authority), HeadError::Target)?;

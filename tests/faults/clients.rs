@@ -57,7 +57,7 @@ async fn a_client_that_says_nothing_is_ended_without_an_answer() {
 async fn half_a_head_is_a_408() {
     let (agent, front) = front().await;
     let began = Instant::now();
-    for said in ["G", "GET /127.0.0.1/x HTTP/1.1\r\nHost: p\r\n", "\r\n"] {
+    for said in ["G", "GET /127.0.0.1/x HTTP/1.1\r\nHost: p\r\n", "\r\n\r\n"] {
         let mut client = Line::secure(front.secure()).await;
         client.say(said).await;
         assert_eq!(client.answer().await.expect("an answer").status, 408, "{said:?}");
@@ -136,6 +136,18 @@ async fn a_kept_client_connection_is_ended_after_its_time() {
     let began = Instant::now();
     assert_eq!(client.rest().await, (Vec::new(), End::Clean));
     assert!(began.elapsed() < LATE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_line_behind_a_body_is_no_beginning_of_a_request() {
+    let agent = Agent::start(AgentConfig::default()).await.unwrap();
+    let front = Front::start(agent.address, &["--head-s=1", "--keep-alive-s=60"]).await;
+    let mut client = Line::secure(front.secure()).await;
+    client.say(front.request("POST /x", "Content-Length: 2\r\n") + "ab\r\n").await;
+    assert_eq!(client.answer().await.unwrap().status, 200);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    client.say(front.request("GET /x", "")).await;
+    assert_eq!(client.answer().await.unwrap().status, 200);
 }
 
 /// An agent that takes one request, says `answer`, and tells when its connection has ended.

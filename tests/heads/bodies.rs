@@ -172,6 +172,12 @@ fn chunks() -> Vec<Row> {
         as_told("a quoted extension", "5;a=\"\\\";\"\r\nhello\r\n0\r\n\r\n", HELLO),
         as_told("a tab in an extension", "5;\ta\t=\t1\r\nhello\r\n0\r\n\r\n", HELLO),
         as_told("a long extension", &format!("5;{extension}\r\nhello\r\n0\r\n\r\n"), HELLO),
+        post(
+            "empty lines behind a body",
+            (&["Content-Length: 5"], "hello\r\n\r\n"),
+            (&["Content-Length: 5"], "hello"),
+        ),
+        as_told("an empty line behind chunks", &format!("{HELLO}\r\n"), HELLO),
         as_told("CR LF in the data", "4\r\n\r\n\r\n\r\n0\r\n\r\n", "4\r\n\r\n\r\n\r\n0\r\n\r\n"),
         as_told("a trailer", "0\r\nX-Sum: 1\r\nB:2 \r\n\r\n", "0\r\nX-Sum: 1\r\nB: 2\r\n\r\n"),
         as_told("a long trailer", &format!("0\r\n{trailer}\r\n\r\n"), &format!("0\r\n{trailer}\r\n\r\n")),

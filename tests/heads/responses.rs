@@ -218,8 +218,14 @@ fn without_lengths() -> Vec<Passed> {
     const CHUNKS_TOLD: &str = "Transfer-Encoding: chunked\r\nA: 1\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n";
     const ENDS: &str = "A: 1\r\n\r\nhello";
     const ENDS_TOLD: &str = "Transfer-Encoding: chunked\r\nA: 1\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let padded = |white: &str| {
+        let size = |digit: &str| format!("\r\n{digit}{white}");
+        CHUNKS.replace("\r\n5", &size("5")).replace("\r\n0\r\n", &format!("{}\r\n", size("0")))
+    };
     vec![
         ok("chunks", CHUNKS, CHUNKS_TOLD),
+        ok("white space behind a size", &padded(" \t "), CHUNKS_TOLD),
+        ok("a lot of white space behind a size", &padded(&" ".repeat(900)), CHUNKS_TOLD),
         ok("chunks to HTTP/1.0", CHUNKS, ENDS).to(OLD),
         ok("chunks to HTTP/1.0 that would stay", CHUNKS, ENDS).to(OLD_THAT_STAYS),
         ok("until the end", ENDS, ENDS_TOLD),

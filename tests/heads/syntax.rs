@@ -35,13 +35,15 @@ fn empty_lines() -> Vec<Row> {
     let after = |start: &str| format!("{start}{request}");
     vec![
         forwarded("an empty line first", after("\r\n"), seen("GET /x HTTP/1.1", "h", &[])),
-        refused("two empty lines first", 400, after("\r\n\r\n")),
+        forwarded("two empty lines first", after("\r\n\r\n"), seen("GET /x HTTP/1.1", "h", &[])),
+        refused("three empty lines first", 400, after("\r\n\r\n\r\n")),
         refused("LF first", 400, after("\n")),
         refused("LF first, twice", 400, after("\n\n")),
         refused("CR first", 400, after("\r")),
         refused("an empty line and LF first", 400, after("\r\n\n")),
         refused("CR CR LF first", 400, after("\r\r\n")),
-        refused("nothing but empty lines", 400, "\r\n\r\n"),
+        refused("nothing but empty lines", 400, "\r\n\r\n\r\n"),
+        refused("an empty line, CR first", 400, after("\r\n\r")),
     ]
 }
 
