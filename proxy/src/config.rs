@@ -356,6 +356,7 @@ impl LimitFlags {
             body_gap: Duration::from_secs(self.body_gap_s),
             response: Duration::from_secs(self.response_s),
             body_bytes_max: self.body_bytes_max,
+            half_closed: Duration::from_secs(self.half_closed_s),
         }
     }
 

@@ -569,6 +569,7 @@ impl<S: crate::net::Stream> Paired<S> {
             agent: &mut self.agent,
             net: &worker.net,
             scratch: &worker.scratch,
+            may_half_close: !self.requested.asked.websocket,
             stop: &worker.stop,
             limits: worker.shared.config.exchange,
             hsts: worker.shared.config.hsts.as_deref().filter(|_| secure),

@@ -14,7 +14,7 @@ use crate::forward::{self, Passing};
 use crate::head::{self, HeadEnd, HeadError, HeadLimits, ResponseHead, Version};
 use crate::logins::{self, Login};
 use crate::net::{Net, Stream};
-use crate::peer::{Broken, FILL_BYTES, Fault, Peer, Scratch};
+use crate::peer::{Broken, End, FILL_BYTES, Fault, Peer, Scratch};
 use crate::rewrite::Mount;
 use crate::stop::{Phase, Stop};
 
@@ -29,6 +29,8 @@ pub struct ExchangeLimits {
     pub response: Duration,
     /// Bytes of a request body.
     pub body_bytes_max: u64,
+    /// How long the agent may take, or pause, once the client has ended its side.
+    pub half_closed: Duration,
 }
 
 /// What a method means to whoever passes it on.
@@ -130,6 +132,8 @@ pub struct Exchange<'a, N: Net> {
     pub net: &'a N,
     /// The worker's buffers.
     pub scratch: &'a RefCell<Scratch>,
+    /// Whether a client that has ended its side in order still waits for the answer (RFC 9112 9.6).
+    pub may_half_close: bool,
     /// Whether the client is to stay.
     pub stop: &'a Stop,
     /// The limits.
@@ -249,7 +253,7 @@ impl<'a> Transfer<'a> {
 
     /// Only a body that ends with its connection may end so, and only in order.
     fn end_with_connection<S: Stream>(&mut self, from: &Peer<S>, to: &mut Peer<S>) -> Result<(), Broken> {
-        if !self.decoder.ends_with_connection() || from.end() != Some(crate::peer::End::Clean) {
+        if !self.decoder.ends_with_connection() || from.end() != Some(End::Clean) {
             return Err(Broken::From(Fault::EndedEarly));
         }
         let mut last = Vec::new();
@@ -301,7 +305,7 @@ impl<N: Net> Exchange<'_, N> {
                 return Err(Failure::UnaskedUpgrade);
             }
             let (framing, may_stay) = offer(&head, asked, upload.done);
-            let keep_client = may_stay && self.stop.phase() == Phase::Running;
+            let keep_client = may_stay && self.may_ask_again() && self.stop.phase() == Phase::Running;
             let keep_agent = head.keep_alive;
             let passing = Passing {
                 framing,
@@ -370,10 +374,23 @@ impl<N: Net> Exchange<'_, N> {
     }
 
     fn gap(&self, upload: &Transfer<'_>) -> Duration {
-        if upload.is_up_to_agent() { self.limits.response } else { self.limits.body_gap }
+        self.patience(if upload.is_up_to_agent() { self.limits.response } else { self.limits.body_gap })
+    }
+
+    /// A client that has ended its side may be gone, too.
+    fn patience(&self, limit: Duration) -> Duration {
+        if self.client.end().is_some() { limit.min(self.limits.half_closed) } else { limit }
+    }
+
+    /// Whether the client may have another request, if only one that it has sent ahead.
+    fn may_ask_again(&self) -> bool {
+        self.client.end().is_none() || !self.client.plain.is_empty()
     }
 
     fn timed_out(&self, upload: &Transfer<'_>, status: Option<u16>) -> Failure {
+        if status.is_none() && self.patience(self.limits.response) < self.limits.response {
+            return Failure::Fault(Side::Client, Fault::EndedEarly, None);
+        }
         let side = if upload.is_up_to_agent() || self.agent.is_behind() { Side::Agent } else { Side::Client };
         Failure::Fault(side, Fault::TimedOut, status)
     }
@@ -386,7 +403,7 @@ impl<N: Net> Exchange<'_, N> {
         scan: &mut HeadEnd,
         timer: Pin<&mut N::Sleep>,
     ) -> Poll<Result<Event<usize>, Failure>> {
-        let (moved, was_done) = (upload.moved, upload.done);
+        let (moved, was_done, had_ended) = (upload.moved, upload.done, self.client.end().is_some());
         let mut again = false;
         if !*upload_broken {
             match self.poll_upload(cx, upload) {
@@ -407,7 +424,7 @@ impl<N: Net> Exchange<'_, N> {
         if again {
             return Poll::Ready(Ok(Event::Again));
         }
-        if upload.moved > moved || upload.done != was_done {
+        if upload.moved > moved || upload.done != was_done || self.client.end().is_some() != had_ended {
             return Poll::Ready(Ok(Event::Progress));
         }
         timer.poll(cx).map(|()| Ok(Event::TimeUp))
@@ -446,9 +463,12 @@ impl<N: Net> Exchange<'_, N> {
         }
     }
 
-    /// A client that is gone wants no answer.
+    /// A client that is gone wants no answer. One whose TLS stream was cut did not end its side by itself.
     fn look_after_client(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
-        let fault = self.client_failure(cx).or_else(|| self.client.end().map(|_| Fault::EndedEarly));
+        let may_half_close = self.may_half_close;
+        let is_gone = |end| end == End::Truncated || !may_half_close;
+        let fault = self.client_failure(cx);
+        let fault = fault.or_else(|| self.client.end().is_some_and(is_gone).then_some(Fault::EndedEarly));
         fault.map_or(Ok(()), |fault| Err(Failure::Fault(Side::Client, fault, None)))
     }
 
@@ -461,7 +481,7 @@ impl<N: Net> Exchange<'_, N> {
                 Poll::Pending => break,
             }
         }
-        None
+        self.client.end().and_then(|_| self.client.reset(cx))
     }
 
     /// The response's body, and what is left of the request's.
@@ -478,7 +498,7 @@ impl<N: Net> Exchange<'_, N> {
         let early = !upload.done;
         // One that will close the connection does not want the rest.
         let mut upload_over = upload.done || !keep_agent;
-        let mut timer = pin!(self.net.sleep(self.limits.response));
+        let mut timer = pin!(self.net.sleep(self.patience(self.limits.response)));
         loop {
             let event = poll_fn(|cx| {
                 let event = self.poll_bodies(cx, upload, &mut upload_over, &mut download);
@@ -493,7 +513,7 @@ impl<N: Net> Exchange<'_, N> {
                 Event::TimeUp => return Err(Failure::Fault(self.slow_side(), Fault::TimedOut, Some(status))),
                 Event::Progress => {}
             }
-            timer.set(self.net.sleep(self.limits.response));
+            timer.set(self.net.sleep(self.patience(self.limits.response)));
         }
         let agent_quiet = self.agent.end().is_none() && self.agent.plain.is_empty();
         Ok(Outcome::Answered {
@@ -514,7 +534,7 @@ impl<N: Net> Exchange<'_, N> {
         upload_over: &mut bool,
         download: &mut Transfer<'_>,
     ) -> Poll<Result<Event<()>, (Side, Fault)>> {
-        let moved = upload.moved + download.moved;
+        let (moved, had_ended) = (upload.moved + download.moved, self.client.end().is_some());
         let mut again = false;
         if !*upload_over {
             match self.poll_upload(cx, upload) {
@@ -544,7 +564,8 @@ impl<N: Net> Exchange<'_, N> {
         if again {
             return Poll::Ready(Ok(Event::Again));
         }
-        if upload.moved + download.moved > moved { Poll::Ready(Ok(Event::Progress)) } else { Poll::Pending }
+        let is_changed = upload.moved + download.moved > moved || self.client.end().is_some() != had_ended;
+        if is_changed { Poll::Ready(Ok(Event::Progress)) } else { Poll::Pending }
     }
 }
 

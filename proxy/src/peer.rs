@@ -265,6 +265,15 @@ impl<S: Stream> Peer<S> {
         Ok(())
     }
 
+    /// Why a side that has ended its bytes does not listen either, if so. Reading would no longer tell a reset; sending
+    /// nothing does (tcp(7): `EPIPE`).
+    pub fn reset(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
+        match self.stream.poll_send(cx, &[]) {
+            Poll::Ready(Err(error)) => Some(self.cut_by(error)),
+            _ => None,
+        }
+    }
+
     fn cut_by(&mut self, error: io::Error) -> Fault {
         self.cut = true;
         error.into()

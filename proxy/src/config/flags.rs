@@ -243,7 +243,7 @@ pub struct LimitFlags {
     /// Seconds that a WebSocket may be silent
     #[arg(long, value_name = "S", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub relay_idle_s: u64,
-    /// The same once one side has ended it
+    /// The same once one side has ended it; also how long a client that has ended its side waits for an answer
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub half_closed_s: u64,
     /// Bytes that one direction of a session moves before the others have their turn
