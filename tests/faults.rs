@@ -26,3 +26,5 @@ mod logins;
 mod stopping;
 #[path = "faults/trust.rs"]
 mod trust;
+#[path = "faults/urgent.rs"]
+mod urgent;

@@ -47,12 +47,15 @@ struct Inner {
 
 /// A socket and what is known of its readiness.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is true or not by itself")]
 struct Source {
     socket: OwnedFd,
     token: Token,
     readable: bool,
     writable: bool,
     hung_up: bool,
+    /// A read came short since it was looked at again last.
+    is_doubtful: bool,
     /// Who is told of what happens.
     task: Option<TaskId>,
 }
@@ -236,6 +239,18 @@ impl Executor {
         Ok(())
     }
 
+    /// Has each socket read once more whose last read came short. To be called now and then: to ask after each message
+    /// whether bytes stand behind an urgent mark would cost a call each, and no event tells of them.
+    pub fn look_again(&self) {
+        for (_, source) in self.0.sources.borrow_mut().iter_mut().filter(|(_, source)| source.is_doubtful) {
+            source.is_doubtful = false;
+            source.readable = true;
+            if let Some(task) = source.task {
+                self.0.schedule.wake(task);
+            }
+        }
+    }
+
     fn next_alarm(&self) -> Option<Duration> {
         // Counted from when the round began, which saves a look at the clock: alarms ring late by a round at the most.
         self.0.alarms.borrow().next().map(|alarm| alarm.saturating_duration_since(self.now()))
@@ -263,6 +278,7 @@ impl Executor {
             readable: is_ready,
             writable: is_ready,
             hung_up: false,
+            is_doubtful: false,
             task: None,
         });
         Ok(key)
@@ -332,10 +348,12 @@ impl Watched {
     }
 
     /// Notes that less was moved than was asked for: there is no more until the kernel says otherwise. An end may
-    /// stand behind the last bytes, though, of which it has told once and for all.
+    /// stand behind the last bytes, though, of which it has told once and for all. So may bytes behind an urgent mark, at
+    /// which the kernel cuts what it hands out: [`Executor::look_again`] finds them.
     pub fn exhausted(&self, interest: Interest) {
         let mut sources = self.executor.0.sources.borrow_mut();
         let source = &mut sources[self.key];
+        source.is_doubtful |= interest == Interest::Read;
         if interest == Interest::Write || !source.hung_up {
             *source.is_ready(interest) = false;
         }

@@ -164,6 +164,7 @@ mod tests {
         let socket = SockRef::from(&socket);
         assert!(socket.tcp_nodelay().expect("an option"));
         assert!(socket.keepalive().expect("an option"));
+        assert!(socket.out_of_band_inline().expect("an option"));
         assert_eq!(socket.tcp_keepalive_time().expect("an option"), Duration::from_secs(30));
         assert_eq!(socket.tcp_keepalive_interval().expect("an option"), Duration::from_secs(30));
         assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(STALL));

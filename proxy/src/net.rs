@@ -213,12 +213,15 @@ const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 /// takes nothing. Agents are near: at a round trip of a millisecond this carries over a gigabit a second. Every kernel
 /// allows it (`net.core.rmem_max`).
 const AGENT_RECEIVE_BYTES: usize = 208 * 1024;
-/// Sets what every connection of the proxy has: no Nagle delay, keepalive, limits on stalling and on what is unsent.
+
+/// Sets what every connection of the proxy has: no Nagle delay, keepalive, limits on stalling and on what is unsent, urgent
+/// data as data.
 ///
 /// A listening socket hands them on to the connections that come by it, from the moment they are set: Linux does so,
 /// though tcp(7) does not say it.
 pub fn set_options(socket: &Socket, stall: Duration) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
+    socket.set_out_of_band_inline(true)?;
     socket.set_keepalive(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
     socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
@@ -312,10 +315,14 @@ impl Stream for KernelStream {
     ) -> Option<Poll<io::Result<usize>>> {
         let call = |socket: BorrowedFd<'_>| splice(socket, None, &pipe.write, None, limit, SPLICE);
         let moved = self.socket.poll_io(Interest::Read, call);
-        Some(moved.map_ok(|bytes| {
-            self.meter().received(bytes);
-            bytes
-        }))
+        match moved {
+            // An urgent mark stops splice(2), which then finds nothing, or an end that is behind more bytes: receiving tells.
+            Poll::Ready(Ok(0)) => return None,
+            Poll::Ready(Ok(bytes)) => self.meter().received(bytes),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.socket.exhausted(Interest::Read),
+        }
+        Some(moved)
     }
 
     fn poll_send_pipe(

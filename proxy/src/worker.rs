@@ -231,8 +231,9 @@ impl Generations {
         });
     }
 
-    /// Once a second: a sign of life, and how it stands.
+    /// Once a second: a sign of life, how it stands, and a look after what no event tells of.
     fn beat(&self, worker: &Worker<Kernel>) {
+        self.executor.look_again();
         worker.shared.balance.beat(self.number);
         worker.shared.published.put(self.number, worker.books.read());
     }
