@@ -83,7 +83,7 @@ async fn neighbours_go_on(mut front: Front, attack: JoinSet<()>) {
 
 /// Sends `first` and then `again` for ever, takes every answer, and comes back when it is sent away. By threads of its
 /// own, so that it is always ahead of the proxy.
-fn floods(to: SocketAddr, first: Vec<u8>, again: Vec<u8>) -> JoinSet<()> {
+fn floods(to: SocketAddr, first: Vec<u8>, again: &[u8]) -> JoinSet<()> {
     let again = again.repeat(BURST_BYTES / again.len().max(1));
     let mut tasks = JoinSet::new();
     tasks.spawn_blocking(move || {
@@ -126,14 +126,14 @@ fn filled_request() -> Vec<u8> {
 starves_nobody!(requests_that_fill_a_receive_each, async {
     let agent = agent(no_attack).await;
     let front = Front::start(agent.address, &FLAGS).await;
-    let attack = floods(front.plain(), Vec::new(), filled_request());
+    let attack = floods(front.plain(), Vec::new(), &filled_request());
     neighbours_go_on(front, attack).await;
 });
 
 starves_nobody!(requests_without_a_byte_too_many, async {
     let agent = agent(no_attack).await;
     let front = Front::start(agent.address, &FLAGS).await;
-    let attack = floods(front.plain(), Vec::new(), b"GET /health HTTP/1.1\r\nHost: p\r\n\r\n".to_vec());
+    let attack = floods(front.plain(), Vec::new(), b"GET /health HTTP/1.1\r\nHost: p\r\n\r\n");
     neighbours_go_on(front, attack).await;
 });
 
@@ -152,7 +152,7 @@ async fn agent_that_sends(first: &'static str, again: &'static str) {
     .await;
     let front = Front::start(agent.address, &FLAGS).await;
     let asked = front.request("GET /attack", "").into_bytes();
-    let attack = floods(front.plain(), asked, Vec::new());
+    let attack = floods(front.plain(), asked, &[]);
     neighbours_go_on(front, attack).await;
 }
 
@@ -188,7 +188,7 @@ starves_nobody!(a_request_in_chunks_of_one_byte, async {
     let agent = agent_that_takes().await;
     let front = Front::start(agent.address, &FLAGS).await;
     let head = front.request("POST /attack", "Transfer-Encoding: chunked\r\n").into_bytes();
-    let attack = floods(front.plain(), head, b"1\r\nx\r\n".to_vec());
+    let attack = floods(front.plain(), head, b"1\r\nx\r\n");
     neighbours_go_on(front, attack).await;
 });
 
@@ -201,14 +201,14 @@ starves_nobody!(a_session_that_never_stops, async {
     .await;
     let front = Front::start(agent.address, &FLAGS).await;
     let asked = front.upgrade("/attack").into_bytes();
-    let attack = floods(front.plain(), asked, Vec::new());
+    let attack = floods(front.plain(), asked, &[]);
     neighbours_go_on(front, attack).await;
 });
 
 starves_nobody!(what_follows_a_refused_request, async {
     let agent = agent(no_attack).await;
     let front = Front::start(agent.address, &FLAGS).await;
-    let attack = floods(front.plain(), b"NO HTTP\r\n\r\n".to_vec(), vec![b'x'; 1024]);
+    let attack = floods(front.plain(), b"NO HTTP\r\n\r\n".to_vec(), &[b'x'; 1024]);
     neighbours_go_on(front, attack).await;
 });
 
@@ -220,8 +220,8 @@ starves_nobody!(proxy_headers, async {
     let all = [&flags[..], &["--listen-plain=127.0.0.1:0", "--agents=127.0.0.1/32", "--workers=1", &port]];
     let mut proxy = harness::proxy::Proxy::start(&all.concat());
     let to = proxy.address();
-    let part = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x0f\x00"[..], &[0; 2000]].concat();
-    let attack = floods(to, Vec::new(), part);
+    let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x0f\x00"[..], &[0; 2000]].concat();
+    let attack = floods(to, Vec::new(), &header);
     let mut neighbour = Line::plain(to).await;
     neighbour.say("PROXY UNKNOWN\r\nGET /127.0.0.1/echo HTTP/1.1\r\nHost: p\r\n").await;
     neighbour
@@ -311,6 +311,6 @@ starves_nobody!(hellos_in_pieces_of_one_byte, async {
     // A ClientHello of 16 KiB (RFC 8446 4) that never comes to its end.
     let hello = [&[1, 0, 0x3f, 0xff][..], &[0; 16 * 1024]].concat();
     let pieces: Vec<u8> = hello.iter().flat_map(|byte| [22, 3, 3, 0, 1, *byte]).collect();
-    let attack = floods(front.secure(), pieces, Vec::new());
+    let attack = floods(front.secure(), pieces, &[]);
     neighbours_go_on(front, attack).await;
 });
