@@ -22,6 +22,8 @@ mod halves;
 mod kept;
 #[path = "faults/logins.rs"]
 mod logins;
+#[path = "faults/material.rs"]
+mod material;
 #[path = "faults/stopping.rs"]
 mod stopping;
 #[path = "faults/trust.rs"]

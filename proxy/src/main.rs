@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => STOPPED.into(),
         Err(Failure { code, reason }) => {
-            say(format!("dcv-splice: {reason}"));
+            say(reason.lines().map(|line| format!("dcv-splice: {line}")).collect::<Vec<_>>().join("\n"));
             code.into()
         }
     }
@@ -69,7 +69,7 @@ fn say(reason: String) {
     let _ = heard.recv_timeout(LAST_WORD);
 }
 
-/// Why the program ends, and its exit code.
+/// Why the program ends, a line for each reason, and its exit code.
 struct Failure {
     code: u8,
     reason: String,

@@ -35,22 +35,29 @@ impl Prepared {
         Self::of(settings.resolve(files)?, files)
     }
 
-    /// The same for settings that were resolved before.
+    /// The same for settings that were resolved before. The error has a line for each file that can't be used.
     pub fn of(resolved: Resolved, files: &dyn Files) -> Result<Self, String> {
+        let mut problems = Vec::new();
+        let mut blame =
+            |file: Option<&Path>, error: &dyn fmt::Display| problems.push(resolved.blame(file, error));
         let config = &resolved.config;
-        let blame = |file: Option<&Path>, error: &dyn fmt::Display| resolved.blame(file, error);
         let acceptor = Acceptor::demanding(&config.certificates, &config.client_demands, files)
-            .map_err(|error| blame(error.file(), &error))?;
+            .map_err(|errors| errors.iter().for_each(|error| blame(error.file(), error)));
         let connector = config.agent_trust.as_ref().map(|trust| Connector::reading(trust, files));
-        let connector = connector.transpose().map_err(|error| blame(error.file(), &error))?;
+        let connector = connector.transpose().map_err(|error| blame(error.file(), &error));
         let users = config.passwords.as_ref().map(|rules| {
             rules.read(files).map_err(|error| blame(Some(&rules.file), &format!("--htpasswd {error}")))
         });
-        let users = users.transpose()?;
+        let users = users.transpose();
         let lines = open_log(&config.access_log, files).map_err(|(file, error)| {
-            blame(Some(file), &format!("--access-log {}: {error}", file.display()))
-        })?;
-        Ok(Self { resolved, acceptor, connector, users, lines })
+            blame(Some(file), &format!("--access-log {}: {error}", file.display()));
+        });
+        match (acceptor, connector, users, lines) {
+            (Ok(acceptor), Ok(connector), Ok(users), Ok(lines)) => {
+                Ok(Self { resolved, acceptor, connector, users, lines })
+            }
+            _ => Err(problems.join("\n")),
+        }
     }
 
     /// The configuration.

@@ -283,7 +283,7 @@ impl Supervisor {
         let (done, failed) = words(matter);
         match &outcome {
             Ok(_) => tracing::info!("{done}"),
-            Err(reason) => tracing::error!("{failed}: {reason}"),
+            Err(reason) => tracing::error!("{failed}: {}", reason.replace('\n', "; ")),
         }
         if matter == Matter::Reload && self.doing == SERVING {
             notify::ready(outcome.as_ref().map_or(failed, |_| done));

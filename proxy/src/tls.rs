@@ -4,6 +4,8 @@
 
 mod certificates;
 mod handshake;
+mod material;
+mod pem;
 mod record;
 mod session;
 mod shown;
@@ -23,6 +25,7 @@ use session::Session;
 pub use certificates::{
     AgentTrust, CertificateError, CertificatePair, ClientAuthority, ClientDemands, Pin, PinError,
 };
+pub use pem::PemError;
 pub use shown::ShownError;
 
 /// Ciphertext that may have to be kept between two receives: one record, or the largest handshake message.

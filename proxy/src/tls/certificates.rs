@@ -12,7 +12,6 @@ use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
 };
-use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
@@ -22,8 +21,9 @@ use rustls::{
     ALL_VERSIONS, CertificateError as RustlsCertificateError, ClientConfig, DigitallySignedStruct,
     RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme,
 };
-use zeroize::Zeroizing;
 
+use super::material::{belong_together, certificates, private_key};
+use super::pem::PemError;
 use super::{Acceptor, Connector};
 use crate::files::{Disk, Files};
 
@@ -87,7 +87,7 @@ pub struct ClientAuthority {
 /// Why a certificate, key or CA file can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// The file can't be read, or holds no PEM block of the kind.
+    /// The file can't be read.
     #[error("{}: {source}; it must hold a PEM {what}", file.display())]
     Unreadable {
         /// Which file.
@@ -95,18 +95,33 @@ pub enum CertificateError {
         /// What it should hold.
         what: &'static str,
         /// Why not.
-        source: pem::Error,
+        source: std::io::Error,
     },
-    /// The file holds no certificate.
-    #[error("{}: holds no PEM certificate", .0.display())]
-    Empty(PathBuf),
-    /// Certificate and key can't be used (together).
-    #[error("{} with {}: {source}", pair.certificate.display(), pair.key.display())]
-    Unusable {
+    /// The file is not understood, or holds what can't be used.
+    #[error("{}: {source}", file.display())]
+    Pem {
+        /// Which file.
+        file: PathBuf,
+        /// Where, and why not.
+        source: PemError,
+    },
+    /// The file holds nothing of the kind.
+    #[error("{}: holds no PEM {what}{}", file.display(), but(found.as_deref()))]
+    Empty {
+        /// Which file.
+        file: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+        /// The label of what it holds first.
+        found: Option<String>,
+    },
+    /// Certificate and key can't be used together.
+    #[error("{} with {}: {says}", pair.certificate.display(), pair.key.display())]
+    Mismatch {
         /// Which pair.
         pair: Box<CertificatePair>,
         /// Why not.
-        source: rustls::Error,
+        says: String,
     },
     /// The OCSP response can't be used.
     #[error("--ocsp {}: {says}; `openssl ocsp -respout FILE` makes one", file.display())]
@@ -148,14 +163,19 @@ impl CertificateError {
     pub fn file(&self) -> Option<&Path> {
         match self {
             Self::Unreadable { file, .. }
-            | Self::Empty(file)
+            | Self::Pem { file, .. }
+            | Self::Empty { file, .. }
             | Self::Staple { file, .. }
             | Self::Authority { file, .. }
             | Self::Verifier { file, .. } => Some(file),
-            Self::Unusable { pair, .. } => Some(&pair.key),
+            Self::Mismatch { pair, .. } => Some(&pair.key),
             Self::Name(_) | Self::SelfSigned(_) | Self::Tls(_) => None,
         }
     }
+}
+
+fn but(found: Option<&str>) -> String {
+    found.map_or_else(String::new, |found| format!(", but {found}"))
 }
 
 impl FromStr for Pin {
@@ -193,17 +213,35 @@ impl fmt::Display for Pin {
 
 impl Acceptor {
     /// From PEM files, chosen by server name and key type; one made in memory where there are none.
-    pub fn new(pairs: &[CertificatePair]) -> Result<Self, CertificateError> {
+    pub fn new(pairs: &[CertificatePair]) -> Result<Self, Vec<CertificateError>> {
         Self::demanding(pairs, &ClientDemands::default(), &Disk::default())
     }
 
-    /// The same for clients who do what is asked of them.
+    /// The same for clients who do what is asked of them. The errors are all that there are.
     pub fn demanding(
         pairs: &[CertificatePair],
         demands: &ClientDemands,
         files: &dyn Files,
+    ) -> Result<Self, Vec<CertificateError>> {
+        let mut errors = Vec::new();
+        let verifier = match &demands.certificate {
+            Some(authority) => kept(client_verifier(authority, files), &mut errors),
+            None => Some(WebPkiClientVerifier::no_client_auth()),
+        };
+        match (load(pairs, files), verifier) {
+            (Ok(keys), Some(verifier)) => Self::with(keys, demands, verifier).map_err(|error| vec![error]),
+            (keys, _) => {
+                errors.splice(0..0, keys.err().unwrap_or_default());
+                Err(errors)
+            }
+        }
+    }
+
+    fn with(
+        mut keys: Vec<CertifiedKey>,
+        demands: &ClientDemands,
+        verifier: Arc<dyn ClientCertVerifier>,
     ) -> Result<Self, CertificateError> {
-        let mut keys = pairs.iter().map(|pair| load(pair, files)).collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
             // Browsers were told once to trust it: it stays the same while the program runs.
             static MADE: Mutex<Option<CertifiedKey>> = Mutex::new(None);
@@ -215,10 +253,6 @@ impl Acceptor {
         keys.sort_by_key(|key| key.key.algorithm() == SignatureAlgorithm::RSA);
         let keys = keys.into_iter().map(Arc::new).collect();
         let versions = if demands.tls13 { &[&TLS13][..] } else { ALL_VERSIONS };
-        let verifier = match &demands.certificate {
-            Some(authority) => client_verifier(authority, files)?,
-            None => WebPkiClientVerifier::no_client_auth(),
-        };
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)?
             .with_client_cert_verifier(verifier)
@@ -264,19 +298,28 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-fn load(pair: &CertificatePair, files: &dyn Files) -> Result<CertifiedKey, CertificateError> {
-    let chain = certificates(&pair.certificate, files)?;
-    let unreadable = |source| unreadable(&pair.key, "private key", source);
-    let pem = files.read(&pair.key).map(Zeroizing::new).map_err(|error| unreadable(pem::Error::Io(error)))?;
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(unreadable)?;
-    let mut certified = CertifiedKey::from_der(chain, key, &provider())
-        .map_err(|source| CertificateError::Unusable { pair: Box::new(pair.clone()), source })?;
-    certified.ocsp = pair.ocsp.as_deref().map(|file| staple(file, files)).transpose()?;
-    Ok(certified)
+/// All pairs, or why not, each that can't be used.
+fn load(pairs: &[CertificatePair], files: &dyn Files) -> Result<Vec<CertifiedKey>, Vec<CertificateError>> {
+    let mut errors = Vec::new();
+    let read = |pair: &CertificatePair| certificates(&pair.certificate, files);
+    let chains = pairs.iter().map(|pair| (pair, kept(read(pair), &mut errors).unwrap_or_default()));
+    let chains: Vec<_> = chains.collect();
+    let mut loaded = Vec::new();
+    for (pair, chain) in &chains {
+        let key = kept(private_key(&pair.key, files), &mut errors);
+        let ocsp = kept(pair.ocsp.as_deref().map(|file| staple(file, files)).transpose(), &mut errors);
+        if let (Some(key), Some(ocsp), false) = (key, ocsp, chain.is_empty())
+            && kept(belong_together(pair, chain, &*key, &chains), &mut errors).is_some()
+        {
+            loaded.push(CertifiedKey { cert: chain.clone(), key, ocsp });
+        }
+    }
+    if errors.is_empty() { Ok(loaded) } else { Err(errors) }
 }
 
-fn unreadable(file: &Path, what: &'static str, source: pem::Error) -> CertificateError {
-    CertificateError::Unreadable { file: file.to_owned(), what, source }
+/// What came of it; an error is put to the others.
+fn kept<T>(result: Result<T, CertificateError>, errors: &mut Vec<CertificateError>) -> Option<T> {
+    result.map_err(|error| errors.push(error)).ok()
 }
 
 /// A successful OCSP response (RFC 6960 4.2.1). Who signed it and until when it holds is for clients to find out.
@@ -292,13 +335,6 @@ fn staple(file: &Path, files: &dyn Files) -> Result<Vec<u8>, CertificateError> {
         }
         _ => Err(wrong("holds no successful OCSP response in DER".to_owned())),
     }
-}
-
-fn certificates(file: &Path, files: &dyn Files) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let unreadable = |source| unreadable(file, "certificate", source);
-    let pem = files.read(file).map_err(|error| unreadable(pem::Error::Io(error)))?;
-    let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
-    if chain.is_empty() { Err(CertificateError::Empty(file.to_owned())) } else { Ok(chain) }
 }
 
 fn self_signed() -> Result<CertifiedKey, CertificateError> {

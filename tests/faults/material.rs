@@ -1,0 +1,246 @@
+//! Certificates, keys and lists of authorities as people have them: made by openssl, joined by `cat`, saved on Windows.
+//! What can serve does, whole; what can't is refused with the line, and with what to do.
+
+use std::fs;
+use std::process::Command;
+
+use harness::certificates::{Authority, Identity, KeyKind};
+use harness::process::Process;
+use harness::proxy::{self, Proxy};
+use tempfile::TempDir;
+
+/// A folder that commands run in.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn put(&self, name: &str, text: impl AsRef<[u8]>) {
+        fs::write(self.0.path().join(name), text).unwrap();
+    }
+
+    /// A certificate and its key, `cert` and `key`.
+    fn identity(&self, identity: &Identity) {
+        self.put("cert", &identity.cert_pem);
+        self.put("key", &identity.key_pem);
+    }
+
+    /// Runs a line of the shell there; gives what it prints.
+    #[track_caller]
+    fn shell(&self, line: &str) -> String {
+        let mut command = Command::new("timeout");
+        command.args(["60", "sh", "-ec", line]).current_dir(self.0.path());
+        let mut process = Process::start(command);
+        assert!(process.wait().success(), "{line}: {}", process.log());
+        process.output()
+    }
+
+    fn command(&self, flags: &[&str]) -> Command {
+        let mut command = proxy::command(flags);
+        command.current_dir(self.0.path());
+        command
+    }
+
+    /// Exit code, stdout and stderr of `check`.
+    fn check(&self, flags: &[&str]) -> (Option<i32>, String, String) {
+        let mut process = Process::start(self.command(&[&["check"], flags].concat())).without_grace();
+        let code = process.wait().code();
+        (code, process.output(), process.log())
+    }
+
+    #[track_caller]
+    fn refused(&self, flags: &[&str], told: &str) {
+        let (code, output, log) = self.check(flags);
+        assert_eq!((code, &*output), (Some(2), ""), "{told}: {log}");
+        assert!(log.contains(told), "{told:?} in {log}");
+    }
+
+    /// The numbers of certificates that are sent where `cert` and `key` serve.
+    #[track_caller]
+    fn sent(&self, cert: &str, key: &str) -> usize {
+        let flags =
+            ["--listen=127.0.0.1:0", "--workers=1", &format!("--cert={cert}"), &format!("--key={key}")];
+        let proxy = Proxy::start_by(self.command(&flags), &flags);
+        let line =
+            format!("openssl s_client -connect {} -showcerts </dev/null 2>&1 || true", proxy.address());
+        self.shell(&line).matches("-----BEGIN CERTIFICATE-----").count()
+    }
+}
+
+const SERVE: [&str; 2] = ["--cert=cert", "--key=key"];
+
+#[test]
+fn every_certificate_of_a_chain_is_sent_whatever_stands_around_it() {
+    let folder = Folder::new();
+    let authority = Authority::new("authority");
+    let identity = authority.issue(KeyKind::Ecdsa, &["one.test"]);
+    let (own, issuer) = (identity.cert_pem.replace("\r\n", "\n"), authority.cert_pem().replace("\r\n", "\n"));
+    folder.put("key", &identity.key_pem);
+    folder.put("own", &own);
+    let dump = folder.shell("openssl x509 -text -in own");
+    let bag = "Bag Attributes\n    localKeyID: 01\nsubject=CN = one.test\n\nissuer=CN = authority\n";
+    for chain in [
+        format!("{own}{issuer}"),
+        format!("\u{feff}{own}\u{feff}{issuer}").replace('\n', "\r\n"),
+        format!("{own}{issuer}").replace('\n', "\r"),
+        format!("{own}{issuer}").replace('\n', "  \n"),
+        format!("{bag}{own}{bag}{}", issuer.trim_end()),
+        format!("{dump}{issuer}{}", identity.key_pem),
+        format!("{own}-----BEGIN DH PARAMETERS-----\nMAYCAQsCAQI=\n-----END DH PARAMETERS-----\n{issuer}"),
+    ] {
+        folder.put("cert", &chain);
+        assert_eq!(folder.sent("cert", "key"), 2, "{chain}");
+    }
+    // One file for both, as HAProxy has it.
+    folder.put("all", format!("{own}{}{issuer}", identity.key_pem));
+    assert_eq!(folder.sent("all", "all"), 2);
+}
+
+#[test]
+fn a_file_that_would_lose_a_certificate_is_refused_with_the_line() {
+    let folder = Folder::new();
+    let authority = Authority::new("authority");
+    let identity = authority.issue(KeyKind::Ecdsa, &["one.test"]);
+    folder.identity(&identity);
+    folder.put("ca", authority.cert_pem());
+    let lines = identity.cert_pem.trim_end().lines().count();
+    let joined = format!("{}{}", identity.cert_pem.trim_end(), authority.cert_pem());
+    folder.put("joined", &joined);
+    let told = format!("joined: line {lines}: -----BEGIN ...-----");
+    folder.refused(&["--cert=joined", "--key=key"], &told);
+    folder.refused(&[&SERVE[..], &["--client-ca=joined"]].concat(), &told);
+    folder.refused(&["--agent-tls=verify", "--agent-ca=joined"], &told);
+    folder.put("joined", format!("{}{}", identity.key_pem.trim_end(), identity.cert_pem));
+    folder.refused(&["--cert=cert", "--key=joined"], "joined: line ");
+    let utf_16: Vec<u8> =
+        "\u{feff}".encode_utf16().chain(joined.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    folder.put("wide", utf_16);
+    folder.refused(&["--cert=wide", "--key=key"], "wide: line 1: the file is UTF-16 text");
+    folder.shell(
+        "openssl x509 -in cert -outform DER -out der; openssl crl2pkcs7 -nocrl -certfile cert -out p7",
+    );
+    folder.refused(&["--cert=der", "--key=key"], "der: line 1: the file is binary (DER), not PEM");
+    folder.refused(&["--cert=p7", "--key=key"], "p7: line 1: PKCS#7: `openssl pkcs7 -print_certs -in p7`");
+    folder.shell(
+        "openssl x509 -in cert -trustout -out trusted; openssl req -new -key key -subj /CN=a -out request",
+    );
+    folder.refused(&["--cert=trusted", "--key=key"], "`openssl x509 -in trusted`");
+    folder.refused(&["--cert=request", "--key=key"], "holds no PEM certificate, but CERTIFICATE REQUEST");
+    folder.put("cut", &identity.cert_pem[..identity.cert_pem.len() - 40]);
+    folder.refused(&["--cert=cut", "--key=key"], "cut: line 1: -----BEGIN CERTIFICATE----- has no");
+    folder.put("no", "-----BEGIN CERTIFICATE-----\nMAAA\n-----END CERTIFICATE-----\n");
+    folder.refused(&["--cert=no", "--key=key"], "no: line 1: the certificate is damaged");
+    folder.refused(&[&SERVE[..], &["--client-ca=no"]].concat(), "no: line 1: the certificate is damaged");
+}
+
+#[test]
+fn an_encrypted_key_is_told_with_the_command_that_decrypts_it() {
+    let folder = Folder::new();
+    folder.identity(&Identity::self_signed(KeyKind::Rsa, &["one.test"]));
+    folder.shell("openssl pkcs8 -topk8 -in key -out new.key -passout pass:x");
+    folder.shell("openssl rsa -traditional -aes256 -in key -out old.key -passout pass:x");
+    for name in ["new.key", "old.key"] {
+        let command = format!("openssl pkey -in {name} -out {name}.plain");
+        let told = format!(
+            "{name}: line 1: the key is encrypted, and nobody is there to type its password: `{command}`"
+        );
+        folder.refused(&["--cert=cert", &format!("--key={name}")], &told);
+        folder.shell(&format!("{command} -passin pass:x"));
+        assert_eq!(folder.sent("cert", &format!("{name}.plain")), 1);
+    }
+}
+
+#[test]
+fn keys_are_taken_in_every_form_that_openssl_writes() {
+    let folder = Folder::new();
+    for (make, forms) in [
+        (
+            "openssl ecparam -name prime256v1 -genkey -out key",
+            "cp key a; openssl pkcs8 -topk8 -nocrypt -in key -out b",
+        ),
+        ("openssl genrsa -out key 2048", "openssl rsa -traditional -in key -out a; cat a cert > b"),
+        ("openssl genpkey -algorithm ed25519 -out key", "cp key a; sed 's/$/\\r/' key > b"),
+    ] {
+        folder.shell(make);
+        folder.shell("openssl req -x509 -key key -subj /CN=a -out cert");
+        folder.shell(forms);
+        for key in ["key", "a", "b"] {
+            let (code, _, log) = folder.check(&["--cert=cert", &format!("--key={key}")]);
+            assert_eq!(code, Some(0), "{make}: {key}: {log}");
+        }
+    }
+    folder.shell(
+        "openssl genrsa -out weak 1024; cat key key > two; ssh-keygen -q -t ecdsa -N '' -f ssh || touch ssh",
+    );
+    folder.refused(
+        &["--cert=cert", "--key=weak"],
+        "weak: line 1: the key can't be used: RSA of 2048 to 8192 bits",
+    );
+    folder.refused(&["--cert=cert", "--key=two"], "two: line 4: a second private key, beside that of line 1");
+    folder.refused(&["--cert=cert", "--key=cert"], "cert: holds no PEM private key, but CERTIFICATE");
+}
+
+#[test]
+fn a_certificate_and_a_key_that_do_not_belong_together_are_told_apart() {
+    let folder = Folder::new();
+    let authority = Authority::new("authority");
+    let [one, other] = [(), ()].map(|()| authority.issue(KeyKind::Ecdsa, &["one.test"]));
+    folder.identity(&one);
+    folder.put("other.cert", &other.cert_pem);
+    folder.put("other.key", &other.key_pem);
+    folder.put("wrong", format!("{}{}", authority.cert_pem(), one.cert_pem));
+    folder.refused(
+        &["--cert=wrong", "--key=key"],
+        "wrong with key: the key belongs to certificate 2 of the chain: put the host's own certificate first",
+    );
+    folder.refused(
+        &["--cert=cert", "--key=other.key"],
+        "cert with other.key: the key belongs to another certificate",
+    );
+    folder.refused(
+        &["--cert=cert", "--key=other.key", "--cert=other.cert", "--key=key"],
+        "cert with other.key: the key belongs to other.cert: give each --cert its --key in the same order",
+    );
+}
+
+#[test]
+fn a_certificate_of_version_1_serves() {
+    let folder = Folder::new();
+    folder.shell("openssl req -new -newkey rsa:2048 -nodes -keyout key -subj /CN=one.test -out request");
+    folder.shell("openssl x509 -req -in request -signkey key -out cert");
+    assert!(folder.shell("openssl x509 -noout -text -in cert").contains("Version: 1"));
+    assert_eq!(folder.sent("cert", "key"), 1);
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    let folder = Folder::new();
+    folder.identity(&Identity::self_signed(KeyKind::Ecdsa, &["one.test"]));
+    folder.put("users", "ann:plain\n");
+    let flags = [
+        "--cert=cert",
+        "--key=absent.key",
+        "--cert=absent.cert",
+        "--key=key",
+        "--client-ca=absent.ca",
+        "--agent-tls=verify",
+        "--agent-ca=absent.agents",
+        "--htpasswd=users",
+        "--access-log=absent/log",
+    ];
+    let told = ["absent.key", "absent.cert", "absent.ca", "absent.agents", "users: line 1", "absent/log"];
+    for command in ["check", "run"] {
+        let mut process = Process::start(self::Folder::command(&folder, &[&[command], &flags[..]].concat()));
+        assert_eq!(process.wait().code(), Some(2));
+        let log = process.log();
+        for told in told {
+            assert!(
+                log.lines().any(|line| line.starts_with("dcv-splice: ") && line.contains(told)),
+                "{told}: {log}"
+            );
+        }
+        assert_eq!(log.lines().count(), told.len(), "{log}");
+    }
+}
