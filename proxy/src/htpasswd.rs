@@ -46,18 +46,25 @@ pub struct Credentials {
 impl FromStr for Users {
     type Err = LineError;
 
-    /// Reads lines of `name:hash`; empty ones and those that start with `#` say nothing.
+    /// Reads lines of `name:hash`, as Apache and nginx do: what follows a second colon is a comment; empty lines and
+    /// those that start with `#` say nothing, nor do spaces around a line and a byte order mark.
     fn from_str(text: &str) -> Result<Self, LineError> {
         let mut users = Self::default();
         let mut cost = 0;
-        for (index, line) in text.lines().enumerate() {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        // Lines may end as on an old Mac too: what follows must not be taken for a comment.
+        for (index, line) in text.lines().flat_map(|line| line.split('\r')).map(str::trim).enumerate() {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
             let wrong = |says| LineError { line: index + 1, says };
             let (name, hash) =
                 line.split_once(':').ok_or(wrong("write name:hash, as `htpasswd -B -n NAME` prints it"))?;
+            let hash = hash.split(':').next().unwrap_or(hash).trim_end();
             let parts = bcrypt_parts(hash).map_err(wrong)?;
+            if name.contains(char::REPLACEMENT_CHARACTER) {
+                return Err(wrong("write the name in UTF-8, as browsers send it"));
+            }
             if name.is_empty() || users.hashes.insert(name.to_owned(), hash.to_owned()).is_some() {
                 return Err(wrong("each line names one user, who has a line of their own"));
             }
@@ -165,6 +172,23 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_read_as_apache_and_nginx_read_it() {
+        let [ann, bob] = [line("ann", "one"), line("bob", "two")].map(|line| line.trim_end().to_owned());
+        for text in [
+            format!("{ann}:Ann of sales:room 5\n{bob}:\n"),
+            format!("\u{feff}{ann}\r\n\r\n# staff\r\n{bob}:Bob\r\n"),
+            format!("  {ann}  \n \t\n\t# staff\n{bob} : Bob"),
+            format!("{ann}:Ann\r{bob}\r"),
+        ] {
+            let users: Users = text.parse().expect(&text);
+            for (name, password, known) in [("ann", "one", true), ("bob", "two", true), ("ann", "two", false)]
+            {
+                assert_eq!(users.know(&shown(name, password)), known, "{name} {password} of {text}");
+            }
+        }
+    }
+
+    #[test]
     fn a_hash_of_apache_is_read() {
         // Of `htpasswd -B -b -n -C 5 ann secret`.
         let text = "ann:$2y$05$vd86lDt7lsx56fj/eIHQZ.Bu32VhL922hcKhGMRMZSdgBsAX60PBG\n";
@@ -177,6 +201,8 @@ mod tests {
         for bad in [
             "ann",
             "carl:$apr1$x$y",
+            "carl:$apr1$x$y:Carl",
+            "c\u{fffd}rl:$2y$04$abcdefghijklmnopqrstuuBm3kX4BPnlYkZ0p9CXCTHoDR9NzdGC2",
             "carl:{SHA}abc",
             "carl:secret",
             ":$2y$04$abcdefghijklmnopqrstuuBm3kX4BPnlYkZ0p9CXCTHoDR9NzdGC2",

@@ -139,8 +139,14 @@ impl PasswordRules {
     pub fn read(&self, files: &dyn Files) -> Result<Users, PasswordFileError> {
         let unreadable = |source| PasswordFileError::Unreadable { file: self.file.clone(), source };
         let text = files.read(&self.file).map_err(unreadable)?;
-        let text = String::from_utf8(text).map_err(|error| unreadable(io::Error::other(error)))?;
-        text.parse().map_err(|source| PasswordFileError::Line { file: self.file.clone(), source })
+        if text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]) {
+            let wide = "is UTF-16 text: `iconv -f UTF-16 -t UTF-8 FILE` has it in UTF-8";
+            return Err(unreadable(io::Error::other(wide)));
+        }
+        // What can't be read in a comment does not matter; in a name it is refused.
+        String::from_utf8_lossy(&text)
+            .parse()
+            .map_err(|source| PasswordFileError::Line { file: self.file.clone(), source })
     }
 }
 

@@ -102,6 +102,8 @@ fn a_password_file_or_a_staple_that_can_not_be_meant_is_unusable() {
     let files = Files::new();
     unusable(&[&files.flag("--htpasswd", "absent")], "absent");
     unusable(&[&files.put("--htpasswd", "users", "# staff\nann:secret\n")], "users: line 2: ");
+    fs::write(files.folder.path().join("wide"), [0xff, 0xfe, b'a', 0, b':', 0]).unwrap();
+    unusable(&[&files.flag("--htpasswd", "wide")], "is UTF-16 text: `iconv");
     unusable(&["--htpasswd-agents=10.0.0.0/8"], "--htpasswd");
     let identity = Identity::self_signed(KeyKind::Ecdsa, &["localhost"]);
     let cert = files.put("--cert", "cert.pem", &identity.cert_pem);
