@@ -116,6 +116,9 @@ fn a_password_file_or_a_staple_that_can_not_be_meant_is_unusable() {
 #[test]
 fn flags_that_make_no_sense_are_unusable() {
     unusable(&["--listen=nowhere"], "--listen");
+    unusable(&["--listen=:8443"], "write 0.0.0.0:8443");
+    unusable(&["--listen-plain=localhost:8443"], "write 127.0.0.1:8443");
+    unusable(&["--admin=9443"], "write 0.0.0.0:9443");
     unusable(&["--agents=10.0.0.0/40"], "--agents");
     unusable(&["--workers=0"], "--workers");
     unusable(&["--head-s=0"], "--head-s");

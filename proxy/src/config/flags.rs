@@ -87,11 +87,11 @@ pub struct Flags {
     #[arg(long, value_name = "TOML")]
     pub config: Option<PathBuf>,
     /// Where to accept HTTPS; may be repeated. The default is none where --listen-plain is given
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8443")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8443", value_parser = listen_address)]
     #[arg(default_value_if("listen_plain", ArgPredicate::IsPresent, None))]
     pub listen: Vec<SocketAddr>,
     /// Where to accept plain HTTP, behind a balancer that ends TLS; may be repeated
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
     pub listen_plain: Vec<SocketAddr>,
     /// Where clients may come from; may be repeated [default: anywhere]
     #[arg(long, value_name = "CIDR", value_parser = network)]
@@ -316,10 +316,48 @@ fn admin_at(text: &str) -> Result<AdminAt, String> {
     match text {
         "off" => Ok(AdminAt::Off),
         address => {
-            let address = address.parse().map_err(|_| "write an address such as 127.0.0.1:9443, or off")?;
+            let address = listen_address(address).map_err(|says| format!("{says} (or off)"))?;
             Ok(AdminAt::Address(address))
         }
     }
+}
+
+/// An address and a port. What is written elsewhere in its place is told with what to write here.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let text = text.trim();
+        let text = text.split_once("://").map_or(text, |(_, rest)| rest).trim_end_matches('/');
+        match meant(text) {
+            Some(address) => format!("write {address}"),
+            None => {
+                "write an address and a port, such as 0.0.0.0:8443, 127.0.0.1:8443 or [::]:8443".to_owned()
+            }
+        }
+    })
+}
+
+/// What an address of another program's configuration probably means.
+fn meant(text: &str) -> Option<String> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Some(format!(
+            "0.0.0.0:{port} for all addresses of this host, or {}",
+            SocketAddr::from(([127, 0, 0, 1], port))
+        ));
+    }
+    let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    let with_port = parts.and_then(|(host, port)| Some(SocketAddr::new(host.parse().ok()?, port)));
+    let alone = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+    Some(match (parts, with_port, alone) {
+        // In an IPv6 address without brackets the last group may be meant as a port, if it looks like one.
+        (_, Some(address), alone) if alone.is_none() || address.port() >= 1024 => address.to_string(),
+        (_, _, Some(ip)) => format!("{} (the port is missing)", SocketAddr::new(ip, AGENT_PORT)),
+        (Some(("" | "*", port)), ..) => format!("0.0.0.0:{port} for all addresses of this host"),
+        (Some(("localhost", port)), ..) => format!("127.0.0.1:{port}"),
+        (Some((_, port)), ..) => {
+            format!("this host's own address in place of a name, such as 0.0.0.0:{port}")
+        }
+        (None, ..) => return None,
+    })
 }
 
 /// A prefix without bits beyond its length, which would be somebody's mistake.
@@ -340,4 +378,36 @@ fn network(text: &str) -> Result<IpNet, String> {
 fn agent_address(text: &str) -> Result<SocketAddr, String> {
     let ip = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, AGENT_PORT));
     ip.or_else(|_| text.parse()).map_err(|_| "write an address such as 10.0.0.5 or 10.0.0.5:8443".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_address_to_listen_on_is_told_with_what_to_write() {
+        for (text, told) in [
+            (":8443", "write 0.0.0.0:8443 for all addresses"),
+            ("*:8443", "write 0.0.0.0:8443 for all addresses"),
+            ("8443", "write 0.0.0.0:8443 for all addresses of this host, or 127.0.0.1:8443"),
+            ("localhost:8443", "write 127.0.0.1:8443"),
+            ("https://10.0.0.5:8443/", "write 10.0.0.5:8443"),
+            ("proxy.test:8443", "write this host's own address in place of a name, such as 0.0.0.0:8443"),
+            ("10.0.0.5", "write 10.0.0.5:8443 (the port is missing)"),
+            ("[::1]", "write [::1]:8443 (the port is missing)"),
+            ("fe80::1%eth0:8443", "write this host's own address"),
+            ("::1:8443", "write [::1]:8443"),
+            ("2001:db8::1", "write [2001:db8::1]:8443 (the port is missing)"),
+            ("::", "write [::]:8443 (the port is missing)"),
+            (" 10.0.0.5:8443", "write 10.0.0.5:8443"),
+            ("10.0.0.5:84430", "write an address and a port, such as"),
+            ("nowhere", "write an address and a port, such as"),
+            ("", "write an address and a port, such as"),
+        ] {
+            let error = listen_address(text).expect_err(text);
+            assert!(error.starts_with(told), "{text:?}: {error}");
+        }
+        assert_eq!(listen_address("[::]:1"), Ok(SocketAddr::from(([0; 16], 1))));
+        assert!(admin_at(":9443").is_err_and(|says| says.ends_with("(or off)")));
+    }
 }
