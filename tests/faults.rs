@@ -24,6 +24,8 @@ mod kept;
 mod logins;
 #[path = "faults/material.rs"]
 mod material;
+#[path = "faults/selfmade.rs"]
+mod selfmade;
 #[path = "faults/stopping.rs"]
 mod stopping;
 #[path = "faults/trust.rs"]

@@ -26,7 +26,7 @@ use crate::reply::Reply;
 use crate::route::Route;
 use crate::schedule::Class;
 use crate::stop::Phase;
-use crate::tls::TlsEnd;
+use crate::tls::{TlsEnd, Trouble};
 use crate::waiting::Place;
 use crate::worker::Worker;
 
@@ -546,13 +546,21 @@ async fn connect<N: Net>(worker: &Worker<N>, agent: SocketAddr) -> Result<Box<Pe
     Ok(peer)
 }
 
-/// What the client is told; the details are for the operator.
-fn cause(error: &ReachError) -> &'static str {
+/// What the client is told; the details are for the operator, but for what has to be done at the agent.
+fn cause(error: &ReachError) -> String {
     match error {
-        ReachError::TimedOut => "did not answer in time: is it running, and may this proxy reach it?",
-        ReachError::Refused(_) => "refused the connection: is its DCV server running?",
+        ReachError::TimedOut => {
+            "did not answer in time: is it running, and may this proxy reach it?".to_owned()
+        }
+        ReachError::Refused(_) => "refused the connection: is its DCV server running?".to_owned(),
+        ReachError::Handshake(Fault::Tls(error))
+            if matches!(error.trouble(), Trouble::Version | Trouble::Suites) =>
+        {
+            format!("failed in the TLS handshake: {error}.")
+        }
         ReachError::Handshake(_) => {
             "failed in the TLS handshake: does it speak HTTPS with a certificate this proxy accepts?"
+                .to_owned()
         }
     }
 }

@@ -9,6 +9,8 @@ mod pem;
 mod record;
 mod session;
 mod shown;
+mod trust;
+mod words;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ pub use certificates::{
 };
 pub use pem::PemError;
 pub use shown::ShownError;
+pub use words::Trouble;
 
 /// Ciphertext that may have to be kept between two receives: one record, or the largest handshake message.
 pub const HELD_BYTES_MAX: usize = 64 * 1024 + 18 * 1024;
@@ -35,8 +38,19 @@ pub const HELD_BYTES_MAX: usize = 64 * 1024 + 18 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The peer broke the protocol, or offered nothing both sides accept.
-    #[error("{0}")]
+    #[error("{}", words::plain(.0))]
     Protocol(#[from] rustls::Error),
+    /// An agent ended the handshake before it chose anything of what it was offered.
+    #[error("{}", words::no_common_suite())]
+    NothingInCommon,
+    /// A client offers this version of TLS at the most (RFC 8446 4.1.2), which is too old.
+    #[error("it offers only {}: it needs {} or later", words::version(*offered), words::version(*least))]
+    TooOld {
+        /// As it stands in its hello.
+        offered: u16,
+        /// What it would have to offer.
+        least: u16,
+    },
     /// The key has sealed as many records as it may (TLS 1.2 AES-GCM: 2^24); the connection has to end.
     #[error("the TLS key is used up")]
     KeyExhausted,
@@ -46,6 +60,18 @@ pub enum TlsError {
     /// Sealing was asked for before the handshake was done.
     #[error("TLS is not ready to send")]
     NotReady,
+}
+
+impl TlsError {
+    /// What kind of failure it is, of a handshake.
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Protocol(error) => words::trouble(error),
+            Self::NothingInCommon => Trouble::Suites,
+            Self::TooOld { .. } => Trouble::Version,
+            Self::KeyExhausted | Self::TooFragmented | Self::NotReady => Trouble::Broken,
+        }
+    }
 }
 
 /// Where a TLS end stands after it was fed.
@@ -116,6 +142,11 @@ impl TlsEnd {
     /// Whether bytes pass as they are.
     pub fn is_plain(&self) -> bool {
         matches!(self.phase, Phase::Plain)
+    }
+
+    /// Whether anything of the peer's handshake has come.
+    pub fn was_heard(&self) -> bool {
+        if let Phase::Handshake(handshake) = &self.phase { handshake.was_heard() } else { true }
     }
 
     /// Takes ciphertext that was received before there was an end for it.

@@ -8,10 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ::aws_lc_rs::digest::{SHA256, digest};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
-};
+use rustls::client::{Resumption, verify_server_name};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
@@ -19,11 +17,12 @@ use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{
     ALL_VERSIONS, CertificateError as RustlsCertificateError, ClientConfig, DigitallySignedStruct,
-    RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme,
+    ServerConfig, SignatureAlgorithm, SignatureScheme,
 };
 
 use super::material::{belong_together, certificates, private_key};
 use super::pem::PemError;
+use super::trust::{Authorities, Clients, signed_in_tls12, signed_in_tls13};
 use super::{Acceptor, Connector};
 use crate::files::{Disk, Files};
 
@@ -371,19 +370,15 @@ fn client_verifier(
     files: &dyn Files,
 ) -> Result<Arc<dyn ClientCertVerifier>, CertificateError> {
     let file = &authority.file;
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(file, files)?), provider());
-    let builder = if authority.required { builder } else { builder.allow_unauthenticated() };
-    builder.build().map_err(|source| CertificateError::Verifier { file: file.clone(), source })
+    let authorities = authorities(file, files)?;
+    let clients = Clients::new(authorities, authority.required, provider())
+        .map_err(|source| CertificateError::Verifier { file: file.clone(), source })?;
+    Ok(Arc::new(clients))
 }
 
-fn roots(file: &Path, files: &dyn Files) -> Result<RootCertStore, CertificateError> {
-    let mut roots = RootCertStore::empty();
-    for authority in certificates(file, files)? {
-        roots
-            .add(authority)
-            .map_err(|source| CertificateError::Authority { file: file.to_owned(), source })?;
-    }
-    Ok(roots)
+fn authorities(file: &Path, files: &dyn Files) -> Result<Authorities, CertificateError> {
+    Authorities::new(certificates(file, files)?, provider().signature_verification_algorithms)
+        .map_err(|source| CertificateError::Authority { file: file.to_owned(), source })
 }
 
 type Verifier = (Arc<dyn ServerCertVerifier>, Option<ServerName<'static>>);
@@ -393,10 +388,7 @@ fn verifier(trust: &AgentTrust, files: &dyn Files) -> Result<Verifier, Certifica
         AgentTrust::Anything => Ok((Arc::new(WithoutAuthority::new(None)), None)),
         AgentTrust::Pinned(pins) => Ok((Arc::new(WithoutAuthority::new(Some(pins.clone()))), None)),
         AgentTrust::Authority { file, name } => {
-            let verifier =
-                WebPkiServerVerifier::builder_with_provider(Arc::new(roots(file, files)?), provider())
-                    .build()
-                    .map_err(|source| CertificateError::Verifier { file: file.clone(), source })?;
+            let verifier = Arc::new(authorities(file, files)?);
             let name = name.as_deref().map(server_name).transpose()?;
             Ok((verifier, name))
         }
@@ -450,7 +442,7 @@ impl ServerCertVerifier for WithoutAuthority {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signature(|algorithms| verify_tls12_signature(message, certificate, signed, algorithms))
+        self.signature(|algorithms| signed_in_tls12(message, certificate, signed, algorithms))
     }
 
     fn verify_tls13_signature(
@@ -459,7 +451,7 @@ impl ServerCertVerifier for WithoutAuthority {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signature(|algorithms| verify_tls13_signature(message, certificate, signed, algorithms))
+        self.signature(|algorithms| signed_in_tls13(message, certificate, signed, algorithms))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -2,23 +2,32 @@
 //! over. rustls is shown a record at a time, so that it never sees one that follows the handshake: what it made of such
 //! a one would be lost with it. Early data is neither offered nor accepted: it could be replayed.
 
+use rustls::AlertDescription;
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 
-use super::TlsError;
 use super::record::{HANDSHAKE, length};
 use super::session::{Secrets, Session};
+use super::{TlsError, Trouble};
 use crate::buffer::Buffer;
 
 /// A content type (RFC 8446 5.1).
 const CHANGE_CIPHER_SPEC: u8 = 20;
+
+/// A handshake message (RFC 8446 4).
+const CLIENT_HELLO: u8 = 1;
+
+/// Versions, as they stand in hellos (RFC 8446 4.2.1).
+const TLS12: u16 = 0x0303;
+const TLS13: u16 = 0x0304;
 
 /// A handshake.
 pub(super) struct Handshake {
     side: Side,
     /// Bytes at the front of what comes that rustls has seen and wants to see again.
     seen: usize,
+    heard: bool,
 }
 
 /// What side of it this is.
@@ -32,12 +41,12 @@ enum Side {
 impl Handshake {
     /// With an agent.
     pub(super) fn with_agent(connection: UnbufferedClientConnection) -> Self {
-        Self { side: Side::Agent(connection), seen: 0 }
+        Self { side: Side::Agent(connection), seen: 0, heard: false }
     }
 
     /// With a client.
     pub(super) fn with_client(connection: UnbufferedServerConnection) -> Self {
-        Self { side: Side::Client(connection), seen: 0 }
+        Self { side: Side::Client(connection), seen: 0, heard: false }
     }
 
     /// Takes `incoming` in, which starts with what was not used before. Gives the bytes used, and whether it is done.
@@ -47,12 +56,25 @@ impl Handshake {
         incoming: &mut [u8],
         outgoing: &mut Buffer,
     ) -> Result<(usize, bool), TlsError> {
-        let (used, seen, is_done) = match &mut self.side {
-            Side::Agent(connection) => open(connection, incoming, self.seen, outgoing)?,
-            Side::Client(connection) => open(connection, incoming, self.seen, outgoing)?,
+        self.heard |= !incoming.is_empty();
+        let seen = self.seen;
+        let opened = match &mut self.side {
+            Side::Agent(connection) => {
+                let opened = open(connection, incoming, seen, outgoing);
+                opened.map_err(|error| of_agent(error, connection.negotiated_cipher_suite().is_some()))
+            }
+            Side::Client(connection) => {
+                open(connection, incoming, seen, outgoing).map_err(|error| of_client(error, incoming))
+            }
         };
+        let (used, seen, is_done) = opened?;
         self.seen = seen - used;
         Ok((used, is_done))
+    }
+
+    /// Whether anything of the peer's has come.
+    pub(super) fn was_heard(&self) -> bool {
+        self.heard
     }
 
     /// What comes after it.
@@ -67,6 +89,30 @@ impl Handshake {
                 Session::new(now, Secrets::Client(kernel))
             }
         }
+    }
+}
+
+/// An alert that comes in answer to the first hello is about what that offers (RFC 8446 4.1.1).
+pub(super) fn of_agent(error: TlsError, has_chosen: bool) -> TlsError {
+    match error {
+        TlsError::Protocol(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure))
+            if !has_chosen =>
+        {
+            TlsError::NothingInCommon
+        }
+        error => error,
+    }
+}
+
+/// `incoming` starts with the client's hello where that is what failed. A hello of before TLS 1.2 lacks more than the
+/// version, of which rustls may complain first.
+fn of_client(error: TlsError, incoming: &[u8]) -> TlsError {
+    let [HANDSHAKE, _, _, _, _, CLIENT_HELLO, _, _, _, major, minor, ..] = *incoming else { return error };
+    let offered = u16::from_be_bytes([major, minor]);
+    match error.trouble() {
+        Trouble::Suites if offered < TLS12 => TlsError::TooOld { offered, least: TLS12 },
+        Trouble::Version => TlsError::TooOld { offered, least: if offered < TLS12 { TLS12 } else { TLS13 } },
+        _ => error,
     }
 }
 

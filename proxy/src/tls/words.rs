@@ -1,0 +1,172 @@
+//! What rustls reports, in plain words and sorted by what an operator would do about it. "It" is the other side, agent
+//! or client.
+
+use rustls::{
+    AlertDescription as Alert, CertificateError, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved,
+};
+
+/// Suites that are spoken, for who has to name one in another program.
+const SUITES: &str = "it needs TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305 (such as \
+                      ECDHE-RSA-AES128-GCM-SHA256)";
+
+/// Names of a certificate that are told: it may have thousands.
+const NAMES_MAX: usize = 4;
+
+/// What kind of failure a handshake has come to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Trouble {
+    /// The other side speaks no version of TLS that this one does.
+    Version,
+    /// No cipher suite, group or signature that both can.
+    Suites,
+    /// No protocol inside of TLS that both speak (ALPN).
+    Protocol,
+    /// It shows no certificate, and has to.
+    CertificateMissing,
+    /// Nobody who is trusted vouches for its certificate, or not for this use or name.
+    CertificateUnknown,
+    /// Its certificate is not valid yet, or no longer.
+    CertificateExpired,
+    /// Its certificate, or what is signed by its key, is wrong.
+    CertificateBroken,
+    /// It has ended the handshake itself, and said why.
+    Alert,
+    /// What it sends is no TLS at all.
+    NoTls,
+    /// It breaks the protocol.
+    Broken,
+}
+
+/// Sorts an error of a handshake.
+pub(super) fn trouble(error: &Error) -> Trouble {
+    match error {
+        Error::PeerIncompatible(why) if is_version(why) => Trouble::Version,
+        Error::AlertReceived(Alert::ProtocolVersion) => Trouble::Version,
+        Error::PeerIncompatible(_)
+        | Error::AlertReceived(Alert::InsufficientSecurity)
+        | Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedCipherSuite) => Trouble::Suites,
+        // No certificate has a key that the client can verify, and rustls has no better error for that.
+        Error::General(what) if what == "no server certificate chain resolved" => Trouble::Suites,
+        Error::NoApplicationProtocol | Error::AlertReceived(Alert::NoApplicationProtocol) => {
+            Trouble::Protocol
+        }
+        Error::NoCertificatesPresented => Trouble::CertificateMissing,
+        Error::InvalidCertificate(why) => of_certificate(why),
+        Error::AlertReceived(_) => Trouble::Alert,
+        Error::InvalidMessage(
+            InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+        ) => Trouble::NoTls,
+        _ => Trouble::Broken,
+    }
+}
+
+fn is_version(why: &PeerIncompatible) -> bool {
+    matches!(
+        why,
+        PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+            | PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+    )
+}
+
+fn of_certificate(why: &CertificateError) -> Trouble {
+    use CertificateError as C;
+    match why {
+        C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. } => {
+            Trouble::CertificateExpired
+        }
+        C::UnknownIssuer
+        | C::NotValidForName
+        | C::NotValidForNameContext { .. }
+        | C::InvalidPurpose
+        | C::InvalidPurposeContext { .. }
+        | C::ApplicationVerificationFailure => Trouble::CertificateUnknown,
+        _ => Trouble::CertificateBroken,
+    }
+}
+
+/// What has gone wrong, with "it" for the other side.
+pub(super) fn plain(error: &Error) -> String {
+    match (error, trouble(error)) {
+        (_, Trouble::Version) => {
+            "it speaks only versions of TLS that are too old: it needs TLS 1.2 or later".to_owned()
+        }
+        (_, Trouble::Suites) => {
+            format!("it takes none of the cipher suites or curves that are spoken here: {SUITES}")
+        }
+        (_, Trouble::Protocol) => "it wants a protocol other than HTTP/1.1 (ALPN)".to_owned(),
+        (_, Trouble::CertificateMissing) => "it shows no certificate (--client-ca)".to_owned(),
+        (_, Trouble::NoTls) => "what it sends is no TLS".to_owned(),
+        (Error::InvalidCertificate(why), _) => certificate(why),
+        (Error::AlertReceived(alert), _) => format!("it ended the handshake: {}", of_alert(*alert)),
+        _ => format!("it breaks the protocol: {error}"),
+    }
+}
+
+fn certificate(why: &CertificateError) -> String {
+    use CertificateError as C;
+    match why {
+        C::Expired | C::ExpiredContext { .. } => "its certificate has expired".to_owned(),
+        C::NotValidYet | C::NotValidYetContext { .. } => {
+            "its certificate is not valid yet (is the clock of this host right?)".to_owned()
+        }
+        C::UnknownIssuer => "its certificate is not issued by an authority of --client-ca or --agent-ca".to_owned(),
+        C::ApplicationVerificationFailure => "its certificate is none of --agent-pin".to_owned(),
+        C::BadSignature => "its certificate does not belong to its key, or is not signed by its issuer".to_owned(),
+        C::NotValidForNameContext { expected, presented } => {
+            let names = if presented.is_empty() { "nobody".to_owned() } else { listed(presented) };
+            format!("its certificate is not for {}, but for {names} (--agent-name)", expected.to_str())
+        }
+        C::Other(other) => match &*other.to_string() {
+            // Of webpki, whose type is not to be had.
+            "CaUsedAsEndEntity" => {
+                "its certificate is an authority's own (CA:TRUE): put that very certificate into --agent-ca or --client-ca"
+                    .to_owned()
+            }
+            "UnsupportedCertVersion" => {
+                "its certificate is of version 1: `openssl x509 -req` makes one of version 3 with -copy_extensions copy"
+                    .to_owned()
+            }
+            flaw => flaw.to_owned(),
+        },
+        why => format!("its certificate is wrong: {why}"),
+    }
+}
+
+/// The first few, which rustls has written so that no control character is in them.
+fn listed(names: &[String]) -> String {
+    let few = names.get(..NAMES_MAX).unwrap_or(names).join(", ");
+    if names.len() > NAMES_MAX { format!("{few} and more") } else { few }
+}
+
+fn of_alert(alert: Alert) -> String {
+    match alert {
+        Alert::UnknownCA | Alert::CertificateUnknown | Alert::BadCertificate => {
+            format!("it does not accept the certificate it was shown ({alert:?})")
+        }
+        Alert::CertificateExpired => "to it, the certificate it was shown has expired".to_owned(),
+        Alert::CertificateRequired | Alert::NoCertificate | Alert::AccessDenied => {
+            format!("it wants a certificate that this side does not have ({alert:?})")
+        }
+        alert => format!("alert {alert:?}"),
+    }
+}
+
+/// Words for an agent or client that found nothing in common with what it was offered.
+pub(super) fn no_common_suite() -> String {
+    format!("it takes none of the cipher suites or curves that it was offered: {SUITES}")
+}
+
+/// A version as it stands in hellos (RFC 8446 4.2.1).
+pub(super) fn version(code: u16) -> String {
+    match code {
+        0x0300 => "SSL 3.0".to_owned(),
+        0x0301 => "TLS 1.0".to_owned(),
+        0x0302 => "TLS 1.1".to_owned(),
+        0x0303 => "TLS 1.2".to_owned(),
+        0x0304 => "TLS 1.3".to_owned(),
+        code => format!("version {code:#06x}"),
+    }
+}
