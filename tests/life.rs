@@ -65,7 +65,6 @@ impl Fixture {
             balance: Balance::new(1).0,
             refusals: Arc::default(),
             failures: Arc::default(),
-            failures: Arc::default(),
             published: Published::default(),
         }
     }

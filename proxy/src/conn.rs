@@ -20,7 +20,7 @@ use crate::head::{self, HeadEnd, HeadError, RequestHead, Version};
 use crate::introduction::Introduction;
 use crate::net::Net;
 use crate::peer::{Fault, Peer, Scratch};
-use crate::refusals::Refused;
+use crate::refusals::{Refusals, Refused};
 use crate::relay::{Moved, Surroundings, relay};
 use crate::reply::Reply;
 use crate::route::Route;
@@ -214,13 +214,14 @@ impl<S: crate::net::Stream> Accepted<S> {
             done = handshake => done.unwrap_or(Err(Fault::TimedOut)),
             () = place.lost() => {
                 worker.shared.refusals.note(Refused::Handshake, client.ip());
-                Err(Fault::TimedOut)
+                return None;
             }
             () = worker.last_call() => return None,
         };
         match secure {
             Ok(()) => Some(secured),
             Err(Fault::NoTls) => {
+                worker.shared.refusals.note(Refused::NotTls, client.ip());
                 secured.peer = Box::new(secured.peer.into_plain());
                 secured.secure = false;
                 let entry = Entry::new(client.ip(), worker.net.now());
@@ -228,7 +229,7 @@ impl<S: crate::net::Stream> Accepted<S> {
                 None
             }
             Err(fault) => {
-                tracing::debug!("{client}: no TLS: {fault}");
+                note_no_tls(&worker.shared.refusals, client.ip(), &fault, secured.peer.was_heard());
                 None
             }
         }
@@ -247,6 +248,33 @@ async fn read_introduction<N: Net>(
         if peer.fill(&worker.scratch).await? == 0 {
             return Err(Fault::EndedEarly);
         }
+    }
+}
+
+/// Counts a handshake that failed. One who has said nothing of it is no client: it only looked whether the port is open.
+fn note_no_tls(refusals: &Refusals, client: IpAddr, fault: &Fault, was_heard: bool) {
+    match fault {
+        Fault::Tls(error) => refusals.note_with(refused_for(error.trouble()), client, error),
+        Fault::TimedOut => refusals.note(Refused::HandshakeSlow, client),
+        _ if was_heard => {
+            refusals.note_quietly(Refused::HandshakeLeft);
+        }
+        _ => {}
+    }
+}
+
+fn refused_for(trouble: Trouble) -> Refused {
+    match trouble {
+        Trouble::Version => Refused::TlsVersion,
+        Trouble::Suites => Refused::TlsSuites,
+        Trouble::Protocol => Refused::TlsProtocol,
+        Trouble::CertificateMissing => Refused::CertificateMissing,
+        Trouble::CertificateUnknown => Refused::CertificateUnknown,
+        Trouble::CertificateExpired => Refused::CertificateExpired,
+        Trouble::CertificateBroken => Refused::CertificateBroken,
+        Trouble::Alert => Refused::TlsAlert,
+        Trouble::NoTls => Refused::NotTls,
+        Trouble::Broken => Refused::TlsBroken,
     }
 }
 

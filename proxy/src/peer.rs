@@ -124,6 +124,11 @@ impl<S: Stream> Peer<S> {
         self.stream.is_put_off()
     }
 
+    /// Whether it has said anything of its TLS handshake.
+    pub fn was_heard(&self) -> bool {
+        self.tls.was_heard()
+    }
+
     /// Whether it speaks without TLS.
     pub fn is_plain(&self) -> bool {
         self.tls.is_plain()

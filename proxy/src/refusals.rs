@@ -21,6 +21,30 @@ pub enum Refused {
     Descriptors,
     /// A handshake that took long gave way to a new one.
     Handshake,
+    /// A handshake took longer than one may.
+    HandshakeSlow,
+    /// A client left in the midst of its handshake. Counted, and not logged: balancers look in like that.
+    HandshakeLeft,
+    /// It speaks without TLS where TLS is due.
+    NotTls,
+    /// It speaks no version of TLS that is spoken here.
+    TlsVersion,
+    /// It knows no cipher suite, group or signature that is known here.
+    TlsSuites,
+    /// It wants to speak something else than HTTP/1.1 inside of TLS.
+    TlsProtocol,
+    /// It ended the handshake with an alert: most do who don't trust the proxy's certificate.
+    TlsAlert,
+    /// It breaks TLS.
+    TlsBroken,
+    /// It has to show a certificate and shows none.
+    CertificateMissing,
+    /// It shows one that no authority vouches for.
+    CertificateUnknown,
+    /// It shows one that is not valid yet, or no longer.
+    CertificateExpired,
+    /// It shows one that is damaged, or is not its own.
+    CertificateBroken,
     /// A balancer did not say whom it speaks for.
     Introduction,
     /// A head that can't be understood, or in more than one way.
@@ -36,7 +60,7 @@ pub enum Refused {
 }
 
 impl Refused {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 25] = [
         Self::Denied,
         Self::TooMany,
         Self::TooOften,
@@ -44,6 +68,18 @@ impl Refused {
         Self::Waiting,
         Self::Descriptors,
         Self::Handshake,
+        Self::HandshakeSlow,
+        Self::HandshakeLeft,
+        Self::NotTls,
+        Self::TlsVersion,
+        Self::TlsSuites,
+        Self::TlsProtocol,
+        Self::TlsAlert,
+        Self::TlsBroken,
+        Self::CertificateMissing,
+        Self::CertificateUnknown,
+        Self::CertificateExpired,
+        Self::CertificateBroken,
         Self::Introduction,
         Self::Head,
         Self::Stranger,
@@ -62,6 +98,18 @@ impl Refused {
             Self::Waiting => "waiting",
             Self::Descriptors => "descriptors",
             Self::Handshake => "handshake",
+            Self::HandshakeSlow => "handshake-slow",
+            Self::HandshakeLeft => "handshake-left",
+            Self::NotTls => "not-tls",
+            Self::TlsVersion => "tls-version",
+            Self::TlsSuites => "tls-suites",
+            Self::TlsProtocol => "tls-protocol",
+            Self::TlsAlert => "tls-alert",
+            Self::TlsBroken => "tls-broken",
+            Self::CertificateMissing => "certificate-missing",
+            Self::CertificateUnknown => "certificate-unknown",
+            Self::CertificateExpired => "certificate-expired",
+            Self::CertificateBroken => "certificate-broken",
             Self::Introduction => "introduction",
             Self::Head => "head",
             Self::Stranger => "stranger",
@@ -82,6 +130,18 @@ impl fmt::Display for Refused {
             Self::Waiting => "asked for nothing, and others needed its connection (--connections-max)",
             Self::Descriptors => "comes when no file descriptor is left (LimitNOFILE)",
             Self::Handshake => "took long in its handshake, and others came (--handshakes-max)",
+            Self::HandshakeSlow => "took too long in its TLS handshake (--head-s)",
+            Self::HandshakeLeft => "left in the midst of its TLS handshake",
+            Self::NotTls => "speaks without TLS where TLS is due (--listen)",
+            Self::TlsVersion => "speaks no version of TLS that is spoken here (--tls-min)",
+            Self::TlsSuites => "knows no cipher suite that is known here",
+            Self::TlsProtocol => "wants something else than HTTP/1.1",
+            Self::TlsAlert => "ended its TLS handshake",
+            Self::TlsBroken => "breaks TLS",
+            Self::CertificateMissing => "shows no certificate (--client-ca)",
+            Self::CertificateUnknown => "shows a certificate of nobody who is trusted (--client-ca)",
+            Self::CertificateExpired => "shows a certificate at the wrong time",
+            Self::CertificateBroken => "shows a broken certificate",
             Self::Introduction => "did not say whom it speaks for (--proxy-protocol)",
             Self::Head => "asks what can't be understood",
             Self::Stranger => "asks for what is in no --agents prefix and was not dialled",
@@ -99,10 +159,20 @@ pub struct Refusals([AtomicU64; Refused::ALL.len()]);
 impl Refusals {
     /// Counts `who`, and tells the log if it is time to.
     pub fn note(&self, why: Refused, who: impl fmt::Display) {
-        let count = self.0[why as usize].fetch_add(1, Ordering::Relaxed) + 1;
+        self.note_with(why, who, format_args!("it {why}"));
+    }
+
+    /// The same with words of the case's own.
+    pub fn note_with(&self, why: Refused, who: impl fmt::Display, what: impl fmt::Display) {
+        let count = self.note_quietly(why);
         if count.is_power_of_two() {
-            tracing::warn!("{who} is turned away: it {why} ({count} so far)");
+            tracing::warn!("{who} is turned away: {what} ({count} so far)");
         }
+    }
+
+    /// Counts without a word. Gives how often that was so.
+    pub fn note_quietly(&self, why: Refused) -> u64 {
+        self.0[why as usize].fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// How often that was so.

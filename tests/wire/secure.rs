@@ -1,7 +1,8 @@
 //! TLS towards clients as openssl and curl see it, and towards agents as they see it.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown};
 use std::sync::{Arc, Mutex};
 
 use harness::agent::{Agent, AgentConfig, AgentTls};
@@ -79,6 +80,9 @@ fn tls_1_3_alone_is_spoken_where_that_is_asked_for() {
     assert_eq!(curl.get(&["--tlsv1.3", &url]).status, 200);
     let (old, received) = curl.attempt(&["--tls-max", "1.2", &url]);
     assert!(received.status == 0 && old.log.contains("protocol version"), "{}", old.log);
+    eventually("it is told", || {
+        proxy.log().contains("it offers only TLS 1.2: it needs TLS 1.3").then_some(())
+    });
 }
 
 #[test]
@@ -111,6 +115,135 @@ fn clients_show_a_certificate_where_that_is_asked_for() {
             assert_eq!([Some(&good), Some(&bad), None].map(status), [200, 0, without], "{demand} {version}");
         }
     }
+}
+
+/// Where nobody issues certificates, people put each client's own into the file.
+#[test]
+fn a_clients_own_certificate_is_trusted_where_it_stands_in_the_file_and_one_of_version_1_where_its_issuer_does()
+ {
+    let folder = tempfile::tempdir().unwrap();
+    let make = "cd $0
+        openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=ann -keyout ann.key -out ann
+        openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=bob -keyout bob.key -out bob -addext basicConstraints=CA:FALSE
+        openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=ann -keyout eve.key -out eve
+        openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=ca -keyout ca.key -out ca
+        openssl req -new -newkey rsa:2048 -nodes -subj /CN=old -keyout old.key -out request
+        openssl x509 -req -in request -CA ca -CAkey ca.key -CAcreateserial -out old
+        cat ann bob ca > all";
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let made = run("sh", &["-ec", make, &path("")]);
+    assert!(made.success, "{}", made.log);
+    let curl = Curl::new();
+    for (file, welcome) in [("all", &["ann", "bob", "old"][..]), ("bob", &["bob"]), ("ca", &["old"])] {
+        let proxy = proxy(&[&format!("--client-ca={}", path(file))]);
+        let url = format!("https://{}/health", proxy.address());
+        for version in ["1.2", "1.3"] {
+            for name in ["ann", "bob", "old", "eve"] {
+                let (certificate, key) = (path(name), path(&format!("{name}.key")));
+                let args = ["--tls-max", version, &url, "--cert", &certificate, "--key", &key];
+                let status = if welcome.contains(&name) { 200 } else { 0 };
+                assert_eq!(curl.attempt(&args).1.status, status, "{name} by {file}, {version}");
+            }
+        }
+    }
+}
+
+/// Bytes, and the end of the connection.
+fn say(proxy: &Proxy, bytes: &[u8]) {
+    let mut client = std::net::TcpStream::connect(proxy.address()).unwrap();
+    client.write_all(bytes).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    // Until it has ended too.
+    let _ = client.read_to_end(&mut Vec::new());
+}
+
+#[test]
+fn each_handshake_that_fails_is_counted_by_its_reason_and_told_in_plain_words() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let files = Curl::new();
+    let ca = format!("--client-ca={}", files.file("ca", ours.cert_pem().as_bytes()));
+    let mut proxy = proxy(&[&ca, "--admin=127.0.0.1:0"]);
+    let figures =
+        proxy.until("shows figures", |log| Some(log.split_once("figures at ")?.1.lines().next()?.to_owned()));
+    let counted = |reason: &str| {
+        let line = format!("reason=\"{reason}\"}} 1");
+        let figures = format!("{figures}metrics");
+        let metrics =
+            || Curl::new().get(&["--http1.1", &figures]).text().lines().any(|it| it.contains(&line));
+        eventually(&line, || metrics().then_some(()));
+    };
+    let shown = |name: &str, authority: &Authority| {
+        let Identity { cert_pem, key_pem } = authority.issue(KeyKind::Ecdsa, &["client.test"]);
+        let cert = files.file(&format!("{name}.cert"), cert_pem.as_bytes());
+        format!("-cert {cert} -key {}", files.file(&format!("{name}.key"), key_pem.as_bytes()))
+    };
+    let (good, bad) = (shown("good", &ours), shown("bad", &theirs));
+    let distrust =
+        format!("{good} -verify_return_error -CAfile {}", files.file("theirs", theirs.cert_pem().as_bytes()));
+    for (args, reason, told) in [
+        (
+            "-tls1_1 -cipher ALL:@SECLEVEL=0",
+            "tls-version",
+            "it offers only TLS 1.1: it needs TLS 1.2 or later",
+        ),
+        ("-tls1_2 -cipher AES128-SHA", "tls-suites", "it takes none of the cipher suites or curves"),
+        ("-alpn h2", "tls-protocol", "it wants a protocol other than HTTP/1.1"),
+        ("", "certificate-missing", "it shows no certificate (--client-ca)"),
+        (&bad, "certificate-unknown", "its certificate is not issued by an authority of --client-ca"),
+        (&distrust, "tls-alert", "it does not accept the certificate it was shown (UnknownCA)"),
+    ] {
+        assert!(!openssl(&proxy, args).output.contains("DCV Proxy OK"), "{args}");
+        counted(reason);
+        proxy.until("tells", |log| {
+            log.lines()
+                .any(|line| line.contains("127.0.0.1 is turned away: ") && line.contains(told))
+                .then_some(())
+        });
+    }
+    assert!(openssl(&proxy, &good).output.contains("DCV Proxy OK"));
+    // A record of a handshake message that is none, and half a hello.
+    say(&proxy, &[22, 3, 1, 0, 4, 99, 0, 0, 0]);
+    counted("tls-broken");
+    say(&proxy, &[22, 3, 1, 1, 0, 1]);
+    counted("handshake-left");
+    say(&proxy, &[0x80, 0x2e, 1, 0, 2]);
+    counted("not-tls");
+    let before = proxy.log().matches("is turned away").count();
+    // Who looks whether the port is open does nothing wrong.
+    for _ in 0..8 {
+        say(&proxy, b"");
+    }
+    assert!(openssl(&proxy, &good).output.contains("DCV Proxy OK"));
+    assert_eq!(proxy.log().matches("is turned away").count(), before);
+    say(&proxy, b"GET / HTTP/1.1\r\n\r\n");
+    assert!(proxy.terminate().success());
+    let sum = "turned away: handshake-left 1, not-tls 2, tls-version 1, tls-suites 1, tls-protocol 1, tls-alert 1, \
+               tls-broken 1, certificate-missing 1, certificate-unknown 1";
+    assert!(proxy.log().contains(sum), "{}", proxy.log());
+}
+
+#[test]
+fn a_handshake_that_takes_too_long_and_a_certificate_that_has_expired_are_counted() {
+    let files = Curl::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["client.test".to_owned()]).unwrap();
+    (params.not_before, params.not_after) =
+        (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
+    let cert = files.file("cert", params.self_signed(&key).unwrap().pem().as_bytes());
+    let shown = format!("-cert {cert} -key {}", files.file("key", key.serialize_pem().as_bytes()));
+    let mut proxy = proxy(&[&format!("--client-ca={cert}"), "--head-s=1"]);
+    let _silent = std::net::TcpStream::connect(proxy.address()).unwrap();
+    proxy.until("tells of the silent one", |log| {
+        log.contains("it took too long in its TLS handshake").then_some(())
+    });
+    for _ in 0..3 {
+        assert!(!openssl(&proxy, &shown).output.contains("DCV Proxy OK"));
+    }
+    proxy.until("tells twice of the other", |log| {
+        (log.matches("its certificate has expired").count() == 2).then_some(())
+    });
+    assert!(proxy.terminate().success());
+    assert!(proxy.log().contains("certificate-expired 3"), "{}", proxy.log());
 }
 
 #[test]
