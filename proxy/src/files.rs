@@ -3,9 +3,9 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, OFlags, access, fcntl_getfl, fcntl_setfl};
@@ -17,6 +17,8 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 pub trait Files {
     /// All of a file.
     fn read(&self, file: &Path) -> io::Result<Vec<u8>>;
+    /// Its permissions (inode(7)).
+    fn mode(&self, file: &Path) -> io::Result<u32>;
     /// A file that is written to at its end, made if there is none.
     fn append(&self, file: &Path) -> io::Result<File>;
 }
@@ -45,6 +47,10 @@ impl Files for Disk {
         let opened = open_regular(file);
         self.remember(file, &opened);
         read_whole(&opened?)
+    }
+
+    fn mode(&self, file: &Path) -> io::Result<u32> {
+        Ok(fs::metadata(file)?.mode())
     }
 
     fn append(&self, file: &Path) -> io::Result<File> {
@@ -78,6 +84,10 @@ impl Files for Glance {
         read_whole(&open_regular(file)?)
     }
 
+    fn mode(&self, file: &Path) -> io::Result<u32> {
+        Ok(fs::metadata(file)?.mode())
+    }
+
     fn append(&self, file: &Path) -> io::Result<File> {
         if !file.exists() {
             let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -109,6 +119,10 @@ impl Files for Delivered {
         read_whole(self.file(file)?)
     }
 
+    fn mode(&self, file: &Path) -> io::Result<u32> {
+        Ok(self.file(file)?.metadata()?.mode())
+    }
+
     fn append(&self, file: &Path) -> io::Result<File> {
         self.file(file)?.try_clone()
     }
@@ -128,6 +142,10 @@ impl Files for Knowing<'_> {
             Some((known, text)) if known == file => Ok(text.clone()),
             _ => self.files.read(file),
         }
+    }
+
+    fn mode(&self, file: &Path) -> io::Result<u32> {
+        self.files.mode(file)
     }
 
     fn append(&self, file: &Path) -> io::Result<File> {

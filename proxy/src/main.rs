@@ -91,6 +91,7 @@ fn unusable(reason: String) -> Failure {
 
 fn check(settings: &Settings) -> Result<(), Failure> {
     let prepared = Prepared::new(settings, &Glance).map_err(unusable)?;
+    prepared.doubts.iter().for_each(|doubt| eprintln!("dcv-splice: warning: {doubt}"));
     Ok(io::stdout().write_all(prepared.resolved.show().as_bytes())?)
 }
 
@@ -240,6 +241,7 @@ fn announce(listeners: &[Listener], admin: Option<&TcpListener>) -> io::Result<(
 
 fn warn(prepared: &Prepared) {
     let config = prepared.config();
+    prepared.doubts.iter().for_each(|doubt| tracing::warn!("{doubt}"));
     if config.certificates.is_empty() && !config.listen.is_empty() {
         tracing::warn!(
             "no --cert and --key: a self-signed certificate was made, which browsers will warn of"

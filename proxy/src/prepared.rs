@@ -15,7 +15,7 @@ use crate::files::Files;
 use crate::htpasswd::Users;
 use crate::log::Target;
 use crate::passwords::{PasswordRules, Passwords};
-use crate::tls::{Acceptor, Connector};
+use crate::tls::{self, Acceptor, Connector};
 use crate::worker::Shared;
 
 /// A configuration that can be run by.
@@ -26,6 +26,8 @@ pub struct Prepared {
     connector: Option<Connector>,
     users: Option<Users>,
     lines: Target,
+    /// What is worth a warning, each with its place in the configuration file.
+    pub doubts: Vec<String>,
 }
 
 impl Prepared {
@@ -54,7 +56,10 @@ impl Prepared {
         });
         match (acceptor, connector, users, lines) {
             (Ok(acceptor), Ok(connector), Ok(users), Ok(lines)) => {
-                Ok(Self { resolved, acceptor, connector, users, lines })
+                let (trust, demands) = (config.agent_trust.as_ref(), &config.client_demands);
+                let doubts = tls::doubts(&config.certificates, demands, trust, files);
+                let doubts = doubts.iter().map(|it| resolved.blame(Some(&it.file), &it.says)).collect();
+                Ok(Self { resolved, acceptor, connector, users, lines, doubts })
             }
             _ => Err(problems.join("\n")),
         }
@@ -90,7 +95,9 @@ impl Prepared {
     }
 
     /// What the workers share from now on, in place of `before`: who is in stays counted, who has guessed stays known.
-    pub fn replace(self, before: &Shared, log: &AccessLog) -> io::Result<(Shared, Target)> {
+    lines: Target,
+    /// What is worth a warning, each with its place in the configuration file.
+    pub doubts: Vec<String>,
         let config = self.resolved.config;
         let shared = Shared {
             admission: before.admission.renewed(config.clients.clone(), config.client_limits),

@@ -3,6 +3,7 @@
 //! here. Plaintext is never kept: every byte that was decrypted has been handed to the caller's sink.
 
 mod certificates;
+mod doubts;
 mod handshake;
 mod material;
 mod pem;
@@ -27,6 +28,7 @@ use session::Session;
 pub use certificates::{
     AgentTrust, CertificateError, CertificatePair, ClientAuthority, ClientDemands, Pin, PinError,
 };
+pub use doubts::{Doubt, doubts};
 pub use pem::PemError;
 pub use shown::ShownError;
 pub use words::Trouble;

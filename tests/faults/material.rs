@@ -215,6 +215,43 @@ fn a_certificate_of_version_1_serves() {
 }
 
 #[test]
+fn what_serves_and_is_still_not_as_it_should_be_is_warned_of() {
+    let folder = Folder::new();
+    let issued = |from, until| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["one.test".to_owned()]).unwrap();
+        (params.not_before, params.not_after) =
+            (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(until, 1, 1));
+        Identity { cert_pem: params.self_signed(&key).unwrap().pem(), key_pem: key.serialize_pem() }
+    };
+    let [past, future] = [issued(2001, 2002), issued(4000, 4001)];
+    folder.put("future", &future.cert_pem);
+    folder.put("both", format!("{}{}", Authority::new("a").cert_pem(), past.cert_pem));
+    folder.identity(&past);
+    let all = ["--client-ca=future", "--agent-tls=verify", "--agent-ca=both", "--listen=127.0.0.1:0"];
+    let flags = [&SERVE[..], &all].concat();
+    folder.shell("chmod 644 key");
+    let told = [
+        "cert: the certificate has expired",
+        "future: the certificate is not valid yet",
+        "both: certificate 2 has expired",
+        "key: everybody on this host may read this private key: `chmod o= key`",
+    ];
+    let (code, _, log) = folder.check(&flags);
+    assert_eq!((code, log.matches("dcv-splice: warning: ").count()), (Some(0), told.len()), "{log}");
+    let mut proxy = Proxy::start_by(folder.command(&flags), &flags);
+    for told in told {
+        assert!(log.contains(told), "{told}: {log}");
+        proxy.until(told, |log| log.contains(told).then_some(()));
+    }
+    folder.shell("chmod o= key; openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=a -keyout key -out cert");
+    let (_, _, log) = folder.check(&SERVE);
+    assert!(log.contains("the certificate has no subjectAltName") && !log.contains("everybody"), "{log}");
+    folder.shell("openssl req -x509 -key key -subj /CN=a -out cert -addext subjectAltName=DNS:a.test");
+    assert_eq!(folder.check(&SERVE).2, "");
+}
+
+#[test]
 fn everything_that_is_wrong_is_told_at_once() {
     let folder = Folder::new();
     folder.identity(&Identity::self_signed(KeyKind::Ecdsa, &["one.test"]));

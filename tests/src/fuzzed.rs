@@ -259,6 +259,10 @@ impl Files for OneFile<'_> {
         Ok(self.0.to_owned())
     }
 
+    fn mode(&self, _: &Path) -> io::Result<u32> {
+        Ok(0o600)
+    }
+
     fn append(&self, _: &Path) -> io::Result<File> {
         Err(io::ErrorKind::NotFound.into())
     }

@@ -122,7 +122,7 @@ fn clients_show_a_certificate_where_that_is_asked_for() {
 fn a_clients_own_certificate_is_trusted_where_it_stands_in_the_file_and_one_of_version_1_where_its_issuer_does()
  {
     let folder = tempfile::tempdir().unwrap();
-    let make = "cd $0
+    let script = "cd $0
         openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=ann -keyout ann.key -out ann
         openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=bob -keyout bob.key -out bob -addext basicConstraints=CA:FALSE
         openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=ann -keyout eve.key -out eve
@@ -131,7 +131,7 @@ fn a_clients_own_certificate_is_trusted_where_it_stands_in_the_file_and_one_of_v
         openssl x509 -req -in request -CA ca -CAkey ca.key -CAcreateserial -out old
         cat ann bob ca > all";
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let made = run("sh", &["-ec", make, &path("")]);
+    let made = run("sh", &["-ec", script, &path("")]);
     assert!(made.success, "{}", made.log);
     let curl = Curl::new();
     for (file, welcome) in [("all", &["ann", "bob", "old"][..]), ("bob", &["bob"]), ("ca", &["old"])] {

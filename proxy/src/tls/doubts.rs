@@ -1,0 +1,88 @@
+//! What an operator should know of certificates and keys that can be used: that they have expired, or that others may
+//! read them.
+
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::UnixTime;
+use x509_parser::certificate::X509Certificate;
+
+use super::material::{certificates, parsed};
+use super::{AgentTrust, CertificatePair, ClientDemands};
+use crate::files::Files;
+
+/// Permission of everybody to read (inode(7)).
+const READ_BY_OTHERS: u32 = 0o004;
+
+/// Something that is worth a warning, and the file that it is about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Doubt {
+    /// Which file.
+    pub file: PathBuf,
+    /// What about it.
+    pub says: String,
+}
+
+/// Looks at files that were found to be usable; what can't be read any more is passed over.
+pub fn doubts(
+    pairs: &[CertificatePair],
+    demands: &ClientDemands,
+    trust: Option<&AgentTrust>,
+    files: &dyn Files,
+) -> Vec<Doubt> {
+    let agents = match trust {
+        Some(AgentTrust::Authority { file, .. }) => Some(file),
+        _ => None,
+    };
+    let authorities = demands.certificate.iter().map(|authority| &authority.file).chain(agents);
+    let mut doubts = Vec::new();
+    for pair in pairs {
+        times(&pair.certificate, files, &mut doubts);
+        names(&pair.certificate, files, &mut doubts);
+        readers(&pair.key, files, &mut doubts);
+    }
+    authorities.for_each(|file| times(file, files, &mut doubts));
+    doubts
+}
+
+fn times(file: &Path, files: &dyn Files, doubts: &mut Vec<Doubt>) {
+    let now = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
+    let all = certificates(file, files).unwrap_or_default();
+    for (number, der) in (1..).zip(&all) {
+        let Some(says) = parsed(der).and_then(|certificate| untimely(&certificate, now)) else { continue };
+        let which =
+            if all.len() > 1 { format!("certificate {number}") } else { "the certificate".to_owned() };
+        let says = format!("{}: {which} {says}", file.display());
+        doubts.push(Doubt { file: file.to_owned(), says });
+    }
+}
+
+fn untimely(certificate: &X509Certificate<'_>, now: i64) -> Option<String> {
+    let validity = certificate.validity();
+    if now > validity.not_after.timestamp() {
+        return Some(format!("has expired ({})", validity.not_after));
+    }
+    (now < validity.not_before.timestamp())
+        .then(|| format!("is not valid yet (from {} on)", validity.not_before))
+}
+
+fn names(file: &Path, files: &dyn Files, doubts: &mut Vec<Doubt>) {
+    let all = certificates(file, files).unwrap_or_default();
+    let own = all.first().and_then(|der| parsed(der));
+    if own.is_some_and(|own| matches!(own.subject_alternative_name(), Ok(None))) {
+        let says = format!(
+            "{}: the certificate has no subjectAltName, so browsers take it for no host's: `openssl req -x509` puts one in \
+             with -addext subjectAltName=DNS:HOST, `openssl x509 -req` with -copy_extensions copy",
+            file.display()
+        );
+        doubts.push(Doubt { file: file.to_owned(), says });
+    }
+}
+
+fn readers(file: &Path, files: &dyn Files, doubts: &mut Vec<Doubt>) {
+    if files.mode(file).is_ok_and(|mode| mode & READ_BY_OTHERS != 0) {
+        let file_name = file.display();
+        let says =
+            format!("{file_name}: everybody on this host may read this private key: `chmod o= {file_name}`");
+        doubts.push(Doubt { file: file.to_owned(), says });
+    }
+}
