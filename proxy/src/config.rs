@@ -182,28 +182,50 @@ impl ConfigError {
 }
 
 impl Flags {
-    /// Resolves the flags; no file is read and nothing is bound.
-    pub fn resolve(self) -> Result<Config, ConfigError> {
-        let listen = self.listeners()?;
+    /// Resolves the flags; no file is read and nothing is bound. The errors are all that there are.
+    pub fn resolve(self) -> Result<Config, Vec<ConfigError>> {
+        let problems = self.problems();
+        if problems.is_empty() { Ok(self.draft()) } else { Err(problems) }
+    }
+
+    /// What can't be meant so.
+    pub(crate) fn problems(&self) -> Vec<ConfigError> {
+        let mut problems: Vec<_> = self.overlaps().chain(self.limits.problems()).collect();
         let agents = AllowedAgents::new(self.agents.clone());
         if let Some(agent) = self.default_agent.filter(|agent| !agents.allows(*agent)) {
-            return Err(ConfigError::DefaultAgent(agent, if agent.is_ipv4() { 32 } else { 128 }));
+            problems.push(ConfigError::DefaultAgent(agent, if agent.is_ipv4() { 32 } else { 128 }));
         }
         if self.client_cert == ClientCert::Optional && self.client_ca.is_none() {
-            return Err(ConfigError::NoClientCa);
+            problems.push(ConfigError::NoClientCa);
         }
-        let relay = self.limits.relay();
-        Ok(Config {
-            listen,
+        let verified = self.agent_ca.is_some() || !self.agent_pin.is_empty();
+        match self.agent_tls {
+            AgentTls::Verify if !verified => problems.push(ConfigError::NothingToVerifyBy),
+            AgentTls::Insecure | AgentTls::Off if verified => problems.push(ConfigError::NotVerified),
+            _ => {}
+        }
+        if self.cert.len() != self.key.len() {
+            problems.push(ConfigError::Pairs(self.cert.len(), self.key.len()));
+        }
+        if !self.ocsp.is_empty() && self.ocsp.len() != self.cert.len() {
+            problems.push(ConfigError::Staples(self.ocsp.len(), self.cert.len()));
+        }
+        problems
+    }
+
+    /// What the flags come to, with or without problems: to look at the files that it names, and to run by if there are
+    /// none.
+    pub(crate) fn draft(self) -> Config {
+        Config {
             clients: ClientNetworks {
                 allowed: self.allow_clients.clone(),
                 denied: self.deny_clients.clone(),
                 introducers: self.proxy_protocol.clone(),
                 trusted_proxies: self.trust_forwarded.clone(),
             },
-            client_limits: self.limits.client()?,
-            agents,
-            agent_trust: self.trust()?,
+            client_limits: self.limits.client(),
+            agents: AllowedAgents::new(self.agents.clone()),
+            agent_trust: self.trust(),
             client_demands: ClientDemands {
                 tls13: self.tls_min == TlsMin::Tls13,
                 certificate: self.client_ca.clone().map(|file| {
@@ -211,7 +233,7 @@ impl Flags {
                     ClientAuthority { file, required }
                 }),
             },
-            certificates: self.certificates()?,
+            certificates: self.certificates(),
             hsts: self.hsts_s.map(|seconds| format!("Strict-Transport-Security: max-age={seconds}")),
             passwords: self
                 .htpasswd
@@ -220,64 +242,55 @@ impl Flags {
             workers: self.workers.map_or_else(cores, usize::from),
             access_log: access_log(&self.access_log),
             readiness: self.readiness,
-            front: self.limits.front()?,
+            front: self.limits.front(),
             exchange: self.limits.exchange(),
-            relay,
+            relay: self.limits.relay(),
             pool: self.limits.pool(),
             file: self.config,
             control: self.control,
             ebpf: self.ebpf,
             ebpf_object: self.ebpf_object,
             admin: if let AdminAt::Address(address) = self.admin { Some(address) } else { None },
+            listen: self.listen,
             listen_plain: self.listen_plain,
             default_agent: self.default_agent,
             agent_domain: self.agent_domain,
             agent_port: self.agent_port,
             prefix: self.prefix,
             host_header: self.host_header,
-        })
+        }
     }
 
-    fn listeners(&self) -> Result<Vec<SocketAddr>, ConfigError> {
+    fn overlaps(&self) -> impl Iterator<Item = ConfigError> {
         let admin = if let AdminAt::Address(address) = self.admin { Some(address) } else { None };
         let all: Vec<_> = self.listen.iter().chain(&self.listen_plain).chain(&admin).copied().collect();
-        let overlap = all.iter().enumerate().find_map(|(index, at)| {
-            all[..index].iter().find(|before| overlaps(**before, *at)).map(|before| (*before, *at))
-        });
-        match overlap {
-            Some((one, other)) => Err(ConfigError::Overlap(one, other)),
-            None => Ok(self.listen.clone()),
-        }
+        let overlap = |index: usize| {
+            let at = all[index];
+            let before = all[..index].iter().find(|before| overlaps(**before, at))?;
+            Some(ConfigError::Overlap(*before, at))
+        };
+        (0..all.len()).filter_map(overlap).collect::<Vec<_>>().into_iter()
     }
 
-    fn trust(&self) -> Result<Option<AgentTrust>, ConfigError> {
-        let given = self.agent_ca.is_some() || !self.agent_pin.is_empty();
+    fn trust(&self) -> Option<AgentTrust> {
         match (self.agent_tls, &self.agent_ca) {
             (AgentTls::Verify, Some(file)) => {
-                Ok(Some(AgentTrust::Authority { file: file.clone(), name: self.agent_name.clone() }))
+                Some(AgentTrust::Authority { file: file.clone(), name: self.agent_name.clone() })
             }
-            (AgentTls::Verify, None) if given => Ok(Some(AgentTrust::Pinned(self.agent_pin.clone()))),
-            (AgentTls::Verify, None) => Err(ConfigError::NothingToVerifyBy),
-            _ if given => Err(ConfigError::NotVerified),
-            (AgentTls::Insecure, _) => Ok(Some(AgentTrust::Anything)),
-            (AgentTls::Off, _) => Ok(None),
+            (AgentTls::Verify, None) => Some(AgentTrust::Pinned(self.agent_pin.clone())),
+            (AgentTls::Insecure, _) => Some(AgentTrust::Anything),
+            (AgentTls::Off, _) => None,
         }
     }
 
-    fn certificates(&self) -> Result<Vec<CertificatePair>, ConfigError> {
-        if self.cert.len() != self.key.len() {
-            return Err(ConfigError::Pairs(self.cert.len(), self.key.len()));
-        }
-        if !self.ocsp.is_empty() && self.ocsp.len() != self.cert.len() {
-            return Err(ConfigError::Staples(self.ocsp.len(), self.cert.len()));
-        }
+    fn certificates(&self) -> Vec<CertificatePair> {
         let pairs = self.cert.iter().zip(&self.key).enumerate();
         let pair = |(index, (certificate, key)): (usize, (&PathBuf, &PathBuf))| CertificatePair {
             certificate: certificate.clone(),
             key: key.clone(),
             ocsp: self.ocsp.get(index).cloned(),
         };
-        Ok(pairs.map(pair).collect())
+        pairs.map(pair).collect()
     }
 }
 
@@ -311,26 +324,33 @@ impl LimitFlags {
         }
     }
 
-    fn front(&self) -> Result<FrontLimits, ConfigError> {
-        if self.headers_max == 0 || self.headers_max > HEADERS_MAX {
-            return Err(ConfigError::Limit("headers-max", "must lie between 1 and 256"));
-        }
-        if !(256..=1 << 20).contains(&self.head_bytes_max) {
-            return Err(ConfigError::Limit("head-bytes-max", "must lie between 256 and 1048576"));
-        }
-        if self.line_bytes_max > self.head_bytes_max {
-            return Err(ConfigError::Limit("line-bytes-max", "can't be more than --head-bytes-max"));
-        }
-        if self.connections_max == 0 {
-            return Err(ConfigError::Limit("connections-max", "must be 1 at the least"));
-        }
-        if self.handshakes_max == 0 {
-            return Err(ConfigError::Limit("handshakes-max", "must be 1 at the least"));
-        }
-        if self.turn_bytes < 4096 {
-            return Err(ConfigError::Limit("turn-bytes", "must be 4096 at the least"));
-        }
-        Ok(FrontLimits {
+    fn problems(&self) -> impl Iterator<Item = ConfigError> {
+        let bad = [
+            (
+                "headers-max",
+                self.headers_max == 0 || self.headers_max > HEADERS_MAX,
+                "must lie between 1 and 256",
+            ),
+            (
+                "head-bytes-max",
+                !(256..=1 << 20).contains(&self.head_bytes_max),
+                "must lie between 256 and 1048576",
+            ),
+            (
+                "line-bytes-max",
+                self.line_bytes_max > self.head_bytes_max,
+                "can't be more than --head-bytes-max",
+            ),
+            ("connections-max", self.connections_max == 0, "must be 1 at the least"),
+            ("client-connections-max", self.client_connections_max == 0, "must be 1 at the least"),
+            ("handshakes-max", self.handshakes_max == 0, "must be 1 at the least"),
+            ("turn-bytes", self.turn_bytes < 4096, "must be 4096 at the least"),
+        ];
+        bad.into_iter().filter(|(_, is_bad, _)| *is_bad).map(|(key, _, what)| ConfigError::Limit(key, what))
+    }
+
+    fn front(&self) -> FrontLimits {
+        FrontLimits {
             connections_max: self.connections_max,
             handshakes_max: self.handshakes_max,
             head: Duration::from_secs(self.head_s),
@@ -340,14 +360,11 @@ impl LimitFlags {
             stall: Duration::from_secs(self.stall_s),
             drain: Duration::from_secs(self.drain_s),
             upgrade_drain: Duration::from_secs(self.upgrade_drain_s),
-        })
+        }
     }
 
-    fn client(&self) -> Result<ClientLimits, ConfigError> {
-        if self.client_connections_max == 0 {
-            return Err(ConfigError::Limit("client-connections-max", "must be 1 at the least"));
-        }
-        Ok(ClientLimits { connections_max: self.client_connections_max, per_second: self.client_rate })
+    fn client(&self) -> ClientLimits {
+        ClientLimits { connections_max: self.client_connections_max, per_second: self.client_rate }
     }
 
     fn exchange(&self) -> ExchangeLimits {

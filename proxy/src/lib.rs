@@ -42,6 +42,7 @@ pub mod reply;
 pub mod rewrite;
 pub mod route;
 pub mod schedule;
+pub mod service;
 pub mod splice;
 pub mod stop;
 pub mod supervisor;

@@ -9,10 +9,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use dcv_splice::admin::Sources;
 use dcv_splice::broker::{self, Answer, Broker, Found, Predecessor};
 use dcv_splice::cgroup::Cgroup;
-use dcv_splice::config::{Command, CommandLine, EbpfMode, Settings};
+use dcv_splice::config::{Command, CommandLine, EbpfMode, Resolved, Settings};
 use dcv_splice::confine::confine;
 use dcv_splice::control::{self, Hearing, Wish};
 use dcv_splice::files::{Delivered, Glance};
@@ -20,6 +21,7 @@ use dcv_splice::listeners::{self, Inherited, Listener, Listeners};
 use dcv_splice::log::{Finish, Log, Target};
 use dcv_splice::notify;
 use dcv_splice::prepared::Prepared;
+use dcv_splice::service;
 use dcv_splice::supervisor::{Signals, Supervisor};
 use dcv_splice::tls::Pin;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -37,9 +39,18 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 const WISHES_MAX: usize = 16;
 
 fn main() -> ExitCode {
-    let line = CommandLine::parse();
+    match parse().and_then(run_command) {
+        Ok(()) => STOPPED.into(),
+        Err(Failure { code, reason }) => {
+            say(reason.lines().map(|line| format!("dcv-splice: {line}")).collect::<Vec<_>>().join("\n"));
+            code.into()
+        }
+    }
+}
+
+fn run_command(line: CommandLine) -> Result<(), Failure> {
     let settings = Settings::of(std::env::args_os());
-    let done = match line.command {
+    match line.command {
         None | Some(Command::Run(_)) => run(settings),
         Some(Command::Check(_)) => check(&settings),
         Some(Command::Pin { agent }) => pin(agent),
@@ -49,13 +60,6 @@ fn main() -> ExitCode {
         Some(Command::Status(at)) => ask_all(&at.control, Wish::Status),
         Some(Command::Broker(_)) => broker::keep(settings).map_err(Failure::from),
         Some(Command::Launch { program }) => broker::launch(&program).map_err(Failure::from),
-    };
-    match done {
-        Ok(()) => STOPPED.into(),
-        Err(Failure { code, reason }) => {
-            say(reason.lines().map(|line| format!("dcv-splice: {line}")).collect::<Vec<_>>().join("\n"));
-            code.into()
-        }
     }
 }
 
@@ -89,10 +93,62 @@ fn unusable(reason: String) -> Failure {
     Failure { code: UNUSABLE, reason }
 }
 
+/// Flags whose values can't be meant are told of all together, and with what the file says; clap tells of the first.
+fn parse() -> Result<CommandLine, Failure> {
+    let error = match CommandLine::try_parse() {
+        Ok(line) => return Ok(line),
+        Err(error) => error,
+    };
+    let runs = |word: std::ffi::OsString| ["run", "check"].iter().any(|name| word == *name);
+    let asks = std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| !word.as_encoded_bytes().starts_with(b"-") && !runs(word));
+    if asks || !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
+        error.exit();
+    }
+    match Prepared::new(&Settings::of(std::env::args_os()), &Glance) {
+        Err(reason) => Err(unusable(reason)),
+        Ok(_) => error.exit(),
+    }
+}
+
 fn check(settings: &Settings) -> Result<(), Failure> {
-    let prepared = Prepared::new(settings, &Glance).map_err(unusable)?;
-    prepared.doubts.iter().for_each(|doubt| eprintln!("dcv-splice: warning: {doubt}"));
-    Ok(io::stdout().write_all(prepared.resolved.show().as_bytes())?)
+    let prepared = Prepared::new(settings, &Glance);
+    let mut problems: Vec<_> =
+        prepared.as_ref().err().iter().flat_map(|text| text.lines().map(str::to_owned)).collect();
+    if let (Some(resolved), _) = settings.examine(&Glance) {
+        problems.extend(control_problem(&resolved));
+        let look = || Prepared::new(settings, &Glance).err();
+        match service::as_account(resolved.config.file.as_deref(), look) {
+            Ok(found) => {
+                let found = found.flatten().unwrap_or_default();
+                let more: Vec<_> =
+                    found.lines().filter(|line| !problems.iter().any(|it| it == line)).collect();
+                problems.extend(more.iter().map(|line| format!("{line} {}", service::advice())));
+            }
+            Err(error) => problems.push(format!("what the service's account may read is not known: {error}")),
+        }
+    }
+    match prepared {
+        Ok(prepared) if problems.is_empty() => {
+            prepared.doubts.iter().for_each(|doubt| eprintln!("dcv-splice: warning: {doubt}"));
+            Ok(io::stdout().write_all(prepared.resolved.show().as_bytes())?)
+        }
+        _ => Err(unusable(problems.join("\n"))),
+    }
+}
+
+/// Why `--control` could not be listened on. What lies below /run is made at the start (`RuntimeDirectory=`).
+fn control_problem(resolved: &Resolved) -> Option<String> {
+    let path = resolved.config.control.as_deref()?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let checked = match std::fs::metadata(folder) {
+        Err(_) if folder.starts_with("/run") => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => control::check(path),
+    };
+    let error = checked.err()?;
+    Some(resolved.blame(Some(path), &format!("--control {}: {error}", path.display())))
 }
 
 fn pin(agent: SocketAddr) -> Result<(), Failure> {

@@ -31,10 +31,16 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Resolves the settings and reads their files. The error names the place in the configuration file, where there is
-    /// one.
+    /// Resolves the settings and reads their files. The error has a line for each thing that is wrong, with its place in
+    /// the configuration file where there is one.
     pub fn new(settings: &Settings, files: &dyn Files) -> Result<Self, String> {
-        Self::of(settings.resolve(files)?, files)
+        let (resolved, mut problems) = settings.examine(files);
+        match resolved.map(|resolved| Self::of(resolved, files)) {
+            Some(Ok(prepared)) if problems.is_empty() => return Ok(prepared),
+            Some(Err(more)) => problems.push(more),
+            _ => {}
+        }
+        Err(problems.join("\n"))
     }
 
     /// The same for settings that were resolved before. The error has a line for each file that can't be used.
@@ -95,9 +101,8 @@ impl Prepared {
     }
 
     /// What the workers share from now on, in place of `before`: who is in stays counted, who has guessed stays known.
-    lines: Target,
-    /// What is worth a warning, each with its place in the configuration file.
-    pub doubts: Vec<String>,
+    pub fn replace(self, before: &Shared, log: &AccessLog) -> io::Result<(Shared, Target)> {
+        self.doubts.iter().for_each(|doubt| tracing::warn!("{doubt}"));
         let config = self.resolved.config;
         let shared = Shared {
             admission: before.admission.renewed(config.clients.clone(), config.client_limits),

@@ -281,3 +281,77 @@ fn everything_that_is_wrong_is_told_at_once() {
         assert_eq!(log.lines().count(), told.len(), "{log}");
     }
 }
+
+#[test]
+fn values_that_can_not_be_meant_are_told_of_with_all_else_that_is_wrong() {
+    let folder = Folder::new();
+    folder.put("f.toml", "agnts = []\nhead-s = 0\ncontrol = \"absent/control\"\ncert = \"absent.cert\"\nkey = \"absent.key\"\n");
+    let flags = ["--config=f.toml", "--listen=:8443", "--workers", "0"];
+    let told = [
+        "f.toml:1:1: there is no agnts",
+        "f.toml:2:10: invalid value '0' for '--head-s <S>'",
+        "invalid value ':8443' for '--listen <ADDR:PORT>': write 0.0.0.0:8443",
+        "invalid value '0' for '--workers <N>'",
+        "f.toml:4:8: absent.cert: ",
+        "f.toml:5:7: absent.key: ",
+    ];
+    let (code, _, log) = folder.check(&flags);
+    assert_eq!((code, log.lines().count()), (Some(2), told.len()), "{log}");
+    for (line, told) in log.lines().zip(told) {
+        assert!(line.starts_with(&format!("dcv-splice: {told}")), "{told}: {log}");
+    }
+    // Flags alone that can be meant.
+    let (code, _, log) = folder.check(&flags[..1]);
+    assert_eq!(code, Some(2));
+    assert!(log.contains("f.toml:3:11: --control absent/control: "), "{log}");
+    folder.put("control", "something else");
+    folder.refused(&["--control=control"], "--control control: there is something else");
+}
+
+/// As root, with an account and a configuration where the package puts them, in a mount namespace of its own.
+#[test]
+fn root_is_told_what_the_account_of_the_service_may_not_read() {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "only root may make a mount namespace");
+        eprintln!("skipped: only root may make a mount namespace");
+        return;
+    }
+    let folder = Folder::new();
+    folder
+        .shell("mkdir -p etc/dcv-splice; cp /etc/group /etc/nsswitch.conf etc; chmod 755 etc etc/dcv-splice");
+    folder
+        .put("etc/passwd", "root:x:0:0:root:/root:/bin/sh\ndcv-splice:x:64999:64998::/nowhere:/bin/false\n");
+    folder.put(
+        "etc/dcv-splice/dcv-splice.toml",
+        "cert = \"/etc/dcv-splice/cert\"\nkey = \"/etc/dcv-splice/key\"\n",
+    );
+    folder.identity(&Identity::self_signed(KeyKind::Ecdsa, &["one.test"]));
+    folder.shell("mv cert key etc/dcv-splice; chmod 600 etc/dcv-splice/key");
+    let check = |config: &str| {
+        let inner = "mount --bind etc /etc && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--", "sh", "-c", inner, "sh"]).arg(proxy::binary());
+        command.args(["check", "--config", config]).current_dir(folder.0.path());
+        let mut process = Process::start(command);
+        (process.wait().code(), process.log())
+    };
+    let path = "/etc/dcv-splice/dcv-splice.toml";
+    let (code, log) = check(path);
+    assert_eq!((code, log.lines().count()), (Some(2), 1), "{log}");
+    assert!(log.contains("dcv-splice.toml:2:7: /etc/dcv-splice/key: Permission denied"), "{log}");
+    assert!(
+        log.contains("(for dcv-splice, the account that the service runs as; `chgrp dcv-splice FILE;"),
+        "{log}"
+    );
+    // Another configuration is none of that account's affair.
+    folder.shell("cp etc/dcv-splice/dcv-splice.toml etc/other.toml");
+    let (code, log) = check("/etc/other.toml");
+    assert_eq!(code, Some(0), "{log}");
+    folder.shell("chown 0:64998 etc/dcv-splice/key; chmod 640 etc/dcv-splice/key");
+    assert_eq!(check(path).0, Some(0));
+    folder.shell("chown 0:64997 etc/dcv-splice/key; echo 'keys:x:64997:dcv-splice' >> etc/group");
+    assert_eq!(check(path).0, Some(0));
+    folder.shell("chmod 700 etc/dcv-splice");
+    let (code, log) = check(path);
+    assert!(code == Some(2) && log.contains("Permission denied"), "{log}");
+}

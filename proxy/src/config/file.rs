@@ -65,14 +65,15 @@ impl fmt::Display for Place<'_> {
 }
 
 impl ConfigFile {
-    /// Reads `text`, whose keys are the names of `flags`. The error starts with the place.
-    pub(super) fn parse(path: &Path, text: &str, flags: &Command) -> Result<Self, String> {
+    /// Reads `text`, whose keys are the names of `flags`. What is wrong starts with its place: text that is no TOML is an
+    /// error; settings that are no good are left out, and told of beside the others.
+    pub(super) fn parse(path: &Path, text: &str, flags: &Command) -> Result<(Self, Vec<String>), String> {
         let mut file = Self { path: path.to_owned(), text: text.to_owned(), entries: Vec::new() };
-        match entries(text, flags) {
-            Ok(entries) => file.entries = entries,
-            Err(FileError { at, what }) => return Err(format!("{}: {what}", file.place(at))),
-        }
-        Ok(file)
+        let told = |file: &Self, FileError { at, what }| format!("{}: {what}", file.place(at));
+        let (entries, errors) = entries(text, flags).map_err(|error| told(&file, error))?;
+        file.entries = entries;
+        let problems = errors.into_iter().map(|error| told(&file, error)).collect();
+        Ok((file, problems))
     }
 
     fn place(&self, at: usize) -> Place<'_> {
@@ -107,19 +108,24 @@ impl ConfigFile {
     }
 }
 
-fn entries(text: &str, flags: &Command) -> Result<Vec<Entry>, FileError> {
+/// The settings, and what is wrong with others, both in the order of the file.
+fn entries(text: &str, flags: &Command) -> Result<(Vec<Entry>, Vec<FileError>), FileError> {
     let table = DeTable::parse(text).map_err(|error| {
         FileError::new(error.span().map_or(0, |span| span.start), error.message().replace('\n', ", "))
     })?;
-    let entries = table.get_ref().iter().map(|(key, value)| {
+    let (mut entries, mut errors) = (Vec::new(), Vec::new());
+    for (key, value) in table.get_ref() {
         let at = key.span().start;
         let key = key.get_ref();
-        let argument = argument(flags, key).ok_or_else(|| FileError::new(at, unknown(flags, key)))?;
-        Ok(Entry { key: key.to_string(), at, values: values(argument, value)? })
-    });
-    let mut entries = entries.collect::<Result<Vec<_>, _>>()?;
+        let argument = argument(flags, key).ok_or_else(|| FileError::new(at, unknown(flags, key)));
+        match argument.and_then(|argument| values(argument, value)) {
+            Ok(values) => entries.push(Entry { key: key.to_string(), at, values }),
+            Err(error) => errors.push(error),
+        }
+    }
     entries.sort_by_key(|entry| entry.at);
-    Ok(entries)
+    errors.sort_by_key(|error| error.at);
+    Ok((entries, errors))
 }
 
 /// The flag of that name.

@@ -3,9 +3,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches};
 
@@ -14,6 +15,9 @@ use toml_writer::{ToTomlValue, TomlStringBuilder};
 use super::file::{ConfigFile, argument, is_number, is_repeatable};
 use super::{CommandLine, Config, ConfigError, Flags};
 use crate::files::Files;
+
+/// Values that are told to be wrong at once: each costs a look at all of them.
+const ERRORS_MAX: usize = 50;
 
 /// The flags, as typed.
 #[derive(Clone, Debug)]
@@ -48,33 +52,100 @@ impl Settings {
         &self.words
     }
 
-    /// Reads the file, where there is one, and resolves the whole. The error says where it stands.
+    /// Reads the file, where there is one, and resolves the whole. The error has a line for each thing that is wrong,
+    /// which says where it stands.
     pub fn resolve(&self, files: &dyn Files) -> Result<Resolved, String> {
+        match self.examine(files) {
+            (Some(resolved), problems) if problems.is_empty() => Ok(resolved),
+            (_, problems) => Err(problems.join("\n")),
+        }
+    }
+
+    /// The same for somebody who wants to know of everything: what it comes to without what is wrong, as far as that can
+    /// be told, and all that is wrong.
+    pub fn examine(&self, files: &dyn Files) -> (Option<Resolved>, Vec<String>) {
         let command = Flags::augment_args(clap::Command::new("dcv-splice").no_binary_name(true));
-        let typed = command.clone().try_get_matches_from(&self.words).map_err(|error| told(&error))?;
-        let path = typed.get_one::<PathBuf>("config");
+        let mut problems = Vec::new();
+        let (typed, errors) = accepted(&command, self.words.clone());
+        let path = typed.as_ref().and_then(|typed| typed.get_one::<PathBuf>("config"));
         let file = path.map(|path| {
             let text = files.read(path).map_err(|error| format!("--config {}: {error}", path.display()))?;
             let text =
                 String::from_utf8(text).map_err(|_| format!("{}: is no UTF-8 text", path.display()))?;
-            ConfigFile::parse(path, &text, &command)
+            let (file, wrong) = ConfigFile::parse(path, &text, &command)?;
+            problems.extend(wrong);
+            Ok(file)
         });
-        let file = file.transpose()?;
+        let file = match file.transpose() {
+            Ok(file) if typed.is_some() => file,
+            failed => {
+                problems.extend(errors.iter().map(told));
+                problems.extend(failed.err());
+                return (None, problems);
+            }
+        };
         let from_file = file.iter().flat_map(|file| file.flags(|key| is_typed(&self.words, key)));
-        let all = from_file.chain(self.words.iter().cloned());
-        let given =
-            command.try_get_matches_from(all).map_err(|error| place_and_tell(&error, file.as_ref()))?;
-        let flags = Flags::from_arg_matches(&given).map_err(|error| told(&error))?;
-        let config = flags.resolve().map_err(|error| {
-            let key = error.key().filter(|key| !is_typed(&self.words, key));
-            let place = file.as_ref().and_then(|file| match error {
-                ConfigError::Overlap(_, other) => file.place_of_value(other.to_string().as_ref()),
-                _ => file.place_of(key?, None),
-            });
-            place.map_or_else(|| error.to_string(), |place| format!("{place}: {error}"))
-        })?;
-        Ok(Resolved { config, typed: self.words.clone(), file, given })
+        let (given, errors) = accepted(&command, from_file.chain(self.words.iter().cloned()).collect());
+        problems.extend(errors.iter().map(|error| place_and_tell(error, file.as_ref())));
+        let flags = given.as_ref().and_then(|given| Flags::from_arg_matches(given).ok());
+        let Some((given, flags)) = given.zip(flags) else { return (None, problems) };
+        // What was left out may be what others miss.
+        let is_whole = problems.is_empty();
+        let together = flags.problems();
+        let together = together.iter().filter(|error| is_whole || matches!(error, ConfigError::Limit(..)));
+        problems.extend(together.map(|error| self.place_and_tell(error, file.as_ref())));
+        (Some(Resolved { config: flags.draft(), typed: self.words.clone(), file, given }), problems)
     }
+
+    fn place_and_tell(&self, error: &ConfigError, file: Option<&ConfigFile>) -> String {
+        let key = error.key().filter(|key| !is_typed(&self.words, key));
+        let place = file.and_then(|file| match error {
+            ConfigError::Overlap(_, other) => file.place_of_value(other.to_string().as_ref()),
+            _ => file.place_of(key?, None),
+        });
+        place.map_or_else(|| error.to_string(), |place| format!("{place}: {error}"))
+    }
+}
+
+/// What clap makes of the words without those whose values it refuses, and why it does; nothing where words are missing
+/// or exclude each other.
+fn accepted(command: &clap::Command, mut words: Vec<OsString>) -> (Option<ArgMatches>, Vec<clap::Error>) {
+    let mut errors = Vec::new();
+    loop {
+        match command.clone().try_get_matches_from(&words) {
+            Ok(matches) => return (Some(matches), errors),
+            Err(error) => {
+                let bad = words_of(&error, &words);
+                errors.push(error);
+                let Some(bad) = bad.filter(|_| errors.len() < ERRORS_MAX) else { return (None, errors) };
+                words.drain(bad);
+            }
+        }
+    }
+}
+
+/// Where the value that an error is about stands, with its flag.
+fn words_of(error: &clap::Error, words: &[OsString]) -> Option<Range<usize>> {
+    if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
+        return None;
+    }
+    let (flag, value) = (format!("--{}", key_of(error)?), context(error, ContextKind::InvalidValue)?);
+    let whole = format!("{flag}={value}");
+    let joined = words.iter().position(|word| *word == *whole).map(|at| at..at + 1);
+    let is_it = |pair: &[OsString]| *pair[0] == *flag && *pair[1] == *value;
+    joined.or_else(|| words.windows(2).position(is_it).map(|at| at..at + 2))
+}
+
+fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text),
+        _ => None,
+    }
+}
+
+/// As in `--listen <ADDR:PORT>`.
+fn key_of(error: &clap::Error) -> Option<&str> {
+    context(error, ContextKind::InvalidArg)?.strip_prefix("--")?.split(' ').next()
 }
 
 fn is_typed(words: &[OsString], key: &str) -> bool {
@@ -95,13 +166,8 @@ fn told(error: &clap::Error) -> String {
 }
 
 fn place_and_tell(error: &clap::Error, file: Option<&ConfigFile>) -> String {
-    let text = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(&**text),
-        _ => None,
-    };
-    // As in `--listen <ADDR:PORT>`.
-    let key = text(ContextKind::InvalidArg).and_then(|name| name.strip_prefix("--")?.split(' ').next());
-    let place = file.zip(key).and_then(|(file, key)| file.place_of(key, text(ContextKind::InvalidValue)));
+    let value = context(error, ContextKind::InvalidValue);
+    let place = file.zip(key_of(error)).and_then(|(file, key)| file.place_of(key, value));
     place.map_or_else(|| told(error), |place| format!("{place}: {}", told(error)))
 }
 
@@ -289,6 +355,38 @@ mod tests {
         assert!(error.starts_with("--default-agent 192.0.2.1"), "{error}");
         let error = settings(&["--config=/nowhere/f.toml"]).resolve(&Disk::default()).expect_err("no file");
         assert!(error.starts_with("--config /nowhere/f.toml: "), "{error}");
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once() {
+        let text = "agnts = []\nconnect-ms = 0\nprefix = true\nhead-s = 0\nheaders-max = 0\n";
+        let error = wrong(text, &["--agents=10.0.0.0/40", "--workers", "0", "--turn-bytes=1"]);
+        let told = [
+            "f.toml:1:1: there is no agnts",
+            "f.toml:3:10: prefix takes a text",
+            "f.toml:2:14: invalid value '0' for '--connect-ms <MS>'",
+            "f.toml:4:10: invalid value '0' for '--head-s <S>'",
+            "invalid value '10.0.0.0/40' for '--agents <CIDR>'",
+            "invalid value '0' for '--workers <N>'",
+            "f.toml:5:1: --headers-max must lie between",
+            "--turn-bytes must be 4096",
+        ];
+        let lines: Vec<_> = error.lines().collect();
+        assert_eq!(lines.len(), told.len(), "{error}");
+        for (line, told) in lines.iter().zip(told) {
+            assert!(line.starts_with(told), "{told} in\n{error}");
+        }
+        // Settings that only miss what was left out are not blamed for it.
+        let error = wrong("default-agent = \"10.0.0.5\"\nagents = \"10.0.0.5/8\"\n", &[]);
+        assert_eq!(error.lines().count(), 1, "{error}");
+        let error = wrong("default-agent = \"10.0.0.5\"\ncert = \"a\"\nagent-tls = \"verify\"\n", &[]);
+        assert_eq!(error.lines().count(), 3, "{error}");
+    }
+
+    #[test]
+    fn a_file_of_nothing_but_errors_is_not_looked_through_for_ever() {
+        let text = format!("agents = [{}]\n", "\"x\",".repeat(10_000));
+        assert_eq!(wrong(&text, &[]).lines().count(), ERRORS_MAX);
     }
 
     #[test]
