@@ -77,6 +77,9 @@ pub(crate) struct Args {
     /// With connect, measure resumed sessions too (the scenario resume)
     #[arg(long)]
     resume: bool,
+    /// Compare with this other build of the proxy too
+    #[arg(long, value_name = "PROGRAM")]
+    before: Option<PathBuf>,
     /// Repeat runs in which other programs took more than this share of the machine
     #[arg(long, value_name = "PERCENT", default_value_t = 5.0)]
     foreign_max: f64,
@@ -159,10 +162,13 @@ impl Args {
         }
     }
 
-    /// The one with the kernel's account only where it is named: it takes root and an object that is built apart.
+    /// The one with the kernel's account only where it is named: it takes root and an object that is built apart. Another
+    /// build only where there is one.
     fn peers(&self) -> Vec<Peer> {
         let mut peers = chosen(&self.peers);
         peers.retain(|peer| *peer != Peer::DcvSpliceEbpf || self.peers.contains(peer));
+        peers.retain(|peer| *peer != Peer::DcvSpliceBefore);
+        peers.extend(self.before.as_ref().map(|_| Peer::DcvSpliceBefore));
         peers
     }
 }
@@ -189,6 +195,7 @@ fn measure(args: &Args, network: &str) -> Result<(), String> {
         args.peers().into_iter().partition(|peer| missing(*peer).is_some());
     let setting = Setting {
         proxy: &proxy,
+        before: args.before.as_deref(),
         out: &out,
         identities: &Identities::new(),
         window: Duration::from_secs(args.secs),
@@ -326,8 +333,9 @@ fn facts(args: &Args, network: &str, peers: &[Peer], proxy: &Path) -> Vec<(Strin
     let mut add = |name: &str, value: String| facts.push((name.to_owned(), value));
     add("network", format!("loopback, {network}"));
     add("source", source());
-    for peer in peers.iter().filter(|peer| peer.version(proxy) != "-") {
-        add(&peer.name(), peer.version(proxy));
+    let version = |peer: &Peer| peer.version(proxy, args.before.as_deref());
+    for peer in peers.iter().filter(|peer| version(peer) != "-") {
+        add(&peer.name(), version(peer));
     }
     let agent = if args.agent_tls12 { "1.3 and 1.2" } else { "1.3" };
     add(

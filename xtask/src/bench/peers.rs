@@ -35,6 +35,8 @@ pub(super) enum Peer {
     DcvSplice,
     /// The same with the kernel's account (root; `cargo xtask ebpf` first)
     DcvSpliceEbpf,
+    /// Another build of it, the one of --before
+    DcvSpliceBefore,
 }
 
 /// Where everything of one run is.
@@ -47,6 +49,8 @@ pub(super) struct Place<'a> {
     pub(super) is_secure: bool,
     /// The proxy's release build.
     pub(super) proxy: &'a Path,
+    /// Another build of it to compare with.
+    pub(super) before: Option<&'a Path>,
 }
 
 /// A started peer.
@@ -87,12 +91,13 @@ impl Peer {
     }
 
     /// What its program says of its version.
-    pub(super) fn version(self, proxy: &Path) -> String {
+    pub(super) fn version(self, proxy: &Path, before: Option<&Path>) -> String {
         let (program, flag) = match self {
             Self::Direct | Self::L4 | Self::L4Splice => return "-".into(),
             Self::NginxRecipe | Self::NginxTuned => (Path::new("/usr/sbin/nginx"), "-v"),
             Self::Haproxy => (Path::new("/usr/sbin/haproxy"), "-v"),
             Self::DcvSplice | Self::DcvSpliceEbpf => (proxy, "--version"),
+            Self::DcvSpliceBefore => (before.unwrap_or(proxy), "--version"),
         };
         let Ok(output) = Command::new(program).arg(flag).output() else { return "unknown".into() };
         let text = [output.stdout, output.stderr].concat();
@@ -116,8 +121,9 @@ impl Peer {
             Self::NginxRecipe => nginx(place, &nginx_recipe(place, address))?,
             Self::NginxTuned => nginx(place, &nginx_tuned(place, address))?,
             Self::Haproxy => haproxy(place, address)?,
-            Self::DcvSplice => dcv_splice(place, address, "off"),
-            Self::DcvSpliceEbpf => dcv_splice(place, address, "require"),
+            Self::DcvSplice => dcv_splice(place, place.proxy, address, "off"),
+            Self::DcvSpliceEbpf => dcv_splice(place, place.proxy, address, "require"),
+            Self::DcvSpliceBefore => dcv_splice(place, place.before.unwrap_or(place.proxy), address, "off"),
         };
         let process = Process::start(part::tied(&command)?).without_grace();
         let process = part::listening(process, address)?;
@@ -132,8 +138,8 @@ pub(super) fn free(ip: Ipv4Addr) -> Result<SocketAddr, String> {
     listener.map_err(|why| format!("no free port on {ip}: {why}"))
 }
 
-fn dcv_splice(place: &Place, listen: SocketAddr, ebpf: &str) -> Command {
-    let mut command = Command::new(place.proxy);
+fn dcv_splice(place: &Place, program: &Path, listen: SocketAddr, ebpf: &str) -> Command {
+    let mut command = Command::new(program);
     command.args(["--ebpf", ebpf, "--ebpf-object"]).arg(crate::ebpf::object());
     command.args(["--workers", "2", "--admin", "off", "--agent-port", &place.port().to_string()]);
     // The load is one client.

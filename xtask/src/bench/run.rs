@@ -28,6 +28,7 @@ const ATTEMPTS: usize = 3;
 /// What all runs have in common.
 pub(super) struct Setting<'a> {
     pub(super) proxy: &'a Path,
+    pub(super) before: Option<&'a Path>,
     /// Where everything is kept, also what an interrupted run leaves.
     pub(super) out: &'a Path,
     pub(super) identities: &'a Identities,
@@ -117,7 +118,8 @@ fn measured(setting: &Setting, case: Case, load: Load) -> Result<(Outcome, Vec<O
     let first = free(AGENTS[0])?;
     let agents = AGENTS.map(|ip| SocketAddr::from((ip, first.port())));
     let is_secure = scenario.is_secure();
-    let place = Place { directory, identity, agents, is_secure, proxy: setting.proxy };
+    let place =
+        Place { directory, identity, agents, is_secure, proxy: setting.proxy, before: setting.before };
     let mut agents = vec![start_agent(setting, case, agents[0]).map_err(named)?];
     let running = peer.start(&place).map_err(named)?;
 
