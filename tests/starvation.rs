@@ -314,3 +314,39 @@ starves_nobody!(hellos_in_pieces_of_one_byte, async {
     let attack = floods(front.secure(), pieces, &[]);
     neighbours_go_on(front, attack).await;
 });
+
+// Those who ask how it stands have a thread of their own, from which a stop must get to the workers.
+starves_nobody!(an_admin_page_that_is_asked_for_without_end, async {
+    let agent = agent(no_attack).await;
+    let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let flag = format!("--admin={admin}");
+    let front = Front::start(agent.address, &[&FLAGS[..], &[&flag]].concat()).await;
+    let mut attack = JoinSet::new();
+    for _ in 0..32 {
+        let more = floods(admin, b"GET /metrics HTTP/1.1\r\nHost: p\r\n\r\n".to_vec(), &[]);
+        attack.spawn(async move { drop(more.join_all().await) });
+    }
+    neighbours_go_on(front, attack).await;
+});
+
+starves_nobody!(a_control_socket_that_is_asked_without_end, async {
+    let agent = agent(no_attack).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control");
+    let flag = format!("--control={}", path.display());
+    let front = Front::start(agent.address, &[&FLAGS[..], &[&flag]].concat()).await;
+    let mut attack = JoinSet::new();
+    for command in
+        [&b"status\n"[..], b"figures\n", b"reload\n", b"reopen\n", b"no such command\n", b""].repeat(3)
+    {
+        let path = path.clone();
+        attack.spawn_blocking(move || {
+            while let Ok(mut stream) = std::os::unix::net::UnixStream::connect(&path) {
+                // Whoever says nothing is sent away after a while.
+                let _ = stream.write_all(command);
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        });
+    }
+    neighbours_go_on(front, attack).await;
+});
