@@ -6,8 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use ipnet::IpNet;
-
+use crate::network::Networks;
 use crate::refusals::Refused;
 use crate::reply::Reply;
 
@@ -20,34 +19,29 @@ const BURST_S: f64 = 4.0;
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ClientNetworks {
     /// Where they may come from; anywhere where none is named.
-    pub allowed: Vec<IpNet>,
+    pub allowed: Networks,
     /// Where they may not, whatever is allowed.
-    pub denied: Vec<IpNet>,
+    pub denied: Networks,
     /// Balancers that say first whom they speak for.
-    pub introducers: Vec<IpNet>,
+    pub introducers: Networks,
     /// Proxies whose word on whom they speak for is passed on.
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: Networks,
 }
 
 impl ClientNetworks {
     fn allows(&self, client: IpAddr) -> bool {
-        !contains(&self.denied, client) && (self.allowed.is_empty() || contains(&self.allowed, client))
+        !self.denied.contains(client) && (self.allowed.is_empty() || self.allowed.contains(client))
     }
 
     /// Whether a connection from there starts with a PROXY header.
     pub fn is_introducer(&self, peer: IpAddr) -> bool {
-        contains(&self.introducers, peer)
+        self.introducers.contains(peer)
     }
 
     /// Whether what it says of whom it speaks for is passed on.
     pub fn is_trusted_proxy(&self, client: IpAddr) -> bool {
-        contains(&self.trusted_proxies, client)
+        self.trusted_proxies.contains(client)
     }
-}
-
-fn contains(networks: &[IpNet], address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    networks.iter().any(|network| network.contains(&address))
 }
 
 /// Limits of one client.
@@ -204,8 +198,8 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    fn networks(texts: &[&str]) -> Vec<IpNet> {
-        texts.iter().map(|text| text.parse().expect("a network")).collect()
+    fn networks(texts: &[&str]) -> Networks {
+        texts.iter().map(|text| text.parse().expect("a network")).collect::<Vec<_>>().into()
     }
 
     #[test]

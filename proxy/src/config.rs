@@ -218,10 +218,10 @@ impl Flags {
     pub(crate) fn draft(self) -> Config {
         Config {
             clients: ClientNetworks {
-                allowed: self.allow_clients.clone(),
-                denied: self.deny_clients.clone(),
-                introducers: self.proxy_protocol.clone(),
-                trusted_proxies: self.trust_forwarded.clone(),
+                allowed: self.allow_clients.clone().into(),
+                denied: self.deny_clients.clone().into(),
+                introducers: self.proxy_protocol.clone().into(),
+                trusted_proxies: self.trust_forwarded.clone().into(),
             },
             client_limits: self.limits.client(),
             agents: AllowedAgents::new(self.agents.clone()),
@@ -238,7 +238,7 @@ impl Flags {
             passwords: self
                 .htpasswd
                 .clone()
-                .map(|file| PasswordRules { file, agents: self.htpasswd_agents.clone() }),
+                .map(|file| PasswordRules { file, agents: self.htpasswd_agents.clone().into() }),
             workers: self.workers.map_or_else(cores, usize::from),
             access_log: access_log(&self.access_log),
             readiness: self.readiness,

@@ -31,6 +31,7 @@ pub mod log;
 pub mod logins;
 pub mod metrics;
 pub mod net;
+pub mod network;
 pub mod notify;
 pub mod passwords;
 pub mod peer;

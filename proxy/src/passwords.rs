@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
-use ipnet::IpNet;
 use tokio::sync::oneshot;
 
 use crate::admission;
 use crate::files::Files;
 use crate::htpasswd::{Credentials, LineError, Users};
+use crate::network::Networks;
 use crate::refusals::Refused;
 use crate::reply::Reply;
 use crate::syscalls;
@@ -39,7 +39,7 @@ pub struct PasswordRules {
     /// The htpasswd file.
     pub file: PathBuf,
     /// The agents it is for; all where none is named.
-    pub agents: Vec<IpNet>,
+    pub agents: Networks,
 }
 
 /// A file that can't be used.
@@ -105,7 +105,7 @@ pub struct Passwords(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    agents: Vec<IpNet>,
+    agents: Networks,
     questions: SyncSender<Question>,
     book: Arc<Book>,
 }
@@ -184,8 +184,7 @@ impl Passwords {
     /// Whether requests to `agent` need a password; those that name no agent do wherever any does.
     pub fn guard(&self, agent: Option<IpAddr>) -> bool {
         let agents = &self.0.agents;
-        let is_named = |agent: IpAddr| agents.iter().any(|net| net.contains(&agent.to_canonical()));
-        agents.is_empty() || agent.is_none_or(is_named)
+        agents.is_empty() || agent.is_none_or(|agent| agents.contains(agent))
     }
 
     /// Whether the client may ask, going by the value of its `Authorization` header. Gives its name.
@@ -358,7 +357,7 @@ mod tests {
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
     fn passwords(file: &Path, agents: &[&str]) -> Passwords {
-        let agents = agents.iter().map(|net| net.parse().expect("a net")).collect();
+        let agents = agents.iter().map(|net| net.parse().expect("a net")).collect::<Vec<_>>().into();
         let rules = PasswordRules { file: file.to_owned(), agents };
         let users = rules.read(&crate::files::Disk::default()).expect("users");
         Passwords::start(&rules, users).expect("a thread")
@@ -419,7 +418,7 @@ mod tests {
         let now = Instant::now();
         assert_eq!(check(&old, CLIENT, "one", now), Ok("ann".to_owned()));
         assert_eq!(check(&old, CLIENT, "two", now), Err(Denial::Wrong));
-        let rules = PasswordRules { file: file.path().to_owned(), agents: Vec::new() };
+        let rules = PasswordRules { file: file.path().to_owned(), agents: Networks::default() };
         let new = old.renewed(&rules, line("two").parse().expect("users"));
         for passwords in [&new, &old] {
             assert_eq!(check(passwords, CLIENT, "one", now), Err(Denial::Wrong));

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::head::split_port;
+use crate::network::{Network, Networks};
 
 /// What the first segment of a path asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -108,12 +109,12 @@ fn is_four_numbers(segment: &str) -> bool {
 
 /// The addresses that may be dialled.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct AllowedAgents(Vec<IpNet>);
+pub struct AllowedAgents(Networks);
 
 impl AllowedAgents {
     /// From the prefixes the operator named.
-    pub fn new(prefixes: Vec<IpNet>) -> Self {
-        Self(prefixes)
+    pub fn new(prefixes: Vec<Network>) -> Self {
+        Self(prefixes.into())
     }
 
     /// Whether no address may be dialled at all.
@@ -126,10 +127,7 @@ impl AllowedAgents {
     pub fn allows(&self, agent: IpAddr) -> bool {
         let agent = agent.to_canonical();
         let special = SPECIAL_RANGES.iter().find(|range| range.contains(&agent));
-        self.0
-            .iter()
-            .filter(|prefix| prefix.contains(&agent))
-            .any(|prefix| special.is_none_or(|range| range.contains(prefix)))
+        self.0.holding(agent).any(|prefix| special.is_none_or(|range| prefix.lies_in(range)))
     }
 }
 

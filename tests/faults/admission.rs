@@ -45,7 +45,13 @@ async fn front(flags: &[&str]) -> (Agent, Front) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_from_where_none_may_come_is_told_so_or_left() {
-    for flag in ["--deny-clients=127.0.0.8/29", "--allow-clients=127.0.0.1/32"] {
+    for flag in [
+        "--deny-clients=127.0.0.8/29",
+        "--allow-clients=127.0.0.1/32",
+        // The same as IPv6 would write them (RFC 4291 2.5.5.2).
+        "--deny-clients=::ffff:127.0.0.8/125",
+        "--allow-clients=::ffff:127.0.0.1/128",
+    ] {
         let (_agent, front) = front(&[flag]).await;
         let answer = health(&mut stranger(&front).await).await.unwrap();
         assert_eq!((answer.status, answer.header("connection")), (403, Some("close")), "{flag}");

@@ -98,7 +98,7 @@ async fn a_password_file_that_is_replaced_is_read_again() {
 async fn passwords_may_be_for_some_agents_only() {
     let (agent, folder) = (agent().await, tempfile::tempdir().unwrap());
     let users = htpasswd(&folder, &user("ann", "one"));
-    for (agents, status) in [("127.0.0.1/32", 401), ("127.0.0.2/32", 200)] {
+    for (agents, status) in [("127.0.0.1/32", 401), ("127.0.0.2/32", 200), ("::ffff:127.0.0.1/128", 401)] {
         let front = Front::start(agent.address, &[&users, &format!("--htpasswd-agents={agents}")]).await;
         assert_eq!(ask(&front, &agent, &[]).status, status, "{agents}");
         assert_eq!(ask(&front, &agent, &["-u", "ann:one"]).status, 200);

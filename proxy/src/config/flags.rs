@@ -2,14 +2,15 @@
 //! `Flags::resolve`; nothing is read or bound here.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::{AddrParseError, IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::builder::ArgPredicate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ipnet::IpNet;
 
 use crate::forward::{HostHeader, Prefix};
+use crate::network::{Network, canonical};
 use crate::route::AgentDomain;
 use crate::tls::Pin;
 
@@ -94,22 +95,22 @@ pub struct Flags {
     #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
     pub listen_plain: Vec<SocketAddr>,
     /// Where clients may come from; may be repeated [default: anywhere]
-    #[arg(long, value_name = "CIDR", value_parser = network)]
-    pub allow_clients: Vec<IpNet>,
+    #[arg(long, value_name = "CIDR")]
+    pub allow_clients: Vec<Network>,
     /// Where clients may not come from, whatever is allowed; may be repeated
-    #[arg(long, value_name = "CIDR", value_parser = network)]
-    pub deny_clients: Vec<IpNet>,
+    #[arg(long, value_name = "CIDR")]
+    pub deny_clients: Vec<Network>,
     /// Where balancers connect from that say first whom they speak for (PROXY protocol 1 and 2); may be repeated
-    #[arg(long, value_name = "CIDR", value_parser = network)]
-    pub proxy_protocol: Vec<IpNet>,
+    #[arg(long, value_name = "CIDR")]
+    pub proxy_protocol: Vec<Network>,
     /// Where proxies connect from whose X-Forwarded-For is passed on, not replaced; may be repeated
-    #[arg(long, value_name = "CIDR", value_parser = network)]
-    pub trust_forwarded: Vec<IpNet>,
+    #[arg(long, value_name = "CIDR")]
+    pub trust_forwarded: Vec<Network>,
     /// The agents that may be dialled; may be repeated. Without it, none
-    #[arg(long, value_name = "CIDR", value_parser = network)]
-    pub agents: Vec<IpNet>,
+    #[arg(long, value_name = "CIDR")]
+    pub agents: Vec<Network>,
     /// The agent for paths that name none; must lie inside --agents
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = address)]
     pub default_agent: Option<IpAddr>,
     /// The domain of which 10-0-0-5.DOMAIN is agent 10.0.0.5: each desktop then has a browser origin of its own
     #[arg(long, value_name = "DOMAIN")]
@@ -154,8 +155,8 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub htpasswd: Option<PathBuf>,
     /// The agents that --htpasswd is for; may be repeated [default: all]
-    #[arg(long, value_name = "CIDR", value_parser = network, requires = "htpasswd")]
-    pub htpasswd_agents: Vec<IpNet>,
+    #[arg(long, value_name = "CIDR", requires = "htpasswd")]
+    pub htpasswd_agents: Vec<Network>,
     /// Whether agents see the /<ip> prefix
     #[arg(long, value_enum, default_value_t)]
     pub prefix: Prefix,
@@ -312,6 +313,15 @@ pub enum AdminAt {
     Address(SocketAddr),
 }
 
+impl fmt::Display for AdminAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
 fn admin_at(text: &str) -> Result<AdminAt, String> {
     match text {
         "off" => Ok(AdminAt::Off),
@@ -324,7 +334,7 @@ fn admin_at(text: &str) -> Result<AdminAt, String> {
 
 /// An address and a port. What is written elsewhere in its place is told with what to write here.
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
+    text.parse().map(listened).map_err(|_| {
         let text = text.trim();
         let text = text.split_once("://").map_or(text, |(_, rest)| rest).trim_end_matches('/');
         match meant(text) {
@@ -360,24 +370,20 @@ fn meant(text: &str) -> Option<String> {
     })
 }
 
-/// A prefix without bits beyond its length, which would be somebody's mistake.
-fn network(text: &str) -> Result<IpNet, String> {
-    let network: IpNet =
-        text.parse().map_err(|_| "write a network such as 10.0.0.0/8, or 10.0.0.5/32 for one address")?;
-    if network.addr() == network.network() {
-        return Ok(network);
-    }
-    let one = IpNet::from(network.addr());
-    Err(format!(
-        "{} is no network of that length: write {}, or {one} for the one address",
-        network.addr(),
-        network.trunc()
-    ))
+/// A listener may be of one zone; an IPv4 address has none.
+fn listened(at: SocketAddr) -> SocketAddr {
+    if at.ip().to_canonical().is_ipv4() { canonical(at) } else { at }
+}
+
+fn address(text: &str) -> Result<IpAddr, AddrParseError> {
+    Ok(text.parse::<IpAddr>()?.to_canonical())
 }
 
 fn agent_address(text: &str) -> Result<SocketAddr, String> {
     let ip = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, AGENT_PORT));
-    ip.or_else(|_| text.parse()).map_err(|_| "write an address such as 10.0.0.5 or 10.0.0.5:8443".to_owned())
+    ip.or_else(|_| text.parse())
+        .map(canonical)
+        .map_err(|_| "write an address such as 10.0.0.5 or 10.0.0.5:8443".to_owned())
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Where settings come from: flags, then the file that `--config` names, then the defaults. Keeps the flags as they were
 //! typed, so that a reload can look at the file again.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +14,9 @@ use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches};
 use toml_writer::{ToTomlValue, TomlStringBuilder};
 
 use super::file::{ConfigFile, argument, is_number, is_repeatable};
-use super::{CommandLine, Config, ConfigError, Flags};
+use super::{AdminAt, CommandLine, Config, ConfigError, Flags};
 use crate::files::Files;
+use crate::network::Network;
 
 /// Values that are told to be wrong at once: each costs a look at all of them.
 const ERRORS_MAX: usize = 50;
@@ -207,11 +209,10 @@ impl Resolved {
             let quoted = || TomlStringBuilder::new(&text).as_default().to_toml_value();
             if is_number(argument) { text } else { quoted() }
         };
-        let Some(values) = self.given.get_raw(argument.get_id().as_str()) else {
+        let Some(values) = values(&self.given, argument.get_id().as_str()) else {
             return (key == "workers").then(|| (self.config.workers.to_string(), "default: one per core"));
         };
-        let mut values: Vec<_> =
-            values.map(OsStr::to_string_lossy).map(|it| quoted(it.into_owned())).collect();
+        let mut values: Vec<_> = values.into_iter().map(quoted).collect();
         let from_file = self.file.as_ref().is_some_and(|file| file.has(key));
         let source = match self.given.value_source(argument.get_id().as_str()) {
             Some(ValueSource::CommandLine) if from_file && !is_typed(&self.typed, key) => "file",
@@ -222,6 +223,21 @@ impl Resolved {
             if is_repeatable(argument) { format!("[{}]", values.join(", ")) } else { values.pop()? };
         Some((value, source))
     }
+}
+
+/// The values of a setting; addresses and networks in the one form that they are taken in, however they were written.
+fn values(given: &ArgMatches, id: &str) -> Option<Vec<String>> {
+    fn typed<T>(given: &ArgMatches, id: &str) -> Option<Vec<String>>
+    where
+        T: ToString + Clone + Send + Sync + 'static,
+    {
+        Some(given.try_get_many::<T>(id).ok()??.map(ToString::to_string).collect())
+    }
+    typed::<Network>(given, id)
+        .or_else(|| typed::<IpAddr>(given, id))
+        .or_else(|| typed::<SocketAddr>(given, id))
+        .or_else(|| typed::<AdminAt>(given, id))
+        .or_else(|| Some(given.get_raw(id)?.map(|text| text.to_string_lossy().into_owned()).collect()))
 }
 
 #[cfg(test)]
@@ -342,6 +358,14 @@ mod tests {
             ("listen-plain = [\"[::1]:1\", \"[::1]:1\"]", "f.toml:1:28: [::1]:1 and [::1]:1 can't both"),
             ("headers-max = 0", "f.toml:1:1: --headers-max must lie between"),
             (
+                "listen = [\"10.0.0.1:1\", \"[::ffff:10.0.0.1]:1\"]",
+                "f.toml:1:11: 10.0.0.1:1 and 10.0.0.1:1 can't both",
+            ),
+            (
+                "deny-clients = [\"10.0.0.0/8\", \"::/80\"]",
+                "f.toml:1:31: invalid value '::/80' for '--deny-clients <CIDR>': ::/80 has the IPv4 addresses in it",
+            ),
+            (
                 "htpasswd-agents = [\"10.0.0.0/8\"]",
                 "the following required arguments were not provided: --htpasswd",
             ),
@@ -355,6 +379,61 @@ mod tests {
         assert!(error.starts_with("--default-agent 192.0.2.1"), "{error}");
         let error = settings(&["--config=/nowhere/f.toml"]).resolve(&Disk::default()).expect_err("no file");
         assert!(error.starts_with("--config /nowhere/f.toml: "), "{error}");
+    }
+
+    /// A rule that missed an address by the form that it was written in would be open.
+    #[test]
+    fn every_address_and_network_is_taken_in_one_form_however_it_is_written() {
+        let command = Flags::augment_args(clap::Command::new("dcv-splice"));
+        let is_network =
+            |it: &&Arg| it.get_value_names().is_some_and(|names| names.iter().any(|name| name == "CIDR"));
+        let lists: Vec<_> = command.get_arguments().filter(is_network).filter_map(Arg::get_long).collect();
+        assert_eq!(
+            lists,
+            [
+                "allow-clients",
+                "deny-clients",
+                "proxy-protocol",
+                "trust-forwarded",
+                "agents",
+                "htpasswd-agents"
+            ]
+        );
+        let lines = lists.iter().map(|key| format!("{key} = \"::ffff:10.0.0.0/104\"\n"));
+        let from_file = lines.collect::<Vec<_>>().concat();
+        let others = "default-agent = \"::ffff:10.0.0.5\"\nlisten = \"[::ffff:127.0.0.1]:1\"\n\
+                      listen-plain = \"[::ffff:127.0.0.1]:2\"\nadmin = \"[::ffff:127.0.0.1]:3\"\n";
+        let from_flags: Vec<_> = lists
+            .iter()
+            .map(|key| format!("--{key}=::ffff:10.0.0.0/104"))
+            .chain(["--htpasswd=u".to_owned()])
+            .collect();
+        let from_flags: Vec<_> = from_flags.iter().map(String::as_str).collect();
+        for resolved in [resolve(&(from_file + others), &["--htpasswd=u"]), resolve(others, &from_flags)] {
+            let resolved = resolved.expect("a configuration");
+            let shown = resolved.show();
+            for key in &lists {
+                assert!(shown.contains(&format!("{key} = [\"10.0.0.0/8\"]")), "{key}:\n{shown}");
+            }
+            for line in [
+                "default-agent = \"10.0.0.5\"",
+                "listen = [\"127.0.0.1:1\"]",
+                "listen-plain = [\"127.0.0.1:2\"]",
+                "admin = \"127.0.0.1:3\"",
+            ] {
+                assert!(shown.contains(line), "{line}:\n{shown}");
+            }
+            let config = &resolved.config;
+            assert_eq!(config.default_agent, Some(IpAddr::from([10, 0, 0, 5])));
+            assert_eq!(config.listen, [SocketAddr::from(([127, 0, 0, 1], 1))]);
+            let networks = [&config.clients.allowed, &config.clients.denied, &config.clients.introducers];
+            let networks = networks.into_iter().chain([&config.clients.trusted_proxies]);
+            let agents = &config.passwords.as_ref().expect("passwords").agents;
+            for network in networks.chain([agents]) {
+                assert!(network.contains(IpAddr::from([10, 9, 8, 7])));
+            }
+            assert!(config.agents.allows(IpAddr::from([10, 9, 8, 7])));
+        }
     }
 
     #[test]
