@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use ppp::{HeaderResult, PartialResult, v1, v2};
 
+use crate::network::canonical;
+
 /// The longest header that is read: those of real balancers stay far below it.
 pub const INTRODUCTION_BYTES_MAX: usize = 4096;
 
@@ -21,7 +23,7 @@ pub struct NoIntroduction;
 pub struct Introduction {
     /// Bytes of the header.
     pub length: usize,
-    /// The client; none where the balancer speaks for itself, as in its health checks.
+    /// The client, in the one form of its address; none where the balancer speaks for itself, as in its health checks.
     pub client: Option<SocketAddr>,
 }
 
@@ -46,10 +48,12 @@ impl Introduction {
         }
         match header {
             HeaderResult::V1(Ok(header)) => {
-                Ok(Some(Self { length: header.header.len(), client: client_v1(header.addresses) }))
+                let client = client_v1(header.addresses).map(canonical);
+                Ok(Some(Self { length: header.header.len(), client }))
             }
             HeaderResult::V2(Ok(header)) => {
-                Ok(Some(Self { length: header.len(), client: client_v2(&header) }))
+                let client = client_v2(&header).map(canonical);
+                Ok(Some(Self { length: header.len(), client }))
             }
             HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => Err(NoIntroduction),
         }
@@ -87,6 +91,7 @@ mod tests {
         let cases = [
             (b"PROXY TCP4 192.0.2.7 198.51.100.1 5000 443\r\n".to_vec(), Some("192.0.2.7:5000")),
             (b"PROXY TCP6 2001:db8::7 2001:db8::1 5000 443\r\n".to_vec(), Some("[2001:db8::7]:5000")),
+            (b"PROXY TCP6 ::ffff:192.0.2.7 2001:db8::1 5000 443\r\n".to_vec(), Some("192.0.2.7:5000")),
             (b"PROXY UNKNOWN\r\n".to_vec(), None),
             (
                 v2(&[0x21, 0x11, 0, 12, 192, 0, 2, 7, 198, 51, 100, 1, 0x13, 0x88, 1, 0xbb]),

@@ -18,6 +18,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::executor::{Executor, Interest, Sleep, Watched};
 use crate::figures::{AgentBook, Books, Meter};
+use crate::network::canonical;
 use crate::schedule::Class;
 use crate::splice::Pipe;
 
@@ -237,7 +238,8 @@ impl Door {
         self.0.with(|listener| SockRef::from(&listener).set_tcp_user_timeout(Some(stall)))
     }
 
-    /// The next client's socket. A wait that is given up loses none.
+    /// The next client's socket, and its address in its one form ([`canonical`]): at a listener of both families an IPv4
+    /// client comes as an IPv6 one (ipv6(7)). A wait that is given up loses none.
     pub async fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
         poll_fn(|_| self.poll_accept()).await
     }
@@ -253,7 +255,7 @@ impl Door {
         let accepted = self.0.poll_io(Interest::Read, |listener| acceptfrom_with(listener, flags));
         let (socket, client) = ready!(accepted)?;
         let client = client.ok_or(Errno::AFNOSUPPORT)?;
-        Poll::Ready(Ok((socket, SocketAddr::try_from(client)?)))
+        Poll::Ready(Ok((socket, canonical(SocketAddr::try_from(client)?))))
     }
 }
 

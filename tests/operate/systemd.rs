@@ -1,14 +1,15 @@
 //! What systemd tells a service, and is told.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 
 use command_fds::{CommandFdExt, FdMapping};
-use harness::process::{PATIENCE, Process};
-use harness::proxy;
+use harness::agent::{Agent, AgentConfig};
+use harness::process::{PATIENCE, Process, eventually};
+use harness::proxy::{self, Proxy};
 use nix::sys::signal::Signal;
 
 use super::{Files, Service, agent, with_own_id};
@@ -92,6 +93,48 @@ async fn it_serves_on_sockets_that_were_opened_for_it() {
     assert_eq!(service.ask("/x").await.status, 200);
     let serving = service.serving();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(serving.try_into().unwrap()), Signal::SIGTERM).unwrap();
+}
+
+/// A proxy for `agent` at a socket of both families, as `ListenStream=8443` makes one; where IPv4 clients find it.
+fn at_both_families(agent: SocketAddr, flags: &[&str]) -> (Proxy, SocketAddr) {
+    let socket = TcpListener::bind("[::]:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let listen = format!("--listen-plain=[::]:{port}");
+    let agents = [format!("--agents={}/32", agent.ip()), format!("--agent-port={}", agent.port())];
+    let flags: Vec<&str> = [&[&*listen, &agents[0], &agents[1], "--access-log=stdout"], flags].concat();
+    let proxy = Proxy::start_by(with_sockets(&proxy::command(&flags), vec![socket]), &flags);
+    (proxy, SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ipv4_client_at_a_socket_of_both_families_is_an_ipv4_client() {
+    let agent = Agent::start(AgentConfig::default()).await.unwrap();
+    let users = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(users.path(), format!("ann:{}\n", bcrypt::hash("one", 4).unwrap())).unwrap();
+    let users = format!("--htpasswd={}", users.path().display());
+    let (mut proxy, at) = at_both_families(agent.address, &["--htpasswd-agents=127.0.0.9/32", &users]);
+    let ask = |path: &str, credentials: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: p\r\n{credentials}Connection: close\r\n\r\n");
+        async move {
+            let mut client = harness::line::Line::plain(at).await;
+            client.say(head).await;
+            client.answer().await.unwrap().status
+        }
+    };
+    assert_eq!(ask("/127.0.0.1/x", "").await, 200);
+    let seen = agent.seen.requests();
+    let told =
+        ["x-real-ip", "x-forwarded-for"].map(|name| seen.last().unwrap().header(name).map(str::to_owned));
+    assert_eq!(told, [Some("127.0.0.1".to_owned()), Some("127.0.0.1".to_owned())]);
+    eventually("the access log tells of it", || {
+        let line = proxy.output().lines().find(|line| line.contains("/127.0.0.1/x"))?.to_owned();
+        line.starts_with("127.0.0.1 - ").then_some(())
+    });
+    // Those that are turned away too.
+    assert_eq!(ask("/127.0.0.9/x", "Authorization: Basic YW5uOnR3bw==\r\n").await, 401);
+    proxy.until("tells who shows a wrong password", |log| {
+        log.contains(" 127.0.0.1 is turned away: it shows no password, or a wrong one").then_some(())
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
