@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::control::{self, Wish, Wished};
 use crate::head::{self, HeadEnd, HeadError, HeadLimits, RequestHead};
 use crate::metrics::{self, Format, Standing};
+use crate::own::Own;
 use crate::reply::Reply;
 
 /// Clients at a time; the others wait.
@@ -34,6 +35,8 @@ pub struct Sources {
     pub own: mpsc::Sender<Wished>,
     /// The control sockets of those that drain.
     pub former: Arc<[PathBuf]>,
+    /// Where the proxy itself listens: none of its clients reaches this by it.
+    pub listeners: Own,
 }
 
 /// Answers until the task is ended.
@@ -46,6 +49,9 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
     let places = Arc::new(Semaphore::new(CLIENTS_MAX));
     while let Ok(place) = places.clone().acquire_owned().await {
         match listener.accept().await {
+            Ok((stream, client)) if sources.listeners.has_departed(client, || stream.local_addr()) => {
+                tracing::warn!("--admin: {client}: the proxy connects to itself by --agents");
+            }
             Ok((stream, _)) => {
                 let sources = sources.clone();
                 tokio::spawn(async move {

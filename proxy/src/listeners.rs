@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::Config;
 use crate::net::set_options;
+use crate::network::canonical;
 
 /// Connections that wait to be accepted; the kernel's `somaxconn` may make it less (listen(2)).
 const BACKLOG: i32 = 4096;
@@ -48,7 +49,9 @@ impl Inherited {
 
     /// Takes those that listen on `address`.
     fn take(&mut self, address: SocketAddr) -> Vec<TcpListener> {
-        let is_there = |socket: &mut TcpListener| socket.local_addr().is_ok_and(|at| at == address);
+        let is_there = |socket: &mut TcpListener| {
+            socket.local_addr().is_ok_and(|at| at == address || canonical(at) == address)
+        };
         self.0.extract_if(.., is_there).collect()
     }
 }

@@ -20,6 +20,7 @@ use dcv_splice::files::{Delivered, Glance};
 use dcv_splice::listeners::{self, Inherited, Listener, Listeners};
 use dcv_splice::log::{Finish, Log, Target};
 use dcv_splice::notify;
+use dcv_splice::own::Own;
 use dcv_splice::prepared::Prepared;
 use dcv_splice::service;
 use dcv_splice::supervisor::{Signals, Supervisor};
@@ -205,6 +206,7 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
         )));
     }
     drop(unwanted);
+    let own = Own::new(front.iter().map(|listener| &listener.socket).chain(&admin))?;
     let reached_at = prepared.config().control.clone();
     let control = reached_at.as_deref().map(|path| {
         control::bind(path, predecessor.is_some())
@@ -228,14 +230,15 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
     warn(&prepared);
     let counting = matches!(account, Some(Ok(_)));
     let mut supervisor =
-        Supervisor::start(settings, broker, prepared, front, counting, log.0.clone()).await?;
+        Supervisor::start(settings, broker, prepared, front, &own, counting, log.0.clone()).await?;
     let (wishes, granted) = mpsc::channel(WISHES_MAX);
     if let Some(listener) = admin {
         let processes = predecessor.iter().flat_map(|it| &it.processes);
         let former = reached_at
             .iter()
             .flat_map(|path| processes.clone().map(|process| control::of_process(path, *process)));
-        supervisor.show(listener, Sources { own: wishes.clone(), former: former.collect() })?;
+        supervisor
+            .show(listener, Sources { own: wishes.clone(), former: former.collect(), listeners: own })?;
     }
     let hearing = control.map(|listener| Hearing::begin(listener, wishes)).transpose()?;
     if let Some(predecessor) = &predecessor {

@@ -5,7 +5,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -19,6 +19,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use crate::executor::{Executor, Interest, Sleep, Watched};
 use crate::figures::{AgentBook, Books, Meter};
 use crate::network::canonical;
+use crate::own::{Departure, Own};
 use crate::schedule::Class;
 use crate::splice::Pipe;
 
@@ -116,21 +117,7 @@ pub struct Kernel {
     stall: Duration,
     books: Rc<Books>,
     /// Where the proxy itself listens.
-    own: Rc<[SocketAddr]>,
-}
-
-impl Kernel {
-    /// What listens there is this program: a request would come back for ever.
-    fn is_own(&self, socket: BorrowedFd<'_>, to: SocketAddr) -> bool {
-        let source = || SockRef::from(&socket).local_addr().ok()?.as_socket();
-        // Who connects to an address of its own host comes from it, but for loopback ones.
-        let is_here = || to.ip().is_loopback() || source().is_some_and(|source| source.ip() == to.ip());
-        let is_own = |own: &SocketAddr| {
-            let everywhere = own.ip().is_unspecified() && own.is_ipv4() == to.is_ipv4();
-            own.port() == to.port() && (own.ip() == to.ip() || (everywhere && is_here()))
-        };
-        self.own.iter().any(is_own)
-    }
+    own: Own,
 }
 
 impl Net for Kernel {
@@ -143,21 +130,19 @@ impl Net for Kernel {
         set_options(&socket, self.stall)?;
         // Before the handshake, in which the window's scale is told.
         socket.set_recv_buffer_size(AGENT_RECEIVE_BYTES)?;
-        match socket.connect(&agent.into()) {
-            Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => {
-                return Err(error);
-            }
-            _ => {}
-        }
+        let departure = self.own.depart(agent, || begin_connecting(&socket, agent))?.map(Box::new);
         let socket = Watched::new(&self.executor, socket.into(), false)?;
         // Writable once it is connected, or has failed (connect(2)).
         poll_fn(|_| socket.poll_io(Interest::Write, |_| Ok(()))).await?;
         match socket.with(|socket| SockRef::from(&socket).take_error())? {
             Some(error) => Err(error),
-            None if socket.with(|socket| self.is_own(socket, agent)) => {
+            None if departure.as_ref().is_some_and(|departure| departure.is_home()) => {
                 Err(io::Error::other("this is the proxy itself"))
             }
-            None => Ok(KernelStream { socket, meter: Metered::Agent(self.books.agent(agent.ip())) }),
+            None => {
+                let meter = Metered::Agent { book: self.books.agent(agent.ip()), _departure: departure };
+                Ok(KernelStream { socket, meter })
+            }
         }
     }
 
@@ -186,17 +171,31 @@ impl Net for Kernel {
     }
 }
 
+/// Connects without waiting for it; where from.
+fn begin_connecting(socket: &Socket, agent: SocketAddr) -> io::Result<SocketAddr> {
+    match socket.connect(&agent.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),
+        _ => local_address(socket),
+    }
+}
+
+fn local_address<S: AsFd>(socket: &S) -> io::Result<SocketAddr> {
+    let address = SockRef::from(socket).local_addr()?;
+    address.as_socket().ok_or_else(|| Errno::AFNOSUPPORT.into())
+}
+
 impl Kernel {
     /// The network of that loop. `stall`: how long sent bytes may stay unacknowledged, or a closed window closed
     /// (`TCP_USER_TIMEOUT`, tcp(7)).
     /// `own`: where the proxy itself listens, which is never connected to. `books`: where its bytes are counted.
-    pub fn new(executor: Executor, stall: Duration, own: Rc<[SocketAddr]>, books: Rc<Books>) -> Self {
+    pub fn new(executor: Executor, stall: Duration, own: Own, books: Rc<Books>) -> Self {
         Self { executor, stall, books, own }
     }
 
     /// Accepts on a listening socket that doesn't block.
     pub fn listen(&self, listener: std::net::TcpListener) -> io::Result<Door> {
-        Ok(Door(Watched::new(&self.executor, listener.into(), true)?))
+        let socket = Watched::new(&self.executor, listener.into(), true)?;
+        Ok(Door { socket, own: self.own.clone() })
     }
 
     /// Takes on an accepted socket.
@@ -230,12 +229,15 @@ pub fn set_options(socket: &Socket, stall: Duration) -> io::Result<()> {
 }
 
 /// A listening socket.
-pub struct Door(Watched);
+pub struct Door {
+    socket: Watched,
+    own: Own,
+}
 
 impl Door {
     /// Sets what [`set_options`] has set, for connections that come from now on.
     pub fn set_stall(&self, stall: Duration) -> io::Result<()> {
-        self.0.with(|listener| SockRef::from(&listener).set_tcp_user_timeout(Some(stall)))
+        self.socket.with(|listener| SockRef::from(&listener).set_tcp_user_timeout(Some(stall)))
     }
 
     /// The next client's socket, and its address in its one form ([`canonical`]): at a listener of both families an IPv4
@@ -246,16 +248,23 @@ impl Door {
 
     /// Whether more clients may wait than the running task may accept now.
     pub fn is_put_off(&self) -> bool {
-        self.0.is_put_off()
+        self.socket.is_put_off()
     }
 
     /// The next client's socket.
     pub fn poll_accept(&self) -> Poll<io::Result<(OwnedFd, SocketAddr)>> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let accepted = self.0.poll_io(Interest::Read, |listener| acceptfrom_with(listener, flags));
+        let accepted = self.socket.poll_io(Interest::Read, |listener| acceptfrom_with(listener, flags));
         let (socket, client) = ready!(accepted)?;
         let client = client.ok_or(Errno::AFNOSUPPORT)?;
-        Poll::Ready(Ok((socket, canonical(SocketAddr::try_from(client)?))))
+        let client = canonical(SocketAddr::try_from(client)?);
+        if self.own.has_departed(client, || local_address(&socket)) {
+            tracing::warn!(
+                "{client}: the proxy connects to itself: --agents has an address of this host in it"
+            );
+            return Poll::Ready(Err(Errno::CONNABORTED.into()));
+        }
+        Poll::Ready(Ok((socket, client)))
     }
 }
 
@@ -267,14 +276,14 @@ pub struct KernelStream {
 
 /// Whose bytes they are.
 enum Metered {
-    Agent(Rc<AgentBook>),
+    Agent { book: Rc<AgentBook>, _departure: Option<Box<Departure>> },
     Client(Rc<Meter>),
 }
 
 impl KernelStream {
     fn meter(&self) -> &Meter {
         match &self.meter {
-            Metered::Agent(book) => &book.meter,
+            Metered::Agent { book, .. } => &book.meter,
             Metered::Client(meter) => meter,
         }
     }

@@ -23,6 +23,7 @@ use crate::listeners::{self, Listener};
 use crate::log::{Finish, Log, Target};
 use crate::metrics::Standing;
 use crate::notify;
+use crate::own::Own;
 use crate::prepared::{Prepared, open_log};
 use crate::stop::Phase;
 use crate::syscalls;
@@ -88,6 +89,7 @@ impl Supervisor {
         broker: Broker,
         prepared: Prepared,
         listeners: Vec<Listener>,
+        own: &Own,
         counting: bool,
         own_log: Log,
     ) -> io::Result<Self> {
@@ -97,7 +99,7 @@ impl Supervisor {
         log.0.change(lines);
         let (orders, told) =
             watch::channel(Orders { open: false, phase: Phase::Running, shared: shared.clone() });
-        let reports = start_workers(&told, desks, listeners)?;
+        let reports = start_workers(&told, desks, listeners, own)?;
         syscalls::forbid_rings();
         let (waiting, since) = (VecDeque::new(), Instant::now());
         let mut supervisor = Self {
@@ -440,9 +442,8 @@ fn start_workers(
     orders: &watch::Receiver<Orders>,
     desks: Vec<Desk>,
     listeners: Vec<Listener>,
+    own: &Own,
 ) -> io::Result<mpsc::UnboundedReceiver<Report>> {
-    let own =
-        listeners.iter().map(|listener| listener.socket.local_addr()).collect::<io::Result<Vec<_>>>()?;
     let shares = listeners::deal(listeners, desks.len());
     let (reports, reported) = mpsc::unbounded_channel();
     for (desk, share) in desks.into_iter().zip(shares) {

@@ -29,6 +29,7 @@ use crate::figures::{Books, Published};
 use crate::handshakes::Handshakes;
 use crate::listeners::Listener;
 use crate::net::{Door, Kernel, Net};
+use crate::own::Own;
 use crate::passwords::Passwords;
 use crate::peer::Scratch;
 use crate::poller::Poller;
@@ -160,7 +161,7 @@ impl<N: Net> Worker<N> {
 struct Generations {
     executor: Executor,
     number: usize,
-    own: Rc<[SocketAddr]>,
+    own: Own,
     /// Where it accepts, until it stops.
     doors: RefCell<Vec<Weak<Door>>>,
     current: RefCell<Rc<Worker<Kernel>>>,
@@ -170,7 +171,7 @@ struct Generations {
 }
 
 impl Generations {
-    fn new(executor: Executor, number: usize, own: Rc<[SocketAddr]>, shared: Shared) -> Self {
+    fn new(executor: Executor, number: usize, own: Own, shared: Shared) -> Self {
         let books = Rc::new(Books::default());
         let net = Kernel::new(executor.clone(), shared.config.front.stall, own.clone(), books.clone());
         let worker = Worker { books, ..Worker::new(net, shared) };
@@ -258,13 +259,13 @@ pub fn run(
     desk: Desk,
     listeners: Vec<Listener>,
     mut orders: watch::Receiver<Orders>,
-    own: Vec<SocketAddr>,
+    own: Own,
     started: impl FnOnce() + 'static,
 ) -> io::Result<()> {
     let shared = orders.borrow_and_update().shared.clone();
     let executor = Executor::new(poller(shared.config.readiness)?)?;
     syscalls::forbid_rings();
-    let generations = Rc::new(Generations::new(executor.clone(), desk.worker, own.into(), shared));
+    let generations = Rc::new(Generations::new(executor.clone(), desk.worker, own, shared));
     executor.run(serve(generations, desk, listeners, orders, started))?
 }
 

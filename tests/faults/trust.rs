@@ -103,18 +103,57 @@ async fn the_pin_of_an_agent_can_be_asked_for() {
     assert!(nobody.log().contains("127.0.0.1:1 shows no certificate"), "{}", nobody.log());
 }
 
+/// A port that nobody has.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_proxy_never_asks_itself() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let listen = format!("--listen-plain=127.0.0.1:{port}");
-    let agent_port = format!("--agent-port={port}");
-    let flags = [&listen, &agent_port, "--agents=127.0.0.0/8", "--agent-tls=off", "--workers=1"];
-    let itself = Proxy::start(&flags);
-    let mut client = Line::plain(itself.address()).await;
-    client.say("GET /127.0.0.1/127.0.0.1/127.0.0.1/x HTTP/1.1\r\nHost: p\r\n\r\n").await;
-    assert_eq!(client.answer().await.unwrap().status, 502);
-    let told = || (itself.log().matches("this is the proxy itself").count() == 1).then_some(());
-    eventually("it is told once", told);
+    for (listener, host, path) in [
+        ("127.0.0.1", "p", "/127.0.0.1/127.0.0.1/127.0.0.1/x"),
+        ("127.0.0.1", "--ffff-7f00-1.desks.test", "/x"),
+        // Which the kernel takes for 127.0.0.1.
+        ("127.0.0.1", "p", "/0.0.0.0/0.0.0.0/x"),
+        ("0.0.0.0", "p", "/127.0.0.1/127.0.0.1/x"),
+        ("0.0.0.0", "p", "/127.0.0.9/127.0.0.9/x"),
+        ("0.0.0.0", "p", "/0.0.0.0/0.0.0.0/x"),
+        ("[::1]", "--1.desks.test", "/x"),
+        ("[::]", "--1.desks.test", "/x"),
+        ("[::]", "--.desks.test", "/x"),
+    ] {
+        let port = free_port();
+        let listen = format!("--listen-plain={listener}:{port}");
+        let agent_port = format!("--agent-port={port}");
+        let mut flags = vec![&*listen, &agent_port, "--agent-tls=off", "--workers=1", "--access-log=stdout"];
+        flags.extend(["--agents=127.0.0.0/8", "--agents=0.0.0.0/32", "--agents=::1/128", "--agents=::/128"]);
+        flags.push("--agent-domain=desks.test");
+        let itself = Proxy::start(&flags);
+        let host = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let at = if listener.starts_with('[') { "[::1]" } else { "127.0.0.1" };
+        let mut client = Line::plain(format!("{at}:{port}").parse().unwrap()).await;
+        client.say(host).await;
+        assert_eq!(client.answer().await.unwrap().status, 502, "{listener} {path}");
+        let told = || itself.log().contains("this is the proxy itself").then_some(());
+        eventually("it is told", told);
+        assert_eq!(itself.log().matches("this is the proxy itself").count(), 1, "{listener} {path}");
+        eventually("there is a line of it", || (!itself.output().is_empty()).then_some(()));
+        assert_eq!(itself.output().lines().count(), 1, "{listener} {path}: {}", itself.output());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_client_reaches_the_admin_listener_by_the_proxy() {
+    for admin in ["127.0.0.1", "0.0.0.0"] {
+        let port = free_port();
+        let (agent_port, admin) = (format!("--agent-port={port}"), format!("--admin={admin}:{port}"));
+        let flags =
+            ["--listen-plain=127.0.0.1:0", &agent_port, &admin, "--agents=127.0.0.0/8", "--agent-tls=off"];
+        let itself = Proxy::start(&flags);
+        let mut client = Line::plain(itself.address()).await;
+        client.say("GET /127.0.0.1/metrics HTTP/1.1\r\nHost: p\r\n\r\n").await;
+        assert_eq!(client.answer().await.unwrap().status, 502, "{admin}");
+    }
 }
 
 /// As `openssl x509 -fingerprint -sha256` tells it.

@@ -97,13 +97,34 @@ async fn it_serves_on_sockets_that_were_opened_for_it() {
 
 /// A proxy for `agent` at a socket of both families, as `ListenStream=8443` makes one; where IPv4 clients find it.
 fn at_both_families(agent: SocketAddr, flags: &[&str]) -> (Proxy, SocketAddr) {
-    let socket = TcpListener::bind("[::]:0").unwrap();
-    let port = socket.local_addr().unwrap().port();
-    let listen = format!("--listen-plain=[::]:{port}");
     let agents = [format!("--agents={}/32", agent.ip()), format!("--agent-port={}", agent.port())];
-    let flags: Vec<&str> = [&[&*listen, &agents[0], &agents[1], "--access-log=stdout"], flags].concat();
+    let socket = TcpListener::bind("[::]:0").unwrap();
+    at_socket(socket, &[&[&*agents[0], &agents[1]], flags].concat())
+}
+
+/// A proxy that listens at `socket`, which is handed over to it; where IPv4 clients find it.
+fn at_socket(socket: TcpListener, flags: &[&str]) -> (Proxy, SocketAddr) {
+    let address = socket.local_addr().unwrap();
+    let listen = format!("--listen-plain={address}");
+    let flags = [&[&*listen, "--access-log=stdout"], flags].concat();
     let proxy = Proxy::start_by(with_sockets(&proxy::command(&flags), vec![socket]), &flags);
-    (proxy, SocketAddr::from(([127, 0, 0, 1], port)))
+    (proxy, SocketAddr::from(([127, 0, 0, 1], address.port())))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_does_not_ask_itself_by_a_socket_of_both_families() {
+    for at in ["[::]:0", "[::ffff:127.0.0.1]:0"] {
+        let socket = TcpListener::bind(at).unwrap();
+        let port = format!("--agent-port={}", socket.local_addr().unwrap().port());
+        let flags = [&*port, "--agents=127.0.0.0/8", "--agent-tls=off"];
+        let (proxy, address) = at_socket(socket, &flags);
+        let mut client = harness::line::Line::plain(address).await;
+        let path = "/127.0.0.1".repeat(1_000);
+        client.say(format!("GET {path}/x HTTP/1.1\r\nHost: p\r\n\r\n")).await;
+        assert_eq!(client.answer().await.unwrap().status, 502, "{at}");
+        eventually("there is a line of it", || (!proxy.output().is_empty()).then_some(()));
+        assert_eq!(proxy.output().lines().count(), 1, "{at}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,8 +3,10 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs};
 
+use harness::process::eventually;
 use harness::proxy::{self, Proxy};
 
 use crate::tools::{Ran, run};
@@ -14,7 +16,9 @@ struct Namespace(String);
 
 impl Namespace {
     fn new() -> Self {
-        let this = Self(format!("dcv-splice-{}", std::process::id()));
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let this = Self(format!("dcv-splice-{}-{number}", std::process::id()));
         assert!(run("ip", &["netns", "add", &this.0]).success, "a namespace can't be made");
         assert!(this.run(&["ip", "link", "set", "lo", "up"]).success);
         this
@@ -22,6 +26,13 @@ impl Namespace {
 
     fn run(&self, command: &[&str]) -> Ran {
         run("ip", &[&["netns", "exec", &self.0], command].concat())
+    }
+
+    fn start(&self, flags: &[&str]) -> Proxy {
+        let proxied = proxy::command(flags);
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.0]).arg(proxied.get_program()).args(proxied.get_args());
+        Proxy::start_by(command, flags)
     }
 
     /// Connections that anybody inside has begun.
@@ -40,19 +51,23 @@ impl Drop for Namespace {
     }
 }
 
-#[test]
-fn an_address_that_is_no_agent_is_refused_and_not_dialled() {
-    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+fn may_make_one() -> bool {
+    let may = fs::metadata("/proc/self").unwrap().uid() == 0;
+    if !may {
         assert!(env::var_os("CI").is_none(), "only root may make a network namespace");
         eprintln!("skipped: only root may make a network namespace");
+    }
+    may
+}
+
+#[test]
+fn an_address_that_is_no_agent_is_refused_and_not_dialled() {
+    if !may_make_one() {
         return;
     }
     let namespace = Namespace::new();
     let flags = ["--listen-plain=127.0.0.1:0", "--agents=127.0.0.1/32", "--agent-port=1"];
-    let proxied = proxy::command(&flags);
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", &namespace.0]).arg(proxied.get_program()).args(proxied.get_args());
-    let mut proxy = Proxy::start_by(command, &flags);
+    let mut proxy = namespace.start(&flags);
     let address = proxy.address();
     let dialled = |agent: &str| {
         let before = namespace.begun();
@@ -69,4 +84,56 @@ fn an_address_that_is_no_agent_is_refused_and_not_dialled() {
         let fourth = log.lines().find(|line| line.contains("with 0.0.0.0 is turned away"))?;
         fourth.ends_with("is in no --agents prefix and was not dialled (4 so far)").then_some(())
     });
+}
+
+/// Of two addresses in one network the kernel connects to both from the first.
+#[test]
+fn every_address_of_the_host_is_the_proxys_own() {
+    if !may_make_one() {
+        return;
+    }
+    let namespace = Namespace::new();
+    for command in [
+        &["ip", "address", "add", "10.9.0.1/24", "dev", "lo"][..],
+        &["ip", "address", "add", "10.9.0.2/24", "dev", "lo"],
+        &["ip", "address", "add", "2001:db8::1/64", "dev", "lo", "nodad"],
+        &["ip", "address", "add", "2001:db8::2/64", "dev", "lo", "nodad"],
+    ] {
+        assert!(namespace.run(command).success, "{command:?}");
+    }
+    let flags = [
+        "--listen-plain=0.0.0.0:8000",
+        "--listen-plain=[::]:8000",
+        "--agent-port=8000",
+        "--agents=0.0.0.0/0",
+        "--agents=::/0",
+        "--agent-domain=desks.test",
+        "--agent-tls=off",
+        "--access-log=stdout",
+    ];
+    let proxy = namespace.start(&flags);
+    for (asked, (host, path)) in (1..).zip([
+        ("p", "/10.9.0.1/10.9.0.1/x"),
+        ("p", "/10.9.0.2/10.9.0.2/x"),
+        ("2001-db8--1.desks.test", "/x"),
+        ("2001-db8--2.desks.test", "/x"),
+    ]) {
+        let (host, url) = (format!("Host: {host}"), format!("http://127.0.0.1:8000{path}"));
+        let ran = namespace.run(&[
+            "curl",
+            "-sS",
+            "--max-time",
+            "60",
+            "-w",
+            "%{http_code}",
+            "-o",
+            "/dev/null",
+            "-H",
+            &host,
+            &url,
+        ]);
+        assert_eq!(ran.output.trim_end(), "502", "{host} {path}");
+        eventually("there is a line of it", || (proxy.output().lines().count() >= asked).then_some(()));
+        assert_eq!(proxy.output().lines().count(), asked, "{host} {path}:\n{}", proxy.output());
+    }
 }

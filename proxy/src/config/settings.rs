@@ -101,9 +101,12 @@ impl Settings {
 
     fn place_and_tell(&self, error: &ConfigError, file: Option<&ConfigFile>) -> String {
         let key = error.key().filter(|key| !is_typed(&self.words, key));
-        let place = file.and_then(|file| match error {
-            ConfigError::Overlap(_, other) => file.place_of_value(other.to_string().as_ref()),
-            _ => file.place_of(key?, None),
+        let place = file.and_then(|file| {
+            let value = match error {
+                ConfigError::Overlap(_, other) => file.place_of_value(other.to_string().as_ref()),
+                _ => None,
+            };
+            value.or_else(|| file.place_of(key?, None))
         });
         place.map_or_else(|| error.to_string(), |place| format!("{place}: {error}"))
     }
