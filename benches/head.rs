@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use criterion::{Criterion, criterion_group, criterion_main};
 use dcv_splice::forward::{self, Forward, HostHeader};
 use dcv_splice::head::{HeadEnd, HeadLimits, RequestHead};
+use dcv_splice::network::Networks;
+use dcv_splice::origin::Origin;
 use dcv_splice::route::{AllowedAgents, Route};
 
 const HEAD: &[u8] = b"GET /10.150.248.181/ws?v=2 HTTP/1.1\r\n\
@@ -32,9 +34,7 @@ fn rewritten(agents: &AllowedAgents, out: &mut Vec<u8>) {
     let Route::Agent(agent, path) = Route::of(head.path) else { panic!("an agent's path") };
     assert!(agents.allows(agent.into()));
     let forward = Forward {
-        client: IpAddr::from([192, 0, 2, 1]),
-        trusted: false,
-        secure: true,
+        origin: Origin::of(IpAddr::from([192, 0, 2, 1]), true, &head.headers, &Networks::default()),
         passwords: false,
         agent: SocketAddr::from((agent, 8443)),
         host_header: HostHeader::default(),

@@ -16,6 +16,8 @@ mod clients;
 mod desync;
 #[path = "faults/flags.rs"]
 mod flags;
+#[path = "faults/forwarded.rs"]
+mod forwarded;
 #[path = "faults/halves.rs"]
 mod halves;
 #[path = "faults/kept.rs"]

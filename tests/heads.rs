@@ -322,10 +322,11 @@ impl Row {
     }
 }
 
-/// The same request by a client that came by this scheme.
+/// The same request by a client that came by this scheme; one that a trusted proxy has said to be HTTPS is.
 fn told_of(scheme: &str, request: &[u8]) -> Vec<u8> {
     const PROTO: &[u8] = b"X-Forwarded-Proto: http\r\n";
-    let place = request.windows(PROTO.len()).position(|bytes| bytes == PROTO).unwrap();
+    let place = request.windows(PROTO.len()).position(|bytes| bytes == PROTO);
+    let Some(place) = place else { return request.to_vec() };
     let line = format!("X-Forwarded-Proto: {scheme}\r\n");
     [&request[..place], line.as_bytes(), &request[place + PROTO.len()..]].concat()
 }

@@ -1,5 +1,6 @@
 //! Which clients may come in: from which networks, how many at a time, and how often. Asked once per connection, under
-//! a lock, and never again; knows no socket. An IPv6 client is its /64, which is what one of them is given.
+//! a lock; of the networks also by requests that a trusted proxy passes on. Knows no socket. An IPv6 client is its /64,
+//! which is what one of them is given.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -24,23 +25,19 @@ pub struct ClientNetworks {
     pub denied: Networks,
     /// Balancers that say first whom they speak for.
     pub introducers: Networks,
-    /// Proxies whose word on whom they speak for is passed on.
+    /// Proxies that are believed whom they speak for, request by request.
     pub trusted_proxies: Networks,
 }
 
 impl ClientNetworks {
-    fn allows(&self, client: IpAddr) -> bool {
+    /// Whether a client may come from there.
+    pub fn allows(&self, client: IpAddr) -> bool {
         !self.denied.contains(client) && (self.allowed.is_empty() || self.allowed.contains(client))
     }
 
     /// Whether a connection from there starts with a PROXY header.
     pub fn is_introducer(&self, peer: IpAddr) -> bool {
         self.introducers.contains(peer)
-    }
-
-    /// Whether what it says of whom it speaks for is passed on.
-    pub fn is_trusted_proxy(&self, client: IpAddr) -> bool {
-        self.trusted_proxies.contains(client)
     }
 }
 

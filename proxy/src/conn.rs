@@ -14,11 +14,12 @@ use crate::account::{Ending, Ledger, Side};
 use crate::admission::{self, Guest};
 use crate::agents::{Bound, PoolLimits, Promise, ReachError};
 use crate::body::{BodyError, Framing};
-use crate::decision::{Origin, asked, authorize, decide};
+use crate::decision::{asked, authorize, decide};
 use crate::exchange::{Asked, Exchange, Failure, Method, Outcome};
 use crate::head::{self, HeadEnd, HeadError, RequestHead, Version};
 use crate::introduction::Introduction;
 use crate::net::Net;
+use crate::origin::Origin;
 use crate::peer::{Fault, Peer, Scratch};
 use crate::refusals::{Refusals, Refused};
 use crate::relay::{Moved, Surroundings, relay};
@@ -50,6 +51,7 @@ struct Admitted<S> {
 /// A client that may ask for something.
 struct Secured<S> {
     peer: Box<Peer<S>>,
+    /// Who made the connection; a request of it may be another's ([`Origin`]).
     client: IpAddr,
     secure: bool,
     /// Whether it has been answered before.
@@ -224,7 +226,7 @@ impl<S: crate::net::Stream> Accepted<S> {
                 worker.shared.refusals.note(Refused::NotTls, client.ip());
                 secured.peer = Box::new(secured.peer.into_plain());
                 secured.secure = false;
-                let entry = Entry::new(client.ip(), worker.net.now());
+                let entry = Entry::new(client.ip(), false, worker.net.now());
                 secured.refuse(worker, entry, &not_tls(), None).await;
                 None
             }
@@ -308,7 +310,7 @@ impl<S: crate::net::Stream> Secured<S> {
         if !self.wait_for_request(worker).await {
             return Err(self.close(worker).await);
         }
-        let entry = Entry::new(self.client, worker.net.now());
+        let entry = Entry::new(self.client, self.secure, worker.net.now());
         let length = match worker.net.timeout(worker.shared.config.front.head, self.read_head(worker)).await {
             Ok(Ok(length)) => length,
             Ok(Err(HeadFault::Gone)) => return Err(After::Closed),
@@ -387,17 +389,18 @@ impl<S: crate::net::Stream> Secured<S> {
         if worker.shared.log.is_on() {
             entry.note(&head);
         }
+        let origin = Origin::of(self.client, self.secure, &head.headers, &config.clients.trusted_proxies);
+        (entry.ledger.client, entry.secure) = (origin.client, origin.secure);
         let mut asked = asked(&head);
         let route = Route::of_request(head.host, head.path, worker.shared.config.agent_domain.as_ref());
-        let decision = match authorize(&head, route, worker, self.client).await {
+        let decision = match authorize(&head, route, worker, &origin).await {
             Ok(user) => {
-                let origin = Origin { client: self.client, secure: self.secure };
                 entry.ledger.user = user.unwrap_or_default();
                 decide(&head, route, worker, &origin, &mut asked)
             }
-            Err(denial) => {
-                worker.shared.refusals.note(denial.why(), self.client);
-                Err(denial.reply())
+            Err((why, reply)) => {
+                worker.shared.refusals.note(why, origin.client);
+                Err(reply)
             }
         };
         self.peer.plain.consume(length);
@@ -438,9 +441,9 @@ impl<S: crate::net::Stream> Secured<S> {
         let keep = running && asked.is_some_and(whole);
         let head_only = asked.is_some_and(|asked| asked.method == Method::Head);
         if reply.status >= 400 {
-            tracing::debug!("{}: {} {}", self.client, reply.status, reply.text);
+            tracing::debug!("{}: {} {}", entry.ledger.client, reply.status, reply.text);
         }
-        let hsts = worker.shared.config.hsts.clone().filter(|_| self.secure);
+        let hsts = worker.shared.config.hsts.clone().filter(|_| entry.secure);
         let reply = hsts.into_iter().fold(reply.clone(), Reply::with_header);
         let sent = self.send(worker, &reply.render(keep, head_only)).await;
         entry.ledger.to_client = if head_only { 0 } else { reply.body_bytes() as u64 };
@@ -599,7 +602,7 @@ fn bad_gateway(agent: IpAddr, what: &str) -> Reply {
 
 impl<S: crate::net::Stream> Paired<S> {
     async fn exchange<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> Result<After<S>, After<S>> {
-        let secure = self.requested.client.secure;
+        let secure = self.requested.entry.secure;
         let mut exchange = Exchange {
             client: &mut self.requested.client.peer,
             agent: &mut self.agent,
@@ -677,8 +680,8 @@ impl<S: crate::net::Stream> Paired<S> {
     async fn failed<N: Net<Stream = S>>(self, worker: &Worker<N>, failure: Failure) -> After<S> {
         let Requested { client, entry, agent, asked, .. } = *self.requested;
         if let Failure::Fault(side, fault, Some(status)) = &failure {
-            let what =
-                format_args!("{} and agent {agent}: the {side} {fault} after status {status}", client.client);
+            let client = entry.ledger.client;
+            let what = format_args!("{client} and agent {agent}: the {side} {fault} after status {status}");
             worker.shared.inform(failure.kind(), agent.ip(), what);
             entry.close(worker, *status, Ending::failed(*side, fault));
             return After::Closed;
@@ -690,7 +693,7 @@ impl<S: crate::net::Stream> Paired<S> {
                 After::Closed
             }
             Some(reply) => {
-                let what = format_args!("{} and agent {agent}: {failure:?}", client.client);
+                let what = format_args!("{} and agent {agent}: {failure:?}", entry.ledger.client);
                 worker.shared.inform(failure.kind(), agent.ip(), what);
                 client.refuse(worker, entry, &reply, Some(&asked)).await
             }
@@ -758,11 +761,13 @@ impl<S: crate::net::Stream> Upgraded<S> {
 /// A ledger that is being written.
 struct Entry {
     ledger: Ledger,
+    /// Whether the client came by HTTPS.
+    secure: bool,
     started: Instant,
 }
 
 impl Entry {
-    fn new(client: IpAddr, started: Instant) -> Self {
+    fn new(client: IpAddr, secure: bool, started: Instant) -> Self {
         let ledger = Ledger {
             client,
             user: String::new(),
@@ -776,7 +781,7 @@ impl Entry {
             duration: Duration::ZERO,
             ending: Ending::Refused,
         };
-        Self { ledger, started }
+        Self { ledger, secure, started }
     }
 
     fn note(&mut self, head: &RequestHead<'_>) {

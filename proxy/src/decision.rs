@@ -4,12 +4,14 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::admission;
 use crate::body::{BodyError, Framing};
 use crate::exchange::{Asked, Method};
 use crate::forward::{self, Forward, Prefix};
 use crate::head::{self, RequestHead};
 use crate::logins::Login;
 use crate::net::Net;
+use crate::origin::Origin;
 use crate::passwords::Denial;
 use crate::refusals::Refused;
 use crate::reply::Reply;
@@ -31,13 +33,17 @@ pub(crate) fn asked(head: &RequestHead<'_>) -> Asked {
     }
 }
 
-/// The name that the client has shown the password of, where one is asked for. `/health` is for everybody.
+/// The name that the client has shown the password of, where one is asked for; or why it is not answered. `/health` is
+/// for everybody who may come. Who made the connection has been let in; who is behind a trusted proxy has not.
 pub(crate) async fn authorize<N: Net>(
     head: &RequestHead<'_>,
     route: Route<'_>,
     worker: &Worker<N>,
-    client: IpAddr,
-) -> Result<Option<String>, Denial> {
+    origin: &Origin,
+) -> Result<Option<String>, (Refused, Reply)> {
+    if origin.is_forwarded() && !worker.shared.config.clients.allows(origin.client) {
+        return Err((Refused::Denied, admission::reply_to(Refused::Denied)));
+    }
     let agent = match route {
         Route::Health => return Ok(None),
         Route::Agent(agent, _) | Route::NoSlash(agent, _) => Some(agent.into()),
@@ -49,16 +55,11 @@ pub(crate) async fn authorize<N: Net>(
     let Some(passwords) = passwords else { return Ok(None) };
     let mut shown = head::values(&head.headers, "authorization");
     let shown = shown.next().filter(|_| shown.next().is_none());
-    let checked = passwords.check(client, shown, || worker.net.now());
+    let checked = passwords.check(origin.client, shown, || worker.net.now());
     // A queue that stands still is a busy one.
-    worker.net.timeout(worker.shared.config.front.head, checked).await.unwrap_or(Err(Denial::Busy)).map(Some)
-}
-
-/// Where a request comes from.
-pub(crate) struct Origin {
-    pub(crate) client: IpAddr,
-    /// Whether it came by TLS.
-    pub(crate) secure: bool,
+    let checked = worker.net.timeout(worker.shared.config.front.head, checked).await;
+    let checked = checked.unwrap_or(Err(Denial::Busy));
+    checked.map(Some).map_err(|denial| (denial.why(), denial.reply()))
 }
 
 /// Who answers: an agent, with the head it is to see, or the proxy itself.
@@ -71,7 +72,6 @@ pub(crate) fn decide<N: Net>(
 ) -> Result<(SocketAddr, Vec<u8>), Reply> {
     let config = &worker.shared.config;
     let stripped = config.prefix == Prefix::Strip;
-    let &Origin { client, secure } = origin;
     let (agent, rest, mounted) = match route {
         Route::Health => return Err(health(head.method)),
         Route::NotAnAddress => {
@@ -99,7 +99,7 @@ pub(crate) fn decide<N: Net>(
         }
     };
     if !config.agents.allows(agent) {
-        worker.shared.refusals.note(Refused::Stranger, format_args!("{client} with {agent}"));
+        worker.shared.refusals.note(Refused::Stranger, format_args!("{} with {agent}", origin.client));
         return Err(Reply::new(403, "This address is none of the agents this proxy serves (--agents)."));
     }
     if config.exchange.body_bytes_max < content_length(head.framing) {
@@ -111,9 +111,8 @@ pub(crate) fn decide<N: Net>(
     }
     let agent = SocketAddr::new(agent, config.agent_port);
     let path = if stripped { &*rest } else { head.path };
-    let trusted = config.clients.is_trusted_proxy(client);
     let (passwords, host_header) = (config.passwords.is_some(), config.host_header);
-    let forward = Forward { client, trusted, secure, passwords, agent, host_header, path };
+    let forward = Forward { origin: *origin, passwords, agent, host_header, path };
     let host = forward::host_for(head, &forward);
     let mut out = Vec::with_capacity(512 + head.path.len());
     forward::request(head, &forward, &host, &mut out);

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::body::Framing;
 use crate::head::{self, ConnectionOptions, Header, RequestHead, ResponseHead, split_port};
+use crate::origin::Origin;
 use crate::rewrite::{self, Mount};
 
 /// What the agent is told as `Host`.
@@ -33,12 +34,8 @@ pub enum Prefix {
 /// Where a request goes, and what the agent is told of where it came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Forward<'a> {
-    /// The client's address.
-    pub client: IpAddr,
-    /// Whether what the client says of whom it speaks for is passed on.
-    pub trusted: bool,
-    /// Whether the client came by TLS.
-    pub secure: bool,
+    /// Where it comes from.
+    pub origin: Origin,
     /// Whether the proxy asks for passwords. Browsers send one to all of a host's paths, so that of any `Authorization:
     /// Basic` may be for the proxy, and no agent gets one.
     pub passwords: bool,
@@ -90,23 +87,28 @@ pub fn request(head: &RequestHead<'_>, forward: &Forward<'_>, host: &str, out: &
     }
     out.extend_from_slice(b"X-Real-IP: ");
     let client = out.len();
-    write_address(forward.client, out);
+    let Origin { peer, trusted, client: asking, secure } = forward.origin;
+    write_address(asking, out);
     let client = client..out.len();
     out.extend_from_slice(b"\r\nX-Forwarded-For: ");
-    let earlier = head::values(&head.headers, "x-forwarded-for").filter(|_| forward.trusted);
+    let earlier = head::values(&head.headers, "x-forwarded-for").filter(|_| trusted);
     for earlier in earlier.filter(|earlier| !earlier.is_empty()) {
         out.extend_from_slice(earlier);
         out.extend_from_slice(b", ");
     }
-    out.extend_from_within(client);
-    let scheme: &[u8] = if forward.secure { b"https" } else { b"http" };
+    // A client behind a trusted proxy is in the list already: this hop's own entry is its peer.
+    if asking == peer {
+        out.extend_from_within(client);
+    } else {
+        write_address(peer, out);
+    }
+    let scheme: &[u8] = if secure { b"https" } else { b"http" };
     out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
     out.extend_from_slice(scheme);
     out.extend_from_slice(b"\r\n");
     write_framing(head.framing, out);
     // Anybody can write whom they speak for (RFC 7239 8.1).
-    let is_own =
-        |h: &Header<'_>| (!forward.trusted && h.is("forwarded")) || (forward.passwords && is_basic(h));
+    let is_own = |h: &Header<'_>| (!trusted && h.is("forwarded")) || (forward.passwords && is_basic(h));
     let passes = |h: &&Header<'_>| passes_to_agent(h, head) && !is_own(h);
     for header in head.headers.iter().filter(passes) {
         header.write(out);

@@ -33,6 +33,7 @@ pub mod metrics;
 pub mod net;
 pub mod network;
 pub mod notify;
+pub mod origin;
 pub mod own;
 pub mod passwords;
 pub mod peer;

@@ -318,7 +318,7 @@ fn warn(prepared: &Prepared) {
     if config.passwords.is_some() && !config.listen_plain.is_empty() {
         tracing::warn!(
             "--htpasswd at --listen-plain: passwords are read by whoever is on the way, and behind a balancer without \
-             --proxy-protocol all clients wait for who guesses"
+             --proxy-protocol or --trust-forwarded all clients wait for who guesses"
         );
     }
     if config.client_demands.certificate.is_some() && !config.listen_plain.is_empty() {

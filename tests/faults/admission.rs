@@ -14,13 +14,13 @@ use tokio_rustls::rustls::version::TLS13;
 const STRANGER: &str = "127.0.0.9:0";
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc6\x33\x64\x01\x13\x88\x01\xbb";
 
-async fn connect(to: SocketAddr) -> TcpStream {
+pub(super) async fn connect(to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(STRANGER.parse().unwrap()).unwrap();
     soon(socket.connect(to)).await.unwrap()
 }
 
-async fn stranger(front: &Front) -> Line {
+pub(super) async fn stranger(front: &Front) -> Line {
     Line::new(connect(front.plain()).await)
 }
 
@@ -31,13 +31,13 @@ async fn health(client: &mut Line) -> Option<Answer> {
 
 /// The log comes to have so many lines with these words.
 #[track_caller]
-fn logs(front: &Front, words: &str, count: usize) {
+pub(super) fn logs(front: &Front, words: &str, count: usize) {
     eventually(&format!("{count} lines with {words}"), || {
         (front.proxy.log().matches(words).count() == count).then_some(())
     });
 }
 
-async fn front(flags: &[&str]) -> (Agent, Front) {
+pub(super) async fn front(flags: &[&str]) -> (Agent, Front) {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
     let front = Front::start(agent.address, &[&["--agent-idle-s=1", "--head-s=2"], flags].concat()).await;
     (agent, front)

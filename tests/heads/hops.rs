@@ -70,8 +70,23 @@ pub(crate) fn origin(trusted: bool) -> Vec<Row> {
         let told = TOLD.replace("For: ", &format!("For: {chain}"));
         forwarded(name, asked, format!("GET /x HTTP/1.1\r\nHost: h\r\n{told}{kept}\r\n"))
     };
+    let by_trusted = |row: Row, from: &str, to: &str| if trusted { row.seeing(from, to) } else { row };
+    let client = |row| by_trusted(row, "Real-IP: 127.0.0.1", "Real-IP: 10.9.8.7");
+    let https = |row| by_trusted(row, "Proto: http", "Proto: https");
     vec![
-        told("X-Forwarded-For", &["X-Forwarded-For: 10.9.8.7"], believed("10.9.8.7, "), ""),
+        client(told("X-Forwarded-For", &["X-Forwarded-For: 10.9.8.7"], believed("10.9.8.7, "), "")),
+        client(told(
+            "a forged one",
+            &["X-Forwarded-For: 6.6.6.6,10.9.8.7"],
+            believed("6.6.6.6,10.9.8.7, "),
+            "",
+        )),
+        client(told(
+            "X-Forwarded-For of two hops",
+            &["X-Forwarded-For: 10.9.8.7, 127.0.0.7"],
+            believed("10.9.8.7, 127.0.0.7, "),
+            "",
+        )),
         told("X-Forwarded-For of two", &["x-forwarded-for: a, b"], believed("a, b, "), ""),
         told(
             "two X-Forwarded-For",
@@ -79,10 +94,25 @@ pub(crate) fn origin(trusted: bool) -> Vec<Row> {
             believed("a, b, "),
             "A: 1\r\n",
         ),
+        client(told(
+            "X-Forwarded-For that Connection names",
+            &["Connection: X-Forwarded-For", "X-Forwarded-For: 10.9.8.7"],
+            believed("10.9.8.7, "),
+            "",
+        )),
         told("X-Real-IP", &["X-Real-IP: 10.9.8.7"], "", ""),
         told("X-Real-IP twice", &["x-real-ip: 10.9.8.7", "X-REAL-IP: 10.9.8.6"], "", ""),
-        told("X-Forwarded-Proto", &["X-Forwarded-Proto: ftp"], "", ""),
-        told("Forwarded", &["Forwarded: for=10.9.8.7"], "", believed("Forwarded: for=10.9.8.7\r\n")),
+        https(told("X-Forwarded-Proto", &["X-Forwarded-Proto: https"], "", "")),
+        https(told("X-Forwarded-Proto in odd case", &["x-forwarded-PROTO: HTTPS"], "", "")),
+        told("another X-Forwarded-Proto", &["X-Forwarded-Proto: ftp"], "", ""),
+        told("X-Forwarded-Proto of two", &["X-Forwarded-Proto: https, http"], "", ""),
+        told("two X-Forwarded-Proto", &["X-Forwarded-Proto: https", "X-Forwarded-Proto: https"], "", ""),
+        told(
+            "Forwarded",
+            &["Forwarded: for=10.9.8.7;proto=https"],
+            "",
+            believed("Forwarded: for=10.9.8.7;proto=https\r\n"),
+        ),
     ]
 }
 

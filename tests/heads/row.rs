@@ -53,6 +53,13 @@ impl Row {
         Self { stays: true, ..self }
     }
 
+    /// The agent sees `to` where it would have seen `from`.
+    pub(crate) fn seeing(self, from: &str, to: &str) -> Self {
+        let Agent::Sees(heads) = &self.agent else { return self };
+        let heads = heads.iter().map(|head| String::from_utf8_lossy(head).replacen(from, to, 1).into_bytes());
+        Self { agent: Agent::Sees(heads.collect()), ..self }
+    }
+
     /// The proxy's answer has this header line.
     pub(crate) fn with_line(self, line: &str) -> Self {
         Self { line: Some(line.to_owned()), ..self }

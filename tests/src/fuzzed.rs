@@ -19,8 +19,10 @@ use dcv_splice::body::{self, BodyError, Decoder, Framing, Piece};
 use dcv_splice::config::{CommandLine, Config, Settings};
 use dcv_splice::files::Files;
 use dcv_splice::forward::{self, Forward, HostHeader, Passing};
-use dcv_splice::head::{HeadEnd, HeadError, HeadLimits, RequestHead, ResponseHead, Version};
+use dcv_splice::head::{HeadEnd, HeadError, HeadLimits, Header, RequestHead, ResponseHead, Version};
 use dcv_splice::introduction::{INTRODUCTION_BYTES_MAX, Introduction};
+use dcv_splice::network::Networks;
+use dcv_splice::origin::Origin;
 use dcv_splice::rewrite::Mount;
 use dcv_splice::route::{AgentDomain, AllowedAgents, Route};
 
@@ -38,16 +40,27 @@ const AGENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 /// What no message on one connection may say of another.
 const ONE_HOP: [&str; 4] = ["keep-alive", "proxy-connection", "te", "proxy-authorization"];
 
+/// Another proxy in front, and a client of it.
+const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
+
+/// That of the proxy in front, where it is trusted.
+fn networks(trusted: bool) -> Networks {
+    let network = "192.0.2.0/24".parse().expect("a network");
+    Networks::from(if trusted { vec![network] } else { Vec::new() })
+}
+
 /// A way in.
 pub type Target = fn(&[u8]);
 
 /// Every way in, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked_body", chunked_body),
     ("route", route),
     ("introduction", introduction),
+    ("origin", origin),
     ("configuration", configuration),
     ("configuration_file", configuration_file),
     ("tls_records", tls_records),
@@ -78,9 +91,7 @@ pub fn request_head(data: &[u8]) {
     let Ok(Some(length)) = end_of(data, usize::from(options >> 2), &LIMITS) else { return };
     let Ok(head) = RequestHead::parse(&data[..length], &LIMITS) else { return };
     let forward = Forward {
-        client: IpAddr::from([192, 0, 2, 1]),
-        trusted: options & 1 == 1,
-        secure: true,
+        origin: Origin::of(PROXY, true, &head.headers, &networks(options & 1 == 1)),
         passwords: options & 4 == 4,
         agent: SocketAddr::from((AGENT, 8443)),
         host_header: if options & 2 == 2 { HostHeader::Pass } else { HostHeader::StripPort },
@@ -229,6 +240,32 @@ pub fn introduction(data: &[u8]) {
     for length in 0..introduction.length.min(256) {
         assert_eq!(Introduction::read(&data[..length]), Ok(None), "{length} of it");
     }
+}
+
+/// Nobody but a trusted proxy says for whom it speaks, and what stands before the client that one names says nothing.
+pub fn origin(data: &[u8]) {
+    let (options, data) = choice(data);
+    let lines: Vec<_> = data.split(|byte| *byte == b'\n').collect();
+    let chain: Vec<_> = lines.iter().map(|value| Header { name: "X-Forwarded-For", value }).collect();
+    let scheme = Header { name: "X-Forwarded-Proto", value: lines[0] };
+    let headers = [&chain[..], &[scheme]].concat();
+    let secure = options & 1 == 1;
+    let direct = Origin { peer: PROXY, trusted: false, client: PROXY, secure };
+    assert_eq!(Origin::of(PROXY, secure, &headers, &networks(false)), direct);
+    let trusted = networks(true);
+    let told = Origin::of(PROXY, secure, &headers, &trusted);
+    assert!((told.peer, told.trusted) == (PROXY, true));
+    assert_eq!(told.client, told.client.to_canonical());
+    let said = String::from_utf8_lossy(data).to_ascii_lowercase();
+    assert!(told.secure == secure || said.starts_with("http"));
+    assert!(!told.is_forwarded() || data.contains(&b'.') || data.contains(&b':'), "an address nobody wrote");
+    // A proxy appends whom it was asked by, in a line of its own or not.
+    let client = CLIENT.to_string();
+    let appended = Header { name: "x-forwarded-for", value: client.as_bytes() };
+    assert_eq!(Origin::of(PROXY, secure, &[&headers[..], &[appended]].concat(), &trusted).client, CLIENT);
+    let value = [data, b", ", client.as_bytes(), b",192.0.2.9"].concat();
+    let appended = [Header { name: "X-Forwarded-For", value: &value }];
+    assert_eq!(Origin::of(PROXY, secure, &appended, &trusted).client, CLIENT);
 }
 
 /// What the command line means is found, or refused with a text.

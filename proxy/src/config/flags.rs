@@ -103,7 +103,8 @@ pub struct Flags {
     /// Where balancers connect from that say first whom they speak for (PROXY protocol 1 and 2); may be repeated
     #[arg(long, value_name = "CIDR")]
     pub proxy_protocol: Vec<Network>,
-    /// Where proxies connect from whose X-Forwarded-For is passed on, not replaced; may be repeated
+    /// Where proxies connect from that are believed whom they speak for (X-Forwarded-For, X-Forwarded-Proto); may be
+    /// repeated
     #[arg(long, value_name = "CIDR")]
     pub trust_forwarded: Vec<Network>,
     /// The agents that may be dialled; may be repeated. Without it, none
