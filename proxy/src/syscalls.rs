@@ -148,3 +148,169 @@ fn filter() -> Result<BpfProgram, seccompiler::Error> {
     let filter = SeccompFilter::new(allowed, denied, SeccompAction::Allow, architecture)?;
     Ok(filter.try_into()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rustix::io::Errno;
+    use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
+    use rustix::process::{getpid, test_kill_process};
+
+    use super::*;
+
+    /// All that is allowed, and what for. Whoever adds a call has to say so here too.
+    const ALLOWED: [(c_long, &str); 79] = [
+        (SYS_accept4, "clients"),
+        (SYS_brk, "memory"),
+        (SYS_clock_getres, "time, where the vDSO has no clock"),
+        (SYS_clock_gettime, "time, where the vDSO has no clock"),
+        (SYS_clock_nanosleep, "time: sleep"),
+        (SYS_clone, "threads: of logs, of passwords"),
+        (SYS_clone3, "threads: the same by newer libraries"),
+        (SYS_close, "descriptors"),
+        (SYS_connect, "agents; Landlock says which port"),
+        (SYS_dup, "descriptors"),
+        (SYS_epoll_create1, "readiness: of workers without a ring, of the supervisor"),
+        (SYS_epoll_ctl, "readiness"),
+        (SYS_epoll_pwait, "readiness"),
+        (SYS_epoll_pwait2, "readiness, with nanoseconds"),
+        (SYS_eventfd2, "wakes of another thread"),
+        (SYS_exit, "the end of a thread"),
+        (SYS_exit_group, "the end"),
+        (SYS_fcntl, "descriptors: duplicates, O_NONBLOCK"),
+        (SYS_fstat, "how long a delivered file is"),
+        (SYS_futex, "threads: locks"),
+        (SYS_getcpu, "memory: the allocator"),
+        (SYS_getegid, "start of a thread"),
+        (SYS_geteuid, "the warning to root"),
+        (SYS_getgid, "start of a thread"),
+        (SYS_getpeername, "sockets"),
+        (SYS_getpid, "status"),
+        (SYS_getrandom, "keys"),
+        (SYS_getrusage, "figures of itself"),
+        (SYS_getsockname, "where it listens"),
+        (SYS_getsockopt, "whether a connection was made"),
+        (SYS_gettid, "threads"),
+        (SYS_gettimeofday, "time, where the vDSO has no clock"),
+        (SYS_getuid, "start of a thread"),
+        (SYS_io_uring_enter, "readiness"),
+        (SYS_io_uring_register, "a worker's ring, until `forbid_rings`"),
+        (SYS_io_uring_setup, "a worker's ring, until `forbid_rings`"),
+        (SYS_ioctl, "sockets: FIONBIO"),
+        (SYS_lseek, "delivered files"),
+        (SYS_madvise, "memory"),
+        (SYS_membarrier, "threads"),
+        (SYS_mmap, "memory"),
+        (SYS_mprotect, "memory: guard pages of stacks"),
+        (SYS_mremap, "memory"),
+        (SYS_munmap, "memory"),
+        (SYS_nanosleep, "time: sleep"),
+        (SYS_newfstatat, "stat of a descriptor, by older libraries"),
+        (SYS_openat, "the spare descriptor; Landlock allows nothing else"),
+        (SYS_pipe2, "splice"),
+        (SYS_ppoll, "readiness of a single descriptor"),
+        (SYS_prctl, "names of threads, no new privileges"),
+        (SYS_pread64, "delivered files"),
+        (SYS_prlimit64, "the limit of open files"),
+        (SYS_read, "wakes, delivered files"),
+        (SYS_readv, "sockets of the supervisor"),
+        (SYS_recvfrom, "sockets"),
+        (SYS_recvmsg, "the broker's answers"),
+        (SYS_restart_syscall, "the kernel's own, after a stop"),
+        (SYS_rseq, "start of a thread"),
+        (SYS_rt_sigaction, "signals"),
+        (SYS_rt_sigprocmask, "signals"),
+        (SYS_rt_sigreturn, "signals"),
+        (SYS_sched_getaffinity, "how many workers; stacks of threads"),
+        (SYS_sched_yield, "threads: locks"),
+        (SYS_seccomp, "to forbid more"),
+        (SYS_sendmsg, "questions to the broker"),
+        (SYS_sendto, "sockets"),
+        (SYS_set_robust_list, "start of a thread"),
+        (SYS_setsockopt, "options of sockets"),
+        (SYS_shutdown, "FIN"),
+        (SYS_sigaltstack, "start of a thread"),
+        (SYS_socket, "connections to agents"),
+        (SYS_socketpair, "signals of the supervisor"),
+        (SYS_splice, "plain legs"),
+        (SYS_statx, "how long a delivered file is"),
+        (SYS_sysinfo, "memory: the allocator"),
+        (SYS_tgkill, "an abort"),
+        (SYS_uname, "keys: what the processor can do"),
+        (SYS_write, "logs, wakes"),
+        (SYS_writev, "sockets of the supervisor"),
+    ];
+
+    /// What the program answers to a call by this number: the kernel's part of it (seccomp(2), and `bpf_check` of the
+    /// kernel's net/core/filter.c for the codes).
+    fn answer(program: &BpfProgram, architecture: u32, call: u32) -> u32 {
+        let (mut accumulator, mut at) = (0, 0);
+        loop {
+            let step = &program[at];
+            at += 1;
+            let mut jump = |is_so: bool| at += usize::from(if is_so { step.jt } else { step.jf });
+            match step.code {
+                // Offsets in `seccomp_data`.
+                0x20 if step.k == 0 => accumulator = call,
+                0x20 if step.k == 4 => accumulator = architecture,
+                0x15 => jump(accumulator == step.k),
+                0x25 => jump(accumulator > step.k),
+                0x35 => jump(accumulator >= step.k),
+                0x05 => at += step.k as usize,
+                0x06 => return step.k,
+                code => panic!("{code:#x} {}: a filter that looks at more than the number", step.k),
+            }
+        }
+    }
+
+    const ALLOW: u32 = 0x7fff_0000;
+    /// `AUDIT_ARCH_X86_64`, `AUDIT_ARCH_AARCH64` (the kernel's linux/audit.h).
+    const ARCHITECTURE: u32 = if cfg!(target_arch = "x86_64") { 0xc000_003e } else { 0xc000_00b7 };
+    /// Numbers that are looked at: all there are, and those of the x32 ABI.
+    const NUMBERS: u32 = 2048;
+
+    #[test]
+    fn nothing_is_allowed_but_what_has_a_reason() {
+        let program = filter().expect("a filter");
+        let numbers = (0..NUMBERS).chain((0..NUMBERS).map(|number| number | 0x4000_0000));
+        let found: BTreeSet<_> =
+            numbers.filter(|call| answer(&program, ARCHITECTURE, *call) == ALLOW).map(c_long::from).collect();
+        let wanted: BTreeSet<_> = ALLOWED.iter().map(|(call, _)| *call).chain(OLD_ALLOWED).collect();
+        let extra: Vec<_> = found.difference(&wanted).collect();
+        let missing: Vec<_> = wanted.difference(&found).collect();
+        assert!(extra.is_empty() && missing.is_empty(), "more: {extra:?}, not: {missing:?}");
+        assert!(ALLOWED.iter().all(|(_, reason)| !reason.is_empty()));
+    }
+
+    /// By name, so that numbers of another architecture can't hide one.
+    #[cfg(target_arch = "x86_64")]
+    const OLD_ALLOWED: [c_long; 4] = [SYS_arch_prctl, SYS_epoll_wait, SYS_poll, SYS_time];
+    #[cfg(not(target_arch = "x86_64"))]
+    const OLD_ALLOWED: [c_long; 0] = [];
+
+    #[test]
+    fn a_call_of_another_architecture_is_no_way_round() {
+        let program = filter().expect("a filter");
+        let others = [0x4000_0003, 0x4000_0028, 0xc000_003e, 0xc000_00b7];
+        for other in others.into_iter().filter(|other| *other != ARCHITECTURE) {
+            assert!((0..NUMBERS).all(|call| answer(&program, other, call) != ALLOW), "{other:#x}");
+        }
+    }
+
+    #[test]
+    fn what_would_reach_other_processes_or_listen_fails() {
+        let tried = std::thread::spawn(|| {
+            let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+            let own = getpid();
+            let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+            let before = [bind(&socket, &any), listen(&socket, 1), test_kill_process(own)];
+            rustix::thread::set_no_new_privs(true).expect("a kernel that can");
+            restrict().expect("a filter");
+            (before, [bind(&socket, &any), listen(&socket, 1), test_kill_process(own)])
+        });
+        let (before, after) = tried.join().expect("no panic");
+        assert_eq!(before, [Ok(()); 3]);
+        assert_eq!(after, [Err(Errno::PERM); 3]);
+    }
+}
