@@ -227,6 +227,21 @@ async fn a_disk_that_does_not_answer_keeps_neither_status_nor_a_stop_waiting() {
     assert_eq!(status.code(), Some(0));
 }
 
+/// It is the listening socket's option that a connection goes by.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_is_let_go_by_the_stall_time_of_the_last_reload() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "stall-s = 600\n");
+    service.files.configure("stall-s = 1\n");
+    service.does("reload");
+    let client = service.session("/stream").await;
+    eventually("the session is ended", || {
+        let lines = service.files.log_lines("access.log");
+        lines.iter().any(|line| line.contains("/stream ") && line.contains("client-stalled")).then_some(())
+    });
+    drop(client);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_it_made_itself_stays_the_same() {
     let agent = agent().await;
