@@ -215,11 +215,7 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
     let control = control.transpose()?;
     // Threads that were started before would not be confined, those of the logs among them.
     let confined = confine(prepared.config().agent_port);
-    let log = Finish(Log::to(Target::standard(io::stderr())?)?);
-    let lines: &'static Log = Box::leak(Box::new(log.0.clone()));
-    tracing_subscriber::fmt().with_writer(move || lines).with_target(false).with_ansi(false).init();
-    // Or it would be written by whoever panics, to an output that may be blocked.
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    let log = own_log()?;
     announce(&front, admin.as_ref())?;
     tracing::info!("{confined}");
     match &account {
@@ -241,19 +237,7 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
             .show(listener, Sources { own: wishes.clone(), former: former.collect(), listeners: own })?;
     }
     let hearing = control.map(|listener| Hearing::begin(listener, wishes)).transpose()?;
-    if let Some(predecessor) = &predecessor {
-        predecessor.waits()?;
-    }
-    // Before the one that is found by it goes: there is always somebody to be found.
-    supervisor.announce().await?;
-    if let Some(predecessor) = predecessor {
-        tracing::info!("taking over from process {}", predecessor.process());
-        // It may have been given up just now: then nobody must have come here.
-        if let Err(error) = predecessor.take_over() {
-            supervisor.withdraw().await?;
-            return Err(error.into());
-        }
-    }
+    take_over(&mut supervisor, predecessor).await?;
     supervisor.open().await;
     notify::ready("serving");
     let served = supervisor.run(signals, granted).await;
@@ -261,6 +245,31 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
         hearing.end().await;
     }
     Ok(served?)
+}
+
+/// The program's own log, which says what happens from now on.
+fn own_log() -> io::Result<Finish> {
+    let log = Finish(Log::to(Target::standard(io::stderr())?)?);
+    let lines: &'static Log = Box::leak(Box::new(log.0.clone()));
+    tracing_subscriber::fmt().with_writer(move || lines).with_target(false).with_ansi(false).init();
+    // Or it would be written by whoever panics, to an output that may be blocked.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    Ok(log)
+}
+
+/// Lets operators find this process, in place of the one that hands over, if there is one. That one is found until then:
+/// there is always somebody to be found.
+async fn take_over(supervisor: &mut Supervisor, predecessor: Option<Predecessor>) -> io::Result<()> {
+    let Some(predecessor) = predecessor else { return supervisor.announce().await };
+    predecessor.waits()?;
+    supervisor.announce().await?;
+    tracing::info!("taking over from process {}", predecessor.process());
+    // It may have been given up just now: then nobody must have come here.
+    if let Err(error) = predecessor.take_over() {
+        supervisor.withdraw().await?;
+        return Err(error);
+    }
+    Ok(())
 }
 
 /// Has the kernel count the connections of this process, in a cgroup of its own.
