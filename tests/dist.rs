@@ -10,6 +10,7 @@ use std::process::Command;
 
 use harness::debian::{Root, package, succeed};
 use harness::process::eventually;
+use harness::proxy::target_directory;
 
 /// What `systemd-analyze security` says of the unit, times ten: 0 is as closed as can be, 100 as open.
 const EXPOSURE_MAX: u32 = 17;
@@ -50,6 +51,46 @@ fn the_package_puts_each_file_in_its_place_and_makes_an_account() {
     let account = root.run("getent passwd dcv-splice; id --groups --name dcv-splice");
     assert!(account.contains(":/nonexistent:/usr/sbin/nologin\ndcv-splice\n"), "{account}");
     root.run("dpkg --verify dcv-splice && test \"$(dcv-splice --version)\" = 'dcv-splice 0.1.0'");
+}
+
+#[test]
+fn the_package_has_sums_of_its_files_and_documents_that_policy_wants() {
+    let package = package(1);
+    let folder = tempfile::tempdir().expect("a folder");
+    succeed(Command::new("dpkg-deb").arg("--raw-extract").arg(&package).arg(folder.path()));
+    let inside = |script: &str| {
+        let done = succeed(Command::new("sh").args(["-euc", script]).current_dir(folder.path()));
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    };
+    // Every file but conffiles, and each with its sum.
+    inside("md5sum --check --quiet --strict DEBIAN/md5sums");
+    let summed = inside("cut -c 35- DEBIAN/md5sums | LC_ALL=C sort");
+    let files = inside("find usr lib -type f | LC_ALL=C sort");
+    assert_eq!(summed, files);
+    let documents = "usr/share/doc/dcv-splice";
+    for document in ["changelog.gz", "changelog.Debian.gz", "operate.md.gz", "THIRD-PARTY.gz"] {
+        inside(&format!("gzip --test {documents}/{document}"));
+    }
+    assert!(inside(&format!("zcat {documents}/operate.md.gz")).starts_with("# Operating dcv-splice"));
+    let notice = inside(&format!("zcat {documents}/THIRD-PARTY.gz"));
+    assert!(notice.contains("\nrustls 0.") && notice.contains("Permission is hereby granted"));
+    assert!(inside(&format!("cat {documents}/copyright")).contains("THIRD-PARTY.gz"));
+    // Long texts are compressed, and nothing there can be run (Debian Policy 12.3).
+    let wrong = inside(&format!(
+        "find {documents} -type f '(' -perm /111 -o -size +8 -not -name '*.gz' -not -name copyright ')'"
+    ));
+    assert_eq!(wrong, "");
+}
+
+#[test]
+fn a_package_of_the_tests_is_not_left_among_those_that_are_passed_on() {
+    // A revision that nobody else makes.
+    let made = package(990);
+    let name = made.file_name().expect("a package has a name");
+    let folders = fs::read_dir(target_directory()).expect("it was built").flatten();
+    let dists = folders.filter(|entry| entry.file_name().to_string_lossy().starts_with("dist"));
+    let left: Vec<_> = dists.map(|folder| folder.path().join(name)).filter(|path| path.exists()).collect();
+    assert!(made.exists() && left.is_empty(), "{left:?}");
 }
 
 #[test]

@@ -116,7 +116,13 @@ pub fn package(revision: u32) -> PathBuf {
 
 fn make_package(revision: u32) -> PathBuf {
     let mut dist = xtask(&["dist", "--profile", "dev", "--revision", &revision.to_string()]);
-    String::from_utf8_lossy(&succeed(&mut dist).stdout).trim().into()
+    let made = PathBuf::from(String::from_utf8_lossy(&succeed(&mut dist).stdout).trim());
+    // Nobody is to take it for one that is passed on.
+    let folder = proxy::target_directory().join("debian/packages");
+    fs::create_dir_all(&folder).expect("the target directory takes folders");
+    let own = folder.join(made.file_name().expect("a package has a name"));
+    fs::rename(made, &own).expect("both are in one folder");
+    own
 }
 
 /// The project's command, on the build that tests run.

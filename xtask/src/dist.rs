@@ -12,7 +12,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use dcv_splice::config::CommandLine;
 
-use crate::ebpf;
+use crate::{ebpf, licences};
 
 const NAME: &str = "dcv-splice";
 /// A name that reaches nobody: whoever passes the package on puts theirs.
@@ -60,14 +60,14 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
 /// The path of the package, made anew.
 pub(crate) fn package(args: &Args) -> Result<PathBuf, String> {
     let binary = build(&args.profile)?;
-    let dist = crate::target().join("dist");
+    let dist = folder(&args.profile);
     make_folder(&dist)?;
     // Of its own, so that two at once don't mix; it goes with this function.
     let work = tempfile::tempdir_in(&dist).map_err(|why| format!("{}: {why}", dist.display()))?;
     let tree = work.path().join("tree");
     let version = format!("{}-{}", debian_version(env!("CARGO_PKG_VERSION")), args.revision);
     stage(&tree, &binary)?;
-    history(&tree, &version)?;
+    documents(&tree, &version)?;
     let architecture = output(Command::new("dpkg").arg("--print-architecture"))?;
     let depends = libraries(work.path(), &tree.join("usr/bin").join(NAME))?;
     control(&tree, &version, &architecture, &depends)?;
@@ -79,6 +79,12 @@ pub(crate) fn package(args: &Args) -> Result<PathBuf, String> {
     pack.args(["--root-owner-group", "-Zxz", "--build"]).arg(&tree).arg(&package);
     output(pack.env("SOURCE_DATE_EPOCH", committed("%ct").unwrap_or_else(|| "0".to_owned())))?;
     Ok(package)
+}
+
+/// Packages of other builds than the release, such as those of tests, lie elsewhere than what is passed on.
+fn folder(profile: &str) -> PathBuf {
+    let target = crate::target();
+    if profile == "release" { target.join("dist") } else { target.join("dist-of-other-builds") }
 }
 
 fn build(profile: &str) -> Result<PathBuf, String> {
@@ -113,15 +119,23 @@ fn stage(tree: &Path, binary: &Path) -> Result<(), String> {
     manual(&tree.join("usr/share/man/man1"))
 }
 
-/// The project's changes, and the package's own, which has none.
-fn history(tree: &Path, version: &str) -> Result<(), String> {
+/// The project's changes, and the package's own, which has none; the guide for operators; and the licences of what the
+/// program is linked with.
+fn documents(tree: &Path, version: &str) -> Result<(), String> {
     let date = committed("%cD").unwrap_or_else(|| "Thu, 1 Jan 1970 00:00:00 +0000".to_owned());
     let own = format!(
         "{NAME} ({version}) unstable; urgency=medium\n\n  * The changes are in changelog.gz.\n\n -- {MAINTAINER}  {date}\n"
     );
     let documents = tree.join("usr/share/doc").join(NAME);
     let changes = read(&crate::root().join("CHANGELOG.md"))?;
-    for (file, text) in [("changelog", changes), ("changelog.Debian", own.into_bytes())] {
+    let guide = read(&crate::root().join("docs/operate.md"))?;
+    let notice = licences::notice(NAME)?.into_bytes();
+    for (file, text) in [
+        ("changelog", changes),
+        ("changelog.Debian", own.into_bytes()),
+        ("operate.md", guide),
+        ("THIRD-PARTY", notice),
+    ] {
         put(&documents.join(file), &text, 0o644)?;
         compress(&documents.join(file))?;
     }
@@ -180,11 +194,20 @@ fn control(tree: &Path, version: &str, architecture: &str, depends: &str) -> Res
     put(&about.join("control"), &fields, 0o644)?;
     let kept = FILES.iter().filter(|(_, to)| to.starts_with("etc/"));
     let kept: Vec<_> = kept.flat_map(|(_, to)| ["/", to, "\n"]).collect();
+    let sums = checksums(tree)?;
+    put(&about.join("md5sums"), sums.as_bytes(), 0o644)?;
     put(&about.join("conffiles"), kept.concat().as_bytes(), 0o644)?;
     for script in SCRIPTS {
         put(&about.join(script), &read(&deb.join(script))?, 0o755)?;
     }
     Ok(())
+}
+
+/// Of every file but those that an administrator may change (deb-md5sums(5)).
+fn checksums(tree: &Path) -> Result<String, String> {
+    let listed = "find * -type f -not -path 'DEBIAN/*' -not -path 'etc/*' -print0 | LC_ALL=C sort --zero-terminated \
+                  | xargs --null md5sum";
+    Ok(output(Command::new("sh").args(["-euc", listed]).current_dir(tree))? + "\n")
 }
 
 /// `1.0.0~rc.1` comes before `1.0.0` in Debian, and `1.0.0-rc.1` behind it.
