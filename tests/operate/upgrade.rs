@@ -148,6 +148,26 @@ async fn a_stop_ends_the_old_process_too() {
     eventually("the new one has ended", || is_gone(serving).then_some(()));
 }
 
+/// One that drains is not what a command is for, and would keep a fresh start from the path.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_path_goes_with_the_process_that_serves() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "");
+    let mut session = service.session("/echo").await;
+    service.does("upgrade");
+    let serving = service.serving();
+    assert_ne!(serving, service.proxy.pid());
+    end(serving);
+    eventually("the path is gone", || {
+        fs::symlink_metadata(service.files.path("control")).is_err().then_some(())
+    });
+    eventually("its socket is gone", || {
+        (!service.files.path(&format!("control.{serving}")).exists()).then_some(())
+    });
+    assert!(fs::symlink_metadata(service.files.path("control")).is_err());
+    echoes(&mut session).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_next_one_that_fails_leaves_the_old_one_serving() {
     let agent = agent().await;
