@@ -48,7 +48,9 @@ impl Display for Side {
 pub enum Ending {
     /// The exchange was completed.
     Complete,
-    /// The proxy answered by itself.
+    /// The proxy answered by itself, and refused nothing: `/health`, a redirect.
+    Answered,
+    /// The proxy refused the request.
     Refused,
     /// The side ended the session in order.
     Ended(Side),
@@ -91,6 +93,7 @@ impl Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Complete => f.write_str("complete"),
+            Self::Answered => f.write_str("answered"),
             Self::Refused => f.write_str("refused"),
             Self::Ended(side) => write!(f, "{side}-ended"),
             Self::Truncated(side) => write!(f, "{side}-truncated"),

@@ -446,9 +446,10 @@ impl<S: crate::net::Stream> Secured<S> {
         let hsts = worker.shared.config.hsts.clone().filter(|_| entry.secure);
         let reply = hsts.into_iter().fold(reply.clone(), Reply::with_header);
         let sent = self.send(worker, &reply.render(keep, head_only)).await;
+        let ending = if reply.status < 400 { Ending::Answered } else { Ending::Refused };
         entry.ledger.to_client = if head_only { 0 } else { reply.body_bytes() as u64 };
         match sent {
-            Ok(()) => entry.close(worker, reply.status, Ending::Refused),
+            Ok(()) => entry.close(worker, reply.status, ending),
             Err(fault) => entry.close(worker, reply.status, Ending::failed(Side::Client, &fault)),
         }
         if keep { self.next() } else { self.close(worker).await }

@@ -201,7 +201,8 @@ impl Books {
         figures.answers[class] += 1;
         figures.to_agent += ledger.to_agent;
         // What the proxy says itself comes from no agent.
-        figures.to_client += if ledger.ending == Ending::Refused { 0 } else { ledger.to_client };
+        figures.to_client +=
+            if matches!(ledger.ending, Ending::Answered | Ending::Refused) { 0 } else { ledger.to_client };
         if ledger.status != 101 {
             figures.request.note(ledger.duration);
         }

@@ -56,13 +56,18 @@ async fn each_request_is_one_line_with_its_status_and_its_bytes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_proxys_own_answers_are_booked_with_the_bytes_of_their_bodies() {
-    let (_agent, front) = started(&[]).await;
+    let (agent, front) = started(&[]).await;
     let curl = Curl::new();
     let url = format!("https://{}/nowhere", front.secure());
     let length = curl.get(&[&url]).body.len();
     let line = front.ledger("\"GET /nowhere HTTP/1.1\" 404");
     assert!(line.contains(&format!("agent=- to_agent=0 to_client={length} ")), "{line}");
     assert!(line.ends_with(" ending=refused"), "{line}");
+    for (path, status) in [("/health", 200), (&format!("/{}", agent.address.ip()), 308)] {
+        curl.get(&[&format!("https://{}{path}", front.secure())]);
+        let line = front.ledger(&format!("\"GET {path} HTTP/1.1\" {status}"));
+        assert!(line.ends_with(" ending=answered"), "{line}");
+    }
     curl.get(&["--head", &url]);
     let line = front.ledger("\"HEAD /nowhere HTTP/1.1\" 404");
     assert!(line.contains("to_client=0 "), "{line}");
