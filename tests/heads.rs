@@ -83,9 +83,18 @@ fn a_host_name_of_an_agents_own_leads_to_it_with_every_path() {
     front.check(&hosts::under_domain());
     let asked = "GET /x HTTP/1.1\r\nHost: 127-0-0-2.desk.test\r\nConnection: close\r\n\r\n";
     let kept = "Set-Cookie: a=1; Path=/\r\nLocation: ";
-    for (location, told) in
-        [("/y", "/y"), ("https://127.0.0.2/y", "/y"), ("https://else.test/y", "https://else.test/y")]
-    {
+    let neighbour = "Set-Cookie: b=1; Domain=";
+    for (location, told) in [
+        ("/y", "/y"),
+        ("https://127.0.0.2/y", "/y"),
+        ("https://localhost/y", "/y"),
+        ("https://127-0-0-2.desk.test/y", "https://127-0-0-2.desk.test/y"),
+        ("https://else.test/y", "https://else.test/y"),
+        (&format!("/y\r\n{neighbour}desk.test"), "/y\r\nSet-Cookie: b=1"),
+        (&format!("/y\r\n{neighbour}127-0-0-2.desk.test"), &format!("/y\r\n{neighbour}127-0-0-2.desk.test")),
+        ("/y\r\nClear-Site-Data: \"*\"\r\nAlt-Svc: clear", "/y\r\nClear-Site-Data: \"*\""),
+        ("/y\r\nService-Worker-Allowed: /", "/y\r\nService-Worker-Allowed: /"),
+    ] {
         let answer = format!("HTTP/1.1 204 No Content\r\n{kept}{location}\r\n\r\n");
         let got = front.answer(&[answer.as_bytes()], asked.as_bytes());
         assert_eq!(got, format!("HTTP/1.1 204 No Content\r\nConnection: close\r\n{kept}{told}\r\n\r\n"));
@@ -130,12 +139,31 @@ fn a_location_at_the_host_that_an_agent_was_told_is_its_own() {
 }
 
 #[test]
+fn what_a_browser_takes_is_decided_by_the_host_it_sees_and_not_by_the_one_that_an_agent_was_told() {
+    let fields = [
+        ("Set-Cookie: a=1; Domain=127.0.0.2", "Set-Cookie: a=1"),
+        ("Set-Cookie: a=1; Domain=desk.example", "Set-Cookie: a=1; Domain=desk.example"),
+        ("Location: https://127.0.0.2/x", "Location: /127.0.0.2/x"),
+        ("Location: https://desk.example/127.0.0.2/x", "Location: /127.0.0.2/x"),
+    ];
+    let front = Front::start(&["--host-header=agent"]);
+    for (from, to) in fields {
+        let answer = format!("HTTP/1.1 204 No Content\r\n{from}\r\n\r\n");
+        let got = front.answer(&[answer.as_bytes()], responses::ASKED.as_bytes());
+        assert_eq!(got, format!("HTTP/1.1 204 No Content\r\nConnection: close\r\n{to}\r\n\r\n"));
+    }
+}
+
+#[test]
 fn an_agent_that_keeps_its_prefix_has_its_paths_untouched() {
     let front = Front::start(&["--prefix=keep"]);
-    let fields = "Location: /127.0.0.2/x\r\nSet-Cookie: a=1; Path=/127.0.0.2/\r\n";
-    let answer = format!("HTTP/1.1 204 No Content\r\n{fields}\r\n");
+    let fields = "Location: /127.0.0.2/x\r\nSet-Cookie: a=1; Path=/127.0.0.2/\r\nLink: </127.0.0.2/x>\r\n";
+    let own = "Content-Location: https://127.0.0.2:443/127.0.0.2/x\r\nSet-Cookie: a=1; Domain=127.0.0.2\r\n\
+        Clear-Site-Data: \"*\"\r\nService-Worker-Allowed: /\r\nservice-worker-allowed: /127.0.0.2/\r\n";
+    let told = "Content-Location: /127.0.0.2/x\r\nSet-Cookie: a=1\r\nservice-worker-allowed: /127.0.0.2/\r\n";
+    let answer = format!("HTTP/1.1 204 No Content\r\n{fields}{own}\r\n");
     let got = front.answer(&[answer.as_bytes()], responses::ASKED.as_bytes());
-    assert_eq!(got, format!("HTTP/1.1 204 No Content\r\nConnection: close\r\n{fields}\r\n"));
+    assert_eq!(got, format!("HTTP/1.1 204 No Content\r\nConnection: close\r\n{fields}{told}\r\n"));
 }
 
 /// So many tell what is wrong; each may have cost seconds of waiting.

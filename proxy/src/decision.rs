@@ -8,14 +8,14 @@ use crate::admission;
 use crate::body::{BodyError, Framing};
 use crate::exchange::{Asked, Method};
 use crate::forward::{self, Forward, Prefix};
-use crate::head::{self, RequestHead};
+use crate::head::{self, RequestHead, split_port};
 use crate::logins::Login;
 use crate::net::Net;
 use crate::origin::Origin;
 use crate::passwords::Denial;
 use crate::refusals::Refused;
 use crate::reply::Reply;
-use crate::rewrite::Mount;
+use crate::rewrite::{Mount, Place};
 use crate::route::Route;
 use crate::worker::Worker;
 
@@ -72,7 +72,8 @@ pub(crate) fn decide<N: Net>(
 ) -> Result<(SocketAddr, Vec<u8>), Reply> {
     let config = &worker.shared.config;
     let stripped = config.prefix == Prefix::Strip;
-    let (agent, rest, mounted) = match route {
+    let behind_prefix = if stripped { Place::Prefix } else { Place::KeptPrefix };
+    let (agent, rest, place) = match route {
         Route::Health => return Err(health(head.method)),
         Route::NotAnAddress => {
             return Err(Reply::new(
@@ -87,16 +88,14 @@ pub(crate) fn decide<N: Net>(
             ));
         }
         Route::Default => match config.default_agent {
-            Some(agent) => (agent, Cow::Borrowed(head.path), None),
+            Some(agent) => (agent, Cow::Borrowed(head.path), Place::Root),
             None => {
                 return Err(Reply::new(404, "No desktop is named: write https://<this host>/<agent IP>/."));
             }
         },
-        Route::Host(agent) => (agent, Cow::Borrowed(head.path), Some(false)),
-        Route::Agent(ip, rest) => (IpAddr::V4(ip), Cow::Borrowed(rest), stripped.then_some(true)),
-        Route::NoSlash(ip, query) => {
-            (IpAddr::V4(ip), Cow::Owned(format!("/{query}")), stripped.then_some(true))
-        }
+        Route::Host(agent) => (agent, Cow::Borrowed(head.path), Place::OwnHost),
+        Route::Agent(ip, rest) => (IpAddr::V4(ip), Cow::Borrowed(rest), behind_prefix),
+        Route::NoSlash(ip, query) => (IpAddr::V4(ip), Cow::Owned(format!("/{query}")), behind_prefix),
     };
     if !config.agents.allows(agent) {
         worker.shared.refusals.note(Refused::Stranger, format_args!("{} with {agent}", origin.client));
@@ -118,7 +117,9 @@ pub(crate) fn decide<N: Net>(
     forward::request(head, &forward, &host, &mut out);
     let bare = matches!(route, Route::NoSlash(..));
     let (agent_ip, port) = (agent.ip(), agent.port());
-    asked.mount = mounted.map(|has_prefix| Mount { agent: agent_ip, has_prefix, port, host, bare });
+    let seen = head.host.map(|host| split_port(host).0).filter(|seen| *seen != split_port(&host).0);
+    let seen = seen.map(str::to_owned);
+    asked.mount = Some(Mount { agent: agent_ip, place, port, host, asked: seen, bare });
     Ok((agent, out))
 }
 

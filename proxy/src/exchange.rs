@@ -72,7 +72,7 @@ pub struct Asked {
     pub keep_alive: bool,
     /// What it means for logins that hold for the agent's connection.
     pub login: Login,
-    /// The prefix that was taken off.
+    /// Where the agent's paths are for the client.
     pub mount: Option<Mount>,
 }
 

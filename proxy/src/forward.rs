@@ -187,7 +187,7 @@ pub struct Passing<'a> {
     pub keep_alive: bool,
     /// Whether the client speaks HTTP/1.0, and has to be told of a connection that stays.
     pub http10: bool,
-    /// The prefix to put back.
+    /// Where the agent's paths are for the client.
     pub mount: Option<&'a Mount>,
     /// The line that holds browsers to HTTPS, in place of the agent's own.
     pub hsts: Option<&'a str>,

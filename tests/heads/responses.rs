@@ -128,7 +128,7 @@ pub(crate) struct Passed {
 pub(crate) fn good(port: u16) -> Vec<Passed> {
     [lines_of_one_hop(), lengths(), without_lengths(), bodiless(), interim(), reasons()]
         .into_iter()
-        .chain([locations(port), cookies(), default_route(), upgrades()])
+        .chain([locations(port), others(), cookies(), default_route(), upgrades()])
         .flatten()
         .collect()
 }
@@ -256,7 +256,7 @@ fn bodiless() -> Vec<Passed> {
 }
 
 fn interim() -> Vec<Passed> {
-    const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+    const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n";
     let last = "HTTP/1.1 204 No Content\r\n\r\n";
     let told = "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
     let go_on = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -289,10 +289,23 @@ fn reasons() -> Vec<Passed> {
 
 /// What points at the agent itself, by its address or by the host that it was told, gets the prefix.
 fn locations(port: u16) -> Vec<Passed> {
-    const MOUNTED: [(&str, &str); 17] = [
+    const MOUNTED: [(&str, &str); 30] = [
         ("/", "/127.0.0.2/"),
         ("/a/../b?q#c", "/127.0.0.2/a/../b?q#c"),
-        ("/127.0.0.2/x", "/127.0.0.2/127.0.0.2/x"),
+        ("/127.0.0.2/x", "/127.0.0.2/x"),
+        ("/127.0.0.2", "/127.0.0.2"),
+        ("/127.0.0.2?q", "/127.0.0.2?q"),
+        ("/127.0.0.22/x", "/127.0.0.2/127.0.0.22/x"),
+        ("https://desk.example/127.0.0.2/x", "/127.0.0.2/x"),
+        ("https://127.0.0.2:443/x", "/127.0.0.2/x"),
+        ("http://127.0.0.2:80/x", "/127.0.0.2/x"),
+        ("https://desk.example:443/x", "/127.0.0.2/x"),
+        ("//desk.example:443/x", "/127.0.0.2/x"),
+        ("https://localhost/x", "/127.0.0.2/x"),
+        ("http://LOCALHOST:80?q", "/127.0.0.2/?q"),
+        ("https://127.0.0.1/x", "/127.0.0.2/x"),
+        ("https://[::1]/x", "/127.0.0.2/x"),
+        ("//localhost", "/127.0.0.2/"),
         ("https://127.0.0.2/x", "/127.0.0.2/x"),
         ("http://127.0.0.2/x?q", "/127.0.0.2/x?q"),
         ("HTTPS://127.0.0.2", "/127.0.0.2/"),
@@ -308,7 +321,7 @@ fn locations(port: u16) -> Vec<Passed> {
         ("https://desk.example:/x", "/127.0.0.2/x"),
         ("/\\x", "/127.0.0.2/\\x"),
     ];
-    const KEPT: [&str; 17] = [
+    const KEPT: [&str; 21] = [
         "",
         "x",
         "../x",
@@ -316,6 +329,10 @@ fn locations(port: u16) -> Vec<Passed> {
         "#c",
         "https://127.0.0.3/x",
         "https://127.0.0.2:1/x",
+        "https://127.0.0.2:80/x",
+        "http://127.0.0.2:443/x",
+        "https://localhost:1/x",
+        "https://localhost.example/x",
         "https://127.0.0.3:/x",
         "https://desk.example:1/x",
         "https://127.0.0.22/x",
@@ -337,19 +354,85 @@ fn locations(port: u16) -> Vec<Passed> {
         fields("a port that only begins so", &other_port, &other_port),
         fields("its name in odd case", "location: /x\r\n", "location: /127.0.0.2/x\r\n"),
         fields("Content-Location", "Content-Location: /x\r\n", "Content-Location: /127.0.0.2/x\r\n"),
-        fields("another name", "X-Location: /x\r\nLink: </x>\r\n", "X-Location: /x\r\nLink: </x>\r\n"),
+        fields("another name", "X-Location: /x\r\nLinks: </x>\r\n", "X-Location: /x\r\nLinks: </x>\r\n"),
     ];
     each.chain(own_port).chain(others).collect()
 }
 
+/// Every other header line with a path, a host or a reach of its own, as docs/operate.md has them.
+fn others() -> Vec<Passed> {
+    const CHANGED: [(&str, &str, &str); 24] = [
+        ("Refresh", "0; url=/login", "0; url=/127.0.0.2/login"),
+        ("Refresh", "5;URL='/x'; y", "5;URL='/127.0.0.2/x'; y"),
+        ("Refresh", "0.5 , url = \"https://127.0.0.2/x\"", "0.5 , url = \"/127.0.0.2/x\""),
+        ("refresh", "1;/x", "1;/127.0.0.2/x"),
+        ("Refresh", "1; url=https://else.test/x", "1; url=https://else.test/x"),
+        ("Refresh", "5", "5"),
+        ("Refresh", "5; url", "5; url"),
+        ("Refresh", "/x", "/x"),
+        ("Link", "</x>; rel=preload", "</127.0.0.2/x>; rel=preload"),
+        (
+            "Link",
+            "</a>;t=\"<\\\"</b>\", <https://localhost/c>",
+            "</127.0.0.2/a>;t=\"<\\\"</b>\", </127.0.0.2/c>",
+        ),
+        ("Link", "<x>, <//else.test/y>, </z", "<x>, <//else.test/y>, </127.0.0.2/z"),
+        ("Content-Location", "https://127.0.0.2:443/x", "/127.0.0.2/x"),
+        ("SourceMap", "/x.map", "/127.0.0.2/x.map"),
+        ("X-SourceMap", "/x.map", "/127.0.0.2/x.map"),
+        ("Service-Worker-Allowed", "/", "/127.0.0.2/"),
+        ("Service-Worker-Allowed", "/127.0.0.2/x/", "/127.0.0.2/x/"),
+        ("Access-Control-Allow-Origin", "https://127.0.0.2", "https://127.0.0.2"),
+        ("Access-Control-Allow-Origin", "*", "*"),
+        ("Content-Security-Policy", "default-src 'self'; report-uri /x", "default-src 'self'; report-uri /x"),
+        ("WWW-Authenticate", "Digest domain=\"/x\", nonce=y", "Digest domain=\"/x\", nonce=y"),
+        ("Strict-Transport-Security", "max-age=1", "max-age=1"),
+        ("Reporting-Endpoints", "a=\"/x\"", "a=\"/x\""),
+        ("Referrer-Policy", "origin", "origin"),
+        ("Destination", "/x", "/x"),
+    ];
+    const GONE: [(&str, &str); 12] = [
+        ("Alt-Svc", "h3=\":443\"; ma=86400, h2=\"127.0.0.2:8443\""),
+        ("alt-svc", "clear"),
+        ("Public-Key-Pins", "pin-sha256=\"x\"; max-age=1"),
+        ("Public-Key-Pins-Report-Only", "pin-sha256=\"x\""),
+        ("Clear-Site-Data", "\"*\""),
+        ("NEL", "{\"report_to\":\"a\",\"max_age\":1}"),
+        ("Report-To", "{\"group\":\"a\"}"),
+        ("Service-Worker-Allowed", "/../"),
+        ("Service-Worker-Allowed", "/%2e%2e/"),
+        ("Service-Worker-Allowed", "../"),
+        ("Service-Worker-Allowed", "https://else.test/"),
+        ("Service-Worker-Allowed", ""),
+    ];
+    let changed = CHANGED.map(|(name, from, to)| {
+        fields(&format!("{name}: {from}"), &format!("{name}: {from}\r\n"), &format!("{name}: {to}\r\n"))
+    });
+    let gone = GONE.map(|(name, value)| fields(&format!("no {name}"), &format!("{name}: {value}\r\n"), ""));
+    changed.into_iter().chain(gone).collect()
+}
+
 fn cookies() -> Vec<Passed> {
-    const COOKIES: [(&str, &str); 18] = [
+    const COOKIES: [(&str, &str); 31] = [
         ("a=1; Path=/", "a=1; Path=/127.0.0.2/"),
         ("a=1; Path=/x; Secure", "a=1; Path=/127.0.0.2/x; Secure"),
         ("a=1;path=/x", "a=1;path=/127.0.0.2/x"),
         ("a=1; PATH =/x", "a=1; PATH =/127.0.0.2/x"),
         ("a=1; Path= /x", "a=1; Path= /127.0.0.2/x"),
         ("a=1; Path=\t/x", "a=1; Path=\t/127.0.0.2/x"),
+        ("a=1; Path=/127.0.0.2/", "a=1; Path=/127.0.0.2/"),
+        ("a=1; Path=/127.0.0.2", "a=1; Path=/127.0.0.2"),
+        ("a=1; Path=/127.0.0.22", "a=1; Path=/127.0.0.2/127.0.0.22"),
+        ("a=1; Path=/; Domain=127.0.0.2", "a=1; Path=/127.0.0.2/"),
+        ("a=1; domain = .127.0.0.2 ; Secure", "a=1; Secure"),
+        ("a=1; Domain=other.example", "a=1"),
+        ("a=1; Domain=xdesk.example", "a=1"),
+        ("a=1; Domain=sub.desk.example", "a=1"),
+        ("a=1; Domain=desk.example", "a=1; Domain=desk.example"),
+        ("a=1; Domain=.DESK.example", "a=1; Domain=.DESK.example"),
+        ("a=1; Domain=example; Path=/", "a=1; Domain=example; Path=/127.0.0.2/"),
+        ("a=1; Domain=", "a=1; Domain="),
+        ("Domain=127.0.0.2", "Domain=127.0.0.2"),
         ("a=1; Path=/x; Path=/y", "a=1; Path=/127.0.0.2/x; Path=/127.0.0.2/y"),
         ("a=1; HttpOnly; SameSite=None; Path=/x", "a=1; HttpOnly; SameSite=None; Path=/127.0.0.2/x"),
         ("a=1", "a=1"),
@@ -359,7 +442,7 @@ fn cookies() -> Vec<Passed> {
         ("a=1; Pathx=/x; XPath=/x", "a=1; Pathx=/x; XPath=/x"),
         ("Path=/x", "Path=/x"),
         ("Path=/x; Path=/x", "Path=/x; Path=/127.0.0.2/x"),
-        ("a=/x; Domain=/x; Expires=Mon, 23 Nov 2026", "a=/x; Domain=/x; Expires=Mon, 23 Nov 2026"),
+        ("a=/x; Domain=/x; Expires=Mon, 23 Nov 2026", "a=/x; Expires=Mon, 23 Nov 2026"),
         ("a=1;;Path=/;", "a=1;;Path=/127.0.0.2/;"),
         ("", ""),
     ];
@@ -392,15 +475,23 @@ pub(crate) fn with_host_passed() -> Vec<Passed> {
 
 /// Where no prefix was taken off, none is put back.
 fn default_route() -> Vec<Passed> {
-    const SAME: [&str; 5] = [
+    const SAME: [&str; 6] = [
         "Location: /x\r\n",
-        "Location: https://127.0.0.2/x\r\n",
+        "Location: https://desk.example/x\r\n",
+        "Clear-Site-Data: \"cookies\"\r\n",
         "Content-Location: /x\r\n",
         "Set-Cookie: a=1; Path=/x\r\n",
         "Set-Cookie: a=1\r\n",
     ];
     let asked = ASKED.replace("/127.0.0.2", "");
-    SAME.map(|line| fields(line, line, line).to(&asked)).into_iter().collect()
+    const CHANGED: [(&str, &str); 4] = [
+        ("Location: https://127.0.0.2/x\r\n", "Location: /x\r\n"),
+        ("Refresh: 0;url=http://localhost/x\r\n", "Refresh: 0;url=/x\r\n"),
+        ("Set-Cookie: a=1; Domain=127.0.0.2\r\n", "Set-Cookie: a=1\r\n"),
+        ("Alt-Svc: h3=\":443\"\r\n", ""),
+    ];
+    let same = SAME.map(|line| fields(line, line, line).to(&asked));
+    same.into_iter().chain(CHANGED.map(|(from, to)| fields(from, from, to).to(&asked))).collect()
 }
 
 /// The agent ends right behind its first bytes, and so does the session.

@@ -23,7 +23,7 @@ use dcv_splice::head::{HeadEnd, HeadError, HeadLimits, Header, RequestHead, Resp
 use dcv_splice::introduction::{INTRODUCTION_BYTES_MAX, Introduction};
 use dcv_splice::network::Networks;
 use dcv_splice::origin::Origin;
-use dcv_splice::rewrite::Mount;
+use dcv_splice::rewrite::{Mount, Place};
 use dcv_splice::route::{AgentDomain, AllowedAgents, Route};
 
 pub use life::whole_life;
@@ -127,9 +127,10 @@ pub fn response_head(data: &[u8]) {
     let framing = if head.framing == Framing::UntilEnd { Framing::Chunked } else { head.framing };
     let mount = Mount {
         agent: AGENT.into(),
-        has_prefix: true,
+        place: [Place::Prefix, Place::KeptPrefix, Place::Root, Place::OwnHost][data.len() % 4],
         port: 8443,
         host: "desks.test".to_owned(),
+        asked: data.len().is_multiple_of(3).then(|| "desks.example".to_owned()),
         bare: options & 128 == 128,
     };
     let mount = (options & 64 == 64).then_some(&mount);
