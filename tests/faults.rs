@@ -12,6 +12,8 @@ mod agents;
 mod bodies;
 #[path = "faults/clients.rs"]
 mod clients;
+#[path = "faults/closing.rs"]
+mod closing;
 #[path = "faults/desync.rs"]
 mod desync;
 #[path = "faults/flags.rs"]

@@ -54,4 +54,5 @@ pub mod sys;
 pub mod syscalls;
 pub mod tls;
 pub mod waiting;
+pub mod websocket;
 pub mod worker;

@@ -16,6 +16,7 @@ use crate::peer::{Broken, End, Fault, Peer, RECEIVE_BYTES_MAX, Scratch};
 use crate::splice::{PIPE_BYTES, Pipe, Pipes};
 use crate::stop::{Phase, Stop};
 use crate::tls::TlsError;
+use crate::websocket;
 
 /// Limits of a relay.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +76,8 @@ struct Direction {
     spliced: bool,
     /// The receiver takes no more.
     is_broken: bool,
+    /// The last record was the sender's close frame; not known without TLS, where a FIN is an end in order anyway.
+    is_closed: bool,
 }
 
 impl Direction {
@@ -110,6 +113,7 @@ pub async fn relay<N: Net>(
     let mut relay =
         Relay { client, agent, to_agent: Direction::default(), to_client: Direction::default(), first: None };
     let ending = relay.run(around).await;
+    let ending = relay.in_order(ending);
     relay.return_pipes(&mut around.pipes.borrow_mut());
     let moved = Moved { to_agent: relay.to_agent.moved, to_client: relay.to_client.moved };
     (ending, moved)
@@ -179,8 +183,10 @@ impl<S: Stream> Relay<'_, S> {
         let limit = self.idle_limit(&around.limits);
         // Input events are small and somebody waits for what they do: they go first.
         let up = passage.turn(self.client, self.agent, &mut self.to_agent);
-        let down = passage.turn(self.agent, self.client, &mut self.to_client);
         let up = settle(up, Side::Client, &mut self.to_agent, &mut self.first);
+        // Who leaves in order often takes no more either: the end is what counts.
+        self.note_first_end();
+        let down = passage.turn(self.agent, self.client, &mut self.to_client);
         let down = settle(down, Side::Agent, &mut self.to_client, &mut self.first);
         let (up, down) = match (up, down) {
             (Ok(up), Ok(down)) => (up, down),
@@ -218,7 +224,20 @@ impl<S: Stream> Relay<'_, S> {
         let last_bytes = poll_fn(|cx| other.poll_finish(cx, false));
         let _ = net.timeout(FAREWELL, last_bytes).await;
         let _ = net.timeout(FAREWELL, failed.flush()).await;
-        Ending::failed(side, fault)
+        self.first.unwrap_or_else(|| Ending::failed(side, fault))
+    }
+
+    /// A side that has said that it ends, by `close_notify` or a WebSocket's close frame, has ended in order: many close
+    /// the connection then without another word, or with what they have not read (a reset).
+    fn in_order(&self, ending: Ending) -> Ending {
+        let has_said_so = |side| match side {
+            Side::Client => self.to_agent.is_closed || self.client.end() == Some(End::Clean),
+            Side::Agent => self.to_client.is_closed || self.agent.end() == Some(End::Clean),
+        };
+        match ending {
+            Ending::Truncated(side) | Ending::Reset(side) if has_said_so(side) => Ending::Ended(side),
+            ending => ending,
+        }
     }
 
     /// Both sides are told that it is over, as far as they listen.
@@ -245,6 +264,7 @@ fn pass_early<S: Stream>(
     direction: &mut Direction,
 ) -> Result<(), Fault> {
     let early = from.plain.len();
+    direction.is_closed = !from.is_plain() && websocket::ends_with_close(from.plain.filled());
     to.write(from.plain.filled())?;
     from.plain.consume(early);
     from.rest();
@@ -351,12 +371,14 @@ impl<N: Net> Passage<'_, '_, N> {
         direction: &mut Direction,
         bytes_max: usize,
     ) -> Poll<Result<usize, Broken>> {
-        let plain_pair = from.is_plain() && to.is_plain();
+        let by_tls = !from.is_plain();
+        let plain_pair = !by_tls && to.is_plain();
         let bytes_max = if plain_pair { SPLICE_BYTES_MIN } else { bytes_max };
         let Scratch { incoming, outgoing, .. } = &mut *self.scratch;
         let mut sealed: Result<(), TlsError> = Ok(());
         let mut sink = |plain: &[u8]| {
             direction.moved += plain.len() as u64;
+            direction.is_closed = by_tls && websocket::ends_with_close(plain);
             if sealed.is_ok() {
                 sealed = to.seal(plain, outgoing);
             }
