@@ -251,6 +251,42 @@ fn what_serves_and_is_still_not_as_it_should_be_is_warned_of() {
     assert_eq!(folder.check(&SERVE).2, "");
 }
 
+/// Each as it is written there; those that ask for a password are given one.
+#[test]
+fn the_commands_of_the_manual_make_what_serves() {
+    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operate.md");
+    let manual = fs::read_to_string(manual).unwrap();
+    let section = manual.split("### Made with openssl\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let commands: Vec<_> = section.lines().filter(|line| line.starts_with("openssl ")).collect();
+    assert_eq!(commands.len(), 10, "{commands:?}");
+    let folder = Folder::new();
+    let served = |flags: &[&str]| {
+        let (code, _, log) = folder.check(flags);
+        assert_eq!((code, &*log), (Some(0), ""), "{flags:?}");
+    };
+    folder.shell("umask 077; openssl genpkey -algorithm ed25519 -aes256 -pass pass:x -out encrypted.key");
+    for command in commands {
+        if command.starts_with("openssl pkcs12 -in") {
+            folder.shell("openssl pkcs12 -export -in proxy.crt -inkey proxy.key -certfile ca.pem -out proxy.p12 -passout pass:x");
+        }
+        let password = match command.split(' ').nth(1) {
+            Some("pkcs12") if command.contains(" -export ") => " -passout pass:x",
+            Some("pkcs12" | "pkey") => " -passin pass:x",
+            _ => "",
+        };
+        folder.shell(&format!("umask 077; {command}{password}"));
+        match command.split(' ').next_back() {
+            Some("proxy.crt") => served(&["--cert=proxy.crt", "--key=proxy.key"]),
+            Some("proxy.pem") => served(&["--cert=proxy.pem", "--key=proxy.pem"]),
+            Some("dcv.pem") => served(&["--agent-tls=verify", "--agent-ca=dcv.pem"]),
+            Some("alice.crt") => served(&["--client-ca=ca.pem"]),
+            _ => {}
+        }
+    }
+    folder.shell("openssl req -x509 -key proxy.key -subj /CN=a -addext subjectAltName=DNS:a.test -out cert");
+    served(&["--cert=cert", "--key=proxy.key"]);
+}
+
 #[test]
 fn everything_that_is_wrong_is_told_at_once() {
     let folder = Folder::new();
