@@ -336,6 +336,8 @@ fn values_that_can_not_be_meant_are_told_of_with_all_else_that_is_wrong() {
     for (line, told) in log.lines().zip(told) {
         assert!(line.starts_with(&format!("dcv-splice: {told}")), "{told}: {log}");
     }
+    let mut run = Process::start(folder.command(&["--config=f.toml"]));
+    assert_eq!((run.wait().code(), run.log().lines().count()), (Some(2), 4), "{}", run.log());
     // Flags alone that can be meant.
     let (code, _, log) = folder.check(&flags[..1]);
     assert_eq!(code, Some(2));

@@ -181,7 +181,9 @@ impl Keeper {
 
     fn reload(&mut self) -> Message {
         let disk = Disk::default();
-        let resolved = self.settings.resolve(&disk).and_then(|resolved| self.allow(resolved));
+        // Of settings that are wrong, the files are told of too.
+        let all = |text| Prepared::new(&self.settings, &disk).err().unwrap_or(text);
+        let resolved = self.settings.resolve(&disk).map_err(all).and_then(|resolved| self.allow(resolved));
         let prepared = resolved.and_then(|resolved| Prepared::of(resolved, &disk));
         let offered = prepared.and_then(|prepared| Offer::new(prepared.config(), disk, None));
         match offered {

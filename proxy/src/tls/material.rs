@@ -8,6 +8,7 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
 };
+use rustls::server::ParsedCertificate;
 use rustls::sign::SigningKey;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
@@ -50,8 +51,9 @@ pub(super) fn certificates(
     let blocks = read(file, "certificate", files)?;
     let is_certificate = |block: &&Block| matches!(&*block.label, "CERTIFICATE" | "X509 CERTIFICATE");
     let certificates = blocks.iter().filter(is_certificate).map(|block| {
-        parsed(&block.der).ok_or_else(|| damaged(file, block.line))?;
-        Ok(CertificateDer::from(block.der.to_vec()))
+        let certificate = CertificateDer::from(block.der.to_vec());
+        public_key(&certificate).ok_or_else(|| damaged(file, block.line))?;
+        Ok(certificate)
     });
     let certificates = certificates.collect::<Result<Vec<_>, CertificateError>>()?;
     if certificates.is_empty() { Err(nothing(file, "certificate", &blocks)) } else { Ok(certificates) }
@@ -122,12 +124,16 @@ pub(super) fn parsed(der: &[u8]) -> Option<X509Certificate<'_>> {
         .map(|(_, certificate)| certificate)
 }
 
+/// The public key of a certificate (`SubjectPublicKeyInfo`), as either parser reads it.
+fn public_key(der: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let read = parsed(der).map(|it| it.tbs_certificate.subject_pki.raw.to_vec());
+    read.or_else(|| Some(ParsedCertificate::try_from(der).ok()?.subject_public_key_info().to_vec()))
+}
+
 /// Where in a chain the certificate of that key stands, from 0.
 fn position(key: &dyn SigningKey, chain: &[CertificateDer<'_>]) -> Option<usize> {
     let public = key.public_key()?;
-    chain
-        .iter()
-        .position(|der| parsed(der).is_some_and(|it| it.tbs_certificate.subject_pki.raw == public.as_ref()))
+    chain.iter().position(|der| public_key(der).as_deref() == Some(public.as_ref()))
 }
 
 /// Whether a chain begins with the certificate of that key. `others`: the other pairs' chains, to say what was meant.

@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    verify_tls13_signature_with_raw_key,
+};
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -98,7 +101,7 @@ impl Authorities {
 
     /// Whether it is trusted without what webpki has to say: the very one, or of version 1 and signed by one of these.
     fn knows(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<bool, Error> {
-        let read = parsed(certificate).ok_or(Flaw::Damaged)?;
+        let Some(read) = parsed(certificate) else { return Ok(false) };
         let is_known = self.all.contains(certificate)
             || read.version() == X509Version::V1 && self.all.iter().any(|issuer| self.issued(issuer, &read));
         if is_known {
@@ -121,11 +124,10 @@ impl Authorities {
         certificate: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
     ) -> Result<(), Error> {
-        let read = parsed(certificate).ok_or(Flaw::Damaged)?;
-        let alternative = read.subject_alternative_name();
-        if !matches!(alternative, Ok(None)) {
+        let nameless = |it: &X509Certificate<'_>| matches!(it.subject_alternative_name(), Ok(None));
+        let Some(read) = parsed(certificate).filter(nameless) else {
             return verify_server_name(&ParsedCertificate::try_from(certificate)?, name);
-        }
+        };
         let constrained = |der: &CertificateDer<'_>| parsed(der).is_none_or(|it| is_constrained(&it));
         let common = common_name(&read);
         let counts = !intermediates.iter().any(constrained) && !self.all.iter().any(constrained);
@@ -239,7 +241,9 @@ pub(super) fn signed_in_tls12(
     signed: &DigitallySignedStruct,
     algorithms: &WebPkiSupportedAlgorithms,
 ) -> Result<HandshakeSignatureValid, Error> {
-    let read = parsed(certificate).ok_or(Flaw::Damaged)?;
+    let Some(read) = parsed(certificate) else {
+        return verify_tls12_signature(message, certificate, signed, algorithms);
+    };
     usable(&read, algorithms)?;
     let schemes = algorithms.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme);
     let (_, fitting) = schemes.ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
@@ -254,7 +258,9 @@ pub(super) fn signed_in_tls13(
     signed: &DigitallySignedStruct,
     algorithms: &WebPkiSupportedAlgorithms,
 ) -> Result<HandshakeSignatureValid, Error> {
-    let read = parsed(certificate).ok_or(Flaw::Damaged)?;
+    let Some(read) = parsed(certificate) else {
+        return verify_tls13_signature(message, certificate, signed, algorithms);
+    };
     usable(&read, algorithms)?;
     let spki = SubjectPublicKeyInfoDer::from(read.public_key().raw);
     verify_tls13_signature_with_raw_key(message, &spki, signed, algorithms)
