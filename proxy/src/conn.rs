@@ -256,11 +256,12 @@ async fn read_introduction<N: Net>(
 /// Counts a handshake that failed. One who has said nothing of it is no client: it only looked whether the port is open.
 fn note_no_tls(refusals: &Refusals, client: IpAddr, fault: &Fault, was_heard: bool) {
     match fault {
-        Fault::Tls(error) => refusals.note_with(refused_for(error.trouble()), client, error),
+        Fault::Tls(error) => match refused_for(error.trouble()) {
+            Refused::HandshakeLeft => refusals.note_quietly(Refused::HandshakeLeft),
+            why => refusals.note_with(why, client, error),
+        },
         Fault::TimedOut => refusals.note(Refused::HandshakeSlow, client),
-        _ if was_heard => {
-            refusals.note_quietly(Refused::HandshakeLeft);
-        }
+        _ if was_heard => refusals.note_quietly(Refused::HandshakeLeft),
         _ => {}
     }
 }
@@ -275,6 +276,7 @@ fn refused_for(trouble: Trouble) -> Refused {
         Trouble::CertificateExpired => Refused::CertificateExpired,
         Trouble::CertificateBroken => Refused::CertificateBroken,
         Trouble::Alert => Refused::TlsAlert,
+        Trouble::Left => Refused::HandshakeLeft,
         Trouble::NoTls => Refused::NotTls,
         Trouble::Broken => Refused::TlsBroken,
     }
@@ -682,7 +684,7 @@ impl<S: crate::net::Stream> Paired<S> {
         let Requested { client, entry, agent, asked, .. } = *self.requested;
         if let Failure::Fault(side, fault, Some(status)) = &failure {
             let client = entry.ledger.client;
-            let what = format_args!("{client} and agent {agent}: the {side} {fault} after status {status}");
+            let what = format_args!("{client} and agent {agent}: the {side}: {fault}, after status {status}");
             worker.shared.inform(failure.kind(), agent.ip(), what);
             entry.close(worker, *status, Ending::failed(*side, fault));
             return After::Closed;

@@ -164,14 +164,18 @@ impl Refusals {
 
     /// The same with words of the case's own.
     pub fn note_with(&self, why: Refused, who: impl fmt::Display, what: impl fmt::Display) {
-        let count = self.note_quietly(why);
+        let count = self.add(why);
         if count.is_power_of_two() {
             tracing::warn!("{who} is turned away: {what} ({count} so far)");
         }
     }
 
-    /// Counts without a word. Gives how often that was so.
-    pub fn note_quietly(&self, why: Refused) -> u64 {
+    /// Counts without a word.
+    pub fn note_quietly(&self, why: Refused) {
+        self.add(why);
+    }
+
+    fn add(&self, why: Refused) -> u64 {
         self.0[why as usize].fetch_add(1, Ordering::Relaxed) + 1
     }
 

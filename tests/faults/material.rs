@@ -249,6 +249,10 @@ fn what_serves_and_is_still_not_as_it_should_be_is_warned_of() {
     assert!(log.contains("the certificate has no subjectAltName") && !log.contains("everybody"), "{log}");
     folder.shell("openssl req -x509 -key key -subj /CN=a -out cert -addext subjectAltName=DNS:a.test");
     assert_eq!(folder.check(&SERVE).2, "");
+    folder.put("other", Authority::new("other").cert_pem());
+    folder.shell("cat other >> cert");
+    let (_, _, log) = folder.check(&SERVE);
+    assert!(log.contains("certificate 2 of the chain is not the issuer of certificate 1"), "{log}");
 }
 
 /// Each as it is written there; those that ask for a password are given one.

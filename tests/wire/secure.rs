@@ -206,6 +206,8 @@ fn each_handshake_that_fails_is_counted_by_its_reason_and_told_in_plain_words() 
     counted("tls-broken");
     say(&proxy, &[22, 3, 1, 1, 0, 1]);
     counted("handshake-left");
+    // A warning of close_notify (RFC 8446 6.1).
+    say(&proxy, &[21, 3, 1, 0, 2, 1, 0]);
     say(&proxy, &[0x80, 0x2e, 1, 0, 2]);
     counted("not-tls");
     let before = proxy.log().matches("is turned away").count();
@@ -217,7 +219,7 @@ fn each_handshake_that_fails_is_counted_by_its_reason_and_told_in_plain_words() 
     assert_eq!(proxy.log().matches("is turned away").count(), before);
     say(&proxy, b"GET / HTTP/1.1\r\n\r\n");
     assert!(proxy.terminate().success());
-    let sum = "turned away: handshake-left 1, not-tls 2, tls-version 1, tls-suites 1, tls-protocol 1, tls-alert 1, \
+    let sum = "turned away: handshake-left 2, not-tls 2, tls-version 1, tls-suites 1, tls-protocol 1, tls-alert 1, \
                tls-broken 1, certificate-missing 1, certificate-unknown 1";
     assert!(proxy.log().contains(sum), "{}", proxy.log());
 }

@@ -122,7 +122,7 @@ pub struct Flags {
     /// TLS to the agents
     #[arg(long, value_enum, default_value_t = AgentTls::Insecure)]
     pub agent_tls: AgentTls,
-    /// The CA certificates (PEM) that agents are verified by
+    /// The certificates (PEM) that agents are verified by: of authorities, or agents' own
     #[arg(long, value_name = "PEM", conflicts_with = "agent_pin")]
     pub agent_ca: Option<PathBuf>,
     /// The name that every agent's certificate carries, where it is not its address
@@ -140,7 +140,7 @@ pub struct Flags {
     /// The lowest version of TLS that clients may speak
     #[arg(long, value_enum, default_value_t)]
     pub tls_min: TlsMin,
-    /// The CA certificates (PEM) that clients' own certificates are verified by
+    /// The certificates (PEM) that clients' certificates are verified by: of authorities, or clients' own
     #[arg(long, value_name = "PEM")]
     pub client_ca: Option<PathBuf>,
     /// Whether a client may come without a certificate

@@ -72,8 +72,9 @@ impl Settings {
         let path = typed.as_ref().and_then(|typed| typed.get_one::<PathBuf>("config"));
         let file = path.map(|path| {
             let text = files.read(path).map_err(|error| format!("--config {}: {error}", path.display()))?;
-            let text =
-                String::from_utf8(text).map_err(|_| format!("{}: is no UTF-8 text", path.display()))?;
+            let text = String::from_utf8(text).map_err(|_| {
+                format!("{}: is no UTF-8 text (`iconv -t UTF-8` makes it so)", path.display())
+            })?;
             let (file, wrong) = ConfigFile::parse(path, &text, &command)?;
             problems.extend(wrong);
             Ok(file)

@@ -38,6 +38,7 @@ pub fn doubts(
     for pair in pairs {
         times(&pair.certificate, files, &mut doubts);
         names(&pair.certificate, files, &mut doubts);
+        order(&pair.certificate, files, &mut doubts);
         readers(&pair.key, files, &mut doubts);
     }
     authorities.for_each(|file| times(file, files, &mut doubts));
@@ -72,6 +73,21 @@ fn names(file: &Path, files: &dyn Files, doubts: &mut Vec<Doubt>) {
         let says = format!(
             "{}: the certificate has no subjectAltName, so browsers take it for no host's: `openssl req -x509` puts one in \
              with -addext subjectAltName=DNS:HOST, `openssl x509 -req` with -copy_extensions copy",
+            file.display()
+        );
+        doubts.push(Doubt { file: file.to_owned(), says });
+    }
+}
+
+/// Each certificate of a chain is issued by the next (RFC 5246 7.4.2); some clients look for no other.
+fn order(file: &Path, files: &dyn Files, doubts: &mut Vec<Doubt>) {
+    let all = certificates(file, files).unwrap_or_default();
+    let read: Vec<_> = all.iter().filter_map(|der| parsed(der)).collect();
+    let wrong = read.windows(2).position(|two| two[0].issuer().as_raw() != two[1].subject().as_raw());
+    if let Some(place) = wrong {
+        let (this, next) = (place + 1, place + 2);
+        let says = format!(
+            "{}: certificate {next} of the chain is not the issuer of certificate {this}: put each one's issuer behind it",
             file.display()
         );
         doubts.push(Doubt { file: file.to_owned(), says });

@@ -12,6 +12,9 @@ const SUITES: &str = "it needs TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or Cha
 /// Names of a certificate that are told: it may have thousands.
 const NAMES_MAX: usize = 4;
 
+/// Characters that are told of a certificate.
+const TOLD_CHARS: usize = 300;
+
 /// What kind of failure a handshake has come to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Trouble {
@@ -31,6 +34,8 @@ pub enum Trouble {
     CertificateBroken,
     /// It has ended the handshake itself, and said why.
     Alert,
+    /// It has said goodbye before the handshake was done.
+    Left,
     /// What it sends is no TLS at all.
     NoTls,
     /// It breaks the protocol.
@@ -52,6 +57,9 @@ pub(super) fn trouble(error: &Error) -> Trouble {
         }
         Error::NoCertificatesPresented => Trouble::CertificateMissing,
         Error::InvalidCertificate(why) => of_certificate(why),
+        Error::HandshakeNotComplete | Error::AlertReceived(Alert::CloseNotify | Alert::UserCanceled) => {
+            Trouble::Left
+        }
         Error::AlertReceived(_) => Trouble::Alert,
         Error::InvalidMessage(
             InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
@@ -98,6 +106,7 @@ pub(super) fn plain(error: &Error) -> String {
         }
         (_, Trouble::Protocol) => "it wants a protocol other than HTTP/1.1 (ALPN)".to_owned(),
         (_, Trouble::CertificateMissing) => "it shows no certificate (--client-ca)".to_owned(),
+        (_, Trouble::Left) => "it left within the handshake".to_owned(),
         (_, Trouble::NoTls) => "what it sends is no TLS".to_owned(),
         (Error::InvalidCertificate(why), _) => certificate(why),
         (Error::AlertReceived(alert), _) => format!("it ended the handshake: {}", of_alert(*alert)),
@@ -131,7 +140,8 @@ fn certificate(why: &CertificateError) -> String {
             }
             flaw => flaw.to_owned(),
         },
-        why => format!("its certificate is wrong: {why}"),
+        // Some have lists in them that are as long as the certificate.
+        why => format!("its certificate is wrong: {why}").chars().take(TOLD_CHARS).collect(),
     }
 }
 
