@@ -277,6 +277,22 @@ mod tests {
         assert!(read(&[0x30, 0x82, 1, 2]).expect_err("DER").contains("-inform DER"));
     }
 
+    /// One byte is lost, doubled or turned into another, anywhere.
+    #[test]
+    fn no_slip_of_an_editor_loses_a_block_unnoticed() {
+        let body = BASE64_STANDARD.encode((0..150).map(|byte| byte | 0x30).collect::<Vec<u8>>());
+        let lines: Vec<_> = body.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line)).collect();
+        let block = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
+        let file = format!("{block}{block}").into_bytes();
+        for at in 0..file.len() {
+            for slip in [&b""[..], b" ", b"x", b"\n", b"\r", b"-", b"#", b"--", b"\n-", b"\xef\xbb\xbf"] {
+                let text = [&file[..at], slip, &file[at + 1..]].concat();
+                let found = blocks(&text).map(|blocks| blocks.len());
+                assert!(matches!(found, Err(_) | Ok(2)), "{}", String::from_utf8_lossy(&text));
+            }
+        }
+    }
+
     #[test]
     fn an_encrypted_key_of_the_old_kind_is_known_by_its_head() {
         let key = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAEC\n\
