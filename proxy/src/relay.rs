@@ -63,27 +63,40 @@ pub struct Surroundings<'a, N> {
     pub limits: RelayLimits,
 }
 
+/// How far a direction has come.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum State {
+    #[default]
+    Going,
+    /// The sender's end was passed on.
+    Done,
+    /// The receiver takes no more.
+    Broken,
+}
+
 /// One way through a session.
 #[derive(Debug, Default)]
 struct Direction {
     moved: u64,
-    done: bool,
+    state: State,
     /// Turns used up in a row.
     streak: u8,
     /// Bytes moved inside the kernel that the receiver has not taken yet.
     piped: usize,
     pipe: Option<Pipe>,
     spliced: bool,
-    /// The receiver takes no more.
-    is_broken: bool,
     /// The last record was the sender's close frame; not known without TLS, where a FIN is an end in order anyway.
     is_closed: bool,
 }
 
 impl Direction {
+    fn is_over(&self) -> bool {
+        self.state != State::Going
+    }
+
     /// Whether it may have a turn now; if not, the task will be polled again when it may.
     fn may_go(&self, net: &impl Net) -> bool {
-        self.streak < BULK_TURNS || self.done || net.may_move_bulk()
+        self.streak < BULK_TURNS || self.is_over() || net.may_move_bulk()
     }
 }
 
@@ -141,7 +154,7 @@ impl<S: Stream> Relay<'_, S> {
             match turn.await {
                 Step::Again => around.net.breathe().await,
                 Step::TimeUp if self.progress() == seen => {
-                    let gone = self.first.filter(|_| self.to_client.is_broken);
+                    let gone = self.first.filter(|_| self.to_client.state == State::Broken);
                     return self.farewell(around.net, gone.unwrap_or(Ending::Idle)).await;
                 }
                 Step::TimeUp | Step::Hurried => {
@@ -168,7 +181,7 @@ impl<S: Stream> Relay<'_, S> {
     fn idle_limit(&self, limits: &RelayLimits) -> Duration {
         match self.first {
             // An agent that waits for a client who is gone to listen takes nothing itself.
-            Some(_) if self.to_client.is_broken => limits.half_closed_idle.min(FAREWELL),
+            Some(_) if self.to_client.state == State::Broken => limits.half_closed_idle.min(FAREWELL),
             Some(_) => limits.half_closed_idle,
             None => limits.idle,
         }
@@ -193,7 +206,7 @@ impl<S: Stream> Relay<'_, S> {
             (Err(failed), _) | (_, Err(failed)) => return Poll::Ready(failed),
         };
         self.note_first_end();
-        if self.to_agent.done && self.to_client.done {
+        if self.to_agent.is_over() && self.to_client.is_over() {
             return Poll::Ready(Step::Ended(self.first.unwrap_or(Ending::Idle)));
         }
         match (up, down) {
@@ -298,8 +311,7 @@ fn settle(
         Poll::Ready(Ok(turn)) => Ok(turn),
         Poll::Ready(Err(Broken::From(fault))) => Err(Step::Failed(from, fault)),
         Poll::Ready(Err(Broken::To(fault))) => {
-            direction.done = true;
-            direction.is_broken = true;
+            direction.state = State::Broken;
             first.get_or_insert_with(|| Ending::failed(from.other(), &fault));
             Ok(Turn::Over)
         }
@@ -338,7 +350,7 @@ impl<N: Net> Passage<'_, '_, N> {
         to: &mut Peer<S>,
         direction: &mut Direction,
     ) -> Poll<Result<Turn, Broken>> {
-        if direction.done {
+        if direction.is_over() {
             return Poll::Ready(Ok(Turn::Over));
         }
         let (mut left, mut receives) = (self.budget, 0);
@@ -347,7 +359,7 @@ impl<N: Net> Passage<'_, '_, N> {
             ready!(self.drain_pipe(to, direction)).map_err(Broken::To)?;
             if let Some(end) = from.end() {
                 ready!(to.poll_finish(self.cx, end == End::Clean)).map_err(Broken::To)?;
-                direction.done = true;
+                direction.state = State::Done;
                 return Poll::Ready(Ok(Turn::Over));
             }
             if left == 0 || receives == TURN_RECEIVES {
