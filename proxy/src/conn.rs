@@ -10,13 +10,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::account::{Ending, Ledger, Side};
+use crate::account::{Ending, Side};
 use crate::admission::{self, Guest};
 use crate::agents::{Bound, PoolLimits, Promise, ReachError};
 use crate::body::{BodyError, Framing};
 use crate::decision::{asked, authorize, decide};
+use crate::entry::Entry;
 use crate::exchange::{Asked, Exchange, Failure, Method, Outcome};
-use crate::head::{self, HeadEnd, HeadError, RequestHead, Version};
+use crate::head::{HeadEnd, HeadError, RequestHead};
 use crate::introduction::Introduction;
 use crate::net::Net;
 use crate::origin::Origin;
@@ -31,8 +32,6 @@ use crate::tls::{TlsEnd, Trouble};
 use crate::waiting::Place;
 use crate::worker::Worker;
 
-/// Bytes of a request line that the access log keeps.
-const LOGGED_LINE_BYTES: usize = 1024;
 /// How long a client that is to be left has to take its last bytes.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -759,59 +758,4 @@ impl<S: crate::net::Stream> Upgraded<S> {
             () = worker.stop.reached(Phase::Ending) => {}
         }
     }
-}
-
-/// A ledger that is being written.
-struct Entry {
-    ledger: Ledger,
-    /// Whether the client came by HTTPS.
-    secure: bool,
-    started: Instant,
-}
-
-impl Entry {
-    fn new(client: IpAddr, secure: bool, started: Instant) -> Self {
-        let ledger = Ledger {
-            client,
-            user: String::new(),
-            request: String::new(),
-            referer: String::new(),
-            user_agent: String::new(),
-            status: 0,
-            agent: None,
-            to_agent: 0,
-            to_client: 0,
-            duration: Duration::ZERO,
-            ending: Ending::Refused,
-        };
-        Self { ledger, secure, started }
-    }
-
-    fn note(&mut self, head: &RequestHead<'_>) {
-        let version = if head.version == Version::Http11 { "HTTP/1.1" } else { "HTTP/1.0" };
-        let path: String = head.path.chars().take(LOGGED_LINE_BYTES).collect();
-        self.ledger.request = format!("{} {path} {version}", head.method);
-        self.ledger.referer = first_value(head, "referer");
-        self.ledger.user_agent = first_value(head, "user-agent");
-    }
-
-    /// Of a head that can't be parsed, what stands in its first line.
-    fn note_bytes(&mut self, bytes: &[u8]) {
-        let line = bytes.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
-        let line = &line[..line.len().min(LOGGED_LINE_BYTES)];
-        self.ledger.request = String::from_utf8_lossy(line).into_owned();
-    }
-
-    fn close<N: Net>(mut self, worker: &Worker<N>, status: u16, ending: Ending) {
-        self.ledger.status = status;
-        self.ledger.ending = ending;
-        self.ledger.duration = worker.net.now() - self.started;
-        worker.books.close(&self.ledger);
-        worker.shared.log.write(&self.ledger);
-    }
-}
-
-fn first_value(head: &RequestHead<'_>, name: &str) -> String {
-    let value = head::values(&head.headers, name).next().unwrap_or_default();
-    String::from_utf8_lossy(&value[..value.len().min(LOGGED_LINE_BYTES)]).into_owned()
 }

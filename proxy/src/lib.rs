@@ -16,6 +16,7 @@ pub mod confine;
 pub mod conn;
 pub mod control;
 pub mod decision;
+mod entry;
 pub mod exchange;
 pub mod executor;
 pub mod failures;

@@ -483,13 +483,13 @@ fn default_route() -> Vec<Passed> {
         "Set-Cookie: a=1; Path=/x\r\n",
         "Set-Cookie: a=1\r\n",
     ];
-    let asked = ASKED.replace("/127.0.0.2", "");
     const CHANGED: [(&str, &str); 4] = [
         ("Location: https://127.0.0.2/x\r\n", "Location: /x\r\n"),
         ("Refresh: 0;url=http://localhost/x\r\n", "Refresh: 0;url=/x\r\n"),
         ("Set-Cookie: a=1; Domain=127.0.0.2\r\n", "Set-Cookie: a=1\r\n"),
         ("Alt-Svc: h3=\":443\"\r\n", ""),
     ];
+    let asked = ASKED.replace("/127.0.0.2", "");
     let same = SAME.map(|line| fields(line, line, line).to(&asked));
     same.into_iter().chain(CHANGED.map(|(from, to)| fields(from, from, to).to(&asked))).collect()
 }
