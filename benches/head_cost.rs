@@ -1,0 +1,230 @@
+//! What a head may cost: none takes more than five times the instructions of an ordinary one of its size, whatever a
+//! stranger puts into it. Counted by callgrind, so that a busy machine changes nothing (Debian package: valgrind).
+//! Each head is taken through all that a worker does with it: its end, the parse, who asks, the rewriting, the log's line.
+
+use std::hint::black_box;
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, ExitCode};
+
+use dcv_splice::account::redact;
+use dcv_splice::agents::Promise;
+use dcv_splice::body::Framing;
+use dcv_splice::forward::{self, Forward, HostHeader, Passing};
+use dcv_splice::head::{HeadEnd, HeadLimits, RequestHead, ResponseHead};
+use dcv_splice::logins::{self, Login};
+use dcv_splice::network::Networks;
+use dcv_splice::origin::Origin;
+use dcv_splice::rewrite::{Mount, Place};
+use dcv_splice::route::Route;
+
+const LIMITS: HeadLimits =
+    HeadLimits { head_bytes_max: 32 * 1024, line_bytes_max: 16 * 1024, headers_max: 100 };
+/// The size of every head, a little below the limit.
+const HEAD_BYTES: usize = 31 * 1024;
+/// The most that one may cost, in times of the ordinary one.
+const TIMES_MAX: f64 = 5.0;
+/// Heads that one count takes.
+const ROUNDS: usize = 20;
+const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+/// Everything that is done with a request's head.
+#[inline(never)]
+fn understand_request(head: &[u8], trusted: &Networks) -> usize {
+    let Ok(Some(length)) = HeadEnd::default().find(head, &LIMITS) else { return 0 };
+    let Ok(head) = RequestHead::parse(&head[..length], &LIMITS) else { return 1 };
+    let route = Route::of_request(head.host, head.path, None);
+    let forward = Forward {
+        origin: Origin::of(PEER, true, &head.headers, trusted),
+        passwords: true,
+        agent: SocketAddr::from(([10, 0, 0, 5], 8443)),
+        host_header: HostHeader::default(),
+        path: head.path,
+    };
+    let host = forward::host_for(&head, &forward);
+    let mut out = Vec::new();
+    forward::request(&head, &forward, &host, &mut out);
+    black_box((route, Login::of_request(&head.headers), redact(head.path)));
+    out.len()
+}
+
+/// Everything that is done with a response's.
+#[inline(never)]
+fn understand_response(head: &[u8]) -> usize {
+    let Ok(Some(length)) = HeadEnd::default().find(head, &LIMITS) else { return 0 };
+    let Ok(head) = ResponseHead::parse(&head[..length], &LIMITS, false) else { return 1 };
+    let mount = Mount {
+        agent: IpAddr::from([10, 0, 0, 5]),
+        place: Place::Prefix,
+        port: 8443,
+        host: "desks.test".to_owned(),
+        asked: Some("desks.example".to_owned()),
+        bare: false,
+    };
+    let passing = Passing {
+        framing: Framing::Chunked,
+        keep_alive: true,
+        http10: false,
+        mount: Some(&mount),
+        hsts: None,
+    };
+    let mut out = Vec::new();
+    forward::response(&head, &passing, &mut out);
+    let mut promise = Promise::default();
+    promise.update(&head.headers);
+    black_box((promise, logins::bind_connection(&head.headers)));
+    out.len()
+}
+
+/// A head with as many of these lines as there is room for, a hundred at the most.
+fn head(start: &str, lines: impl Iterator<Item = String>) -> Vec<u8> {
+    let mut head = start.to_owned();
+    for line in lines.take(LIMITS.headers_max - 2) {
+        if head.len() + line.len() + 4 > HEAD_BYTES {
+            break;
+        }
+        head += &line;
+        head += "\r\n";
+    }
+    (head + "\r\n").into_bytes()
+}
+
+/// One line of `name` that fills the head with `part`.
+fn filled(start: &str, name: &str, part: &str) -> Vec<u8> {
+    let room = HEAD_BYTES - start.len() - name.len() - 8;
+    head(start, std::iter::once(format!("{name}: {}", part.repeat(room / part.len()))))
+}
+
+const GET: &str = "GET /10.0.0.5/x HTTP/1.1\r\nHost: p\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\n";
+
+fn ordinary(start: &str) -> Vec<u8> {
+    head(start, (0..).map(|n| format!("X-Field-{n}: {}", "value of it ".repeat(25))))
+}
+
+/// The heads by name; the first one is the ordinary one.
+fn requests() -> Vec<(String, Vec<u8>)> {
+    let long = "x".repeat(60);
+    let members: Vec<String> = (0..14).map(|n| format!("{long}{n:02}")).collect();
+    let named = format!("Connection: {}\r\n", members.join(","));
+    let same_length = (0..).map(move |n| format!("{}{n:04}: {}", "x".repeat(58), "v".repeat(240)));
+    let path = |part: &str| {
+        let path = part.repeat(15_000 / part.len());
+        head(
+            &format!("GET /{path} HTTP/1.1\r\nHost: p\r\n"),
+            (0..).map(|n| format!("X-{n}: {}", "v".repeat(250))),
+        )
+    };
+    let mut heads = vec![
+        ("ordinary".to_owned(), ordinary(GET)),
+        ("members as long as names".to_owned(), head(&format!("{GET}{named}"), same_length)),
+        ("tiny lines".to_owned(), head(GET, (0..).map(|n| format!("a{n}:")))),
+        ("path of slashes".to_owned(), path("/")),
+        ("path of parameters".to_owned(), path("?a=b&token=c&")),
+        ("path of percents".to_owned(), path("?%74oken=%41&")),
+    ];
+    let parts = [
+        ("Connection", ","),
+        ("Connection", "a,"),
+        ("Upgrade", ","),
+        ("Expect", ","),
+        ("Transfer-Encoding", ","),
+        ("Content-Length", "1"),
+        ("X-Forwarded-For", "192.0.2.1,"),
+        ("X-Forwarded-For", ","),
+        ("X-Forwarded-Proto", "https,"),
+        ("Cookie", "a=b;"),
+        ("Authorization", "NTLM "),
+        ("Authorization", "Basic,"),
+        ("Host", "p"),
+        ("Referer", "?token=a&"),
+        ("Keep-Alive", "timeout=5,"),
+    ];
+    heads.extend(parts.map(|(name, part)| (format!("{name} of {part:?}"), filled(GET, name, part))));
+    heads
+}
+
+fn responses() -> Vec<(String, Vec<u8>)> {
+    let parts = [
+        ("Connection", ","),
+        ("Connection", "a,"),
+        ("Set-Cookie", ";"),
+        ("Set-Cookie", "Path=/;"),
+        ("Set-Cookie", "Domain=10.0.0.5;"),
+        ("Location", "/"),
+        ("Location", "https://10.0.0.5/"),
+        ("Refresh", "0;url=/,"),
+        ("Link", "</a>;rel=x,"),
+        ("Alt-Svc", "h3=\":443\","),
+        ("Access-Control-Allow-Origin", "https://10.0.0.5,"),
+        ("Content-Security-Policy", "default-src https://10.0.0.5;"),
+        ("WWW-Authenticate", "NTLM,"),
+        ("WWW-Authenticate", "\\\""),
+        ("WWW-Authenticate", "Basic realm=\"x\","),
+        ("Keep-Alive", "timeout=5,"),
+    ];
+    let mut heads = vec![
+        ("ordinary".to_owned(), ordinary(OK)),
+        ("tiny lines".to_owned(), head(OK, (0..).map(|n| format!("a{n}:")))),
+        (
+            "cookies".to_owned(),
+            head(OK, (0..).map(|n| format!("Set-Cookie: a{n}={}; Path=/", "v".repeat(270)))),
+        ),
+        (
+            "redirects".to_owned(),
+            head(OK, (0..).map(|_| format!("Location: https://10.0.0.5/{}", "v".repeat(270)))),
+        ),
+    ];
+    heads.extend(parts.map(|(name, part)| (format!("{name} of {part:?}"), filled(OK, name, part))));
+    heads
+}
+
+fn understand(is_request: bool, head: &[u8]) {
+    let trusted = Networks::from(vec!["192.0.2.0/24".parse().expect("a network")]);
+    for _ in 0..ROUNDS {
+        black_box(if is_request {
+            understand_request(black_box(head), &trusted)
+        } else {
+            understand_response(black_box(head))
+        });
+    }
+}
+
+/// Instructions for each byte of one head.
+fn cost(is_request: bool, index: usize, bytes: usize) -> f64 {
+    let counted = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=*understand_re*"])
+        .arg(std::env::current_exe().expect("a running program has a path"))
+        .args([if is_request { "request" } else { "response" }, &index.to_string()])
+        .output()
+        .expect("valgrind is installed");
+    let said = String::from_utf8_lossy(&counted.stderr);
+    let count = said.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse::<u64>().ok());
+    let count = count.unwrap_or_else(|| panic!("callgrind did not count:\n{said}"));
+    #[allow(clippy::cast_precision_loss)]
+    let cost = count as f64 / (ROUNDS * bytes) as f64;
+    assert!(cost > 0.0, "nothing was counted");
+    cost
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let heads = |is_request| if is_request { requests() } else { responses() };
+    if let [kind, index] = &words[..] {
+        let is_request = kind == "request";
+        understand(is_request, &heads(is_request)[index.parse::<usize>().expect("a number")].1);
+        return ExitCode::SUCCESS;
+    }
+    let mut is_good = true;
+    for is_request in [true, false] {
+        let heads = heads(is_request);
+        let base = cost(is_request, 0, heads[0].1.len());
+        for (index, (name, head)) in heads.iter().enumerate() {
+            let cost = cost(is_request, index, head.len());
+            let times = cost / base;
+            is_good &= times <= TIMES_MAX;
+            let kind = if is_request { "request" } else { "response" };
+            println!("{kind:8} {:6} B {cost:7.1} instructions/B {times:5.2}x  {name}", head.len());
+        }
+    }
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
