@@ -81,6 +81,41 @@ async fn an_access_log_that_nobody_reads_keeps_no_command_and_no_client_waiting(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lines_that_find_no_room_are_counted_and_told() {
+    let agent = agent().await;
+    let files = Files::new(agent.address);
+    let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    files.configure(&format!("access-log = \"stdout\"\nadmin = \"{admin}\"\n"));
+    let path = files.path("pipe");
+    let mut pipe = Pipe::new(&path);
+    let command = command_to(&files, ">", &path);
+    let mut service = Service::start_by(files, command);
+    pipe.fill();
+    // Lines of 9 kB, more than 4 MiB of them: of each part the log has a kilobyte, and four for a quote.
+    let (path, quotes) = ("x".repeat(1100), "\"".repeat(1100));
+    let request = format!(
+        "GET /health?{path} HTTP/1.1\r\nHost: proxy\r\nReferer: {quotes}\r\nUser-Agent: {quotes}\r\n\r\n"
+    );
+    let mut client = service.client().await;
+    for _ in 0..500 {
+        client.say(&*request).await;
+        assert_eq!(client.answer().await.expect("an answer").status, 200);
+    }
+    service
+        .proxy
+        .until("tells it", |log| log.contains("the access log does not take its lines").then_some(()));
+    let mut reader = harness::line::Line::plain(admin).await;
+    reader.say("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let text = reader.answer().await.expect("an answer").text();
+    let value = |name: &str| -> u64 {
+        let line = text.lines().find(|line| line.starts_with(&format!("dcv_splice_{name}_total{{"))).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    assert!((10..100).contains(&value("access_log_lines_dropped")), "{text}");
+    assert_eq!(value("log_lines_dropped"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_nobody_reads_keeps_no_command_and_no_client_waiting() {
     let agent = agent().await;
     let files = Files::new(agent.address);
