@@ -42,7 +42,7 @@ async fn is_answered<S: Wire>(mut client: Line<S>, request: &str, paths: &[&str]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_ends_its_side_behind_its_request_is_answered() {
     let agent = slow().await;
-    let front = Front::start(agent.address, &[]).await;
+    let front = Front::start(agent.address, &["--agent-idle-s=1"]).await;
     let get = front.request("GET /a", "");
     let old = get.replace("HTTP/1.1", "HTTP/1.0").replace("Host", "Connection: keep-alive\r\nHost");
     let requests: [(String, &[&str]); 5] = [
