@@ -467,7 +467,7 @@ impl<N: Net> Exchange<'_, N> {
     fn look_after_client(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         let may_half_close = self.may_half_close;
         let is_gone = |end| end == End::Truncated || !may_half_close;
-        let fault = self.client_failure(cx);
+        let fault = self.listener_failure(cx);
         let fault = fault.or_else(|| self.client.end().is_some_and(is_gone).then_some(Fault::EndedEarly));
         fault.map_or(Ok(()), |fault| Err(Failure::Fault(Side::Client, fault, None)))
     }
@@ -481,7 +481,12 @@ impl<N: Net> Exchange<'_, N> {
                 Poll::Pending => break,
             }
         }
-        self.client.end().and_then(|_| self.client.reset(cx))
+        None
+    }
+
+    /// The same for a client that has still something to get: one that has ended its side may be gone altogether.
+    fn listener_failure(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
+        self.client_failure(cx).or_else(|| self.client.end().and_then(|_| self.client.reset(cx)))
     }
 
     /// The response's body, and what is left of the request's.
@@ -556,8 +561,10 @@ impl<N: Net> Exchange<'_, N> {
             Poll::Ready(Err(Broken::To(fault))) => return Poll::Ready(Err((Side::Client, fault))),
             Poll::Ready(Ok(Turn::Done)) | Poll::Pending => {}
         }
+        // Once it has the answer, it may leave while the agent takes the rest of the request.
+        let failure = if download.done { Self::client_failure } else { Self::listener_failure };
         if upload.done
-            && let Some(fault) = self.client_failure(cx)
+            && let Some(fault) = failure(self, cx)
         {
             return Poll::Ready(Err((Side::Client, fault)));
         }
