@@ -237,7 +237,10 @@ impl<S: Stream> Relay<'_, S> {
         let last_bytes = poll_fn(|cx| other.poll_finish(cx, false));
         let _ = net.timeout(FAREWELL, last_bytes).await;
         let _ = net.timeout(FAREWELL, failed.flush()).await;
-        self.first.unwrap_or_else(|| Ending::failed(side, fault))
+        match self.first {
+            Some(ended @ (Ending::Ended(_) | Ending::Truncated(_))) => ended,
+            _ => Ending::failed(side, fault),
+        }
     }
 
     /// A side that has said that it ends, by `close_notify` or a WebSocket's close frame, has ended in order: many close

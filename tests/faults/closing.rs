@@ -1,4 +1,4 @@
-//! `WebSockets` that end in order, however little TLS hears of it: what the books call them.
+//! Sessions that end in order, however little TLS hears of it: what the books call them.
 
 use harness::faulty::Faulty;
 use harness::front::Front;
