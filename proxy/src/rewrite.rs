@@ -133,16 +133,24 @@ fn strip_scheme(value: &[u8]) -> Option<(&'static str, &[u8])> {
     })
 }
 
+/// Targets of one line that get the prefix; pages name some dozens. What it costs to place more is an agent's choice, and
+/// a link that leaves the prefix is only not preloaded.
+const LINKS_MAX: usize = 128;
+/// Attributes of a cookie that are passed on; browsers know ten. A path or a domain behind them would be lost, which
+/// leaves the cookie to the request's own directory and host.
+const ATTRIBUTES_MAX: usize = 16;
+
 /// `</x>; rel=preload` becomes `</<ip>/x>; rel=preload`, for each target (RFC 8288 3).
 fn link(value: &[u8], mount: &Mount) -> Vec<u8> {
     let (mut out, mut rest) = (Vec::with_capacity(value.len() + 32), value);
-    let (mut quoted, mut escaped) = (false, false);
+    let (mut quoted, mut escaped, mut links) = (false, false, 0);
     while let Some((byte, after)) = rest.split_first() {
         out.push(*byte);
         rest = after;
         quoted ^= *byte == b'"' && !escaped;
         escaped = quoted && *byte == b'\\' && !escaped;
-        if *byte == b'<' && !quoted {
+        if *byte == b'<' && !quoted && links < LINKS_MAX {
+            links += 1;
             let end = after.iter().position(|byte| *byte == b'>').unwrap_or(after.len());
             out.extend_from_slice(&url(&after[..end], mount));
             rest = &after[end..];
@@ -195,7 +203,7 @@ fn cookie(value: &[u8], mount: &Mount) -> Vec<u8> {
     let mut parts = value.split(|b| *b == b';');
     let mut out = parts.next().unwrap_or_default().to_vec();
     let mut placed = !(mount.bare && mount.place == Place::Prefix);
-    for part in parts {
+    for part in parts.take(ATTRIBUTES_MAX) {
         match attribute(part) {
             Some((name, _, domain)) if name.eq_ignore_ascii_case(b"domain") && !fits(domain, mount) => {}
             Some((name, before, path)) if name.eq_ignore_ascii_case(b"path") && path.starts_with(b"/") => {
@@ -237,6 +245,19 @@ fn attribute(part: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_agent_lists_beyond_the_limits_costs_no_more() {
+        let agent = IpAddr::from([10, 0, 0, 5]);
+        let (host, place) = ("h".to_owned(), Place::Prefix);
+        let mount = Mount { agent, place, port: 8443, host, asked: None, bare: false };
+        let links = link("</a>,".repeat(LINKS_MAX + 2).as_bytes(), &mount);
+        let placed = "</10.0.0.5/a>,".repeat(LINKS_MAX) + &"</a>,".repeat(2);
+        assert_eq!(String::from_utf8_lossy(&links), placed);
+        let attributes = format!("a=b{}; Path=/", "; x".repeat(ATTRIBUTES_MAX));
+        let kept = format!("a=b{}", "; x".repeat(ATTRIBUTES_MAX));
+        assert_eq!(String::from_utf8_lossy(&cookie(attributes.as_bytes(), &mount)), kept);
+    }
 
     #[test]
     fn white_space_before_a_cookies_path_hides_nothing() {
