@@ -14,7 +14,7 @@ use harness::network::runs_in_a_network_of_its_own;
 use tokio::task::JoinSet;
 
 /// Payload that both sockets of the proxy may hold for one session, whoever takes nothing.
-const HELD_BYTES_MAX: usize = 2 << 20;
+const HELD_BYTES_MAX: usize = 3 << 20;
 /// Readings in a row that have to agree.
 const SETTLED: usize = 10;
 
