@@ -44,7 +44,7 @@ struct Share {
     beats: AtomicUsize,
     /// Told when the last one has gone, or can come no more.
     empty: Notify,
-    /// At most as many wait as connections are allowed.
+    /// At most as many wait as connections are allowed, and some that look for one that gives way to them.
     arrivals: mpsc::UnboundedSender<Connection>,
 }
 

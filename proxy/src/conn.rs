@@ -393,6 +393,8 @@ impl<S: crate::net::Stream> Secured<S> {
         let origin = Origin::of(self.client, self.secure, &head.headers, &config.clients.trusted_proxies);
         (entry.ledger.client, entry.secure) = (origin.client, origin.secure);
         let mut asked = asked(&head);
+        // A trusted proxy speaks for others, whatever it says.
+        asked.login.is_for_another |= origin.trusted;
         let route = Route::of_request(head.host, head.path, worker.shared.config.agent_domain.as_ref());
         let decision = match authorize(&head, route, worker, &origin).await {
             Ok(user) => {

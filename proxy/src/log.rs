@@ -160,7 +160,13 @@ impl Log {
         if state.target.is_same(&target) {
             return;
         }
-        (state.target, state.since) = (Arc::new(target), Instant::now());
+        let former = std::mem::replace(&mut state.target, Arc::new(target));
+        // Closing a file of another host may wait for it (close(2)), which is nobody's affair but a thread's own.
+        std::thread::spawn(move || {
+            syscalls::forbid_rings();
+            drop(former);
+        });
+        state.since = Instant::now();
         if state.is_behind() {
             let started = if state.threads < THREADS_MAX {
                 self.start_thread(&mut state)

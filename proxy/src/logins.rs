@@ -26,6 +26,9 @@ const SCHEMES: [&str; 4] = ["authorization", "www-authenticate", "proxy-authenti
 /// Header lines of parameters, which begin with a scheme only where it is one of a connection (RFC 4559).
 const OUTCOMES: [&str; 2] = ["authentication-info", "proxy-authentication-info"];
 
+/// How the header lines begin in which proxies say whom they speak for.
+const FORWARDED: &[u8] = b"x-forwarded-";
+
 /// What a request means for logins that hold for a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Login {
@@ -38,8 +41,12 @@ pub struct Login {
 impl Login {
     /// Of a request's header lines.
     pub fn of_request(headers: &[Header<'_>]) -> Self {
-        let is_forwarded =
-            |header: &Header<'_>| ["via", "forwarded", "x-forwarded-for"].iter().any(|name| header.is(name));
+        // Some proxies leave the list of addresses out, and say one of the others.
+        let is_forwarded = |header: &Header<'_>| {
+            let start = header.name.as_bytes().get(..FORWARDED.len()).unwrap_or_default();
+            start.eq_ignore_ascii_case(FORWARDED)
+                || ["via", "forwarded", "x-real-ip"].iter().any(|name| header.is(name))
+        };
         Self { is_tried: bind_connection(headers), is_for_another: headers.iter().any(is_forwarded) }
     }
 }

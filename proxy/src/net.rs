@@ -229,6 +229,9 @@ pub fn set_options(socket: &Socket, stall: Duration) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(stall))
 }
 
+/// A connection that [`Door::accept`] gives up, as the proxy has made it itself; accept(2) fails by no such error.
+pub const ITSELF: io::ErrorKind = io::ErrorKind::ConnectionRefused;
+
 /// A listening socket.
 pub struct Door {
     socket: Watched,
@@ -260,10 +263,8 @@ impl Door {
         let client = client.ok_or(Errno::AFNOSUPPORT)?;
         let client = canonical(SocketAddr::try_from(client)?);
         if self.own.has_departed(client, || local_address(&socket)) {
-            tracing::warn!(
-                "{client}: the proxy connects to itself: --agents has an address of this host in it"
-            );
-            return Poll::Ready(Err(Errno::CONNABORTED.into()));
+            let why = "the proxy connects to itself: --agents has an address of this host in it";
+            return Poll::Ready(Err(io::Error::new(ITSELF, why)));
         }
         Poll::Ready(Ok((socket, client)))
     }
@@ -332,6 +333,8 @@ impl Stream for KernelStream {
             Poll::Ready(Ok(0)) => return None,
             Poll::Ready(Ok(bytes)) => self.meter().received(bytes),
             Poll::Ready(Err(_)) => {}
+            // Where it is only put off, nothing is known of what waits.
+            Poll::Pending if self.socket.is_put_off() => {}
             Poll::Pending => self.socket.exhausted(Interest::Read),
         }
         Some(moved)

@@ -28,7 +28,7 @@ use crate::failures::{Failures, OTHERS};
 use crate::figures::{Books, Published};
 use crate::handshakes::Handshakes;
 use crate::listeners::Listener;
-use crate::net::{Door, Kernel, Net};
+use crate::net::{Door, ITSELF, Kernel, Net};
 use crate::own::Own;
 use crate::passwords::Passwords;
 use crate::peer::Scratch;
@@ -46,6 +46,8 @@ const SHED_MAX: usize = 4096;
 const REAP: Duration = Duration::from_secs(1);
 /// How long a worker leaves a failing listener alone.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections beyond `--connections-max` that look for one that gives way to them; more are turned away at once.
+const SEEKING_MAX: usize = 64;
 /// How long a client that was let in before a stop or a reload has to say what it wants.
 const LAST_CALL: Duration = Duration::from_secs(5);
 /// How long connections have to say goodbye once the drain time is over.
@@ -370,6 +372,7 @@ async fn accept(generations: Rc<Generations>, door: Rc<Door>, secure: bool, _acc
         let worker = generations.current();
         match accepted {
             Ok((socket, client)) => admit(&generations, &worker, socket, client, secure).await,
+            Err(error) if error.kind() == ITSELF => worker.shared.warn("itself", OTHERS, error),
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
                 worker.shared.warn("accept", OTHERS, format_args!("a connection can't be accepted: {error}"));
@@ -395,7 +398,6 @@ async fn admit(
 ) {
     let Shared { balance, config, .. } = &worker.shared;
     let place = balance.place(generations.number, config.front.connections_max);
-    // Nobody gives way to a client that is not let in itself.
     if let (None, Err(why)) = (&place, may_push_in(worker, client.ip())) {
         return refuse(worker, socket, client, secure, why).await;
     }
@@ -407,7 +409,11 @@ async fn admit(
 }
 
 fn may_push_in(worker: &Worker<Kernel>, client: IpAddr) -> Result<(), Refused> {
-    let Shared { admission, config, .. } = &worker.shared;
+    let Shared { admission, balance, config, .. } = &worker.shared;
+    if balance.connections() >= config.front.connections_max + SEEKING_MAX {
+        return Err(Refused::Full);
+    }
+    // Nobody gives way to a client that is not let in itself.
     if config.clients.is_introducer(client) {
         // Whom a balancer speaks for is not known yet.
         return Ok(());

@@ -11,6 +11,8 @@ const SUITES: &str = "it needs TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or Cha
 
 /// Names of a certificate that are told: it may have thousands.
 const NAMES_MAX: usize = 4;
+/// Characters of one of them.
+const NAME_CHARS: usize = 64;
 
 /// Characters that are told of a certificate.
 const TOLD_CHARS: usize = 300;
@@ -145,9 +147,11 @@ fn certificate(why: &CertificateError) -> String {
     }
 }
 
-/// The first few, which rustls has written so that no control character is in them.
+/// The first few, cut and escaped: whoever asked for the certificate chose them.
 fn listed(names: &[String]) -> String {
-    let few = names.get(..NAMES_MAX).unwrap_or(names).join(", ");
+    let shown =
+        |name: &String| name.chars().take(NAME_CHARS).flat_map(char::escape_debug).collect::<String>();
+    let few = names.iter().take(NAMES_MAX).map(shown).collect::<Vec<_>>().join(", ");
     if names.len() > NAMES_MAX { format!("{few} and more") } else { few }
 }
 
