@@ -173,7 +173,7 @@ impl<S: Stream> Bound<S> {
         Self(None)
     }
 
-    /// The connection, if it leads to `agent` and is still good. One to another agent stays.
+    /// The connection, if it leads to `agent` and is still good. One to another agent stays for as long as it may be idle.
     pub fn take(
         &mut self,
         cx: &mut Context<'_>,
@@ -182,6 +182,7 @@ impl<S: Stream> Bound<S> {
         now: Instant,
         limits: &PoolLimits,
     ) -> Option<(Box<Peer<S>>, Promise)> {
+        self.0.take_if(|(_, idle)| idle.is_over(now, limits));
         let (_, mut idle) = self.0.take_if(|(bound_to, _)| *bound_to == agent)?;
         (idle.is_good(cx, scratch, now, limits) == Some(true)).then_some((idle.peer, idle.promise))
     }
@@ -205,10 +206,11 @@ impl<S: Stream> Idle<S> {
         now: Instant,
         limits: &PoolLimits,
     ) -> Option<bool> {
-        if now.duration_since(self.since) >= limits.idle.min(self.promise.idle) {
-            return Some(false);
-        }
-        self.peer.is_quiet(cx, scratch)
+        if self.is_over(now, limits) { Some(false) } else { self.peer.is_quiet(cx, scratch) }
+    }
+
+    fn is_over(&self, now: Instant, limits: &PoolLimits) -> bool {
+        now.duration_since(self.since) >= limits.idle.min(self.promise.idle)
     }
 }
 

@@ -484,9 +484,11 @@ impl<N: Net> Exchange<'_, N> {
         None
     }
 
-    /// The same for a client that has still something to get: one that has ended its side may be gone altogether.
+    /// The same where nothing more is received: a client that has ended its side, or sent more ahead than is taken in, may
+    /// be gone altogether.
     fn listener_failure(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
-        self.client_failure(cx).or_else(|| self.client.end().and_then(|_| self.client.reset(cx)))
+        let is_unheard = |client: &Peer<_>| client.end().is_some() || client.plain.len() >= FILL_BYTES;
+        self.client_failure(cx).or_else(|| is_unheard(self.client).then(|| self.client.reset(cx)).flatten())
     }
 
     /// The response's body, and what is left of the request's.
@@ -562,9 +564,10 @@ impl<N: Net> Exchange<'_, N> {
             Poll::Ready(Ok(Turn::Done)) | Poll::Pending => {}
         }
         // Once it has the answer, it may leave while the agent takes the rest of the request.
-        let failure = if download.done { Self::client_failure } else { Self::listener_failure };
+        let is_answered = download.done && !self.client.is_behind();
         if upload.done
-            && let Some(fault) = failure(self, cx)
+            && !is_answered
+            && let Some(fault) = self.listener_failure(cx)
         {
             return Poll::Ready(Err((Side::Client, fault)));
         }

@@ -117,6 +117,23 @@ async fn a_client_that_is_gone_has_its_agent_let_go_at_once() {
     }
 }
 
+/// So much that nothing more of it is taken in, and its end stands behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_has_sent_much_ahead_and_is_gone_has_its_agent_let_go_at_once() {
+    const PATIENT: [&str; 3] = ["--half-closed-s=600", "--response-s=600", "--body-gap-s=600"];
+    for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"] {
+        let (agent, mut told) = watched(answer).await;
+        let front = Front::start(agent.address, &PATIENT).await;
+        let mut plain = Line::plain(front.plain()).await;
+        plain.say(front.request("GET /", "").repeat(2000)).await;
+        assert_eq!(soon(told.recv()).await, Some("asked"));
+        tokio::time::sleep(PAUSE).await;
+        plain.reset();
+        assert_eq!(soon(told.recv()).await, Some("ended"), "{answer:?}");
+        front.recovers().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_stream_and_the_end_of_a_client_that_asked_for_a_websocket_are_no_half_close() {
     const PATIENT: [&str; 3] = ["--half-closed-s=600", "--response-s=600", "--body-gap-s=600"];
