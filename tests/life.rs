@@ -119,7 +119,7 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
     let local = LocalSet::new();
     let whole = local.run_until(async {
         let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
-        let served = worker.net.run(conn::serve(&worker, near, client, plan.client_tls));
+        let served = worker.net.run(conn::serve(&worker, near, client, plan.client_tls, false));
         let (client, ()) = tokio::join!(far_client(Peer::new(far, tls), &plan), served);
         worker.stop.enter(Phase::Draining);
         worker.pool.borrow_mut().clear();
@@ -265,7 +265,7 @@ fn a_silent_client_is_dropped_after_the_head_time() {
             let start = Instant::now();
             let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
             std::future::poll_fn(|cx| dcv_splice::net::Stream::poll_send(&mut far, cx, said).map(drop)).await;
-            tokio::time::timeout(BOUND, conn::serve(&worker, near, client, client_tls)).await.unwrap();
+            tokio::time::timeout(BOUND, conn::serve(&worker, near, client, client_tls, false)).await.unwrap();
             let took = start.elapsed().as_secs();
             assert!((60..=limit).contains(&took), "{took} s after {said:?}");
         }
@@ -282,7 +282,7 @@ fn requests_that_were_sent_ahead_are_answered_a_turn_at_a_time() {
         let said = b"GET /health HTTP/1.1\r\nHost: p\r\n\r\n".repeat(10);
         std::future::poll_fn(|cx| dcv_splice::net::Stream::poll_send(&mut far, cx, &said).map(drop)).await;
         let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
-        tokio::time::timeout(BOUND, conn::serve(&worker, near, client, false)).await.unwrap();
+        tokio::time::timeout(BOUND, conn::serve(&worker, near, client, false, false)).await.unwrap();
         assert_eq!(worker.net.breaths.get(), 9);
     });
 }

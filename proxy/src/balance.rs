@@ -101,11 +101,12 @@ impl Balance {
         Counted { balance: self.clone(), worker }
     }
 
-    /// Brings a connection for which there was no room with its worker to the next one.
-    pub fn pass_on(&self, connection: Connection) {
+    /// Brings a connection for which there was no room with its worker to the next one; gives it back where that has
+    /// ended.
+    pub fn pass_on(&self, connection: Connection) -> Result<(), Connection> {
         let worker = (connection.counted.worker + 1) % self.0.workers.len();
         let counted = self.place_beyond(worker);
-        self.hand_over(Connection { counted, seeks: connection.seeks - 1, ..connection });
+        self.hand_over(Connection { counted, seeks: connection.seeks - 1, ..connection })
     }
 
     /// How many workers there are.
@@ -119,10 +120,10 @@ impl Balance {
         Accepting(self.clone())
     }
 
-    /// Hands a connection to the worker that its place is with.
-    pub fn hand_over(&self, connection: Connection) {
-        // Only a worker that has failed has gone while doors are open: then the connection ends here.
-        let _ = self.0.workers[connection.counted.worker].arrivals.send(connection);
+    /// Hands a connection to the worker that its place is with; gives it back where that has ended.
+    pub fn hand_over(&self, connection: Connection) -> Result<(), Connection> {
+        let worker = connection.counted.worker;
+        self.0.workers[worker].arrivals.send(connection).map_err(|unsent| unsent.0)
     }
 
     /// Connections in all.

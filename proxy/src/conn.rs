@@ -39,6 +39,7 @@ struct Accepted<S> {
     peer: Peer<S>,
     client: SocketAddr,
     secure: bool,
+    crowded: bool,
 }
 
 /// A client that may be here.
@@ -90,17 +91,28 @@ struct Upgraded<S> {
     entry: Entry,
 }
 
-/// What comes after an answer: the next request, a session, or nothing.
+/// What comes after an answer: the next request, a session, or an end.
 enum After<S> {
     Next(Secured<S>),
     Upgraded(Box<Upgraded<S>>),
+    /// The client is to leave.
+    Closing(Secured<S>),
+    /// The client is gone.
     Closed,
 }
 
 /// Serves a connection to its end.
-pub async fn serve<N: Net>(worker: &Worker<N>, stream: N::Stream, client: SocketAddr, secure: bool) {
+///
+/// `crowded`: there are as many connections as may be, and another one gives way once this client is let in.
+pub async fn serve<N: Net>(
+    worker: &Worker<N>,
+    stream: N::Stream,
+    client: SocketAddr,
+    secure: bool,
+    crowded: bool,
+) {
     // What the front needs is many KiB, which are given back before a desktop's hours begin.
-    let accepted = Accepted { peer: Peer::new(stream, TlsEnd::plain()), client, secure };
+    let accepted = Accepted { peer: Peer::new(stream, TlsEnd::plain()), client, secure, crowded };
     let front = Box::pin(front(worker, accepted));
     if let Some((upgraded, _guest)) = front.await {
         upgraded.relay(worker).await;
@@ -148,6 +160,10 @@ async fn front<N: Net>(
                 secured = next;
             }
             After::Upgraded(upgraded) => return Some((upgraded, guest)),
+            After::Closing(secured) => {
+                place.hold(secured.linger(worker)).await;
+                return None;
+            }
             After::Closed => return None,
         }
     }
@@ -186,6 +202,8 @@ impl<S: crate::net::Stream> Accepted<S> {
 
     async fn admit<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Option<Admitted<S>> {
         let why = match worker.shared.admission.admit(self.client.ip(), worker.net.now()) {
+            // Where none has waited longer, it is its own place that it loses.
+            Ok(_) if self.crowded && !worker.waiting.evict() => Refused::Full,
             Ok(guest) => return Some(Admitted { accepted: self, guest }),
             Err(why) => why,
         };
@@ -197,7 +215,7 @@ impl<S: crate::net::Stream> Accepted<S> {
     }
 
     fn unsecured(self) -> Secured<S> {
-        let Self { peer, client, secure } = self;
+        let Self { peer, client, secure, .. } = self;
         Secured { peer: Box::new(peer), client: client.ip(), secure, again: false, bound: Bound::none() }
     }
 
@@ -226,7 +244,9 @@ impl<S: crate::net::Stream> Accepted<S> {
                 secured.peer = Box::new(secured.peer.into_plain());
                 secured.secure = false;
                 let entry = Entry::new(client.ip(), false, worker.net.now());
-                secured.refuse(worker, entry, &not_tls(), None).await;
+                if let After::Closing(secured) = secured.refuse(worker, entry, &not_tls(), None).await {
+                    secured.linger(worker).await;
+                }
                 None
             }
             Err(fault) => {
@@ -288,37 +308,39 @@ fn not_tls() -> Reply {
 impl<S: crate::net::Stream> Secured<S> {
     async fn one_request<N: Net<Stream = S>>(self, worker: &Worker<N>, place: &Place<'_>) -> After<S> {
         let client = self.client;
-        let Some(asked) = place.hold(self.read_request(worker)).await else {
+        let Some(asked) = place.hold(self.read_request(worker, place)).await else {
             worker.shared.refusals.note(Refused::Waiting, client);
             return After::Closed;
         };
-        match asked {
+        let after = match asked {
             Ok(requested) => {
-                place.leave();
                 let (Ok(after) | Err(after)) = requested.answer(worker).await;
-                place.wait_again();
                 after
             }
             Err(after) => after,
-        }
+        };
+        place.wait_again();
+        after
     }
 
-    /// Reads a head and decides who answers it.
+    /// Reads a head and decides who answers it. Once the head is whole, nobody takes the client's place.
     async fn read_request<N: Net<Stream = S>>(
         mut self,
         worker: &Worker<N>,
+        place: &Place<'_>,
     ) -> Result<Box<Requested<S>>, After<S>> {
         if !self.wait_for_request(worker).await {
-            return Err(self.close(worker).await);
+            return Err(self.close());
         }
         let entry = Entry::new(self.client, self.secure, worker.net.now());
         let length = match worker.net.timeout(worker.shared.config.front.head, self.read_head(worker)).await {
             Ok(Ok(length)) => length,
             Ok(Err(HeadFault::Gone)) => return Err(After::Closed),
             Ok(Err(HeadFault::Refused(error))) => return Err(self.refuse_head(worker, entry, error).await),
-            Err(_) if self.peer.plain.is_empty() => return Err(self.close(worker).await),
+            Err(_) if self.peer.plain.is_empty() => return Err(self.close()),
             Err(_) => return Err(self.refuse(worker, entry, &head_took_too_long(), None).await),
         };
+        place.leave();
         self.route_request(worker, entry, length).await
     }
 
@@ -455,7 +477,7 @@ impl<S: crate::net::Stream> Secured<S> {
             Ok(()) => entry.close(worker, reply.status, ending),
             Err(fault) => entry.close(worker, reply.status, Ending::failed(Side::Client, &fault)),
         }
-        if keep { self.next() } else { self.close(worker).await }
+        if keep { self.next() } else { self.close() }
     }
 
     async fn send<N: Net<Stream = S>>(&mut self, worker: &Worker<N>, bytes: &[u8]) -> Result<(), Fault> {
@@ -469,13 +491,16 @@ impl<S: crate::net::Stream> Secured<S> {
         After::Next(self)
     }
 
-    /// Ends the connection in order: what was sent is brought over, what still comes is thrown away.
-    async fn close<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> After<S> {
+    fn close(mut self) -> After<S> {
         self.bound.clear();
+        After::Closing(self)
+    }
+
+    /// Ends the connection in order: what was sent is brought over, what still comes is thrown away.
+    async fn linger<N: Net<Stream = S>>(mut self, worker: &Worker<N>) {
         if let Ok(Ok(())) = worker.net.timeout(FAREWELL, self.peer.finish()).await {
             self.peer.linger(&worker.net, &worker.scratch, FAREWELL).await;
         }
-        After::Closed
     }
 }
 
@@ -633,7 +658,7 @@ impl<S: crate::net::Stream> Paired<S> {
         match outcome {
             Ok(Outcome::Upgraded) => Ok(After::Upgraded(self.upgrade())),
             Ok(Outcome::Answered { status, keep_client, keep_agent }) => {
-                Ok(self.answered(worker, status, keep_client, keep_agent).await)
+                Ok(self.answered(worker, status, keep_client, keep_agent))
             }
             Err(failure) if self.may_retry(&failure) => {
                 let again = self.requested.reach_anew(worker).await?;
@@ -658,7 +683,7 @@ impl<S: crate::net::Stream> Paired<S> {
         Box::new(Upgraded { client: client.peer, agent: self.agent, entry })
     }
 
-    async fn answered<N: Net<Stream = S>>(
+    fn answered<N: Net<Stream = S>>(
         self,
         worker: &Worker<N>,
         status: u16,
@@ -678,7 +703,7 @@ impl<S: crate::net::Stream> Paired<S> {
                 client.bound.put(address, agent, promise, now);
             }
         }
-        if keep_client { client.next() } else { client.close(worker).await }
+        if keep_client { client.next() } else { client.close() }
     }
 
     async fn failed<N: Net<Stream = S>>(self, worker: &Worker<N>, failure: Failure) -> After<S> {

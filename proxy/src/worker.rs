@@ -213,18 +213,25 @@ impl Generations {
     /// Serves a connection under the settings of now, if there is room for it or somebody gives way.
     async fn start(&self, connection: Connection) {
         let worker = self.current();
-        if connection.seeks > 0 && !worker.waiting.evict() {
-            return if connection.seeks > 1 {
-                worker.shared.balance.pass_on(connection);
+        // Whom a balancer speaks for is not known yet: nobody gives way before that client is let in.
+        let crowded =
+            connection.seeks > 0 && worker.shared.config.clients.is_introducer(connection.client.ip());
+        if connection.seeks > 0 && !crowded && !worker.waiting.evict() {
+            let left = if connection.seeks > 1 {
+                worker.shared.balance.pass_on(connection).err()
             } else {
-                refuse(&worker, connection.socket, connection.client, connection.secure, Refused::Full).await;
+                Some(connection)
             };
+            if let Some(Connection { socket, client, secure, .. }) = left {
+                refuse(&worker, socket, client, secure, Refused::Full).await;
+            }
+            return;
         }
         let Connection { socket, client, secure, counted, .. } = connection;
         self.executor.spawn(async move {
             let _counted = counted;
             match worker.net.adopt(socket) {
-                Ok(stream) => conn::serve(&worker, stream, client, secure).await,
+                Ok(stream) => conn::serve(&worker, stream, client, secure, crowded).await,
                 Err(error) => worker.shared.warn(
                     "adopt",
                     client.ip(),
@@ -405,7 +412,12 @@ async fn admit(
     let counted = place.unwrap_or_else(|| balance.place_beyond(generations.number));
     let is_own = counted.worker == generations.number;
     let connection = Connection { socket, client, secure, counted, seeks };
-    if is_own { generations.start(connection).await } else { balance.hand_over(connection) }
+    if is_own {
+        generations.start(connection).await;
+    } else if let Err(Connection { socket, client, secure, .. }) = balance.hand_over(connection) {
+        // Only a worker that has failed has gone while doors are open.
+        refuse(worker, socket, client, secure, Refused::Full).await;
+    }
 }
 
 fn may_push_in(worker: &Worker<Kernel>, client: IpAddr) -> Result<(), Refused> {

@@ -145,6 +145,38 @@ async fn browsers_are_held_to_https_by_how_they_came_to_a_trusted_proxy() {
     front.recovers().await;
 }
 
+/// Behind a balancer, all connections come from where clients may come from.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gives_way_to_whom_a_balancer_names_before_that_client_is_let_in() {
+    const LET_IN: &str = "PROXY TCP4 192.0.2.7 198.51.100.1 5000 443\r\n";
+    const DENIED: &str = "PROXY TCP4 192.0.2.66 198.51.100.1 5000 443\r\n";
+    let flags = ["--proxy-protocol=127.0.0.9/32", "--connections-max=3", "--deny-clients=192.0.2.64/26"];
+    let (_agent, front) = front(&[&flags[..], &["--keep-alive-s=600"]].concat()).await;
+    let ask = "GET /health HTTP/1.1\r\nHost: p\r\n\r\n";
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let mut client = Line::new(connect(front.plain()).await);
+        assert_eq!(answer(&mut client, &[LET_IN, ask].concat()).await.status, 200);
+        waiting.push(client);
+    }
+    for _ in 0..5 {
+        let mut denied = Line::new(connect(front.plain()).await);
+        assert_eq!(answer(&mut denied, &[DENIED, ask].concat()).await.status, 403);
+    }
+    for client in &mut waiting {
+        assert_eq!(answer(client, ask).await.status, 200);
+    }
+    let mut next = Line::new(connect(front.plain()).await);
+    assert_eq!(answer(&mut next, &[LET_IN, ask].concat()).await.status, 200);
+    // The one that has waited longest.
+    assert_eq!(waiting.remove(0).rest().await.0, b"");
+    for client in &mut waiting {
+        assert_eq!(answer(client, ask).await.status, 200);
+    }
+    drop((waiting, next));
+    front.recovers().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_proxy_header_it_is_the_one_it_names_that_is_trusted_or_not() {
     let flags = ["--proxy-protocol=127.0.0.9/32", "--trust-forwarded=192.0.2.0/28", TRUST];

@@ -6,6 +6,7 @@ use std::path::Path;
 use harness::agent::{Agent, AgentConfig};
 use harness::certificates::{Authority, KeyKind};
 use harness::front::Front;
+use harness::line::Line;
 use harness::process::eventually;
 use tempfile::TempDir;
 
@@ -31,6 +32,25 @@ fn replace(file: &Path, line: &str) {
     let new = file.with_extension("new");
     fs::write(&new, line).unwrap();
     fs::rename(new, file).unwrap();
+}
+
+/// Comparing takes a while, in which a request is under way and its client waits for nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_password_to_be_compared_gives_way_to_nobody() {
+    let (agent, folder) = (agent().await, tempfile::tempdir().unwrap());
+    let slow = format!("ann:{}\n", bcrypt::hash("one", 8).unwrap());
+    let limits = ["--connections-max=2", "--head-s=600", "--keep-alive-s=600"];
+    let front = Front::start(agent.address, &[&[&*htpasswd(&folder, &slow)][..], &limits].concat()).await;
+    let shown = "Authorization: Basic YW5uOm9uZQ==\r\nConnection: close\r\n";
+    let mut asks = Line::plain(front.plain()).await;
+    asks.say(front.request("GET /x", shown)).await;
+    let mut silent = Line::plain(front.plain()).await;
+    let mut next = Line::plain(front.plain()).await;
+    assert_eq!(silent.rest().await.0, b"");
+    assert_eq!(asks.answer().await.unwrap().status, 200);
+    next.say("GET /health HTTP/1.1\r\nHost: p\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(next.answer().await.unwrap().status, 200);
+    front.recovers().await;
 }
 
 /// What the agent answers to who shows such a name and password.

@@ -170,7 +170,10 @@ async fn live(options: u8, data: &[u8]) -> Rc<Agents> {
     let (near, far) = wire(weather, 9, None);
     let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
     let both = async {
-        tokio::join!(worker.net.run(conn::serve(&worker, near, client, false)), act(far, data, &agents))
+        tokio::join!(
+            worker.net.run(conn::serve(&worker, near, client, false, false)),
+            act(far, data, &agents)
+        )
     };
     let whole = tokio::time::timeout(BOUND, LocalSet::new().run_until(both)).await;
     assert!(whole.is_ok(), "no end in sight");
