@@ -26,6 +26,8 @@ use harness::faulty::Faulty;
 use harness::line::{Answer, End, Line, Secure};
 use harness::process::Process;
 use harness::proxy::{self, Proxy};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -34,6 +36,29 @@ use tokio::task::JoinHandle;
 struct Service {
     proxy: Proxy,
     files: Files,
+}
+
+/// As a disk that does not answer keeps the process that reads the files.
+#[test]
+fn one_whose_files_do_not_come_can_be_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("users");
+    // Enough to be read for longer than it takes to be found here.
+    let line = "user:$2y$05$abcdefghijklmnopqrstuuabcdefghijklmnopqrstuvwxyzABCDE\n";
+    fs::write(&users, line.repeat(200_000)).unwrap();
+    let users = format!("--htpasswd={}", users.display());
+    let mut process = Process::start(proxy::command(&["--listen=127.0.0.1:0", &users]));
+    let children = format!("/proc/{0}/task/{0}/children", process.pid());
+    let reader = process.until("it reads its files in a process of their own", |_| {
+        fs::read_to_string(&children).ok()?.trim().parse().ok().map(Pid::from_raw)
+    });
+    kill(reader, Signal::SIGSTOP).unwrap();
+    process.signal(Signal::SIGTERM);
+    let ended = process.wait();
+    // Who has ended needs no more of it.
+    let _ = kill(reader, Signal::SIGKILL);
+    assert_eq!(ended.code(), Some(0), "{}", process.log());
+    assert!(!process.log().contains("listening"), "{}", process.log());
 }
 
 /// What a proxy is started from.

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -105,14 +106,24 @@ pub fn bind(path: &Path, is_successor: bool) -> io::Result<UnixListener> {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, taken));
     }
     let own = of_process(path, std::process::id());
-    match fs::remove_file(&own) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_socket(&own)?;
     let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
     let bound = UnixListener::bind(own);
     umask(before);
     bound
+}
+
+/// Removes what a process has left at `path`, if anything; an error where that is no socket.
+pub fn remove_socket(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path),
+        Ok(_) => {
+            let other = format!("{} is no socket; remove it, or give another --control", path.display());
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, other))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// One whose queue is full is there too, and is not waited for (connect(2), `EAGAIN`).
@@ -208,8 +219,14 @@ async fn inquire(path: &Path, wish: Wish) -> io::Result<String> {
     Ok(answer)
 }
 
+/// The sockets of all processes that were started for `path` and listen, first the one that it leads to.
+pub fn all(path: &Path) -> Vec<PathBuf> {
+    let all = [path.to_owned()].into_iter().chain(others(path));
+    all.filter(|socket| is_listened_to(socket)).collect()
+}
+
 /// The sockets of processes that were started for `path`, but for the one that it leads to; the latest first.
-pub fn others(path: &Path) -> Vec<PathBuf> {
+fn others(path: &Path) -> Vec<PathBuf> {
     let linked = linked(path);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let names = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
@@ -244,7 +261,21 @@ mod tests {
         // Whose queue is full by now.
         let waiting: Vec<_> = (0..2).map(|_| is_listened_to(&path)).collect();
         assert_eq!(waiting, [true, true]);
+        assert_eq!(all(&path), [path.as_path()]);
         drop(listener);
+        // One that has ended without tidying up.
+        assert!(all(&path).is_empty());
         bind(&path, false).expect("nobody is there");
+    }
+
+    #[test]
+    fn what_is_no_socket_is_never_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("control");
+        let own = of_process(&path, std::process::id());
+        fs::write(&own, "notes").expect("room");
+        let error = bind(&path, false).expect_err("something else is there");
+        assert!(error.to_string().contains("is no socket"), "{error}");
+        assert_eq!(fs::read(&own).expect("a file"), b"notes");
     }
 }

@@ -15,7 +15,7 @@ use dcv_splice::broker::{self, Answer, Broker, Found, Predecessor};
 use dcv_splice::cgroup::Cgroup;
 use dcv_splice::config::{Command, CommandLine, EbpfMode, Resolved, Settings};
 use dcv_splice::confine::confine;
-use dcv_splice::control::{self, Hearing, Wish};
+use dcv_splice::control::{self, Hearing, Wish, Wished};
 use dcv_splice::files::{Delivered, Glance};
 use dcv_splice::listeners::{self, Inherited, Listener, Listeners};
 use dcv_splice::log::{Finish, Log, Target};
@@ -164,13 +164,13 @@ fn ask(control: &Path, wish: Wish) -> Result<(), Failure> {
     Ok(io::stdout().write_all(format!("{said}\n").as_bytes())?)
 }
 
-/// Asks those that drain too. One that has ended without tidying up is no failure where another one answers.
+/// Asks those that drain too; where one can't do it, the first such reason is the result.
 fn ask_all(control: &Path, wish: Wish) -> Result<(), Failure> {
-    let mut result = ask(control, wish);
-    for other in control::others(control) {
-        result = ask(&other, wish).or(result);
+    let all = control::all(control);
+    if all.is_empty() {
+        return ask(control, wish);
     }
-    result
+    all.iter().map(|process| ask(process, wish)).fold(Ok(()), Result::and)
 }
 
 fn run(settings: Settings) -> Result<(), Failure> {
@@ -184,8 +184,31 @@ fn run(settings: Settings) -> Result<(), Failure> {
     runtime.block_on(serve(settings, inherited))
 }
 
+/// A disk that does not answer keeps it from serving, not from being stopped.
 async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> {
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
+    let Started { supervisor, granted, hearing, log: _log } = tokio::select! {
+        started = Box::pin(start(settings, inherited)) => started?,
+        () = signals.stop() => return Ok(()),
+    };
+    let served = supervisor.run(signals, granted).await;
+    if let Some(hearing) = hearing {
+        hearing.end().await;
+    }
+    Ok(served?)
+}
+
+/// What serves, and what an operator reaches it by.
+struct Started {
+    supervisor: Supervisor,
+    granted: mpsc::Receiver<Wished>,
+    hearing: Option<Hearing>,
+    /// Comes to its end when all has ended.
+    log: Finish,
+}
+
+/// Everything until it serves.
+async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Failure> {
     let predecessor = Predecessor::from_env()?;
     let broker = Broker::start(&settings)?;
     let files = first_files(&broker).await?;
@@ -240,11 +263,7 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
     take_over(&mut supervisor, predecessor).await?;
     supervisor.open().await;
     notify::ready("serving");
-    let served = supervisor.run(signals, granted).await;
-    if let Some(hearing) = hearing {
-        hearing.end().await;
-    }
-    Ok(served?)
+    Ok(Started { supervisor, granted, hearing, log })
 }
 
 /// The program's own log, which says what happens from now on.

@@ -579,6 +579,14 @@ impl Signals {
         })
     }
 
+    /// Ready once it is to stop; other wishes are left for later.
+    pub async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
     /// The next wish; none where it is to stop.
     async fn next(&mut self) -> Option<Wish> {
         tokio::select! {
