@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+
 use crate::syscalls;
 
 /// Bytes of lines that wait to be written; further lines are dropped. About 20,000 requests of an access log.
@@ -302,6 +304,12 @@ fn write_all(mut to: &File, mut bytes: &[u8]) -> u64 {
         match to.write(bytes) {
             Ok(written @ 1..) => bytes = &bytes[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Somebody who has the same pipe or terminal open has set it not to block (open(2), `O_NONBLOCK`).
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if poll(&mut [PollFd::new(to, PollFlags::OUT)], None).is_err() {
+                    break;
+                }
+            }
             Ok(0) | Err(_) => break,
         }
     }
@@ -324,6 +332,26 @@ mod tests {
 
     fn append(path: &Path) -> Target {
         Target::File(File::options().append(true).create(true).open(path).expect("a file"))
+    }
+
+    /// As a terminal or a pipe is that somebody else has set so.
+    #[test]
+    fn an_output_that_does_not_block_is_waited_for() {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).expect("a pipe");
+        let line = [b"a line that is whole\n".repeat(1000), b"last\n".to_vec()].concat();
+        let lines = line.repeat(10);
+        let expected = lines.clone();
+        let writing = std::thread::spawn(move || write_all(&File::from(writer), &lines));
+        let mut seen = Vec::new();
+        let mut reader = File::from(reader);
+        while seen.len() < expected.len() {
+            let mut bytes = [0; 4096];
+            match reader.read(&mut bytes) {
+                Ok(read) => seen.extend_from_slice(&bytes[..read]),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        assert_eq!((writing.join().expect("no panic"), seen == expected), (0, true));
     }
 
     /// A pipe that is full, and its reader.

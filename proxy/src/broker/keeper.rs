@@ -288,8 +288,8 @@ impl Keeper {
 
     /// Once, before anything has been accepted.
     fn begin_account(&mut self, cgroup: &[u8]) -> Result<String, String> {
-        let config = match (&self.offered, &self.account) {
-            (Some(offered), None) => &offered.config,
+        let config = match (&self.offered, &self.kept, &self.account) {
+            (Some(offered), None, None) => &offered.config,
             _ => return Err("it counts already, or is too late to".to_owned()),
         };
         let cgroup = PathBuf::from(OsStr::from_bytes(cgroup));
@@ -328,7 +328,7 @@ impl Keeper {
         if control::linked(path).as_ref() == Some(&own) && self.withdraw().is_err() {
             let _ = fs::remove_file(path);
         }
-        let _ = fs::remove_file(&own);
+        let _ = control::remove_socket(&own);
     }
 
     /// Has the control path lead to who serves on, where this process has not taken over.
@@ -407,8 +407,10 @@ fn link(path: &Path, process: u32) -> io::Result<()> {
     let name = own.file_name().unwrap_or(own.as_os_str());
     let mut fresh = own.clone().into_os_string();
     fresh.push(".new");
-    // One that was left half done.
-    let _ = fs::remove_file(&fresh);
+    if fs::symlink_metadata(&fresh).is_ok_and(|found| found.is_symlink()) {
+        // One that was left half done.
+        fs::remove_file(&fresh)?;
+    }
     symlink(name, &fresh)?;
     fs::rename(&fresh, path)
 }
@@ -416,6 +418,7 @@ fn link(path: &Path, process: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
+    use std::os::unix::net::UnixListener;
 
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -468,9 +471,9 @@ mod tests {
         {
             let mut keeper = keeping(&[format!("--control={}", path.display())]);
             keeper.predecessor = predecessor;
-            fs::write(&own, "").expect("room");
+            UnixListener::bind(&own).expect("a folder");
             if is_there {
-                fs::write(&before, "").expect("room");
+                UnixListener::bind(&before).expect("a folder");
             }
             keeper.announce().expect("a link");
             assert_eq!(control::linked(&path).as_ref(), Some(&own));
