@@ -7,10 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, ExitCode};
 
 use dcv_splice::account::redact;
-use dcv_splice::agents::Promise;
-use dcv_splice::body::Framing;
 use dcv_splice::forward::{self, Forward, HostHeader, Passing};
-use dcv_splice::head::{HeadEnd, HeadLimits, RequestHead, ResponseHead};
+use dcv_splice::head::{Framing, HeadEnd, HeadLimits, RequestHead, ResponseHead};
+use dcv_splice::keep_alive::Promise;
 use dcv_splice::logins::{self, Login};
 use dcv_splice::network::Networks;
 use dcv_splice::origin::Origin;

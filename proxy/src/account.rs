@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -11,8 +10,6 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::log::Log;
-use crate::peer::Fault;
-use crate::tls::TlsError;
 
 /// One of the two sides.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -72,21 +69,6 @@ pub enum Ending {
     Idle,
     /// The proxy was stopped.
     Drained,
-}
-
-impl Ending {
-    /// The ending by a fault of `side`.
-    pub fn failed(side: Side, fault: &Fault) -> Self {
-        match fault {
-            Fault::Io(error) if error.kind() == io::ErrorKind::TimedOut => Self::Stalled(side),
-            Fault::Io(_) => Self::Reset(side),
-            Fault::Tls(TlsError::KeyExhausted) => Self::KeyExhausted(side),
-            Fault::Tls(_) | Fault::NoTls => Self::BrokeTls(side),
-            Fault::Body(_) | Fault::Introduction(_) => Self::BrokeHttp(side),
-            Fault::EndedEarly => Self::Truncated(side),
-            Fault::TimedOut => Self::TimedOut(side),
-        }
-    }
 }
 
 impl Display for Ending {

@@ -5,25 +5,12 @@
 
 use memchr::memmem;
 
-use crate::head::{self, Header};
+use crate::head::{self, Framing, Header};
 
 /// Bytes of a chunk-size line with its extensions.
 const CHUNK_LINE_BYTES_MAX: usize = 1024;
 /// Bytes of a trailer section.
 const TRAILER_BYTES_MAX: usize = 8 * 1024;
-
-/// How a body is delimited.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Framing {
-    /// There is none.
-    Empty,
-    /// This many bytes, at least one.
-    Length(u64),
-    /// Chunks, with trailers.
-    Chunked,
-    /// Everything until the connection ends; only in responses.
-    UntilEnd,
-}
 
 /// Why a body can't be read on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

@@ -12,13 +12,15 @@ use std::time::{Duration, Instant};
 
 use crate::account::{Ending, Side};
 use crate::admission::{self, Guest};
-use crate::agents::{Bound, PoolLimits, Promise, ReachError};
-use crate::body::{BodyError, Framing};
+use crate::agents::{Bound, PoolLimits, ReachError};
+use crate::body::BodyError;
+use crate::context::Worker;
 use crate::decision::{asked, authorize, decide};
 use crate::entry::Entry;
 use crate::exchange::{Asked, Exchange, Failure, Method, Outcome};
-use crate::head::{HeadEnd, HeadError, RequestHead};
-use crate::introduction::Introduction;
+use crate::head::{Framing, HeadEnd, HeadError, RequestHead};
+use crate::introduction::{Introduction, NoIntroduction};
+use crate::keep_alive::Promise;
 use crate::net::Net;
 use crate::origin::Origin;
 use crate::peer::{Fault, Peer, Scratch};
@@ -30,7 +32,6 @@ use crate::schedule::Class;
 use crate::stop::Phase;
 use crate::tls::{TlsEnd, Trouble};
 use crate::waiting::Place;
-use crate::worker::Worker;
 
 /// How long a client that is to be left has to take its last bytes.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -187,14 +188,13 @@ impl<S: crate::net::Stream> Accepted<S> {
         }
         let read = worker.net.timeout(config.front.head, read_introduction(&mut self.peer, worker));
         let introduction = tokio::select! {
-            read = read => read.unwrap_or(Err(Fault::TimedOut)),
+            read = read => read.unwrap_or(Err(Fault::TimedOut.into())),
             () = worker.last_call() => return None,
         };
         match introduction {
             Ok(client) => Some(Self { client: client.unwrap_or(self.client), ..self }),
             Err(fault) => {
-                tracing::debug!("{}: {fault}", self.client);
-                worker.shared.refusals.note(Refused::Introduction, self.client.ip());
+                worker.shared.refusals.note_with(Refused::Introduction, self.client.ip(), &fault);
                 None
             }
         }
@@ -257,17 +257,26 @@ impl<S: crate::net::Stream> Accepted<S> {
     }
 }
 
+/// Why it is not known whom a balancer speaks for.
+#[derive(Debug, thiserror::Error)]
+enum Unintroduced {
+    #[error("{0}")]
+    Malformed(#[from] NoIntroduction),
+    #[error("{0}")]
+    Fault(#[from] Fault),
+}
+
 async fn read_introduction<N: Net>(
     peer: &mut Peer<N::Stream>,
     worker: &Worker<N>,
-) -> Result<Option<SocketAddr>, Fault> {
+) -> Result<Option<SocketAddr>, Unintroduced> {
     loop {
         if let Some(Introduction { length, client }) = Introduction::read(peer.plain.filled())? {
             peer.plain.consume(length);
             return Ok(client);
         }
         if peer.fill(&worker.scratch).await? == 0 {
-            return Err(Fault::EndedEarly);
+            return Err(Fault::EndedEarly.into());
         }
     }
 }
@@ -465,9 +474,6 @@ impl<S: crate::net::Stream> Secured<S> {
         let whole = |asked: &Asked| asked.keep_alive && asked.framing == Framing::Empty && !asked.websocket;
         let keep = running && asked.is_some_and(whole);
         let head_only = asked.is_some_and(|asked| asked.method == Method::Head);
-        if reply.status >= 400 {
-            tracing::debug!("{}: {} {}", entry.ledger.client, reply.status, reply.text);
-        }
         let hsts = worker.shared.config.hsts.clone().filter(|_| entry.secure);
         let reply = hsts.into_iter().fold(reply.clone(), Reply::with_header);
         let sent = self.send(worker, &reply.render(keep, head_only)).await;
@@ -475,7 +481,7 @@ impl<S: crate::net::Stream> Secured<S> {
         entry.ledger.to_client = if head_only { 0 } else { reply.body_bytes() as u64 };
         match sent {
             Ok(()) => entry.close(worker, reply.status, ending),
-            Err(fault) => entry.close(worker, reply.status, Ending::failed(Side::Client, &fault)),
+            Err(fault) => entry.close(worker, reply.status, fault.ending(Side::Client)),
         }
         if keep { self.next() } else { self.close() }
     }
@@ -708,11 +714,20 @@ impl<S: crate::net::Stream> Paired<S> {
 
     async fn failed<N: Net<Stream = S>>(self, worker: &Worker<N>, failure: Failure) -> After<S> {
         let Requested { client, entry, agent, asked, .. } = *self.requested;
-        if let Failure::Fault(side, fault, Some(status)) = &failure {
+        let begun = match &failure {
+            Failure::Fault(side, fault, Some(status)) => {
+                Some((side, fault.to_string(), status, fault.ending(*side)))
+            }
+            Failure::Body(side, error, Some(status)) => {
+                Some((side, error.to_string(), status, Ending::BrokeHttp(*side)))
+            }
+            _ => None,
+        };
+        if let Some((side, fault, status, ending)) = begun {
             let client = entry.ledger.client;
             let what = format_args!("{client} and agent {agent}: the {side}: {fault}, after status {status}");
             worker.shared.inform(failure.kind(), agent.ip(), what);
-            entry.close(worker, *status, Ending::failed(*side, fault));
+            entry.close(worker, *status, ending);
             return After::Closed;
         }
         match reply_to(&failure, agent.ip()) {
@@ -736,10 +751,12 @@ fn reply_to(failure: &Failure, agent: IpAddr) -> Option<Reply> {
         Failure::BadHead(_) => Some(bad_gateway(agent, "answered with what is no valid HTTP response")),
         Failure::UnaskedUpgrade => Some(bad_gateway(agent, "switched to a protocol that nobody asked for")),
         Failure::TooManyInterim => Some(bad_gateway(agent, "sent interim responses without end")),
-        Failure::Fault(Side::Client, Fault::Body(BodyError::TooLarge), _) => {
-            Some(Reply::new(413, BodyError::TooLarge.to_string()))
+        Failure::Body(Side::Client, error, _) => {
+            Some(Reply::new(if *error == BodyError::TooLarge { 413 } else { 400 }, error.to_string()))
         }
-        Failure::Fault(Side::Client, Fault::Body(error), _) => Some(Reply::new(400, error.to_string())),
+        Failure::Body(Side::Agent, ..) => {
+            Some(bad_gateway(agent, "answered with what is no valid HTTP response"))
+        }
         Failure::Fault(Side::Client, Fault::TimedOut, _) => {
             Some(Reply::new(408, "The request's body did not come in time."))
         }

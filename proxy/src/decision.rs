@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::admission;
-use crate::body::{BodyError, Framing};
+use crate::body::BodyError;
+use crate::context::Worker;
 use crate::exchange::{Asked, Method};
 use crate::forward::{self, Forward, Prefix};
-use crate::head::{self, RequestHead, split_port};
+use crate::head::{self, Framing, RequestHead, split_port};
 use crate::logins::Login;
 use crate::net::Net;
 use crate::origin::Origin;
@@ -17,7 +18,6 @@ use crate::refusals::Refused;
 use crate::reply::Reply;
 use crate::rewrite::{Mount, Place};
 use crate::route::Route;
-use crate::worker::Worker;
 
 /// What the response will depend on.
 pub(crate) fn asked(head: &RequestHead<'_>) -> Asked {

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::account::{Ending, Ledger};
+use crate::context::Worker;
 use crate::head::{self, RequestHead, Version};
 use crate::net::Net;
-use crate::worker::Worker;
 
 /// Bytes of a request line that the access log keeps.
 const LOGGED_LINE_BYTES: usize = 1024;

@@ -8,13 +8,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::account::Side;
-use crate::agents::Promise;
-use crate::body::{self, BodyError, Decoder, Framing, Piece};
+use crate::body::{self, BodyError, Decoder, Piece};
 use crate::forward::{self, Passing};
-use crate::head::{self, HeadEnd, HeadError, HeadLimits, ResponseHead, Version};
+use crate::head::{self, Framing, HeadEnd, HeadError, HeadLimits, ResponseHead, Version};
+use crate::keep_alive::Promise;
 use crate::logins::{self, Login};
 use crate::net::{Net, Stream};
-use crate::peer::{Broken, End, FILL_BYTES, Fault, Peer, Scratch};
+use crate::peer::{End, FILL_BYTES, Fault, Peer, Scratch};
 use crate::rewrite::Mount;
 use crate::stop::{Phase, Stop};
 
@@ -97,6 +97,8 @@ pub enum Outcome {
 pub enum Failure {
     /// A side failed. Where `status` is none, the client has not been given anything yet.
     Fault(Side, Fault, Option<u16>),
+    /// The body of a side breaks the rules of its framing; the same of `status`.
+    Body(Side, BodyError, Option<u16>),
     /// The agent's head can't be passed on; the client has not been given anything yet.
     BadHead(HeadError),
     /// The agent agreed to an upgrade that nobody asked for.
@@ -111,9 +113,9 @@ impl Failure {
     /// A word for it, for counting.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Fault(Side::Client, ..) => "client",
-            Self::Fault(Side::Agent, _, None) => "no answer",
-            Self::Fault(Side::Agent, _, Some(_)) => "answer broken off",
+            Self::Fault(Side::Client, ..) | Self::Body(Side::Client, ..) => "client",
+            Self::Fault(Side::Agent, _, None) | Self::Body(Side::Agent, _, None) => "no answer",
+            Self::Fault(Side::Agent, _, Some(_)) | Self::Body(Side::Agent, _, Some(_)) => "answer broken off",
             Self::BadHead(_) => "no HTTP",
             Self::UnaskedUpgrade => "unasked upgrade",
             Self::TooManyInterim => "interim responses",
@@ -172,6 +174,27 @@ const TURN_RECEIVES: usize = 4;
 /// (102) stay below it within the time that an agent has to answer.
 const INTERIM_MAX: usize = 64;
 
+/// Why a transfer failed.
+enum Broken {
+    /// The sender.
+    From(Fault),
+    /// What it sent.
+    Body(BodyError),
+    /// The receiver.
+    To(Fault),
+}
+
+impl Broken {
+    /// The failure of a transfer from `side`.
+    fn of(self, side: Side, status: Option<u16>) -> Failure {
+        match self {
+            Self::From(fault) => Failure::Fault(side, fault, status),
+            Self::Body(error) => Failure::Body(side, error, status),
+            Self::To(fault) => Failure::Fault(side.other(), fault, status),
+        }
+    }
+}
+
 /// How a transfer stands.
 enum Turn {
     Done,
@@ -229,7 +252,7 @@ impl<'a> Transfer<'a> {
         scratch.message.extend_from_slice(std::mem::take(&mut self.head));
         let decoded = self.decode(from, &mut scratch.message);
         to.write(&scratch.message).map_err(Broken::To)?;
-        decoded.map_err(|error| Broken::From(error.into()))
+        decoded.map_err(Broken::Body)
     }
 
     fn decode<S: Stream>(&mut self, from: &mut Peer<S>, message: &mut Vec<u8>) -> Result<bool, BodyError> {
@@ -410,9 +433,7 @@ impl<N: Net> Exchange<'_, N> {
                 Ok(turn) => again = turn,
                 // An agent that refuses a body may have said why: its answer is still read.
                 Err(Broken::To(_)) => *upload_broken = true,
-                Err(Broken::From(fault)) => {
-                    return Poll::Ready(Err(Failure::Fault(Side::Client, fault, None)));
-                }
+                Err(broken) => return Poll::Ready(Err(broken.of(Side::Client, None))),
             }
         }
         if let Poll::Ready(event) = self.poll_agent_head(cx, scan) {
@@ -508,12 +529,12 @@ impl<N: Net> Exchange<'_, N> {
         let mut timer = pin!(self.net.sleep(self.patience(self.limits.response)));
         loop {
             let event = poll_fn(|cx| {
-                let event = self.poll_bodies(cx, upload, &mut upload_over, &mut download);
+                let event = self.poll_bodies(cx, status, upload, &mut upload_over, &mut download);
                 if event.is_pending() { timer.as_mut().poll(cx).map(|()| Ok(Event::TimeUp)) } else { event }
             });
             let event = event.await;
             self.to_client = download.moved;
-            match event.map_err(|broken| failure_of_bodies(broken, status))? {
+            match event? {
                 Event::Here(()) => break,
                 Event::Again => self.net.breathe().await,
                 Event::TimeUp if download.done => return Err(self.timed_out(upload, Some(status))),
@@ -537,20 +558,21 @@ impl<N: Net> Exchange<'_, N> {
     fn poll_bodies(
         &mut self,
         cx: &mut Context<'_>,
+        status: u16,
         upload: &mut Transfer<'_>,
         upload_over: &mut bool,
         download: &mut Transfer<'_>,
-    ) -> Poll<Result<Event<()>, (Side, Fault)>> {
+    ) -> Poll<Result<Event<()>, Failure>> {
         let (moved, had_ended) = (upload.moved + download.moved, self.client.end().is_some());
         let mut again = false;
         if !*upload_over {
             match self.poll_upload(cx, upload) {
                 Ok(turn) => again = turn,
                 Err(Broken::To(_)) => *upload_over = true,
-                Err(Broken::From(fault)) => {
+                Err(broken) => {
                     // What the agent has said by now goes out first, as far as the client takes it.
                     let _ = download.poll(cx, self.agent, self.client, &mut self.scratch.borrow_mut());
-                    return Poll::Ready(Err((Side::Client, fault)));
+                    return Poll::Ready(Err(broken.of(Side::Client, Some(status))));
                 }
             }
             *upload_over |= upload.done && !self.agent.is_behind();
@@ -559,8 +581,7 @@ impl<N: Net> Exchange<'_, N> {
         match polled {
             Poll::Ready(Ok(Turn::Done)) if *upload_over => return Poll::Ready(Ok(Event::Here(()))),
             Poll::Ready(Ok(Turn::Again)) => again = true,
-            Poll::Ready(Err(Broken::From(fault))) => return Poll::Ready(Err((Side::Agent, fault))),
-            Poll::Ready(Err(Broken::To(fault))) => return Poll::Ready(Err((Side::Client, fault))),
+            Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken.of(Side::Agent, Some(status)))),
             Poll::Ready(Ok(Turn::Done)) | Poll::Pending => {}
         }
         // Once it has the answer, it may leave while the agent takes the rest of the request.
@@ -569,7 +590,7 @@ impl<N: Net> Exchange<'_, N> {
             && !is_answered
             && let Some(fault) = self.listener_failure(cx)
         {
-            return Poll::Ready(Err((Side::Client, fault)));
+            return Poll::Ready(Err(Failure::Fault(Side::Client, fault, Some(status))));
         }
         if again {
             return Poll::Ready(Ok(Event::Again));
@@ -577,10 +598,6 @@ impl<N: Net> Exchange<'_, N> {
         let is_changed = upload.moved + download.moved > moved || self.client.end().is_some() != had_ended;
         if is_changed { Poll::Ready(Ok(Event::Progress)) } else { Poll::Pending }
     }
-}
-
-fn failure_of_bodies((side, fault): (Side, Fault), status: u16) -> Failure {
-    Failure::Fault(side, fault, Some(status))
 }
 
 /// The framing that the client is told, and whether its connection stays.

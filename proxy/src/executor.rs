@@ -16,7 +16,8 @@ use rustix::io::Errno;
 use slab::Slab;
 
 use crate::alarms::Alarms;
-use crate::poller::{Event, Poller, Token};
+use crate::event::{Event, Token};
+use crate::poller::Poller;
 use crate::schedule::{Class, Schedule, TaskId};
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;

@@ -4,8 +4,9 @@
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::body::Framing;
-use crate::head::{self, ConnectionOptions, Header, RequestHead, ResponseHead, split_port};
+use crate::head::{
+    self, ConnectionOptions, Framing, Header, RequestHead, ResponseHead, bracketed, line, split_port,
+};
 use crate::origin::Origin;
 use crate::rewrite::{self, Mount};
 
@@ -54,26 +55,12 @@ impl Header<'_> {
     }
 }
 
-pub(crate) fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
 /// The host that the agent is told.
 pub fn host_for(head: &RequestHead<'_>, forward: &Forward<'_>) -> String {
     match (forward.host_header, head.host) {
         (HostHeader::StripPort, Some(host)) => split_port(host).0.to_owned(),
         (HostHeader::Pass, Some(host)) => host.to_owned(),
         (HostHeader::Agent, _) | (_, None) => bracketed(forward.agent.ip()),
-    }
-}
-
-pub(crate) fn bracketed(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("[{address}]"),
     }
 }
 

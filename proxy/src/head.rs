@@ -3,10 +3,22 @@
 //! (RFC 9112 2.2, 3, 5, 6.3).
 
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
 
 use memchr::{memchr, memchr_iter};
 
-use crate::body::Framing;
+/// How a body is delimited.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Framing {
+    /// There is none.
+    Empty,
+    /// This many bytes, at least one.
+    Length(u64),
+    /// Chunks, with trailers.
+    Chunked,
+    /// Everything until the connection ends; only in responses.
+    UntilEnd,
+}
 
 /// Limits of a head.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -447,6 +459,22 @@ pub fn trailers(section: &[u8]) -> Result<Vec<Header<'_>>, HeadError> {
     match httparse::parse_headers(section, &mut room).map_err(reason)? {
         httparse::Status::Complete((_, parsed)) => headers(parsed),
         httparse::Status::Partial => Err(HeadError::Syntax),
+    }
+}
+
+/// Writes one header line.
+pub(crate) fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// An address as it stands in a URL (RFC 3986 3.2.2).
+pub(crate) fn bracketed(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
     }
 }
 

@@ -8,9 +8,8 @@ use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use crate::body::BodyError;
+use crate::account::{Ending, Side};
 use crate::buffer::Buffer;
-use crate::introduction::NoIntroduction;
 use crate::net::{Net, Stream};
 use crate::tls::{HELD_BYTES_MAX, TlsEnd, TlsError, TlsState};
 
@@ -48,15 +47,9 @@ pub enum Fault {
     /// TLS failed.
     #[error("{0}")]
     Tls(#[from] TlsError),
-    /// Its body breaks the rules of its framing.
-    #[error("{0}")]
-    Body(#[from] BodyError),
     /// It ended where more was due.
     #[error("ended early")]
     EndedEarly,
-    /// It did not say whom it speaks for.
-    #[error("{0}")]
-    Introduction(#[from] NoIntroduction),
     /// It spoke without TLS where TLS was due.
     #[error("spoke without TLS")]
     NoTls,
@@ -65,13 +58,18 @@ pub enum Fault {
     TimedOut,
 }
 
-/// Which side of a passage failed, the one that bytes come from or the one they go to.
-#[derive(Debug)]
-pub enum Broken {
-    /// The sender.
-    From(Fault),
-    /// The receiver.
-    To(Fault),
+impl Fault {
+    /// Why a request or session has ended by it, as a fault of `side`.
+    pub fn ending(&self, side: Side) -> Ending {
+        match self {
+            Self::Io(error) if error.kind() == io::ErrorKind::TimedOut => Ending::Stalled(side),
+            Self::Io(_) => Ending::Reset(side),
+            Self::Tls(TlsError::KeyExhausted) => Ending::KeyExhausted(side),
+            Self::Tls(_) | Self::NoTls => Ending::BrokeTls(side),
+            Self::EndedEarly => Ending::Truncated(side),
+            Self::TimedOut => Ending::TimedOut(side),
+        }
+    }
 }
 
 /// How the bytes of a side came to their end.

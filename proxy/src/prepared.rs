@@ -10,13 +10,13 @@ use crate::account::AccessLog;
 use crate::admission::Admission;
 use crate::balance::{Balance, Desk};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
+use crate::context::Shared;
 use crate::figures::Published;
 use crate::files::Files;
 use crate::htpasswd::Users;
 use crate::log::Target;
 use crate::passwords::{PasswordRules, Passwords};
 use crate::tls::{self, Acceptor, Connector};
-use crate::worker::Shared;
 
 /// A configuration that can be run by.
 pub struct Prepared {

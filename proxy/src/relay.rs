@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::account::{Ending, Side};
 use crate::net::{Net, Stream};
-use crate::peer::{Broken, End, Fault, Peer, RECEIVE_BYTES_MAX, Scratch};
+use crate::peer::{End, Fault, Peer, RECEIVE_BYTES_MAX, Scratch};
 use crate::splice::{PIPE_BYTES, Pipe, Pipes};
 use crate::stop::{Phase, Stop};
 use crate::tls::TlsError;
@@ -100,6 +100,12 @@ impl Direction {
     }
 }
 
+/// Which side of a passage failed, the one that bytes come from or the one they go to.
+enum Broken {
+    From(Fault),
+    To(Fault),
+}
+
 /// How a turn ended short of an error.
 enum Turn {
     /// Nothing to do until a side is ready, or ever again.
@@ -135,7 +141,7 @@ pub async fn relay<N: Net>(
 impl<S: Stream> Relay<'_, S> {
     async fn run<N: Net<Stream = S>>(&mut self, around: &Surroundings<'_, N>) -> Ending {
         if let Err((side, fault)) = self.pass_early_bytes() {
-            return Ending::failed(side, &fault);
+            return fault.ending(side);
         }
         let mut watch = around.stop.watch();
         let mut idle = pin!(around.net.sleep(around.limits.idle));
@@ -239,7 +245,7 @@ impl<S: Stream> Relay<'_, S> {
         let _ = net.timeout(FAREWELL, failed.flush()).await;
         match self.first {
             Some(ended @ (Ending::Ended(_) | Ending::Truncated(_))) => ended,
-            _ => Ending::failed(side, fault),
+            _ => fault.ending(side),
         }
     }
 
@@ -315,7 +321,7 @@ fn settle(
         Poll::Ready(Err(Broken::From(fault))) => Err(Step::Failed(from, fault)),
         Poll::Ready(Err(Broken::To(fault))) => {
             direction.state = State::Broken;
-            first.get_or_insert_with(|| Ending::failed(from.other(), &fault));
+            first.get_or_insert_with(|| fault.ending(from.other()));
             Ok(Turn::Over)
         }
     }

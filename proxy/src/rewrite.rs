@@ -3,8 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::forward::{bracketed, line};
-use crate::head::{Header, split_port};
+use crate::head::{Header, bracketed, line, split_port};
 
 /// Where an agent's paths are for the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

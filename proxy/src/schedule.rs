@@ -17,7 +17,7 @@ pub enum Class {
     Session,
 }
 
-/// Calls to sockets that one run of a front task may make: some 16 receives of [`FILL_BYTES`](crate::peer::FILL_BYTES)
+/// Calls to sockets that one run of a front task may make: some 16 receives of `FILL_BYTES`
 /// at the most, which take well below a millisecond.
 pub const FRONT_CALLS: u32 = 16;
 /// Calls of one run of a session. A relay's own budget is smaller; this one holds where that fails.

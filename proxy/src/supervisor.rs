@@ -16,6 +16,7 @@ use crate::admin::{self, Sources};
 use crate::balance::Desk;
 use crate::broker::{Answer, Broker, CUT, FIGURES, Found, Matter};
 use crate::config::{AccessLogTo, Settings};
+use crate::context::Shared;
 use crate::control::{HEARD_MAX, Outcome, Wish, Wished};
 use crate::figures::KernelAccount;
 use crate::files::{Delivered, Files};
@@ -27,7 +28,7 @@ use crate::own::Own;
 use crate::prepared::{Prepared, open_log};
 use crate::stop::Phase;
 use crate::syscalls;
-use crate::worker::{self, Orders, Shared};
+use crate::worker::{self, Orders};
 
 /// Questions that may wait for the broker, which a slow disk may keep; further ones are refused. Fewer than commands that
 /// are heard at a time, so that `status` is always answered.

@@ -12,7 +12,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
-use crate::poller::{Event, Token};
+use crate::event::{Event, Token};
 
 /// Entries that wait to be submitted; more are submitted early.
 const SUBMISSIONS: u32 = 256;

@@ -25,10 +25,9 @@ use crate::buffer::Buffer;
 use handshake::Handshake;
 use session::Session;
 
-pub use certificates::{
-    AgentTrust, CertificateError, CertificatePair, ClientAuthority, ClientDemands, Pin, PinError,
-};
+pub use certificates::{AgentTrust, ClientAuthority, ClientDemands, Pin, PinError};
 pub use doubts::{Doubt, doubts};
+pub use material::{CertificateError, CertificatePair};
 pub use pem::PemError;
 pub use shown::ShownError;
 pub use words::Trouble;

@@ -3,42 +3,32 @@
 //! settings change, connections that are there keep theirs.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use tokio::sync::{mpsc, watch};
 
-use crate::account::AccessLog;
-use crate::admission::Admission;
-use crate::agents::Pool;
-use crate::balance::{Accepting, Balance, Connection, Desk};
-use crate::config::{Config, Readiness};
+use crate::balance::{Accepting, Connection, Desk};
+use crate::config::Readiness;
 use crate::conn;
+use crate::context::{Shared, Worker};
 use crate::executor::Executor;
-use crate::failures::{Failures, OTHERS};
-use crate::figures::{Books, Published};
-use crate::handshakes::Handshakes;
+use crate::failures::OTHERS;
+use crate::figures::Books;
 use crate::listeners::Listener;
 use crate::net::{Door, ITSELF, Kernel, Net};
 use crate::own::Own;
-use crate::passwords::Passwords;
-use crate::peer::Scratch;
 use crate::poller::Poller;
-use crate::refusals::{Refusals, Refused};
-use crate::splice::Pipes;
+use crate::refusals::Refused;
 use crate::stop::{Phase, Stop};
 use crate::syscalls;
-use crate::tls::{Acceptor, Connector};
-use crate::waiting::Waiting;
 
 /// Connections that are closed at once for want of descriptors.
 const SHED_MAX: usize = 4096;
@@ -48,51 +38,8 @@ const REAP: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections beyond `--connections-max` that look for one that gives way to them; more are turned away at once.
 const SEEKING_MAX: usize = 64;
-/// How long a client that was let in before a stop or a reload has to say what it wants.
-const LAST_CALL: Duration = Duration::from_secs(5);
 /// How long connections have to say goodbye once the drain time is over.
 const GOODBYE: Duration = Duration::from_secs(5);
-
-/// What all workers share.
-#[derive(Clone, Debug)]
-pub struct Shared {
-    /// The configuration.
-    pub config: Arc<Config>,
-    /// TLS to clients.
-    pub acceptor: Acceptor,
-    /// TLS to agents; none where they speak plain HTTP.
-    pub connector: Option<Connector>,
-    /// The access log.
-    pub log: AccessLog,
-    /// Which clients may come in.
-    pub admission: Admission,
-    /// Who may ask; everybody where there is none.
-    pub passwords: Option<Passwords>,
-    /// Client connections of all workers.
-    pub balance: Balance,
-    /// Who was turned away.
-    pub refusals: Arc<Refusals>,
-    /// What has failed with agents.
-    pub failures: Arc<Failures>,
-    /// What workers have counted.
-    pub published: Published,
-}
-
-impl Shared {
-    /// Warns of what somebody can cause again and again, the 1st, 2nd, 4th, ... time for each kind and address.
-    pub fn warn(&self, kind: &'static str, about: IpAddr, what: impl fmt::Display) {
-        if let Some(count) = self.failures.note(kind, about) {
-            tracing::warn!("{what} ({count} so far)");
-        }
-    }
-
-    /// The same for what is in order: clients leave.
-    pub fn inform(&self, kind: &'static str, about: IpAddr, what: impl fmt::Display) {
-        if let Some(count) = self.failures.note(kind, about) {
-            tracing::info!("{what} ({count} so far)");
-        }
-    }
-}
 
 /// What a worker is told.
 #[derive(Clone, Debug)]
@@ -103,60 +50,6 @@ pub struct Orders {
     pub phase: Phase,
     /// The settings for new connections.
     pub shared: Shared,
-}
-
-/// What the connections of one worker share that came under the same settings.
-pub struct Worker<N: Net> {
-    /// Where streams to agents come from.
-    pub net: N,
-    /// What all workers share.
-    pub shared: Shared,
-    /// Idle connections to agents.
-    pub pool: RefCell<Pool<N::Stream>>,
-    /// Buffers for whose turn it is.
-    pub scratch: Rc<RefCell<Scratch>>,
-    /// Spare pipes.
-    pub pipes: Rc<RefCell<Pipes>>,
-    /// Clients' TLS handshakes in flight.
-    pub handshakes: Handshakes,
-    /// Clients that ask for nothing.
-    pub waiting: Rc<Waiting>,
-    /// What it counts.
-    pub books: Rc<Books>,
-    /// How far stopping has come.
-    pub stop: Stop,
-}
-
-impl<N: Net> Worker<N> {
-    /// A worker that has not accepted anything yet.
-    pub fn new(net: N, shared: Shared) -> Self {
-        let pool = Pool::new(shared.config.pool);
-        let handshakes = Handshakes::new(shared.config.front.handshakes_max);
-        Self {
-            net,
-            shared,
-            pool: RefCell::new(pool),
-            scratch: Rc::default(),
-            pipes: Rc::default(),
-            handshakes,
-            waiting: Rc::default(),
-            books: Rc::default(),
-            stop: Stop::default(),
-        }
-    }
-
-    /// Ready once a client that has not said yet what it wants is waited for no longer.
-    pub async fn last_call(&self) {
-        self.stop.reached(Phase::Draining).await;
-        self.net.sleep(LAST_CALL).await;
-    }
-
-    /// The same worker under other settings, with the same buffers.
-    fn renewed(&self, net: N, shared: Shared) -> Self {
-        let (scratch, pipes, books) = (self.scratch.clone(), self.pipes.clone(), self.books.clone());
-        let waiting = self.waiting.clone();
-        Self { scratch, pipes, waiting, books, ..Self::new(net, shared) }
-    }
 }
 
 /// A worker under its settings, and under former ones for as long as connections go by them.

@@ -15,11 +15,11 @@ use std::path::Path;
 use std::str::FromStr;
 
 use clap::Parser;
-use dcv_splice::body::{self, BodyError, Decoder, Framing, Piece};
+use dcv_splice::body::{self, BodyError, Decoder, Piece};
 use dcv_splice::config::{CommandLine, Config, Settings};
 use dcv_splice::files::Files;
 use dcv_splice::forward::{self, Forward, HostHeader, Passing};
-use dcv_splice::head::{HeadEnd, HeadError, HeadLimits, Header, RequestHead, ResponseHead, Version};
+use dcv_splice::head::{Framing, HeadEnd, HeadError, HeadLimits, Header, RequestHead, ResponseHead, Version};
 use dcv_splice::introduction::{INTRODUCTION_BYTES_MAX, Introduction};
 use dcv_splice::network::Networks;
 use dcv_splice::origin::Origin;

@@ -1,7 +1,7 @@
 //! What the operator's PEM files hold: certificates and private keys, and whether they belong together. What is of no
 //! use to TLS but does no harm (a key beside a certificate, parameters) is passed over; everything else is refused.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
@@ -14,9 +14,113 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
-use super::certificates::{CertificateError, CertificatePair};
 use super::pem::{Block, PemError, blocks};
 use crate::files::Files;
+
+/// A certificate chain and its key, both PEM files.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CertificatePair {
+    /// The chain, the host's own certificate first.
+    pub certificate: PathBuf,
+    /// Its private key: PKCS#8, PKCS#1 or SEC1.
+    pub key: PathBuf,
+    /// What its issuer says of its being still good (DER, RFC 6960), for clients who ask.
+    pub ocsp: Option<PathBuf>,
+}
+
+/// Why a certificate, key or CA file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// The file can't be read.
+    #[error("{}: {source}; it must hold a PEM {what}", file.display())]
+    Unreadable {
+        /// Which file.
+        file: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file is not understood, or holds what can't be used.
+    #[error("{}: {source}", file.display())]
+    Pem {
+        /// Which file.
+        file: PathBuf,
+        /// Where, and why not.
+        source: PemError,
+    },
+    /// The file holds nothing of the kind.
+    #[error("{}: holds no PEM {what}{}", file.display(), but(found.as_deref()))]
+    Empty {
+        /// Which file.
+        file: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+        /// The label of what it holds first.
+        found: Option<String>,
+    },
+    /// Certificate and key can't be used together.
+    #[error("{} with {}: {says}", pair.certificate.display(), pair.key.display())]
+    Mismatch {
+        /// Which pair.
+        pair: Box<CertificatePair>,
+        /// Why not.
+        says: String,
+    },
+    /// The OCSP response can't be used.
+    #[error("--ocsp {}: {says}; `openssl ocsp -respout FILE` makes one", file.display())]
+    Staple {
+        /// Which file.
+        file: PathBuf,
+        /// Why not.
+        says: String,
+    },
+    /// The CA file holds a certificate that is none of a CA.
+    #[error("{}: {source}", file.display())]
+    Authority {
+        /// Which file.
+        file: PathBuf,
+        /// Why not.
+        source: rustls::Error,
+    },
+    /// The CA file can't serve for verification.
+    #[error("{}: {source}", file.display())]
+    Verifier {
+        /// Which file.
+        file: PathBuf,
+        /// Why not.
+        source: rustls::server::VerifierBuilderError,
+    },
+    /// The name is no DNS name or address.
+    #[error("{0:?} is no name that a certificate can carry")]
+    Name(String),
+    /// The self-signed certificate could not be made.
+    #[error("no self-signed certificate could be made: {0}")]
+    SelfSigned(#[from] rcgen::Error),
+    /// The TLS library refuses the whole.
+    #[error("{0}")]
+    Tls(#[from] rustls::Error),
+}
+
+impl CertificateError {
+    /// The file to look at.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Unreadable { file, .. }
+            | Self::Pem { file, .. }
+            | Self::Empty { file, .. }
+            | Self::Staple { file, .. }
+            | Self::Authority { file, .. }
+            | Self::Verifier { file, .. } => Some(file),
+            Self::Mismatch { pair, .. } => Some(&pair.key),
+            Self::Name(_) | Self::SelfSigned(_) | Self::Tls(_) => None,
+        }
+    }
+}
+
+fn but(found: Option<&str>) -> String {
+    found.map_or_else(String::new, |found| format!(", but {found}"))
+}
 
 /// Why a block of that label can't be used, and the command that helps; none where it is merely not asked for.
 fn objection(label: &str, file: &Path) -> Option<String> {

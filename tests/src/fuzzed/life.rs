@@ -14,11 +14,11 @@ use dcv_splice::admission::Admission;
 use dcv_splice::balance::Balance;
 use dcv_splice::config::CommandLine;
 use dcv_splice::conn;
+use dcv_splice::context::{Shared, Worker};
 use dcv_splice::figures::Published;
 use dcv_splice::head::{HeadEnd, HeadLimits, RequestHead};
 use dcv_splice::net::Stream;
 use dcv_splice::tls::Acceptor;
-use dcv_splice::worker::{Shared, Worker};
 use tokio::task::LocalSet;
 
 use crate::simulated::{Weather, Wire, World, wire};
