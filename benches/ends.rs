@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use dcv_splice::buffer::Buffer;
+use dcv_splice::runtime::buffer::Buffer;
 use dcv_splice::tls::{Acceptor, AgentTrust, Connector, HELD_BYTES_MAX, TlsEnd, TlsState};
 
 /// The end that connected and the one that accepted, with the cipher suite that both prefer.

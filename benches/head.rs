@@ -4,11 +4,11 @@ use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use dcv_splice::forward::{self, Forward, HostHeader};
-use dcv_splice::head::{HeadEnd, HeadLimits, RequestHead};
-use dcv_splice::network::Networks;
-use dcv_splice::origin::Origin;
-use dcv_splice::route::{AllowedAgents, Route};
+use dcv_splice::access::route::{AllowedAgents, Route};
+use dcv_splice::http::h1::head::{HeadEnd, HeadLimits, RequestHead};
+use dcv_splice::http::request_source::Origin;
+use dcv_splice::http::rewrite::{self, Forward, HostHeader};
+use dcv_splice::transport::networks::Networks;
 
 const HEAD: &[u8] = b"GET /10.150.248.181/ws?v=2 HTTP/1.1\r\n\
     Host: desktops.example.com:8443\r\n\
@@ -40,9 +40,9 @@ fn rewritten(agents: &AllowedAgents, out: &mut Vec<u8>) {
         host_header: HostHeader::default(),
         path,
     };
-    let host = forward::host_for(&head, &forward);
+    let host = rewrite::host_for(&head, &forward);
     out.clear();
-    forward::request(&head, &forward, &host, out);
+    rewrite::request(&head, &forward, &host, out);
 }
 
 fn request(criterion: &mut Criterion) {

@@ -6,15 +6,15 @@ use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, ExitCode};
 
-use dcv_splice::account::redact;
-use dcv_splice::forward::{self, Forward, HostHeader, Passing};
-use dcv_splice::head::{Framing, HeadEnd, HeadLimits, RequestHead, ResponseHead};
-use dcv_splice::keep_alive::Promise;
-use dcv_splice::logins::{self, Login};
-use dcv_splice::network::Networks;
-use dcv_splice::origin::Origin;
-use dcv_splice::rewrite::{Mount, Place};
-use dcv_splice::route::Route;
+use dcv_splice::access::route::Route;
+use dcv_splice::http::connection_auth::{self, Login};
+use dcv_splice::http::h1::head::{Framing, HeadEnd, HeadLimits, RequestHead, ResponseHead};
+use dcv_splice::http::h1::keep_alive::Promise;
+use dcv_splice::http::path_prefix::{Mount, Place};
+use dcv_splice::http::request_source::Origin;
+use dcv_splice::http::rewrite::{self, Forward, HostHeader, Passing};
+use dcv_splice::observe::access_log::redact;
+use dcv_splice::transport::networks::Networks;
 
 const LIMITS: HeadLimits =
     HeadLimits { head_bytes_max: 32 * 1024, line_bytes_max: 16 * 1024, headers_max: 100 };
@@ -39,9 +39,9 @@ fn understand_request(head: &[u8], trusted: &Networks) -> usize {
         host_header: HostHeader::default(),
         path: head.path,
     };
-    let host = forward::host_for(&head, &forward);
+    let host = rewrite::host_for(&head, &forward);
     let mut out = Vec::new();
-    forward::request(&head, &forward, &host, &mut out);
+    rewrite::request(&head, &forward, &host, &mut out);
     black_box((route, Login::of_request(&head.headers), redact(head.path)));
     out.len()
 }
@@ -67,10 +67,10 @@ fn understand_response(head: &[u8]) -> usize {
         hsts: None,
     };
     let mut out = Vec::new();
-    forward::response(&head, &passing, &mut out);
+    rewrite::response(&head, &passing, &mut out);
     let mut promise = Promise::default();
     promise.update(&head.headers);
-    black_box((promise, logins::bind_connection(&head.headers)));
+    black_box((promise, connection_auth::bind_connection(&head.headers)));
     out.len()
 }
 

@@ -14,14 +14,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use dcv_splice::buffer::Buffer;
-use dcv_splice::net::{Net, Stream};
-use dcv_splice::peer::{Peer, Scratch};
-use dcv_splice::relay::{RelayLimits, Surroundings, relay};
-use dcv_splice::schedule::Class;
-use dcv_splice::splice::Pipes;
-use dcv_splice::stop::Stop;
+use dcv_splice::runtime::buffer::Buffer;
+use dcv_splice::runtime::drain::Stop;
+use dcv_splice::runtime::scheduler::Class;
+use dcv_splice::session::relay::{RelayLimits, Surroundings, relay};
 use dcv_splice::tls::TlsEnd;
+use dcv_splice::transport::endpoint::{Peer, Scratch};
+use dcv_splice::transport::net::{Net, Stream};
+use dcv_splice::transport::pipes::Pipes;
 
 const FRAME_BYTES: usize = 20_000;
 const LIMITS: RelayLimits =

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use dcv_splice::buffer::Buffer;
+use dcv_splice::runtime::buffer::Buffer;
 
 fn open_and_seal(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("open and seal");

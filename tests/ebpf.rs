@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dcv_splice::figures::{KernelFigures, OTHERS};
-use dcv_splice::metrics::Standing;
+use dcv_splice::observe::metrics::Standing;
+use dcv_splice::observe::stats::{KernelFigures, OTHERS};
 use harness::faulty::Faulty;
 use harness::line::Line;
 use harness::process::{Process, eventually};

@@ -16,16 +16,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use dcv_splice::account::AccessLog;
-use dcv_splice::admission::Admission;
-use dcv_splice::balance::Balance;
+use dcv_splice::access::admission::Admission;
 use dcv_splice::config::CommandLine;
-use dcv_splice::conn;
-use dcv_splice::context::{Shared, Worker};
-use dcv_splice::figures::Published;
-use dcv_splice::peer::Peer;
-use dcv_splice::stop::Phase;
+use dcv_splice::observe::access_log::AccessLog;
+use dcv_splice::observe::stats::Published;
+use dcv_splice::runtime::drain::Phase;
 use dcv_splice::tls::{Acceptor, AgentTrust, Connector, TlsEnd};
+use dcv_splice::transport::endpoint::Peer;
+use dcv_splice::worker::connection;
+use dcv_splice::worker::context::{Shared, Worker};
+use dcv_splice::worker::load_balancer::Balance;
 use harness::simulated::{Weather, World, wire};
 use plan::{Body, Ends, Exchange, Plan, Session};
 use talk::{Talk, decode, far_agent, far_client};
@@ -119,7 +119,7 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
     let local = LocalSet::new();
     let whole = local.run_until(async {
         let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
-        let served = worker.net.run(conn::serve(&worker, near, client, plan.client_tls, false));
+        let served = worker.net.run(connection::serve(&worker, near, client, plan.client_tls, false));
         let (client, ()) = tokio::join!(far_client(Peer::new(far, tls), &plan), served);
         worker.stop.enter(Phase::Draining);
         worker.pool.borrow_mut().clear();
@@ -264,8 +264,13 @@ fn a_silent_client_is_dropped_after_the_head_time() {
             let (near, mut far) = wire(Weather { chunk_max: 100, capacity: 1000, reluctance: 0 }, 1, None);
             let start = Instant::now();
             let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
-            std::future::poll_fn(|cx| dcv_splice::net::Stream::poll_send(&mut far, cx, said).map(drop)).await;
-            tokio::time::timeout(BOUND, conn::serve(&worker, near, client, client_tls, false)).await.unwrap();
+            std::future::poll_fn(|cx| {
+                dcv_splice::transport::net::Stream::poll_send(&mut far, cx, said).map(drop)
+            })
+            .await;
+            tokio::time::timeout(BOUND, connection::serve(&worker, near, client, client_tls, false))
+                .await
+                .unwrap();
             let took = start.elapsed().as_secs();
             assert!((60..=limit).contains(&took), "{took} s after {said:?}");
         }
@@ -280,9 +285,12 @@ fn requests_that_were_sent_ahead_are_answered_a_turn_at_a_time() {
         let worker = Worker::new(nobody(), Fixture::new().shared(&plan, &[]));
         let (near, mut far) = wire(Weather { chunk_max: 100_000, capacity: 100_000, reluctance: 0 }, 1, None);
         let said = b"GET /health HTTP/1.1\r\nHost: p\r\n\r\n".repeat(10);
-        std::future::poll_fn(|cx| dcv_splice::net::Stream::poll_send(&mut far, cx, &said).map(drop)).await;
+        std::future::poll_fn(|cx| {
+            dcv_splice::transport::net::Stream::poll_send(&mut far, cx, &said).map(drop)
+        })
+        .await;
         let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
-        tokio::time::timeout(BOUND, conn::serve(&worker, near, client, false, false)).await.unwrap();
+        tokio::time::timeout(BOUND, connection::serve(&worker, near, client, false, false)).await.unwrap();
         assert_eq!(worker.net.breaths.get(), 9);
     });
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dcv_splice::buffer::Buffer;
+use dcv_splice::runtime::buffer::Buffer;
 use dcv_splice::tls::{AgentTrust, Connector, HELD_BYTES_MAX, TlsEnd};
 use harness::faulty::Faulty;
 use harness::front::Front;

@@ -10,21 +10,21 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use dcv_splice::admin::Sources;
-use dcv_splice::broker::{self, Answer, Broker, Found, Predecessor};
-use dcv_splice::cgroup::Cgroup;
 use dcv_splice::config::{Command, CommandLine, EbpfMode, Resolved, Settings};
-use dcv_splice::confine::confine;
-use dcv_splice::control::{self, Hearing, Wish, Wished};
-use dcv_splice::files::{Delivered, Glance};
-use dcv_splice::listeners::{self, Inherited, Listener, Listeners};
-use dcv_splice::log::{Finish, Log, Target};
-use dcv_splice::notify;
-use dcv_splice::own::Own;
-use dcv_splice::prepared::Prepared;
-use dcv_splice::service;
-use dcv_splice::supervisor::{Signals, Supervisor};
+use dcv_splice::control::admin::Sources;
+use dcv_splice::control::helper::{self, Answer, Broker, Found, Predecessor};
+use dcv_splice::control::service_account;
+use dcv_splice::control::socket::{self, Hearing, Wish, Wished};
+use dcv_splice::control::supervisor::{Signals, Supervisor};
+use dcv_splice::control::validation::Prepared;
+use dcv_splice::os::cgroup::Cgroup;
+use dcv_splice::os::files::{Delivered, Glance};
+use dcv_splice::os::log::{Finish, Log, Target};
+use dcv_splice::os::sandbox::confine;
+use dcv_splice::os::systemd;
 use dcv_splice::tls::Pin;
+use dcv_splice::transport::own_addresses::Own;
+use dcv_splice::worker::listeners::{self, Inherited, Listener, Listeners};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
@@ -59,8 +59,8 @@ fn run_command(line: CommandLine) -> Result<(), Failure> {
         Some(Command::Upgrade(at)) => ask(&at.control, Wish::Upgrade),
         Some(Command::Reopen(at)) => ask_all(&at.control, Wish::Reopen),
         Some(Command::Status(at)) => ask_all(&at.control, Wish::Status),
-        Some(Command::Broker(_)) => broker::keep(settings).map_err(Failure::from),
-        Some(Command::Launch { program }) => broker::launch(&program).map_err(Failure::from),
+        Some(Command::Broker(_)) => helper::keep(settings).map_err(Failure::from),
+        Some(Command::Launch { program }) => helper::launch(&program).map_err(Failure::from),
     }
 }
 
@@ -120,12 +120,12 @@ fn check(settings: &Settings) -> Result<(), Failure> {
     if let (Some(resolved), _) = settings.examine(&Glance) {
         problems.extend(control_problem(&resolved));
         let look = || Prepared::new(settings, &Glance).err();
-        match service::as_account(resolved.config.file.as_deref(), look) {
+        match service_account::as_account(resolved.config.file.as_deref(), look) {
             Ok(found) => {
                 let found = found.flatten().unwrap_or_default();
                 let more: Vec<_> =
                     found.lines().filter(|line| !problems.iter().any(|it| it == line)).collect();
-                problems.extend(more.iter().map(|line| format!("{line} {}", service::advice())));
+                problems.extend(more.iter().map(|line| format!("{line} {}", service_account::advice())));
             }
             Err(error) => problems.push(format!("what the service's account may read is not known: {error}")),
         }
@@ -146,7 +146,7 @@ fn control_problem(resolved: &Resolved) -> Option<String> {
     let checked = match std::fs::metadata(folder) {
         Err(_) if folder.starts_with("/run") => Ok(()),
         Err(error) => Err(error),
-        Ok(_) => control::check(path),
+        Ok(_) => socket::check(path),
     };
     let error = checked.err()?;
     Some(resolved.blame(Some(path), &format!("--control {}: {error}", path.display())))
@@ -160,13 +160,13 @@ fn pin(agent: SocketAddr) -> Result<(), Failure> {
 
 fn ask(control: &Path, wish: Wish) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let said = runtime.block_on(control::ask(control, wish)).map_err(|reason| failed(&reason))?;
+    let said = runtime.block_on(socket::ask(control, wish)).map_err(|reason| failed(&reason))?;
     Ok(io::stdout().write_all(format!("{said}\n").as_bytes())?)
 }
 
 /// Asks those that drain too; where one can't do it, the first such reason is the result.
 fn ask_all(control: &Path, wish: Wish) -> Result<(), Failure> {
-    let all = control::all(control);
+    let all = socket::all(control);
     if all.is_empty() {
         return ask(control, wish);
     }
@@ -232,7 +232,7 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
     let own = Own::new(front.iter().map(|listener| &listener.socket).chain(&admin))?;
     let reached_at = prepared.config().control.clone();
     let control = reached_at.as_deref().map(|path| {
-        control::bind(path, predecessor.is_some())
+        socket::bind(path, predecessor.is_some())
             .map_err(|error| failed(&format!("--control {}: {error}", path.display())))
     });
     let control = control.transpose()?;
@@ -255,14 +255,14 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
         let processes = predecessor.iter().flat_map(|it| &it.processes);
         let former = reached_at
             .iter()
-            .flat_map(|path| processes.clone().map(|process| control::of_process(path, *process)));
+            .flat_map(|path| processes.clone().map(|process| socket::of_process(path, *process)));
         supervisor
             .show(listener, Sources { own: wishes.clone(), former: former.collect(), listeners: own })?;
     }
     let hearing = control.map(|listener| Hearing::begin(listener, wishes)).transpose()?;
     take_over(&mut supervisor, predecessor).await?;
     supervisor.open().await;
-    notify::ready("serving");
+    systemd::ready("serving");
     Ok(Started { supervisor, granted, hearing, log })
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dcv_splice::peer::End;
+use dcv_splice::transport::endpoint::End;
 
 /// One life.
 #[derive(Clone, Debug)]

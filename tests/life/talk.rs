@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use dcv_splice::peer::{End, Fault, Peer, Scratch};
+use dcv_splice::transport::endpoint::{End, Fault, Peer, Scratch};
 use harness::simulated::Wire;
 
 use tokio::time::Instant;

@@ -10,6 +10,7 @@ mod font;
 mod noise;
 mod pages;
 mod probes;
+mod response;
 mod seen;
 mod session;
 

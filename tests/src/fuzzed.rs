@@ -15,16 +15,18 @@ use std::path::Path;
 use std::str::FromStr;
 
 use clap::Parser;
-use dcv_splice::body::{self, BodyError, Decoder, Piece};
+use dcv_splice::access::proxy_protocol::{INTRODUCTION_BYTES_MAX, Introduction};
+use dcv_splice::access::route::{AgentDomain, AllowedAgents, Route};
 use dcv_splice::config::{CommandLine, Config, Settings};
-use dcv_splice::files::Files;
-use dcv_splice::forward::{self, Forward, HostHeader, Passing};
-use dcv_splice::head::{Framing, HeadEnd, HeadError, HeadLimits, Header, RequestHead, ResponseHead, Version};
-use dcv_splice::introduction::{INTRODUCTION_BYTES_MAX, Introduction};
-use dcv_splice::network::Networks;
-use dcv_splice::origin::Origin;
-use dcv_splice::rewrite::{Mount, Place};
-use dcv_splice::route::{AgentDomain, AllowedAgents, Route};
+use dcv_splice::http::h1::body::{self, BodyError, Decoder, Piece};
+use dcv_splice::http::h1::head::{
+    Framing, HeadEnd, HeadError, HeadLimits, Header, RequestHead, ResponseHead, Version,
+};
+use dcv_splice::http::path_prefix::{Mount, Place};
+use dcv_splice::http::request_source::Origin;
+use dcv_splice::http::rewrite::{self, Forward, HostHeader, Passing};
+use dcv_splice::os::files::Files;
+use dcv_splice::transport::networks::Networks;
 
 pub use life::whole_life;
 pub use mutation::Mutator;
@@ -97,9 +99,9 @@ pub fn request_head(data: &[u8]) {
         host_header: if options & 2 == 2 { HostHeader::Pass } else { HostHeader::StripPort },
         path: head.path,
     };
-    let host = forward::host_for(&head, &forward);
+    let host = rewrite::host_for(&head, &forward);
     let mut out = Vec::new();
-    forward::request(&head, &forward, &host, &mut out);
+    rewrite::request(&head, &forward, &host, &mut out);
     let found = end_of(&out, out.len(), &WIDE).expect("what is passed on is a head");
     assert_eq!(found, Some(out.len()), "and one alone");
     let passed = RequestHead::parse(&out, &WIDE).expect("what is passed on is valid");
@@ -142,7 +144,7 @@ pub fn response_head(data: &[u8]) {
         hsts: (options & 32 == 32).then_some("Strict-Transport-Security: max-age=1"),
     };
     let mut out = Vec::new();
-    forward::response(&head, &passing, &mut out);
+    rewrite::response(&head, &passing, &mut out);
     let found = end_of(&out, out.len(), &WIDE).expect("what is passed on is a head");
     assert_eq!(found, Some(out.len()), "and one alone");
     let passed = ResponseHead::parse(&out, &WIDE, to_head).expect("what is passed on is valid");

@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use dcv_splice::net::{Net, Stream};
-use dcv_splice::schedule::Class;
+use dcv_splice::runtime::scheduler::Class;
+use dcv_splice::transport::net::{Net, Stream};
 
 /// How a wire treats what passes through it.
 #[derive(Clone, Copy, Debug)]

@@ -39,7 +39,7 @@ fn replace(file: &Path, line: &str) {
 async fn who_waits_for_a_password_to_be_compared_gives_way_to_nobody() {
     let (agent, folder) = (agent().await, tempfile::tempdir().unwrap());
     let slow = format!("ann:{}\n", bcrypt::hash("one", 8).unwrap());
-    let limits = ["--connections-max=2", "--head-s=600", "--keep-alive-s=600"];
+    let limits = ["--connections-max=2", "--head-s=600", "--keep-alive-s=600", "--agent-idle-s=1"];
     let front = Front::start(agent.address, &[&[&*htpasswd(&folder, &slow)][..], &limits].concat()).await;
     let shown = "Authorization: Basic YW5uOm9uZQ==\r\nConnection: close\r\n";
     let mut asks = Line::plain(front.plain()).await;

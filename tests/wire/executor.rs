@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use dcv_splice::executor::Executor;
-use dcv_splice::poller::Poller;
+use dcv_splice::runtime::executor::Executor;
+use dcv_splice::runtime::poller::Poller;
 #[test]
 fn a_task_is_not_woken_for_what_the_one_in_its_place_before_has_waited_for() {
     for poller in [Poller::ring as fn() -> io::Result<Poller>, Poller::epoll] {

@@ -8,6 +8,7 @@ mod agent;
 mod attack;
 mod client;
 mod latency;
+mod load;
 pub(crate) mod part;
 mod peers;
 mod plots;

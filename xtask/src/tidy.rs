@@ -2,6 +2,8 @@
 //! What rustfmt and clippy already check is absent here. A rule reads tokens or syntax rather than text,
 //! so that a comment or a string may name what the code must not.
 
+mod layout;
+
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use std::fs;
 use std::process::Command;
@@ -14,14 +16,14 @@ const DOC_LINES_MAX: usize = 8;
 
 /// The modules that touch no socket, clock or disk, and what would betray them.
 const PURE: [&str; 8] = [
-    "proxy/src/head",
-    "proxy/src/htpasswd",
-    "proxy/src/introduction",
-    "proxy/src/route",
-    "proxy/src/forward",
-    "proxy/src/body",
-    "proxy/src/reply",
-    "proxy/src/schedule",
+    "proxy/src/access/htpasswd",
+    "proxy/src/access/proxy_protocol",
+    "proxy/src/access/route",
+    "proxy/src/http/h1/body",
+    "proxy/src/http/h1/head",
+    "proxy/src/http/local_response",
+    "proxy/src/http/rewrite",
+    "proxy/src/runtime/scheduler",
 ];
 const IMPURE: [&str; 11] = [
     "Instant",
@@ -46,7 +48,7 @@ const UNFINISHED: [&str; 3] = ["dbg", "todo", "unimplemented"];
 const AS_RECEIVED: [&str; 4] = ["LICENSE", "Cargo.lock", "/corpus/", "/fixtures/"];
 
 /// Where `unsafe` stands, and how often it was reviewed there.
-const UNSAFE: [(&str, usize); 2] = [("ebpf/src/main.rs", 12), ("proxy/src/sys.rs", 1)];
+const UNSAFE: [(&str, usize); 2] = [("ebpf/src/main.rs", 12), ("proxy/src/runtime/io_uring.rs", 1)];
 
 const RULES: [fn(&Source) -> Vec<Problem>; 11] = [
     file_length,
@@ -71,6 +73,7 @@ pub(crate) fn run() -> Result<(), String> {
         let Ok(text) = fs::read_to_string(crate::root().join(path)) else { continue };
         problems.extend(check(path, &text).iter().map(|it| format!("{path}:{}: {}", it.line, it.says)));
     }
+    problems.extend(layout::problems(&paths, |path| fs::read_to_string(crate::root().join(path)).ok()));
     problems.extend(crate::licences::problems()?);
     for problem in &problems {
         println!("{problem}");
@@ -194,7 +197,7 @@ fn unsafe_count(source: &Source) -> Vec<Problem> {
 fn rustls_place(source: &Source) -> Vec<Problem> {
     let is_bound = source.path.starts_with("proxy/src/") && !source.is_of("proxy/src/tls");
     let names_it = |token: &Token| token.text == "rustls" || token.text.starts_with("rustls_");
-    source.tokens_that(|token| is_bound && names_it(token), "only in proxy/src/tls.rs")
+    source.tokens_that(|token| is_bound && names_it(token), "only in proxy/src/tls")
 }
 
 fn pure_files(source: &Source) -> Vec<Problem> {
@@ -381,20 +384,30 @@ mod tests {
         for text in
             ["fn f() { unsafe { g() } }", "unsafe fn f() {}", "unsafe impl A for B {}", "m!(unsafe {});"]
         {
-            assert_eq!(found(unsafe_count, "proxy/src/relay.rs", text), [1], "{text}");
-            assert_eq!(found(unsafe_count, "proxy/src/sys.rs", text), [0; 0]);
+            assert_eq!(found(unsafe_count, "proxy/src/session/relay.rs", text), [1], "{text}");
+            assert_eq!(found(unsafe_count, "proxy/src/runtime/io_uring.rs", text), [0; 0]);
             let twice = format!("{text}\n{text}");
-            assert_eq!(found(unsafe_count, "proxy/src/sys.rs", &twice), [2]);
+            assert_eq!(found(unsafe_count, "proxy/src/runtime/io_uring.rs", &twice), [2]);
         }
-        assert_eq!(found(unsafe_count, "proxy/src/sys.rs", "fn f() {}"), [1], "one that has gone is none");
+        assert_eq!(
+            found(unsafe_count, "proxy/src/runtime/io_uring.rs", "fn f() {}"),
+            [1],
+            "one that has gone is none"
+        );
         assert_eq!(found(unsafe_count, "a.rs", "// unsafe\nconst A: &str = \"unsafe\";"), [0; 0]);
     }
 
     #[test]
     fn rustls_stays_in_its_place() {
-        assert_eq!(found(rustls_place, "proxy/src/conn.rs", "//! No rustls.\nuse rustls::Error;"), [2]);
-        assert_eq!(found(rustls_place, "proxy/src/conn.rs", "fn f() { ::rustls_pki_types::f() }"), [1]);
-        assert_eq!(found(rustls_place, "proxy/src/tls.rs", "use rustls::Error;"), [0; 0]);
+        assert_eq!(
+            found(rustls_place, "proxy/src/worker/connection.rs", "//! No rustls.\nuse rustls::Error;"),
+            [2]
+        );
+        assert_eq!(
+            found(rustls_place, "proxy/src/worker/connection.rs", "fn f() { ::rustls_pki_types::f() }"),
+            [1]
+        );
+        assert_eq!(found(rustls_place, "proxy/src/tls/mod.rs", "use rustls::Error;"), [0; 0]);
         assert_eq!(found(rustls_place, "proxy/src/tls/end.rs", "use rustls::Error;"), [0; 0]);
         assert_eq!(found(rustls_place, "tests/src/lib.rs", "use rustls::Error;"), [0; 0]);
     }
@@ -407,14 +420,18 @@ mod tests {
             assert_eq!(found(pure_files, &path, "use std::{net::IpAddr, time::Duration};"), [0; 0]);
         }
         for name in IMPURE {
-            assert_eq!(found(pure_files, "proxy/src/head.rs", &format!("use a::{name};")), [1], "{name}");
-            assert_eq!(found(pure_files, "proxy/src/net.rs", &format!("use a::{name};")), [0; 0]);
+            assert_eq!(
+                found(pure_files, "proxy/src/http/h1/head.rs", &format!("use a::{name};")),
+                [1],
+                "{name}"
+            );
+            assert_eq!(found(pure_files, "proxy/src/transport/net.rs", &format!("use a::{name};")), [0; 0]);
         }
     }
 
     #[test]
     fn pure_files_do_not_panic_on_input() {
-        let found = |text| found(no_panic_in_pure_files, "proxy/src/head.rs", text);
+        let found = |text| found(no_panic_in_pure_files, "proxy/src/http/h1/head.rs", text);
         assert_eq!(found("fn f() { a.unwrap() }"), [1]);
         assert_eq!(found("fn f() {\n m!(a.expect(\"b\")) }"), [2]);
         assert_eq!(found("fn f() { a.unwrap_or(b); p.expect; }"), [0; 0]);
@@ -425,7 +442,10 @@ mod tests {
 
     #[test]
     fn elsewhere_a_panic_is_for_clippy_to_judge() {
-        assert_eq!(found(no_panic_in_pure_files, "proxy/src/worker.rs", "fn f() { a.unwrap() }"), [0; 0]);
+        assert_eq!(
+            found(no_panic_in_pure_files, "proxy/src/worker/thread.rs", "fn f() { a.unwrap() }"),
+            [0; 0]
+        );
     }
 
     #[test]
@@ -469,7 +489,7 @@ mod tests {
 
     #[test]
     fn every_rule_is_asked_and_a_file_must_parse() {
-        assert_eq!(check("proxy/src/head.rs", "use rustls::a; \nuse tokio::b;").len(), 4);
+        assert_eq!(check("proxy/src/http/h1/head.rs", "use rustls::a; \nuse tokio::b;").len(), 4);
         assert_eq!(check("a.rs", "//! Doc.\nfn f( {").len(), 1);
         assert_eq!(check("a.rs", "//! Doc.\nfn f() }").len(), 1);
         assert_eq!(check("a.rs", "//! Doc.\nfn fn() {}").iter().map(|it| it.line).collect::<Vec<_>>(), [2]);

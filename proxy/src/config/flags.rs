@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use clap::builder::ArgPredicate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::forward::{HostHeader, Prefix};
-use crate::network::{Network, canonical};
-use crate::route::AgentDomain;
+use crate::access::route::AgentDomain;
+use crate::http::rewrite::{HostHeader, Prefix};
 use crate::tls::Pin;
+use crate::transport::networks::{Network, canonical};
 
 /// Where a DCV server listens unless it is told otherwise.
 const AGENT_PORT: u16 = 8443;

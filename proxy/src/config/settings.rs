@@ -14,9 +14,10 @@ use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches};
 use toml_writer::{ToTomlValue, TomlStringBuilder};
 
 use super::file::{ConfigFile, argument, is_number, is_repeatable};
-use super::{AdminAt, CommandLine, Config, ConfigError, Flags};
-use crate::files::Files;
-use crate::network::Network;
+use super::flags::{AdminAt, CommandLine, Flags};
+use super::model::{Config, ConfigError};
+use crate::os::files::Files;
+use crate::transport::networks::Network;
 
 /// Values that are told to be wrong at once: each costs a look at all of them.
 const ERRORS_MAX: usize = 50;
@@ -249,7 +250,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::files::Disk;
+    use crate::os::files::Disk;
 
     /// The file that is shipped.
     const EXAMPLE: &str = include_str!("../../../packaging/dcv-splice.toml");

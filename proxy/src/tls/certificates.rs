@@ -20,10 +20,10 @@ use rustls::{
     ServerConfig, SignatureAlgorithm, SignatureScheme,
 };
 
+use super::end::{Acceptor, Connector};
 use super::material::{CertificateError, CertificatePair, belong_together, certificates, private_key};
 use super::trust::{Authorities, Clients, signed_in_tls12, signed_in_tls13};
-use super::{Acceptor, Connector};
-use crate::files::{Disk, Files};
+use crate::os::files::{Disk, Files};
 
 /// TLS sessions to agents that are remembered for resumption; each agent keeps up to 8 tickets.
 const AGENT_SESSIONS_MAX: usize = 4096;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::UnixTime;
 use x509_parser::certificate::X509Certificate;
 
-use super::material::{certificates, parsed};
-use super::{AgentTrust, CertificatePair, ClientDemands};
-use crate::files::Files;
+use super::certificates::{AgentTrust, ClientDemands};
+use super::material::{CertificatePair, certificates, parsed};
+use crate::os::files::Files;
 
 /// Permission of everybody to read (inode(7)).
 const READ_BY_OTHERS: u32 = 0o004;

@@ -7,10 +7,11 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 
+use super::error::TlsError;
+use super::established::{Secrets, Session};
+use super::reasons::Trouble;
 use super::record::{HANDSHAKE, length};
-use super::session::{Secrets, Session};
-use super::{TlsError, Trouble};
-use crate::buffer::Buffer;
+use crate::runtime::buffer::Buffer;
 
 /// A content type (RFC 8446 5.1).
 const CHANGE_CIPHER_SPEC: u8 = 20;

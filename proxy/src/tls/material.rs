@@ -15,7 +15,7 @@ use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 use super::pem::{Block, PemError, blocks};
-use crate::files::Files;
+use crate::os::files::Files;
 
 /// A certificate chain and its key, both PEM files.
 #[derive(Clone, Debug, Eq, PartialEq)]

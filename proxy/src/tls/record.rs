@@ -4,7 +4,7 @@
 use aws_lc_rs::aead::{Aad, Algorithm, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::error::Unspecified;
 
-use crate::buffer::Buffer;
+use crate::runtime::buffer::Buffer;
 
 /// Type, version and length (RFC 8446 5.1).
 pub(super) const HEADER_BYTES: usize = 5;

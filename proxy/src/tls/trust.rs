@@ -396,7 +396,7 @@ mod tests {
     use rustls::version::{TLS12, TLS13};
 
     use super::super::{Acceptor, AgentTrust, Connector, Pin, TlsEnd, TlsState};
-    use crate::buffer::Buffer;
+    use crate::runtime::buffer::Buffer;
 
     fn open(end: &mut TlsEnd, bytes: &[u8]) -> (Result<TlsState, String>, Buffer) {
         let mut incoming = vec![0; super::super::HELD_BYTES_MAX + bytes.len()];

@@ -3,7 +3,7 @@
 //! - `/ws?token=...`, with that token as it stands: `{"channel","connection"}` is answered `{"opened"}`; then `main` sends
 //!   text back, `input` takes events and `display` sends frames, both as described at `desktop`.
 //! - `/echo` asks for no origin, subprotocol or query.
-use super::pages::{Body, full, header, refuse};
+use super::response::{Body, full, header, refuse};
 use super::session::{Session, UNUSED};
 use super::{AgentConfig, Shared, desktop};
 use futures_util::{SinkExt, StreamExt};

@@ -1,17 +1,13 @@
 //! The page, its assets and the resources of a session. Which path goes where is decided here.
 use super::noise::Checksum;
+use super::response::{Body, header, refuse, respond};
 use super::session::Session;
 use super::{Shared, channels, probes};
-use http_body_util::{BodyExt, Full, combinators::BoxBody};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, HeaderName};
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
-use std::convert::Infallible;
 use std::sync::Arc;
-
-/// The body of any answer.
-pub(super) type Body = BoxBody<Bytes, Infallible>;
 
 pub(super) async fn answer(agent: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
     agent.seen.record(&request);
@@ -25,30 +21,6 @@ pub(super) async fn answer(agent: &Arc<Shared>, request: Request<Incoming>) -> R
         (_, path) if path.starts_with("/resource/") => resource(agent, request).await,
         _ => probes::answer(request).await,
     }
-}
-
-/// The answer that says no, and why.
-pub(super) fn refuse(status: StatusCode, why: &'static str) -> Response<Body> {
-    respond(status, "text/plain", why)
-}
-
-pub(super) fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
-    let builder = Response::builder().status(status).header(CONTENT_TYPE, kind);
-    builder.body(full(body)).expect("a status and a constant header make a response")
-}
-
-pub(super) fn full(body: impl Into<Bytes>) -> Body {
-    Full::new(body.into()).boxed()
-}
-
-/// The field's value; empty without one, or when it is no text.
-pub(super) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
-    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
-}
-
-/// The value of this name in a raw query, not decoded.
-pub(super) fn query_value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
 fn page(path: &str) -> Option<Response<Body>> {

@@ -6,7 +6,7 @@
 //!   or the `Path` of a cookie.
 //! - `GET /slow/<ms>`: answers after that time.
 use super::noise::{Checksum, Noise, Sized, Unsized};
-use super::pages::{Body, full, header, refuse, respond};
+use super::response::{Body, full, header, refuse, respond};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{HOST, LOCATION, SET_COOKIE};

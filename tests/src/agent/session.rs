@@ -1,6 +1,6 @@
 //! Sessions: made by `/auth`, alive while one of their channels is open.
 use super::desktop::Desktop;
-use super::pages::query_value;
+use super::response::query_value;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

@@ -9,16 +9,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use clap::Parser;
-use dcv_splice::account::AccessLog;
-use dcv_splice::admission::Admission;
-use dcv_splice::balance::Balance;
+use dcv_splice::access::admission::Admission;
 use dcv_splice::config::CommandLine;
-use dcv_splice::conn;
-use dcv_splice::context::{Shared, Worker};
-use dcv_splice::figures::Published;
-use dcv_splice::head::{HeadEnd, HeadLimits, RequestHead};
-use dcv_splice::net::Stream;
+use dcv_splice::http::h1::head::{HeadEnd, HeadLimits, RequestHead};
+use dcv_splice::observe::access_log::AccessLog;
+use dcv_splice::observe::stats::Published;
 use dcv_splice::tls::Acceptor;
+use dcv_splice::transport::net::Stream;
+use dcv_splice::worker::connection;
+use dcv_splice::worker::context::{Shared, Worker};
+use dcv_splice::worker::load_balancer::Balance;
 use tokio::task::LocalSet;
 
 use crate::simulated::{Weather, Wire, World, wire};
@@ -171,7 +171,7 @@ async fn live(options: u8, data: &[u8]) -> Rc<Agents> {
     let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
     let both = async {
         tokio::join!(
-            worker.net.run(conn::serve(&worker, near, client, false, false)),
+            worker.net.run(connection::serve(&worker, near, client, false, false)),
             act(far, data, &agents)
         )
     };

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::OnceLock;
 
-use dcv_splice::buffer::Buffer;
+use dcv_splice::runtime::buffer::Buffer;
 use dcv_splice::tls::{Acceptor, AgentTrust, Connector, HELD_BYTES_MAX, TlsEnd, TlsState};
 
 use super::choice;

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use super::client::{Shared, Window};
+use super::load::{Shared, Window};
 use super::wire::now;
 
 /// Between two bytes of who is slow, and before who was got rid of comes back.

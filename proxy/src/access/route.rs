@@ -1,0 +1,264 @@
+//! Where a path goes, and whether it may. Pure: the agent's address is parsed here, once, and nothing
+//! re-parses it afterwards.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::http::h1::head::split_port;
+use crate::transport::networks::{Network, Networks};
+
+/// What the first segment of a path asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Route<'a> {
+    /// `/<ip>/...`: the agent, and what follows the prefix with its slash.
+    Agent(Ipv4Addr, &'a str),
+    /// `/<ip>` or `/<ip>?query`: the agent, and the query with its question mark.
+    NoSlash(Ipv4Addr, &'a str),
+    /// A host name that stands for the agent, which gets the whole path.
+    Host(IpAddr),
+    /// A host name under the domain of the agents that stands for none.
+    NotAnAgentsHost,
+    /// `/health`, answered by the proxy.
+    Health,
+    /// Looks like an address and is none, such as `/010.0.0.5/` or `/256.1.1.1/`.
+    NotAnAddress,
+    /// Anything else: the default agent.
+    Default,
+}
+
+impl<'a> Route<'a> {
+    /// Of a request: its host decides where it lies under the agents' domain, and else its path.
+    pub fn of_request(host: Option<&str>, path: &'a str, domain: Option<&AgentDomain>) -> Self {
+        let by_host = host.zip(domain).and_then(|(host, domain)| domain.label(host));
+        by_host.map_or_else(|| Self::of(path), Self::of_label)
+    }
+
+    /// `10-0-0-5`, or `2001-db8--5` for IPv6.
+    fn of_label(label: &str) -> Self {
+        if label.contains(['.', ':']) {
+            return Self::NotAnAgentsHost;
+        }
+        let v4 = label.replace('-', ".").parse().map(IpAddr::V4);
+        let agent = v4.or_else(|_| label.replace('-', ":").parse().map(IpAddr::V6));
+        agent.map_or(Self::NotAnAgentsHost, |agent| Self::Host(agent.to_canonical()))
+    }
+
+    /// Reads the first segment of a path that starts with a slash. Nothing is decoded or normalised.
+    pub fn of(path: &'a str) -> Self {
+        let tail = path.strip_prefix('/').unwrap_or(path);
+        let end = tail.find(['/', '?']).unwrap_or(tail.len());
+        let (segment, rest) = tail.split_at(end);
+        if segment == "health" && !rest.starts_with('/') {
+            return Self::Health;
+        }
+        // The standard parser takes decimal octets of 0 to 255 without leading zeros, nothing else.
+        match segment.parse() {
+            Ok(agent) if rest.starts_with('/') => Self::Agent(agent, rest),
+            Ok(agent) => Self::NoSlash(agent, rest),
+            Err(_) if is_four_numbers(segment) => Self::NotAnAddress,
+            Err(_) => Self::Default,
+        }
+    }
+}
+
+/// The domain whose names stand for agents: `10-0-0-5.desktops.example.com` under `desktops.example.com`. It gives
+/// each agent a browser origin of its own.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AgentDomain(String);
+
+/// A domain that can't be one.
+#[derive(Debug, thiserror::Error)]
+#[error("write a domain such as desktops.example.com, without a port, wildcard or dot in front")]
+pub struct DomainError;
+
+impl FromStr for AgentDomain {
+    type Err = DomainError;
+
+    fn from_str(text: &str) -> Result<Self, DomainError> {
+        let is_label = |label: &str| {
+            !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        let is_domain = text.split('.').all(is_label) && text.parse::<IpAddr>().is_err();
+        if is_domain { Ok(Self(text.to_owned())) } else { Err(DomainError) }
+    }
+}
+
+impl fmt::Display for AgentDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl AgentDomain {
+    /// What stands before the domain in `host`, which may end with a port; none where it lies elsewhere.
+    fn label<'a>(&self, host: &'a str) -> Option<&'a str> {
+        let name = split_port(host).0;
+        let at = name.len().checked_sub(self.0.len())?;
+        let (label, domain) = name.split_at_checked(at)?;
+        if domain.eq_ignore_ascii_case(&self.0) { label.strip_suffix('.') } else { None }
+    }
+}
+
+fn is_four_numbers(segment: &str) -> bool {
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    segment.split('.').count() == 4 && segment.split('.').all(number)
+}
+
+/// The addresses that may be dialled.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct AllowedAgents(Networks);
+
+impl AllowedAgents {
+    /// From the prefixes the operator named.
+    pub fn new(prefixes: Vec<Network>) -> Self {
+        Self(prefixes.into())
+    }
+
+    /// Whether no address may be dialled at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether `agent` lies in a named prefix. Loopback, link-local, multicast and the unspecified address
+    /// count only where the prefix lies inside that range itself: `0.0.0.0/0` names none of them.
+    pub fn allows(&self, agent: IpAddr) -> bool {
+        let agent = agent.to_canonical();
+        let special = SPECIAL_RANGES.iter().find(|range| range.contains(&agent));
+        self.0.holding(agent).any(|prefix| special.is_none_or(|range| prefix.lies_in(range)))
+    }
+}
+
+/// Addresses that a prefix around them does not name.
+const SPECIAL_RANGES: [IpNet; 8] = [
+    v4(127, 0, 8),
+    v4(169, 254, 16),
+    // Multicast, reserved and broadcast.
+    v4(224, 0, 3),
+    // "This host on this network": the kernel takes 0.0.0.0 for loopback.
+    v4(0, 0, 8),
+    v6(0xfe80, 10),
+    v6(0xff00, 8),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)),
+];
+
+const fn v4(a: u8, b: u8, bits: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), bits))
+}
+
+const fn v6(first: u16, bits: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIVE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+
+    #[test]
+    fn the_first_segment_alone_decides() {
+        let routes = [
+            ("/10.0.0.5/", Route::Agent(FIVE, "/")),
+            ("/10.0.0.5/a/b?q", Route::Agent(FIVE, "/a/b?q")),
+            ("/10.0.0.5/x//y/../z%2F", Route::Agent(FIVE, "/x//y/../z%2F")),
+            ("/10.0.0.5/../10.0.0.6/x", Route::Agent(FIVE, "/../10.0.0.6/x")),
+            ("/10.0.0.5", Route::NoSlash(FIVE, "")),
+            ("/10.0.0.5?q=/x", Route::NoSlash(FIVE, "?q=/x")),
+            ("/health", Route::Health),
+            ("/health?x", Route::Health),
+            ("/health/", Route::Default),
+            ("/healthy", Route::Default),
+            ("/", Route::Default),
+            ("//10.0.0.5/", Route::Default),
+            ("/10%2E0%2E0%2E5/", Route::Default),
+            ("/10.0.0/", Route::Default),
+            ("/10.0.0.5.6/", Route::Default),
+            ("/10.0.0.5:22/", Route::Default),
+            ("/10.0.0.x/", Route::Default),
+            ("/010.0.0.5/", Route::NotAnAddress),
+            ("/10.0.0.05/", Route::NotAnAddress),
+            ("/256.1.1.1/x", Route::NotAnAddress),
+            ("/999.1.1.1/", Route::NotAnAddress),
+            ("/1111111111111.1.1.1", Route::NotAnAddress),
+        ];
+        for (path, route) in routes {
+            assert_eq!(Route::of(path), route, "{path}");
+        }
+    }
+
+    fn allowed(prefixes: &[&str]) -> AllowedAgents {
+        AllowedAgents::new(prefixes.iter().map(|p| p.parse().expect("a prefix")).collect())
+    }
+
+    #[test]
+    fn a_host_under_the_agents_domain_decides_and_no_other_does() {
+        let domain: AgentDomain = "Desktops.example.com".parse().expect("a domain");
+        let five = Route::Host(IpAddr::V4(FIVE));
+        let path = "/10.0.0.6/x";
+        let six = Route::Agent(Ipv4Addr::new(10, 0, 0, 6), "/x");
+        let routes = [
+            (Some("10-0-0-5.desktops.example.com"), five),
+            (Some("10-0-0-5.DESKTOPS.example.com:8443"), five),
+            (
+                Some("2001-db8--5.desktops.example.com"),
+                Route::Host("2001:db8::5".parse().expect("an address")),
+            ),
+            (Some("--ffff-a00-5.desktops.example.com"), five),
+            (Some("10-0-0-05.desktops.example.com"), Route::NotAnAgentsHost),
+            (Some("10.0.0.5.desktops.example.com"), Route::NotAnAgentsHost),
+            (Some("x.10-0-0-5.desktops.example.com"), Route::NotAnAgentsHost),
+            (Some(".desktops.example.com"), Route::NotAnAgentsHost),
+            (Some("desktops.example.com"), six),
+            (Some("10-0-0-5.example.com"), six),
+            (Some("10-0-0-5xdesktops.example.com"), six),
+            (Some("10.0.0.1"), six),
+            (None, six),
+        ];
+        for (host, route) in routes {
+            assert_eq!(Route::of_request(host, path, Some(&domain)), route, "{host:?}");
+            assert_eq!(Route::of_request(host, path, None), six, "{host:?}");
+        }
+        for domain in ["", ".a", "a.", "*.a", "a:1", "10.0.0.1", "a b", "a/b"] {
+            assert!(domain.parse::<AgentDomain>().is_err(), "{domain}");
+        }
+    }
+
+    #[test]
+    fn only_named_prefixes_are_dialled() {
+        let agents = allowed(&["10.0.0.0/24", "2001:db8::/64"]);
+        for yes in ["10.0.0.0", "10.0.0.255", "2001:db8::1", "::ffff:10.0.0.9"] {
+            assert!(agents.allows(yes.parse().expect("an address")), "{yes}");
+        }
+        for no in ["10.0.1.0", "8.8.8.8", "2001:db9::1", "127.0.0.1"] {
+            assert!(!agents.allows(no.parse().expect("an address")), "{no}");
+        }
+        assert!(!allowed(&[]).allows(IpAddr::V4(FIVE)));
+    }
+
+    #[test]
+    fn special_ranges_need_a_prefix_of_their_own() {
+        let all = allowed(&["0.0.0.0/0", "::/0"]);
+        for no in [
+            "127.0.0.1",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "0.0.0.0",
+            "::1",
+            "fe80::1",
+            "ff02::1",
+            "::",
+            "::ffff:127.0.0.1",
+        ] {
+            assert!(!all.allows(no.parse().expect("an address")), "{no}");
+        }
+        assert!(all.allows(IpAddr::V4(FIVE)));
+        assert!(allowed(&["127.0.0.2/32"]).allows("127.0.0.2".parse().expect("an address")));
+        assert!(!allowed(&["127.0.0.2/32"]).allows("127.0.0.3".parse().expect("an address")));
+        assert!(allowed(&["169.254.0.0/16"]).allows("169.254.169.254".parse().expect("an address")));
+    }
+}

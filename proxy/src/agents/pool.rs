@@ -1,0 +1,164 @@
+//! Connections to agents: kept alive between requests, so that a cursor image costs no handshake, and made
+//! anew where none is left. One pool per worker; a connection is lent to one request at a time. One that a client has
+//! logged in on is that client's alone, and never pooled.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::task::Context;
+use std::time::{Duration, Instant};
+
+use crate::http::h1::keep_alive::Promise;
+use crate::transport::endpoint::{Fault, Peer, Scratch};
+use crate::transport::net::Stream;
+
+/// Limits of the pool.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolLimits {
+    /// How long an idle connection is kept.
+    pub idle: Duration,
+    /// How many idle connections are kept per agent.
+    pub per_agent: usize,
+}
+
+/// Idle connections by agent, the one used last at the end.
+pub struct Pool<S> {
+    idle: BTreeMap<SocketAddr, Vec<Idle<S>>>,
+    limits: PoolLimits,
+}
+
+/// A connection to an agent that waits for its next request.
+struct Idle<S> {
+    peer: Box<Peer<S>>,
+    since: Instant,
+    promise: Promise,
+}
+
+/// Why an agent can't be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ReachError {
+    /// It refused, or there is no way to it.
+    #[error("can't be reached: {0}")]
+    Refused(io::Error),
+    /// It said nothing in time.
+    #[error("did not answer in time")]
+    TimedOut,
+    /// The TLS handshake failed.
+    #[error("failed in the TLS handshake: {0}")]
+    Handshake(Fault),
+}
+
+impl ReachError {
+    /// A word for it, for counting.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "refused",
+            Self::TimedOut => "timed out",
+            Self::Handshake(_) => "handshake",
+        }
+    }
+
+    /// The status that the client is given.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::TimedOut => 504,
+            Self::Refused(error) if error.kind() == io::ErrorKind::TimedOut => 504,
+            Self::Refused(_) | Self::Handshake(_) => 502,
+        }
+    }
+}
+
+impl<S: Stream> Pool<S> {
+    /// An empty pool.
+    pub fn new(limits: PoolLimits) -> Self {
+        Self { idle: BTreeMap::new(), limits }
+    }
+
+    /// The connection to `agent` that was used last and is still good; bad ones are dropped on the way.
+    pub fn take(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        agent: SocketAddr,
+        now: Instant,
+    ) -> Option<(Box<Peer<S>>, Promise)> {
+        let idle = self.idle.get_mut(&agent)?;
+        while let Some(mut candidate) = idle.pop() {
+            if candidate.is_good(cx, scratch, now, &self.limits) == Some(true) {
+                return Some((candidate.peer, candidate.promise));
+            }
+        }
+        None
+    }
+
+    /// Keeps `peer` for the next request, if there is room and the agent takes another one.
+    pub fn put(&mut self, agent: SocketAddr, peer: Box<Peer<S>>, promise: Promise, now: Instant) {
+        let idle = self.idle.entry(agent).or_default();
+        if promise.requests > 0 && idle.len() < self.limits.per_agent {
+            idle.push(Idle { peer, since: now, promise });
+        }
+    }
+
+    /// Drops what has been idle for too long or was ended by its agent.
+    pub fn reap(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) {
+        for idle in self.idle.values_mut() {
+            idle.retain_mut(|candidate| candidate.is_good(cx, scratch, now, &self.limits) != Some(false));
+        }
+        self.idle.retain(|_, idle| !idle.is_empty());
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        self.idle.clear();
+    }
+}
+
+/// The connection that a client has logged in on at an agent, at most one: it serves this client and is closed with it.
+pub struct Bound<S>(Option<(SocketAddr, Idle<S>)>);
+
+impl<S: Stream> Bound<S> {
+    /// None yet.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// The connection, if it leads to `agent` and is still good. One to another agent stays for as long as it may be idle.
+    pub fn take(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        agent: SocketAddr,
+        now: Instant,
+        limits: &PoolLimits,
+    ) -> Option<(Box<Peer<S>>, Promise)> {
+        self.0.take_if(|(_, idle)| idle.is_over(now, limits));
+        let (_, mut idle) = self.0.take_if(|(bound_to, _)| *bound_to == agent)?;
+        (idle.is_good(cx, scratch, now, limits) == Some(true)).then_some((idle.peer, idle.promise))
+    }
+
+    /// Keeps `peer` in place of what was kept before, if the agent takes another request.
+    pub fn put(&mut self, agent: SocketAddr, peer: Box<Peer<S>>, promise: Promise, now: Instant) {
+        self.0 = (promise.requests > 0).then_some((agent, Idle { peer, since: now, promise }));
+    }
+
+    /// Closes it.
+    pub fn clear(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl<S: Stream> Idle<S> {
+    fn is_good(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        now: Instant,
+        limits: &PoolLimits,
+    ) -> Option<bool> {
+        if self.is_over(now, limits) { Some(false) } else { self.peer.is_quiet(cx, scratch) }
+    }
+
+    fn is_over(&self, now: Instant, limits: &PoolLimits) -> bool {
+        now.duration_since(self.since) >= limits.idle.min(self.promise.idle)
+    }
+}

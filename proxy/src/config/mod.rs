@@ -1,0 +1,14 @@
+//! Flags, the configuration file and what they resolve to, with every limit by its name. Never binds, dials or reads anything
+//! but configuration. Uses the folders whose limits it names; used by `worker` and `control` only.
+
+mod file;
+mod flags;
+mod model;
+mod settings;
+
+pub use flags::{
+    AdminAt, AgentTls, ClientCert, Command, CommandLine, ControlFlags, EbpfMode, Flags, LimitFlags,
+    Readiness, TlsMin,
+};
+pub use model::*;
+pub use settings::{Resolved, Settings};

@@ -1,0 +1,382 @@
+//! The configuration that flags resolve to, one way. Everything that can be wrong is found here, before anything is
+//! bound; every limit has its name here, and its default in `flags.rs`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use super::flags::{AdminAt, AgentTls, ClientCert, EbpfMode, Flags, LimitFlags, Readiness, TlsMin};
+use crate::access::admission::{ClientLimits, ClientNetworks};
+use crate::access::passwords::PasswordRules;
+use crate::access::route::{AgentDomain, AllowedAgents};
+use crate::agents::pool::PoolLimits;
+use crate::http::h1::exchange::ExchangeLimits;
+use crate::http::h1::head::{HEADERS_MAX, HeadLimits};
+use crate::http::rewrite::{HostHeader, Prefix};
+use crate::session::relay::RelayLimits;
+use crate::tls::{AgentTrust, CertificatePair, ClientAuthority, ClientDemands};
+
+/// Where the access log goes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AccessLogTo {
+    /// Nowhere.
+    Off,
+    /// The standard output.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+/// Limits of the front: what a client may take before a desktop is behind it.
+#[derive(Clone, Copy, Debug)]
+pub struct FrontLimits {
+    /// Client connections in all workers.
+    pub connections_max: usize,
+    /// Clients' TLS handshakes in flight, per worker.
+    pub handshakes_max: usize,
+    /// For a handshake, and for a head from its first byte.
+    pub head: Duration,
+    /// Of the request head.
+    pub head_size: HeadLimits,
+    /// For an unused connection.
+    pub keep_alive: Duration,
+    /// For reaching an agent.
+    pub connect: Duration,
+    /// For a side that takes no bytes.
+    pub stall: Duration,
+    /// For sessions after the stop signal.
+    pub drain: Duration,
+    /// For sessions after an upgrade.
+    pub upgrade_drain: Duration,
+}
+
+/// What the program runs by.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file that it comes from.
+    pub file: Option<PathBuf>,
+    /// Where the one that runs is reached.
+    pub control: Option<PathBuf>,
+    /// HTTPS listeners.
+    pub listen: Vec<SocketAddr>,
+    /// Plain HTTP listeners.
+    pub listen_plain: Vec<SocketAddr>,
+    /// Where metrics are shown.
+    pub admin: Option<SocketAddr>,
+    /// Whether the kernel counts connections.
+    pub ebpf: EbpfMode,
+    /// The program that it counts by.
+    pub ebpf_object: PathBuf,
+    /// Where clients may come from.
+    pub clients: ClientNetworks,
+    /// Limits of one client.
+    pub client_limits: ClientLimits,
+    /// Which agents may be dialled.
+    pub agents: AllowedAgents,
+    /// The agent for paths that name none.
+    pub default_agent: Option<IpAddr>,
+    /// The domain whose names stand for agents.
+    pub agent_domain: Option<AgentDomain>,
+    /// The port of every agent.
+    pub agent_port: u16,
+    /// How agents are verified; none where they speak plain HTTP.
+    pub agent_trust: Option<AgentTrust>,
+    /// What is asked of clients in TLS.
+    pub client_demands: ClientDemands,
+    /// The proxy's own certificates.
+    pub certificates: Vec<CertificatePair>,
+    /// The header line that holds browsers to HTTPS.
+    pub hsts: Option<String>,
+    /// Who may ask.
+    pub passwords: Option<PasswordRules>,
+    /// Whether agents see the prefix.
+    pub prefix: Prefix,
+    /// What agents are told as Host.
+    pub host_header: HostHeader,
+    /// Threads that serve.
+    pub workers: usize,
+    /// Where the access log goes.
+    pub access_log: AccessLogTo,
+    /// What tells which sockets are ready.
+    pub readiness: Readiness,
+    /// Limits of the front.
+    pub front: FrontLimits,
+    /// Limits of an exchange.
+    pub exchange: ExchangeLimits,
+    /// Limits of a relay.
+    pub relay: RelayLimits,
+    /// Limits of the agent pool.
+    pub pool: PoolLimits,
+}
+
+impl Config {
+    /// What of this can't become that of `other` while it runs.
+    pub fn fixed_setting_unlike(&self, other: &Self) -> Option<&'static str> {
+        let unlike = [
+            ("listen", self.listen != other.listen),
+            ("listen-plain", self.listen_plain != other.listen_plain),
+            ("workers", self.workers != other.workers),
+            ("readiness", self.readiness != other.readiness),
+            ("agent-port", self.agent_port != other.agent_port),
+            ("control", self.control != other.control),
+            ("admin", self.admin != other.admin),
+            ("ebpf", self.ebpf != other.ebpf),
+            ("ebpf-object", self.ebpf_object != other.ebpf_object),
+        ];
+        unlike.into_iter().find(|(_, is_unlike)| *is_unlike).map(|(name, _)| name)
+    }
+}
+
+/// What can't be meant so, and what to write instead.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// A certificate without its key, or a key without its certificate.
+    #[error("{0} --cert but {1} --key: give each --cert PEM its --key PEM, in the same order")]
+    Pairs(usize, usize),
+    /// Responses for some certificates only.
+    #[error("{0} --ocsp but {1} --cert: give each --cert its --ocsp DER in the same order, or none")]
+    Staples(usize, usize),
+    /// The default agent may not be dialled.
+    #[error("--default-agent {0} lies in no --agents prefix: add --agents {0}/{1}")]
+    DefaultAgent(IpAddr, u8),
+    /// Verification without anything to verify by.
+    #[error("--agent-tls verify needs --agent-ca PEM, or --agent-pin sha256:HEX")]
+    NothingToVerifyBy,
+    /// Something to verify by without verification.
+    #[error("--agent-ca and --agent-pin verify nothing without --agent-tls verify")]
+    NotVerified,
+    /// A certificate of clients is welcome that nobody can verify.
+    #[error("--client-cert optional says nothing without --client-ca PEM")]
+    NoClientCa,
+    /// One address twice, or as part of another one.
+    #[error("{0} and {1} can't both be listened on: leave one out")]
+    Overlap(SocketAddr, SocketAddr),
+    /// A limit that can't work.
+    #[error("--{0} {1}")]
+    Limit(&'static str, &'static str),
+}
+
+impl ConfigError {
+    /// The setting to look at first.
+    pub fn key(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Pairs(..) => "cert",
+            Self::Staples(..) => "ocsp",
+            Self::DefaultAgent(..) => "default-agent",
+            Self::NothingToVerifyBy | Self::NotVerified => "agent-tls",
+            Self::NoClientCa => "client-cert",
+            Self::Overlap(..) => "listen",
+            Self::Limit(key, _) => key,
+        })
+    }
+}
+
+impl Flags {
+    /// Resolves the flags; no file is read and nothing is bound. The errors are all that there are.
+    pub fn resolve(self) -> Result<Config, Vec<ConfigError>> {
+        let problems = self.problems();
+        if problems.is_empty() { Ok(self.draft()) } else { Err(problems) }
+    }
+
+    /// What can't be meant so.
+    pub(crate) fn problems(&self) -> Vec<ConfigError> {
+        let mut problems: Vec<_> = self.overlaps().chain(self.limits.problems()).collect();
+        let agents = AllowedAgents::new(self.agents.clone());
+        if let Some(agent) = self.default_agent.filter(|agent| !agents.allows(*agent)) {
+            problems.push(ConfigError::DefaultAgent(agent, if agent.is_ipv4() { 32 } else { 128 }));
+        }
+        if self.client_cert == ClientCert::Optional && self.client_ca.is_none() {
+            problems.push(ConfigError::NoClientCa);
+        }
+        let verified = self.agent_ca.is_some() || !self.agent_pin.is_empty();
+        match self.agent_tls {
+            AgentTls::Verify if !verified => problems.push(ConfigError::NothingToVerifyBy),
+            AgentTls::Insecure | AgentTls::Off if verified => problems.push(ConfigError::NotVerified),
+            _ => {}
+        }
+        if self.cert.len() != self.key.len() {
+            problems.push(ConfigError::Pairs(self.cert.len(), self.key.len()));
+        }
+        if !self.ocsp.is_empty() && self.ocsp.len() != self.cert.len() {
+            problems.push(ConfigError::Staples(self.ocsp.len(), self.cert.len()));
+        }
+        problems
+    }
+
+    /// What the flags come to, with or without problems: to look at the files that it names, and to run by if there are
+    /// none.
+    pub(crate) fn draft(self) -> Config {
+        Config {
+            clients: ClientNetworks {
+                allowed: self.allow_clients.clone().into(),
+                denied: self.deny_clients.clone().into(),
+                introducers: self.proxy_protocol.clone().into(),
+                trusted_proxies: self.trust_forwarded.clone().into(),
+            },
+            client_limits: self.limits.client(),
+            agents: AllowedAgents::new(self.agents.clone()),
+            agent_trust: self.trust(),
+            client_demands: ClientDemands {
+                tls13: self.tls_min == TlsMin::Tls13,
+                certificate: self.client_ca.clone().map(|file| {
+                    let required = self.client_cert == ClientCert::Required;
+                    ClientAuthority { file, required }
+                }),
+            },
+            certificates: self.certificates(),
+            hsts: self.hsts_s.map(|seconds| format!("Strict-Transport-Security: max-age={seconds}")),
+            passwords: self
+                .htpasswd
+                .clone()
+                .map(|file| PasswordRules { file, agents: self.htpasswd_agents.clone().into() }),
+            workers: self.workers.map_or_else(cores, usize::from),
+            access_log: access_log(&self.access_log),
+            readiness: self.readiness,
+            front: self.limits.front(),
+            exchange: self.limits.exchange(),
+            relay: self.limits.relay(),
+            pool: self.limits.pool(),
+            file: self.config,
+            control: self.control,
+            ebpf: self.ebpf,
+            ebpf_object: self.ebpf_object,
+            admin: if let AdminAt::Address(address) = self.admin { Some(address) } else { None },
+            listen: self.listen,
+            listen_plain: self.listen_plain,
+            default_agent: self.default_agent,
+            agent_domain: self.agent_domain,
+            agent_port: self.agent_port,
+            prefix: self.prefix,
+            host_header: self.host_header,
+        }
+    }
+
+    fn overlaps(&self) -> impl Iterator<Item = ConfigError> {
+        let admin = if let AdminAt::Address(address) = self.admin { Some(address) } else { None };
+        let all: Vec<_> = self.listen.iter().chain(&self.listen_plain).chain(&admin).copied().collect();
+        let overlap = |index: usize| {
+            let at = all[index];
+            let before = all[..index].iter().find(|before| overlaps(**before, at))?;
+            Some(ConfigError::Overlap(*before, at))
+        };
+        (0..all.len()).filter_map(overlap).collect::<Vec<_>>().into_iter()
+    }
+
+    fn trust(&self) -> Option<AgentTrust> {
+        match (self.agent_tls, &self.agent_ca) {
+            (AgentTls::Verify, Some(file)) => {
+                Some(AgentTrust::Authority { file: file.clone(), name: self.agent_name.clone() })
+            }
+            (AgentTls::Verify, None) => Some(AgentTrust::Pinned(self.agent_pin.clone())),
+            (AgentTls::Insecure, _) => Some(AgentTrust::Anything),
+            (AgentTls::Off, _) => None,
+        }
+    }
+
+    fn certificates(&self) -> Vec<CertificatePair> {
+        let pairs = self.cert.iter().zip(&self.key).enumerate();
+        let pair = |(index, (certificate, key)): (usize, (&PathBuf, &PathBuf))| CertificatePair {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            ocsp: self.ocsp.get(index).cloned(),
+        };
+        pairs.map(pair).collect()
+    }
+}
+
+/// Whether one of them would take the other's connections: every address of a family is part of its unspecified one.
+fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip(), other.ip());
+    let same = a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified());
+    one.port() != 0 && one.port() == other.port() && same
+}
+
+/// As they were at the start: the workers are as many, whatever a reload finds.
+fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+fn access_log(to: &str) -> AccessLogTo {
+    match to {
+        "off" => AccessLogTo::Off,
+        "stdout" => AccessLogTo::Stdout,
+        path => AccessLogTo::File(PathBuf::from(path)),
+    }
+}
+
+impl LimitFlags {
+    fn head(&self) -> HeadLimits {
+        HeadLimits {
+            head_bytes_max: self.head_bytes_max,
+            line_bytes_max: self.line_bytes_max,
+            headers_max: self.headers_max,
+        }
+    }
+
+    pub(super) fn problems(&self) -> impl Iterator<Item = ConfigError> {
+        let bad = [
+            (
+                "headers-max",
+                self.headers_max == 0 || self.headers_max > HEADERS_MAX,
+                "must lie between 1 and 256",
+            ),
+            (
+                "head-bytes-max",
+                !(256..=1 << 20).contains(&self.head_bytes_max),
+                "must lie between 256 and 1048576",
+            ),
+            (
+                "line-bytes-max",
+                self.line_bytes_max > self.head_bytes_max,
+                "can't be more than --head-bytes-max",
+            ),
+            ("connections-max", self.connections_max == 0, "must be 1 at the least"),
+            ("client-connections-max", self.client_connections_max == 0, "must be 1 at the least"),
+            ("handshakes-max", self.handshakes_max == 0, "must be 1 at the least"),
+            ("turn-bytes", self.turn_bytes < 4096, "must be 4096 at the least"),
+        ];
+        bad.into_iter().filter(|(_, is_bad, _)| *is_bad).map(|(key, _, what)| ConfigError::Limit(key, what))
+    }
+
+    fn front(&self) -> FrontLimits {
+        FrontLimits {
+            connections_max: self.connections_max,
+            handshakes_max: self.handshakes_max,
+            head: Duration::from_secs(self.head_s),
+            head_size: self.head(),
+            keep_alive: Duration::from_secs(self.keep_alive_s),
+            connect: Duration::from_millis(self.connect_ms),
+            stall: Duration::from_secs(self.stall_s),
+            drain: Duration::from_secs(self.drain_s),
+            upgrade_drain: Duration::from_secs(self.upgrade_drain_s),
+        }
+    }
+
+    fn client(&self) -> ClientLimits {
+        ClientLimits { connections_max: self.client_connections_max, per_second: self.client_rate }
+    }
+
+    fn exchange(&self) -> ExchangeLimits {
+        ExchangeLimits {
+            head: self.head(),
+            body_gap: Duration::from_secs(self.body_gap_s),
+            response: Duration::from_secs(self.response_s),
+            body_bytes_max: self.body_bytes_max,
+            half_closed: Duration::from_secs(self.half_closed_s),
+        }
+    }
+
+    fn relay(&self) -> RelayLimits {
+        RelayLimits {
+            turn_bytes: self.turn_bytes,
+            idle: Duration::from_secs(self.relay_idle_s),
+            half_closed_idle: Duration::from_secs(self.half_closed_s),
+        }
+    }
+
+    fn pool(&self) -> PoolLimits {
+        PoolLimits { idle: Duration::from_secs(self.agent_idle_s), per_agent: self.agent_idle_max }
+    }
+}

@@ -1,0 +1,255 @@
+//! The page that shows how it stands: each process, each agent, who was turned away. Pure.
+
+use std::net::IpAddr;
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use crate::observe::metrics::Standing;
+use crate::observe::stats::{AgentFigures, Figures, KernelFigures, OTHERS, TIMES_MS, Times, Wire};
+
+const STYLE: &str = "
+:root { color-scheme: light dark; --line: #8884; --soft: #888; }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 72rem; margin: 2.5rem auto; padding: 0 1.25rem; }
+h1 { font-size: 1.35rem; margin: 0 0 .25rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
+p { margin: .25rem 0; } .soft { color: var(--soft); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); } th:first-child, td:first-child { text-align: left; padding-left: 0; }
+.bad { color: #c33; }
+";
+
+/// The page of all processes; the one that serves comes first.
+pub(super) fn render(standings: &[Standing]) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                meta http-equiv="refresh" content="5";
+                title { "dcv-splice" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { "dcv-splice" }
+                p.soft { "Figures are up to a second old. For monitoring: " a href="/metrics" { "/metrics" } "." }
+                (processes(standings))
+                @for standing in standings {
+                    @if standings.len() > 1 { h2 { "Agents of process " (standing.process) } } @else { h2 { "Agents" } }
+                    (agents(standing))
+                    (kernel(standing))
+                }
+                (refused(standings))
+            }
+        }
+    };
+    page.into_string()
+}
+
+fn processes(standings: &[Standing]) -> Markup {
+    html! {
+        h2 { "Processes" }
+        .wide { table {
+            tr { th { "process" } th { "doing" } th { "for" } th { "connections" } th { "workers" } th { "reloads" }
+                 th { "from clients" } th { "to clients" } th { "version" } }
+            @for standing in standings { tr {
+                td { (standing.process) } td { (standing.doing) } td { (time(standing.seconds)) }
+                td { (standing.connections) } td { (standing.workers) }
+                td { (standing.reloads) @if standing.reloads_refused > 0 { span.bad { " +" (standing.reloads_refused) " refused" } } }
+                td { (bytes(standing.figures.clients.received)) } td { (bytes(standing.figures.clients.sent)) }
+                td { (standing.version) }
+            } }
+        } }
+    }
+}
+
+fn agents(standing: &Standing) -> Markup {
+    let agents = &standing.figures.agents;
+    if agents.is_empty() {
+        return html! { p.soft { "No agent has been asked for yet." } };
+    }
+    html! {
+        .wide { table {
+            tr { th { "agent" } th { "sessions" } th { "begun" } th { "requests" } th { "5xx" } th { "unreachable" }
+                 th { "connect" } th { "request" } th { "received" } th { "sent" } }
+            @for (address, figures) in agents.iter().filter(|(address, _)| **address != OTHERS) {
+                (agent(*address, figures))
+            }
+            @if let Some(figures) = agents.get(&OTHERS) { (agent(OTHERS, figures)) }
+        } }
+        p.soft { "connect and request: a half of them took no longer, 99 of 100 took no longer. received and sent: on the agent's sockets, TLS and all." }
+    }
+}
+
+fn agent(address: IpAddr, figures: &AgentFigures) -> Markup {
+    let AgentFigures { answers, sessions, sessions_begun, unreachable, connect, request, wire, .. } = figures;
+    let Wire { received, sent } = *wire;
+    let failed = answers[5];
+    html! { tr {
+        td { @if address == OTHERS { span.soft { "others, not reached" } } @else { (address) } }
+        td { (sessions) } td { (sessions_begun) } td { (answers.iter().sum::<u64>()) }
+        td.bad[failed > 0] { (failed) } td.bad[*unreachable > 0] { (unreachable) }
+        td { (spread(connect)) } td { (spread(request)) }
+        td { (bytes(received)) } td { (bytes(sent)) }
+    } }
+}
+
+/// What the kernel has counted, where it does.
+fn kernel(standing: &Standing) -> Markup {
+    let Some(account) = &standing.kernel else { return html! {} };
+    html! {
+        h2 { "By the kernel's account" }
+        @if account.agents.is_empty() { p.soft { "No agent has been connected to yet." } } @else {
+            .wide { table {
+                tr { th { "agent" } th { "open" } th { "connections" } th { "failed" } th { "connect" } th { "round trip" }
+                     th { "sent again" } th { "received" } th { "sent" } th { "not in the proxy's own" } }
+                @for (address, figures) in &account.agents {
+                    (agent_by_kernel(*address, figures, &standing.figures))
+                }
+            } }
+            p.soft { "connect and round trip: half of them took less. What is not in the proxy's own account is on its way, or was never read." }
+        }
+    }
+}
+
+fn agent_by_kernel(address: IpAddr, kernel: &KernelFigures, own: &Figures) -> Markup {
+    let (received, sent) = kernel.beyond(own.wire(address));
+    html! { tr {
+        td { @if address == OTHERS { span.soft { "others, not reached" } } @else { (address) } }
+        td { (kernel.opened.saturating_sub(kernel.closed)) } td { (kernel.opened) }
+        td.bad[kernel.failed > 0] { (kernel.failed) }
+        td { (half(&kernel.connect_times)) } td { (half(&kernel.round_trips)) }
+        td.bad[kernel.retransmitted > 0] { (kernel.retransmitted) }
+        td { (bytes(kernel.received)) } td { (bytes(kernel.acknowledged)) }
+        td { (received) " / " (sent) " B" }
+    } }
+}
+
+/// Below what half of the times lie, which are counted by powers of two of microseconds.
+fn half(times: &[u64]) -> String {
+    let wanted = times.iter().sum::<u64>().div_ceil(2);
+    let mut seen = 0;
+    let power = times.iter().position(|count| {
+        seen += count;
+        seen >= wanted
+    });
+    match power.filter(|_| wanted > 0).map(|power| 2_u64 << power) {
+        None => "–".to_owned(),
+        Some(us @ ..1000) => format!("{us} us"),
+        Some(us) => format!("{} ms", us / 1000),
+    }
+}
+
+fn refused(standings: &[Standing]) -> Markup {
+    let all = || standings.iter().flat_map(|standing| &standing.refused).filter(|(_, count)| *count > 0);
+    html! {
+        h2 { "Turned away" }
+        @if all().next().is_none() { p.soft { "Nobody." } }
+        @for (reason, count) in all() { p { (reason) ": " (count) } }
+    }
+}
+
+/// The bounds that half of the times, and 99 of 100, keep to.
+fn spread(times: &Times) -> String {
+    if times.count() == 0 {
+        return "–".to_owned();
+    }
+    format!("{} / {}", bound(times, 50), bound(times, 99))
+}
+
+fn bound(times: &Times, percent: u64) -> String {
+    let wanted = (times.count() * percent).div_ceil(100);
+    let mut seen = 0;
+    let bucket = times.counts.iter().position(|count| {
+        seen += count;
+        seen >= wanted
+    });
+    match bucket.and_then(|bucket| TIMES_MS.get(bucket)) {
+        Some(ms) => format!("{ms} ms"),
+        None => format!("over {} ms", TIMES_MS[TIMES_MS.len() - 1]),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+fn bytes(count: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB"];
+    let mut scaled = count as f64;
+    let mut unit = 0;
+    while scaled >= 999.5 && unit + 1 < units.len() {
+        scaled /= 1000.0;
+        unit += 1;
+    }
+    let digits = usize::from(unit > 0 && scaled < 99.95);
+    format!("{scaled:.digits$} {}", units[unit])
+}
+
+fn time(seconds: u64) -> String {
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_shown_as_people_read_them() {
+        assert_eq!(
+            [0, 999, 1000, 12_345, 999_499, 5_000_000_000].map(bytes),
+            ["0 B", "999 B", "1.0 kB", "12.3 kB", "999 kB", "5.0 GB"]
+        );
+        assert_eq!([59, 61, 3_700, 90_000].map(time), ["59 s", "1 min", "1 h 1 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn a_spread_is_what_half_and_nearly_all_keep_to() {
+        let mut times = Times::default();
+        assert_eq!(spread(&times), "–");
+        (0..99).for_each(|_| times.note(Duration::from_millis(4)));
+        times.note(Duration::from_mins(1));
+        assert_eq!(spread(&times), "5 ms / 5 ms");
+        times.note(Duration::from_mins(1));
+        assert_eq!(spread(&times), "5 ms / over 2500 ms");
+    }
+
+    #[test]
+    fn half_of_the_times_lie_below_a_power_of_two() {
+        assert_eq!(half(&[]), "–");
+        assert_eq!(half(&[0, 0, 0]), "–");
+        assert_eq!(half(&[0, 1]), "4 us");
+        let mut times = [0; 20];
+        (times[6], times[19]) = (5, 5);
+        assert_eq!(half(&times), "128 us");
+        times[19] = 6;
+        assert_eq!(half(&times), "1048 ms");
+    }
+
+    #[test]
+    fn what_the_two_accounts_differ_by_is_shown() {
+        let agent = IpAddr::from([10, 0, 0, 5]);
+        let mut standing = Standing::default();
+        assert!(!render(&[standing.clone()]).contains("kernel"));
+        let mut figures = AgentFigures::default();
+        (figures.wire.received, figures.wire.sent) = (100, 50);
+        standing.figures.agents.insert(agent, figures);
+        let kernel = KernelFigures { received: 107, acknowledged: 46, ..KernelFigures::default() };
+        standing.kernel.get_or_insert_default().agents.insert(agent, kernel);
+        assert!(render(&[standing]).contains("<td>7 / -4 B</td>"));
+    }
+
+    #[test]
+    fn a_page_names_every_agent() {
+        let mut standing = Standing::default();
+        standing.figures.agents.insert([10, 0, 0, 5].into(), AgentFigures::default());
+        standing.figures.agents.insert(OTHERS, AgentFigures { unreachable: 3, ..AgentFigures::default() });
+        let page = render(&[standing]);
+        assert!(page.contains("10.0.0.5") && page.contains("others, not reached"), "{page}");
+    }
+}

@@ -1,0 +1,149 @@
+//! The admin listener: plain HTTP for operators and their monitoring: `/metrics`, `/health`, and a page that shows how it
+//! stands. It answers GET and HEAD, changes nothing, and is on a thread that serves no desktop.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::control::socket::{self, Wish, Wished};
+use crate::http::h1::head::{self, HeadEnd, HeadError, HeadLimits, RequestHead};
+use crate::http::local_response::Reply;
+use crate::observe::metrics::{self, Format, Standing};
+use crate::transport::own_addresses::Own;
+
+/// Clients at a time; the others wait.
+const CLIENTS_MAX: usize = 16;
+/// How long one may take to ask, and to take its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to say what is asked for; the other clients wait for it.
+const HEAD_TIME: Duration = Duration::from_secs(2);
+/// How long a process may take to say how it stands before it is left out.
+const STANDING: Duration = Duration::from_secs(1);
+const HEAD: HeadLimits = HeadLimits { head_bytes_max: 8192, line_bytes_max: 1024, headers_max: 64 };
+
+/// Whom it asks for what it shows.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// This process.
+    pub own: mpsc::Sender<Wished>,
+    /// The control sockets of those that drain.
+    pub former: Arc<[PathBuf]>,
+    /// Where the proxy itself listens: none of its clients reaches this by it.
+    pub listeners: Own,
+}
+
+/// Answers until the task is ended.
+pub async fn serve(listener: TcpListener, sources: Sources) {
+    let listener =
+        match listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener)) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!("--admin: {error}"),
+        };
+    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    while let Ok(place) = places.clone().acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, client)) if sources.listeners.has_departed(client, || stream.local_addr()) => {
+                tracing::warn!("--admin: {client}: the proxy connects to itself by --agents");
+            }
+            Ok((stream, _)) => {
+                let sources = sources.clone();
+                tokio::spawn(async move {
+                    let _place = place;
+                    // Whoever asked has gone, or takes too long.
+                    let _ = tokio::time::timeout(PATIENCE, answer(stream, &sources)).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!("--admin: nobody can be answered: {error}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream, sources: &Sources) -> std::io::Result<()> {
+    let (reply, head_only) = match tokio::time::timeout(HEAD_TIME, read_head(&mut stream)).await?? {
+        Ok(head) if head.is_empty() => return Ok(()),
+        Ok(head) => reply_to(&head, sources).await,
+        Err(error) => (Reply::new(error.status(), error.to_string()), false),
+    };
+    stream.write_all(&reply.render(false, head_only)).await?;
+    stream.shutdown().await
+}
+
+/// The head; nothing where the client has gone before it was whole.
+async fn read_head(stream: &mut TcpStream) -> std::io::Result<Result<Vec<u8>, HeadError>> {
+    let (mut head, mut scan) = (Vec::new(), HeadEnd::default());
+    loop {
+        match scan.find(&head, &HEAD) {
+            Ok(Some(length)) => {
+                head.truncate(length);
+                return Ok(Ok(head));
+            }
+            Ok(None) if stream.read_buf(&mut head).await? > 0 => {}
+            Ok(None) => return Ok(Ok(Vec::new())),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+}
+
+/// The answer, and whether its head is all that is wanted.
+async fn reply_to(head: &[u8], sources: &Sources) -> (Reply, bool) {
+    let head = match RequestHead::parse(head, &HEAD) {
+        Ok(head) => head,
+        Err(error) => return (Reply::new(error.status(), error.to_string()), false),
+    };
+    let path = head.path.split('?').next().unwrap_or_default();
+    let reply = match (head.method, path) {
+        ("GET" | "HEAD", "/health") => Reply::new(200, "DCV Proxy OK"),
+        ("GET" | "HEAD", "/metrics") => {
+            metrics(sources, Format::wanted(head::members(&head.headers, "accept"))).await
+        }
+        ("GET" | "HEAD", "/") => {
+            let page = super::page::render(&standings(sources).await);
+            Reply::new(200, page).of_type("text/html; charset=utf-8").with_header("Cache-Control: no-store")
+        }
+        ("GET" | "HEAD", _) => Reply::new(404, "There are /, /metrics and /health."),
+        _ => Reply::new(405, "GET and HEAD are answered.").with_header("Allow: GET, HEAD"),
+    };
+    (reply, head.method == "HEAD")
+}
+
+async fn metrics(sources: &Sources, format: Format) -> Reply {
+    match metrics::render(standings(sources).await, format) {
+        Ok(text) => {
+            Reply::new(200, text.trim_end()).of_type(format.content_type()).with_header("Vary: Accept")
+        }
+        Err(error) => Reply::new(500, error.to_string()),
+    }
+}
+
+/// How it stands with this process, and with those that drain.
+async fn standings(sources: &Sources) -> Vec<Standing> {
+    let mut standings = Vec::from_iter(own(&sources.own).await);
+    for path in sources.former.iter() {
+        // Most have ended by now.
+        let said = tokio::time::timeout(STANDING, socket::ask(path, Wish::Figures)).await;
+        standings.extend(said.ok().and_then(Result::ok).and_then(|said| serde_json::from_str(&said).ok()));
+    }
+    standings
+}
+
+/// With the kernel's account where it can be had soon.
+async fn own(wishes: &mpsc::Sender<Wished>) -> Option<Standing> {
+    match tokio::time::timeout(STANDING, own_by(wishes, Wish::Figures)).await {
+        Ok(standing) => standing,
+        Err(_) => own_by(wishes, Wish::OwnFigures).await,
+    }
+}
+
+async fn own_by(wishes: &mpsc::Sender<Wished>, wish: Wish) -> Option<Standing> {
+    let (answer, answered) = oneshot::channel();
+    wishes.send((wish, answer)).await.ok()?;
+    serde_json::from_str(&answered.await.ok()?.ok()?).ok()
+}

@@ -1,0 +1,320 @@
+//! The broker: a process of its own that keeps what the serving one gives up. It opens the files of the configuration
+//! when they are wanted again or have changed, and starts the next binary. It is asked with one byte, so that who takes
+//! over the serving process gets nothing from it but what the operator configured. It speaks to no network.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::cmsg_space;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown,
+    socketpair,
+};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+use crate::config::Settings;
+use crate::os::files::Delivered;
+
+/// Bytes of a message; the names of all files have to fit.
+const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// Descriptors of a message (`SCM_MAX_FD`, unix(7)).
+const DESCRIPTORS_MAX: usize = 253;
+
+/// Of a message that came without its files.
+pub const CUT: &str = "there are too few file descriptors for its files: raise LimitNOFILE or ulimit -n";
+
+/// What a message is about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Matter {
+    /// The configuration and its files, read again.
+    Reload = b'r',
+    /// The configuration of the last answer to a reload is gone by; it has no answer.
+    Taken = b't',
+    /// It is not gone by; it has no answer.
+    Declined = b'd',
+    /// Files that have changed; nobody asks for it. As a question it says that they have not arrived, and has no answer.
+    Changed = b'c',
+    /// Files that have changed and do not fit together yet; nobody asks for it. The text says why.
+    Unfit = b'n',
+    /// The access log's file.
+    Reopen = b'o',
+    /// The control socket is to be found from now on.
+    Announce = b'a',
+    /// That of the process before is to be found again.
+    Withdraw = b'w',
+    /// This process serves, whatever becomes of the one before; it has no answer.
+    Serving = b'v',
+    /// The kernel is to count the connections of the cgroup that the text names.
+    Account = b'k',
+    /// What it has counted.
+    Figures = b'f',
+    /// Listening sockets for the next binary; it has no answer.
+    Sockets = b's',
+    /// The next binary.
+    Upgrade = b'u',
+}
+
+impl Matter {
+    fn of(code: u8) -> Option<Self> {
+        let all = [
+            Self::Reload,
+            Self::Taken,
+            Self::Declined,
+            Self::Changed,
+            Self::Unfit,
+            Self::Reopen,
+            Self::Announce,
+            Self::Withdraw,
+            Self::Serving,
+            Self::Account,
+            Self::Figures,
+            Self::Sockets,
+            Self::Upgrade,
+        ];
+        all.into_iter().find(|matter| *matter as u8 == code)
+    }
+}
+
+/// A question, or what came of it.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) matter: Matter,
+    /// Whether it came to something.
+    pub(super) good: bool,
+    pub(super) text: Vec<u8>,
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+impl Message {
+    pub(super) fn about(matter: Matter) -> Self {
+        Self { matter, good: true, text: Vec::new(), descriptors: Vec::new() }
+    }
+
+    pub(super) fn outcome(matter: Matter, outcome: Result<String, String>) -> Self {
+        let good = outcome.is_ok();
+        let (Ok(text) | Err(text)) = outcome;
+        Self { good, text: text.into_bytes(), ..Self::about(matter) }
+    }
+
+    /// The text is the files' names, each with a NUL at its end.
+    pub(super) fn with_files(matter: Matter, files: Vec<(PathBuf, File)>) -> Self {
+        let mut message = Self::about(matter);
+        for (path, file) in files {
+            message.text.extend_from_slice(path.as_os_str().as_bytes());
+            message.text.push(0);
+            message.descriptors.push(file.into());
+        }
+        message
+    }
+
+    pub(super) fn files(self) -> Delivered {
+        let names =
+            self.text.split(|byte| *byte == 0).map(|name| Path::new(OsStr::from_bytes(name)).to_owned());
+        names.zip(self.descriptors.into_iter().map(File::from)).collect()
+    }
+}
+
+/// One end between the two processes: whole messages, with descriptors. The socket keeps messages apart
+/// (`SOCK_SEQPACKET`), which its type does not say.
+#[derive(Debug)]
+pub(super) struct Line(UnixStream);
+
+impl Line {
+    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
+        let socket = std::os::unix::net::UnixStream::from(socket);
+        socket.set_nonblocking(true)?;
+        Ok(Self(UnixStream::from_std(socket)?))
+    }
+
+    pub(super) async fn send(&self, message: &Message) -> io::Result<()> {
+        let descriptors: Vec<_> = message.descriptors.iter().map(AsFd::as_fd).collect();
+        if message.text.len() + 2 > MESSAGE_BYTES_MAX || descriptors.len() > DESCRIPTORS_MAX {
+            let what = "too many files, or too long names, for one configuration";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        let head = [message.matter as u8, u8::from(message.good)];
+        let parts = [IoSlice::new(&head), IoSlice::new(&message.text)];
+        let send = || {
+            let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            if !descriptors.is_empty() {
+                ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+            }
+            Ok(sendmsg(&self.0, &parts, &mut ancillary, SendFlags::NOSIGNAL)?)
+        };
+        self.0.async_io(Interest::WRITABLE, send).await.map(|_| ())
+    }
+
+    /// The next message; none once the other process has gone. A wait that is given up loses nothing.
+    pub(super) async fn receive(&self) -> io::Result<Option<Message>> {
+        self.0.async_io(Interest::READABLE, || receive(&self.0)).await
+    }
+}
+
+fn receive(socket: &UnixStream) -> io::Result<Option<Message>> {
+    let mut bytes = vec![0; MESSAGE_BYTES_MAX];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let parts = &mut [IoSliceMut::new(&mut bytes)];
+    let received = recvmsg(socket, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let descriptors = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+        _ => None,
+    });
+    let descriptors = descriptors.flatten().collect();
+    let is_cut = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+    match &bytes[..received.bytes] {
+        [] => Ok(None),
+        [code, good, text @ ..] => {
+            let matter = Matter::of(*code).ok_or_else(|| io::Error::other("no such message"))?;
+            if is_cut {
+                return Ok(Some(Message::outcome(matter, Err(CUT.to_owned()))));
+            }
+            Ok(Some(Message { matter, good: *good == 1, text: text.to_vec(), descriptors }))
+        }
+        [_] => Err(io::Error::other("half a message")),
+    }
+}
+
+/// The name of the file that an answer to [`Matter::Figures`] has.
+pub const FIGURES: &str = "figures";
+
+/// What came of a question.
+#[derive(Debug)]
+pub struct Answer {
+    /// To which one.
+    pub matter: Matter,
+    /// The files that were opened, or what to tell whoever asked; or why nothing came of it.
+    pub outcome: Result<Found, String>,
+}
+
+/// What the broker has found.
+#[derive(Debug)]
+pub enum Found {
+    /// Files.
+    Files(Delivered),
+    /// Something to tell.
+    Text(String),
+}
+
+/// The serving process's side of it.
+#[derive(Debug)]
+pub struct Broker(Line);
+
+impl Broker {
+    /// Starts the broker of these settings, whose first answer is to [`Matter::Reload`].
+    pub fn start(settings: &Settings) -> io::Result<Self> {
+        let (own, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Command::new(std::env::current_exe()?)
+            .arg0(program()?)
+            .arg("broker")
+            .args(settings.words())
+            .stdin(Stdio::from(theirs))
+            .spawn()?;
+        Ok(Self(Line::new(own)?))
+    }
+
+    /// Asks; each question gets one answer, in their order, unless its [`Matter`] says otherwise.
+    pub async fn ask(&self, matter: Matter) -> io::Result<()> {
+        self.0.send(&Message::about(matter)).await
+    }
+
+    /// Asks the kernel to count the connections of that cgroup.
+    pub async fn ask_account(&self, cgroup: &Path) -> io::Result<()> {
+        let text = cgroup.as_os_str().as_bytes().to_vec();
+        self.0.send(&Message { text, ..Message::about(Matter::Account) }).await
+    }
+
+    /// Asks for the next binary, which is to listen on `sockets`.
+    pub async fn ask_upgrade(&self, sockets: impl Iterator<Item = BorrowedFd<'_>>) -> io::Result<()> {
+        let sockets = sockets.map(|socket| socket.try_clone_to_owned()).collect::<io::Result<Vec<_>>>()?;
+        let mut sockets = sockets.into_iter().peekable();
+        while sockets.peek().is_some() {
+            let descriptors = sockets.by_ref().take(DESCRIPTORS_MAX).collect();
+            self.0.send(&Message { descriptors, ..Message::about(Matter::Sockets) }).await?;
+        }
+        self.ask(Matter::Upgrade).await
+    }
+
+    /// Asks nothing any more: what is under way is given up.
+    pub fn stop_asking(&self) -> io::Result<()> {
+        Ok(shutdown(&self.0.0, Shutdown::Write)?)
+    }
+
+    /// The next answer. A wait that is given up loses none.
+    pub async fn next(&self) -> io::Result<Answer> {
+        let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the broker has ended");
+        let message = self.0.receive().await?.ok_or_else(gone)?;
+        let matter = message.matter;
+        let text = |message: &Message| String::from_utf8_lossy(&message.text).into_owned();
+        let outcome = match matter {
+            _ if !message.good => Err(text(&message)),
+            Matter::Reload | Matter::Changed | Matter::Reopen | Matter::Figures => {
+                Ok(Found::Files(message.files()))
+            }
+            _ => Ok(Found::Text(text(&message))),
+        };
+        Ok(Answer { matter, outcome })
+    }
+}
+
+/// Where the binary is to be found, also when it has been replaced: as it was called by its path, or where it lies.
+pub(super) fn program() -> io::Result<PathBuf> {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    match called.filter(|path| path.components().count() > 1) {
+        Some(path) => std::path::absolute(path),
+        None => std::env::current_exe(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn files_and_words_come_over_whole() {
+        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+        let (one, other) = pair.expect("a pair");
+        let (one, other) = (Line::new(one).expect("a line"), Broker(Line::new(other).expect("a line")));
+        let file = || File::open("Cargo.toml").expect("a file");
+        let files = vec![(PathBuf::from("/a b"), file()), (PathBuf::from("c"), file())];
+        one.send(&Message::with_files(Matter::Changed, files)).await.expect("room");
+        one.send(&Message::outcome(Matter::Upgrade, Err("no".into()))).await.expect("room");
+        let Answer { matter: Matter::Changed, outcome: Ok(Found::Files(files)) } =
+            other.next().await.expect("an answer")
+        else {
+            panic!("not the files")
+        };
+        let read = crate::os::files::Files::read(&files, Path::new("/a b")).expect("a file");
+        let mut expected = Vec::new();
+        file().read_to_end(&mut expected).expect("a file");
+        assert_eq!(read, expected);
+        let answer = other.next().await.expect("an answer");
+        assert!(matches!(answer.outcome, Err(text) if text == "no"));
+        drop(one);
+        assert_eq!(other.next().await.expect_err("an end").kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[tokio::test]
+    async fn more_files_than_fit_are_refused_before_any_is_sent() {
+        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+        let line = Line::new(pair.expect("a pair").0).expect("a line");
+        let file = || File::open("Cargo.toml").expect("a file");
+        let files = (0..=DESCRIPTORS_MAX).map(|number| (PathBuf::from(number.to_string()), file())).collect();
+        let error = line.send(&Message::with_files(Matter::Reload, files)).await.expect_err("too many");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+}

@@ -1,0 +1,11 @@
+//! The privileged helper: a process of its own that keeps what the serving one gives up: it opens files, starts the next
+//! binary and reads the kernel's counters. It speaks to no network. Uses `config`, `os` and the control socket.
+
+mod channel;
+mod ebpf;
+mod exec;
+mod server;
+
+pub use channel::{Answer, Broker, CUT, FIGURES, Found, Matter};
+pub use exec::{Predecessor, launch};
+pub use server::keep;

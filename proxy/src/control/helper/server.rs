@@ -1,0 +1,567 @@
+//! The broker's own side: waits for questions, and looks each second whether a file has changed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::process::parent_id;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
+
+use super::channel::{FIGURES, Line, Matter, Message, program};
+use super::ebpf::Account;
+use super::exec::{predecessors, start_next};
+use crate::config::{AccessLogTo, Config, Resolved, Settings};
+use crate::control::socket;
+use crate::control::validation::Prepared;
+use crate::os::files::{Disk, Files, Knowing, read_whole};
+use crate::os::sandbox;
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long files that have changed have to fit together before they are refused: tools that renew certificates write
+/// the certificate, and the key some seconds later.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// Serves whoever is on the other side of the standard input until it has gone.
+pub fn keep(settings: Settings) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // They are meant for the serving process, with which this one ends.
+        let kinds = [
+            SignalKind::hangup(),
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+        ];
+        let _ignored = kinds.into_iter().map(signal).collect::<io::Result<Vec<_>>>()?;
+        // It sees private keys too.
+        sandbox::forbid_core_dumps()?;
+        let line = Line::new(io::stdin().as_fd().try_clone_to_owned()?)?;
+        let mut keeper = Keeper::new(settings)?;
+        let served = keeper.serve(&line).await;
+        keeper.leave();
+        served
+    })
+}
+
+struct Keeper {
+    settings: Settings,
+    program: PathBuf,
+    serving: u32,
+    /// Who hands over to the serving process, until it has.
+    predecessor: Option<u32>,
+    sockets: Vec<OwnedFd>,
+    /// What the serving process goes by.
+    kept: Option<Kept>,
+    /// What it will go by, if it says so.
+    offered: Option<Kept>,
+    /// By which the next change is seen.
+    watched: BTreeMap<PathBuf, Option<Stamp>>,
+    /// Since when they do not fit together.
+    unfit: Option<Instant>,
+    /// Questions that came while an upgrade was under way, or an offer was out.
+    later: VecDeque<Message>,
+    /// Another process serves.
+    handed_over: bool,
+    /// What the kernel counts, and in which cgroup.
+    account: Option<(Account, PathBuf)>,
+}
+
+/// A configuration, what its file said when it was asked for, and what its other files were then.
+struct Kept {
+    config: Config,
+    text: Option<(PathBuf, Vec<u8>)>,
+    watched: BTreeMap<PathBuf, Option<Stamp>>,
+}
+
+/// By which a change is seen: when, how long, and which.
+type Stamp = (i64, i64, u64, u64);
+
+fn stamp(metadata: &Metadata) -> Stamp {
+    (metadata.ctime(), metadata.ctime_nsec(), metadata.len(), metadata.ino())
+}
+
+impl Keeper {
+    fn new(settings: Settings) -> io::Result<Self> {
+        Ok(Self {
+            settings,
+            program: program()?,
+            serving: parent_id(),
+            predecessor: predecessors()?.and_then(|processes| processes.first().copied()),
+            sockets: Vec::new(),
+            kept: None,
+            offered: None,
+            watched: BTreeMap::new(),
+            unfit: None,
+            later: VecDeque::new(),
+            handed_over: false,
+            account: None,
+        })
+    }
+
+    async fn serve(&mut self, line: &Line) -> io::Result<()> {
+        self.answer(line, Message::about(Matter::Reload)).await?;
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if self.offered.is_none()
+                && let Some(question) = self.later.pop_front()
+            {
+                self.answer(line, question).await?;
+                continue;
+            }
+            tokio::select! {
+                question = line.receive() => match question? {
+                    Some(question) => self.answer(line, question).await?,
+                    None => return Ok(()),
+                },
+                _ = looks.tick(), if !self.handed_over && self.offered.is_none() => {
+                    if let Some(message) = self.look(Instant::now()) {
+                        send(line, &message).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn answer(&mut self, line: &Line, question: Message) -> io::Result<()> {
+        let matter = question.matter;
+        let answer = match matter {
+            Matter::Reload | Matter::Upgrade if self.handed_over => {
+                Message::outcome(matter, Err("another process serves by now".to_owned()))
+            }
+            Matter::Reload if self.offered.is_some() => {
+                // Or it would not be clear which of the two is gone by.
+                self.later.push_back(question);
+                return Ok(());
+            }
+            Matter::Reload => self.reload(),
+            Matter::Declined => {
+                self.offered = None;
+                return Ok(());
+            }
+            Matter::Taken => {
+                self.take();
+                return Ok(());
+            }
+            Matter::Changed => {
+                // What was sent has not arrived: it has changed still.
+                self.watched.values_mut().for_each(|stamp| *stamp = None);
+                return Ok(());
+            }
+            // It is the broker that says so.
+            Matter::Unfit => return Ok(()),
+            Matter::Reopen => self.reopen(),
+            Matter::Announce => Message::outcome(matter, self.announce()),
+            Matter::Withdraw => Message::outcome(matter, self.withdraw().map(|()| String::new())),
+            Matter::Serving => {
+                self.predecessor = None;
+                return Ok(());
+            }
+            Matter::Account => Message::outcome(matter, self.begin_account(&question.text)),
+            Matter::Figures => self.figures(),
+            Matter::Sockets => {
+                self.sockets.extend(question.descriptors);
+                return Ok(());
+            }
+            Matter::Upgrade => Message::outcome(matter, self.upgrade(line).await),
+        };
+        send(line, &answer).await
+    }
+
+    fn reload(&mut self) -> Message {
+        let disk = Disk::default();
+        // Of settings that are wrong, the files are told of too.
+        let all = |text| Prepared::new(&self.settings, &disk).err().unwrap_or(text);
+        let resolved = self.settings.resolve(&disk).map_err(all).and_then(|resolved| self.allow(resolved));
+        let prepared = resolved.and_then(|resolved| Prepared::of(resolved, &disk));
+        let offered = prepared.and_then(|prepared| Offer::new(prepared.config(), disk, None));
+        match offered {
+            Ok(Offer { kept, files }) => {
+                self.offered = Some(kept);
+                Message::with_files(Matter::Reload, files)
+            }
+            Err(reason) => Message::outcome(Matter::Reload, Err(reason)),
+        }
+    }
+
+    /// Goes by what was offered.
+    fn take(&mut self) {
+        if let Some(offered) = self.offered.take() {
+            self.watched.clone_from(&offered.watched);
+            self.unfit = None;
+            self.kept = Some(offered);
+        }
+    }
+
+    /// What a running process can go by.
+    fn allow(&self, resolved: Resolved) -> Result<Resolved, String> {
+        let fixed = self.kept.as_ref().and_then(|kept| kept.config.fixed_setting_unlike(&resolved.config));
+        match fixed {
+            None => Ok(resolved),
+            Some(key) => {
+                let what = format!("{key} can't change while it runs: `dcv-splice upgrade` takes it up");
+                Err(resolved.blame_key(key, &what))
+            }
+        }
+    }
+
+    /// Reads again what has changed, by the configuration of last time.
+    fn look(&mut self, now: Instant) -> Option<Message> {
+        let stamped = |path: &PathBuf| (path.clone(), fs::metadata(path).ok().as_ref().map(stamp));
+        let seen: BTreeMap<_, _> = self.watched.keys().map(stamped).collect();
+        let is_overdue = self.unfit.is_some_and(|since| now.duration_since(since) >= SETTLE);
+        if seen == self.watched && !is_overdue {
+            return None;
+        }
+        let disk = Disk::default();
+        let text = self.kept.as_ref().and_then(|kept| kept.text.as_ref());
+        let prepared = Prepared::new(&self.settings, &Knowing { files: &disk, known: text });
+        let offered = prepared.and_then(|prepared| Offer::new(prepared.config(), disk, text));
+        match offered {
+            Ok(Offer { kept, files }) => {
+                self.watched = kept.watched;
+                self.unfit = None;
+                Some(Message::with_files(Matter::Changed, files))
+            }
+            // Whatever changes next is tried again.
+            Err(reason) => {
+                self.watched = seen;
+                self.wait(reason, is_overdue, now)
+            }
+        }
+    }
+
+    /// Files that can't be used are refused once they had their time; that they are waited for is told once.
+    fn wait(&mut self, reason: String, is_overdue: bool, now: Instant) -> Option<Message> {
+        if is_overdue {
+            self.unfit = None;
+            return Some(Message::outcome(Matter::Changed, Err(reason)));
+        }
+        let is_known = self.unfit.replace(self.unfit.unwrap_or(now)).is_some();
+        (!is_known).then(|| Message::outcome(Matter::Unfit, Ok(reason)))
+    }
+
+    fn reopen(&self) -> Message {
+        let access_log = self.kept.as_ref().map(|kept| &kept.config.access_log);
+        let Some(AccessLogTo::File(path)) = access_log else {
+            return Message::with_files(Matter::Reopen, Vec::new());
+        };
+        match Disk::default().append(path) {
+            Ok(file) => Message::with_files(Matter::Reopen, vec![(path.clone(), file)]),
+            Err(error) => {
+                Message::outcome(Matter::Reopen, Err(format!("--access-log {}: {error}", path.display())))
+            }
+        }
+    }
+
+    /// Starts the next binary, unless the serving process ends meanwhile.
+    async fn upgrade(&mut self, line: &Line) -> Result<String, String> {
+        let sockets = std::mem::take(&mut self.sockets);
+        let mut started = pin!(start_next(&self.program, &self.settings, sockets, self.serving));
+        let started = loop {
+            tokio::select! {
+                started = &mut started => break started?,
+                question = line.receive() => match question {
+                    // Whoever looks at it now wants to see it now.
+                    Ok(Some(Message { matter: Matter::Figures, .. })) => {
+                        send(line, &self.figures()).await.map_err(|error| error.to_string())?;
+                    }
+                    Ok(Some(question)) => self.later.push_back(question),
+                    Ok(None) | Err(_) => return Err("this process ends".to_owned()),
+                },
+            }
+        };
+        self.handed_over = true;
+        Ok(started)
+    }
+
+    /// Once, before anything has been accepted.
+    fn begin_account(&mut self, cgroup: &[u8]) -> Result<String, String> {
+        let config = match (&self.offered, &self.kept, &self.account) {
+            (Some(offered), None, None) => &offered.config,
+            _ => return Err("it counts already, or is too late to".to_owned()),
+        };
+        let cgroup = PathBuf::from(OsStr::from_bytes(cgroup));
+        self.account = Some((Account::begin(config, &cgroup)?, cgroup));
+        Ok(String::new())
+    }
+
+    fn figures(&self) -> Message {
+        let read = self.account.as_ref().map(|(account, _)| account.read()).unwrap_or_default();
+        let file = serde_json::to_vec(&read).map_err(io::Error::from).and_then(|text| in_memory(&text));
+        match file {
+            Ok(file) => Message::with_files(Matter::Figures, vec![(FIGURES.into(), file)]),
+            Err(error) => Message::outcome(Matter::Figures, Err(error.to_string())),
+        }
+    }
+
+    fn control(&self) -> Option<&Path> {
+        self.kept.as_ref()?.config.control.as_deref()
+    }
+
+    fn announce(&self) -> Result<String, String> {
+        let Some(path) = self.control() else { return Ok(String::new()) };
+        let linked = link(path, self.serving);
+        linked.map(|()| String::new()).map_err(|error| format!("--control {}: {error}", path.display()))
+    }
+
+    /// Tidies up after the serving process, however it has ended.
+    fn leave(&mut self) {
+        if let Some((account, cgroup)) = self.account.take() {
+            drop(account);
+            remove_cgroup(&cgroup);
+        }
+        let Some(path) = self.control() else { return };
+        let own = socket::of_process(path, self.serving);
+        // What is gone already need not be removed.
+        if socket::linked(path).as_ref() == Some(&own) && self.withdraw().is_err() {
+            let _ = fs::remove_file(path);
+        }
+        let _ = socket::remove_socket(&own);
+    }
+
+    /// Has the control path lead to who serves on, where this process has not taken over.
+    fn withdraw(&self) -> Result<(), String> {
+        let (Some(path), Some(before)) = (self.control(), self.predecessor) else {
+            return Err("nobody is to be reached instead".to_owned());
+        };
+        fs::metadata(socket::of_process(path, before))
+            .and_then(|_| link(path, before))
+            .map_err(|error| format!("--control {}: {error}", path.display()))
+    }
+}
+
+/// A configuration that can be run by, and its files.
+struct Offer {
+    kept: Kept,
+    files: Vec<(PathBuf, File)>,
+}
+
+impl Offer {
+    /// `disk`: where its files were read. `known`: what its own file said, where that was known before.
+    fn new(config: &Config, disk: Disk, known: Option<&(PathBuf, Vec<u8>)>) -> Result<Self, String> {
+        let mut asked = disk.into_asked();
+        let read = |path: &PathBuf| {
+            let file = asked.remove(path)?.ok()?;
+            Some((path.clone(), read_whole(&file).ok()?))
+        };
+        let text = known.cloned().or_else(|| config.file.as_ref().and_then(read));
+        let mut files: Vec<_> =
+            asked.into_iter().filter_map(|(path, file)| Some((path, file.ok()?))).collect();
+        let is_log = |path: &Path| matches!(&config.access_log, AccessLogTo::File(log) if log == path);
+        let watched = files.iter().filter(|(path, _)| !is_log(path));
+        let watched = watched.map(|(path, file)| (path.clone(), file.metadata().ok().as_ref().map(stamp)));
+        let watched = watched.collect();
+        if let Some((path, text)) = &text {
+            // What was validated, whatever the file says by now.
+            let file = in_memory(text).map_err(|error| format!("{}: {error}", path.display()))?;
+            files.push((path.clone(), file));
+        }
+        Ok(Self { kept: Kept { config: config.clone(), text, watched }, files })
+    }
+}
+
+/// Nobody is in it once the serving process has gone altogether.
+fn remove_cgroup(cgroup: &Path) {
+    for _ in 0..100 {
+        match fs::remove_dir(cgroup) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(LOOK / 50),
+            // What is left is empty and does no harm.
+            _ => return,
+        }
+    }
+}
+
+/// A file that is nowhere on the disk.
+fn in_memory(text: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("dcv-splice", MemfdFlags::CLOEXEC)?);
+    file.write_all(text)?;
+    Ok(file)
+}
+
+/// Sends the message, or why it can't be.
+async fn send(line: &Line, message: &Message) -> io::Result<()> {
+    match line.send(message).await {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            line.send(&Message::outcome(message.matter, Err(error.to_string()))).await
+        }
+        sent => sent,
+    }
+}
+
+/// Makes `path` lead to the control socket of `process`, in one step.
+fn link(path: &Path, process: u32) -> io::Result<()> {
+    socket::check(path)?;
+    let own = socket::of_process(path, process);
+    let name = own.file_name().unwrap_or(own.as_os_str());
+    let mut fresh = own.clone().into_os_string();
+    fresh.push(".new");
+    if fs::symlink_metadata(&fresh).is_ok_and(|found| found.is_symlink()) {
+        // One that was left half done.
+        fs::remove_file(&fresh)?;
+    }
+    symlink(name, &fresh)?;
+    fs::rename(&fresh, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::net::UnixListener;
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    /// Or it would not be clear which of two is gone by.
+    #[tokio::test]
+    async fn one_configuration_is_offered_at_a_time() {
+        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+        let (one, other) = pair.expect("a pair");
+        let (one, serving) = (Line::new(one).expect("a line"), Line::new(other).expect("a line"));
+        let mut keeper = Keeper::new(Settings::of([OsString::from("dcv-splice")])).expect("a keeper");
+        let told = async {
+            let ask = async |matter| serving.send(&Message::about(matter)).await.expect("room");
+            let hear = async || serving.receive().await.expect("a message").expect("a message").matter;
+            assert_eq!(hear().await, Matter::Reload, "the first configuration");
+            ask(Matter::Reload).await;
+            ask(Matter::Reopen).await;
+            assert_eq!(hear().await, Matter::Reopen, "the second waits for what becomes of the first");
+            ask(Matter::Taken).await;
+            assert_eq!(hear().await, Matter::Reload);
+            ask(Matter::Declined).await;
+            ask(Matter::Reload).await;
+            assert_eq!(hear().await, Matter::Reload);
+            drop(serving);
+        };
+        let both = async { tokio::join!(keeper.serve(&one), told) };
+        let (served, ()) = tokio::time::timeout(Duration::from_mins(1), both).await.expect("it answers");
+        served.expect("an end");
+    }
+
+    /// One that goes by these flags.
+    fn keeping(flags: &[String]) -> Keeper {
+        let words = ["dcv-splice".to_owned()].into_iter().chain(flags.iter().cloned()).map(OsString::from);
+        let mut keeper = Keeper::new(Settings::of(words)).expect("a keeper");
+        let offer = keeper.reload();
+        assert!(offer.good, "{}", String::from_utf8_lossy(&offer.text));
+        keeper.take();
+        keeper
+    }
+
+    #[test]
+    fn one_that_has_not_taken_over_leaves_the_control_path_to_who_serves_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("control");
+        let own = socket::of_process(&path, parent_id());
+        let before = socket::of_process(&path, 1);
+        for (predecessor, is_there, left) in
+            [(Some(1), true, Some(&before)), (Some(1), false, None), (None, true, None)]
+        {
+            let mut keeper = keeping(&[format!("--control={}", path.display())]);
+            keeper.predecessor = predecessor;
+            UnixListener::bind(&own).expect("a folder");
+            if is_there {
+                UnixListener::bind(&before).expect("a folder");
+            }
+            keeper.announce().expect("a link");
+            assert_eq!(socket::linked(&path).as_ref(), Some(&own));
+            keeper.leave();
+            assert_eq!(socket::linked(&path).as_ref(), left, "{predecessor:?}, {is_there}");
+            assert!(!own.exists() && before.exists() == is_there);
+            let _ = fs::remove_file(&before);
+        }
+    }
+
+    struct Pair {
+        folder: tempfile::TempDir,
+    }
+
+    impl Pair {
+        /// A certificate and its key in a folder, and who keeps them.
+        fn kept() -> (Self, Keeper) {
+            let pair = Self { folder: tempfile::tempdir().expect("a folder") };
+            let [certificate, key] = Self::fresh();
+            pair.replace("cert", &certificate);
+            pair.replace("key", &key);
+            let flag = |name: &str| format!("--{name}={}", pair.folder.path().join(name).display());
+            let keeper = keeping(&[flag("cert"), flag("key")]);
+            (pair, keeper)
+        }
+
+        fn fresh() -> [String; 2] {
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a pair");
+            [made.cert.pem(), made.signing_key.serialize_pem()]
+        }
+
+        fn replace(&self, name: &str, text: &str) {
+            let fresh = self.folder.path().join("fresh");
+            fs::write(&fresh, text).expect("room");
+            fs::rename(fresh, self.folder.path().join(name)).expect("a folder");
+        }
+    }
+
+    fn told(message: Option<Message>) -> Option<(Matter, bool)> {
+        message.map(|message| (message.matter, message.good))
+    }
+
+    #[test]
+    fn a_key_that_follows_its_certificate_within_ten_seconds_is_waited_for() {
+        let (pair, mut keeper) = Pair::kept();
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        assert_eq!(told(keeper.look(start)), None);
+        let [certificate, key] = Pair::fresh();
+        pair.replace("cert", &certificate);
+        assert_eq!(told(keeper.look(after(1000))), Some((Matter::Unfit, true)));
+        assert_eq!(told(keeper.look(after(2000))), None);
+        // Another change that does not help is not told again.
+        pair.replace("cert", &certificate);
+        assert_eq!(told(keeper.look(after(3000))), None);
+        pair.replace("key", &key);
+        assert_eq!(told(keeper.look(after(3500))), Some((Matter::Changed, true)));
+        assert_eq!(told(keeper.look(after(60_000))), None);
+    }
+
+    #[test]
+    fn files_that_do_not_fit_in_time_are_refused_once_and_tried_again_when_they_change() {
+        let (pair, mut keeper) = Pair::kept();
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        let [certificate, key] = Pair::fresh();
+        pair.replace("cert", &certificate);
+        assert_eq!(told(keeper.look(start)), Some((Matter::Unfit, true)));
+        assert_eq!(told(keeper.look(after(9999))), None);
+        assert_eq!(told(keeper.look(after(10_000))), Some((Matter::Changed, false)));
+        assert_eq!(told(keeper.look(after(30_000))), None);
+        pair.replace("cert", &certificate);
+        assert_eq!(told(keeper.look(after(31_000))), Some((Matter::Unfit, true)));
+        pair.replace("key", &key);
+        assert_eq!(told(keeper.look(after(32_000))), Some((Matter::Changed, true)));
+        assert_eq!(told(keeper.look(after(60_000))), None);
+    }
+
+    #[test]
+    fn a_reload_ends_the_wait_for_files_that_did_not_fit() {
+        let (pair, mut keeper) = Pair::kept();
+        let start = Instant::now();
+        let [certificate, key] = Pair::fresh();
+        pair.replace("cert", &certificate);
+        assert_eq!(told(keeper.look(start)), Some((Matter::Unfit, true)));
+        pair.replace("key", &key);
+        assert!(keeper.reload().good);
+        keeper.take();
+        assert_eq!(told(keeper.look(start + Duration::from_mins(1))), None);
+    }
+}

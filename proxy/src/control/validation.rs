@@ -1,0 +1,149 @@
+//! What a configuration comes to once its files are read: everything that can be found wrong before anything is bound,
+//! and before anything that runs is changed. Opens no file itself and starts nothing but the thread of the passwords.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::access::admission::Admission;
+use crate::access::htpasswd::Users;
+use crate::access::passwords::{PasswordRules, Passwords};
+use crate::config::{AccessLogTo, Config, Resolved, Settings};
+use crate::observe::access_log::AccessLog;
+use crate::observe::stats::Published;
+use crate::os::files::Files;
+use crate::os::log::Target;
+use crate::tls::{self, Acceptor, Connector};
+use crate::worker::context::Shared;
+use crate::worker::load_balancer::{Balance, Desk};
+
+/// A configuration that can be run by.
+pub struct Prepared {
+    /// The configuration, and where each of its settings comes from.
+    pub resolved: Resolved,
+    acceptor: Acceptor,
+    connector: Option<Connector>,
+    users: Option<Users>,
+    lines: Target,
+    /// What is worth a warning, each with its place in the configuration file.
+    pub doubts: Vec<String>,
+}
+
+impl Prepared {
+    /// Resolves the settings and reads their files. The error has a line for each thing that is wrong, with its place in
+    /// the configuration file where there is one.
+    pub fn new(settings: &Settings, files: &dyn Files) -> Result<Self, String> {
+        let (resolved, mut problems) = settings.examine(files);
+        match resolved.map(|resolved| Self::of(resolved, files)) {
+            Some(Ok(prepared)) if problems.is_empty() => return Ok(prepared),
+            Some(Err(more)) => problems.push(more),
+            _ => {}
+        }
+        Err(problems.join("\n"))
+    }
+
+    /// The same for settings that were resolved before. The error has a line for each file that can't be used.
+    pub fn of(resolved: Resolved, files: &dyn Files) -> Result<Self, String> {
+        let mut problems = Vec::new();
+        let mut blame =
+            |file: Option<&Path>, error: &dyn fmt::Display| problems.push(resolved.blame(file, error));
+        let config = &resolved.config;
+        let acceptor = Acceptor::demanding(&config.certificates, &config.client_demands, files)
+            .map_err(|errors| errors.iter().for_each(|error| blame(error.file(), error)));
+        let connector = config.agent_trust.as_ref().map(|trust| Connector::reading(trust, files));
+        let connector = connector.transpose().map_err(|error| blame(error.file(), &error));
+        let users = config.passwords.as_ref().map(|rules| {
+            rules.read(files).map_err(|error| blame(Some(&rules.file), &format!("--htpasswd {error}")))
+        });
+        let users = users.transpose();
+        let lines = open_log(&config.access_log, files).map_err(|(file, error)| {
+            blame(Some(file), &format!("--access-log {}: {error}", file.display()));
+        });
+        match (acceptor, connector, users, lines) {
+            (Ok(acceptor), Ok(connector), Ok(users), Ok(lines)) => {
+                let (trust, demands) = (config.agent_trust.as_ref(), &config.client_demands);
+                let doubts = tls::doubts(&config.certificates, demands, trust, files);
+                let doubts = doubts.iter().map(|it| resolved.blame(Some(&it.file), &it.says)).collect();
+                Ok(Self { resolved, acceptor, connector, users, lines, doubts })
+            }
+            _ => Err(problems.join("\n")),
+        }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.resolved.config
+    }
+
+    /// Whether passwords are asked for and nobody has one.
+    pub fn locks_everybody_out(&self) -> bool {
+        self.users.as_ref().is_some_and(Users::is_empty)
+    }
+
+    /// What the workers share at the start. Starts the thread of the passwords.
+    pub fn share(self, log: &AccessLog) -> io::Result<(Shared, Vec<Desk>, Target)> {
+        let config = self.resolved.config;
+        let (balance, desks) = Balance::new(config.workers);
+        let shared = Shared {
+            admission: Admission::new(config.clients.clone(), config.client_limits),
+            passwords: passwords(config.passwords.as_ref(), self.users, None)?,
+            log: log_if_wanted(log, &config.access_log),
+            acceptor: self.acceptor,
+            connector: self.connector,
+            balance,
+            refusals: Arc::default(),
+            failures: Arc::default(),
+            published: Published::new(config.workers),
+            config: Arc::new(config),
+        };
+        Ok((shared, desks, self.lines))
+    }
+
+    /// What the workers share from now on, in place of `before`: who is in stays counted, who has guessed stays known.
+    pub fn replace(self, before: &Shared, log: &AccessLog) -> io::Result<(Shared, Target)> {
+        self.doubts.iter().for_each(|doubt| tracing::warn!("{doubt}"));
+        let config = self.resolved.config;
+        let shared = Shared {
+            admission: before.admission.renewed(config.clients.clone(), config.client_limits),
+            passwords: passwords(config.passwords.as_ref(), self.users, before.passwords.as_ref())?,
+            log: log_if_wanted(log, &config.access_log),
+            acceptor: self.acceptor,
+            connector: self.connector,
+            balance: before.balance.clone(),
+            refusals: before.refusals.clone(),
+            failures: before.failures.clone(),
+            published: before.published.clone(),
+            config: Arc::new(config),
+        };
+        Ok((shared, self.lines))
+    }
+}
+
+fn passwords(
+    rules: Option<&PasswordRules>,
+    users: Option<Users>,
+    before: Option<&Passwords>,
+) -> io::Result<Option<Passwords>> {
+    let Some((rules, users)) = rules.zip(users) else { return Ok(None) };
+    let renewed = match before {
+        Some(before) => before.renewed(rules, users),
+        None => Passwords::start(rules, users)?,
+    };
+    Ok(Some(renewed))
+}
+
+fn log_if_wanted(log: &AccessLog, to: &AccessLogTo) -> AccessLog {
+    if *to == AccessLogTo::Off { AccessLog::default() } else { log.clone() }
+}
+
+/// Where the lines go.
+pub fn open_log<'a>(to: &'a AccessLogTo, files: &dyn Files) -> Result<Target, (&'a Path, io::Error)> {
+    match to {
+        AccessLogTo::Off => Ok(Target::Off),
+        AccessLogTo::Stdout => Target::standard(io::stdout()).map_err(|error| (Path::new("stdout"), error)),
+        AccessLogTo::File(path) => {
+            files.append(path).map(Target::File).map_err(|error| (path.as_path(), error))
+        }
+    }
+}

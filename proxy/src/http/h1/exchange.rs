@@ -1,0 +1,613 @@
+//! One request and its response, both bodies on their way at the same time: an answer is passed on as soon as
+//! the agent gives it, also while the client is still sending. Nothing is buffered whole.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use crate::http::connection_auth::{self, Login};
+use crate::http::h1::body::{self, BodyError, Decoder, Piece};
+use crate::http::h1::head::{self, Framing, HeadEnd, HeadError, HeadLimits, ResponseHead, Version};
+use crate::http::h1::keep_alive::Promise;
+use crate::http::path_prefix::Mount;
+use crate::http::rewrite::{self, Passing};
+use crate::observe::access_log::Side;
+use crate::runtime::drain::{Phase, Stop};
+use crate::transport::endpoint::{End, FILL_BYTES, Fault, Peer, Scratch};
+use crate::transport::net::{Net, Stream};
+
+/// Limits of an exchange.
+#[derive(Clone, Copy, Debug)]
+pub struct ExchangeLimits {
+    /// Of the response head.
+    pub head: HeadLimits,
+    /// How long a request body may pause.
+    pub body_gap: Duration,
+    /// How long the agent may take to its first response byte, or pause in the response.
+    pub response: Duration,
+    /// Bytes of a request body.
+    pub body_bytes_max: u64,
+    /// How long the agent may take, or pause, once the client has ended its side.
+    pub half_closed: Duration,
+}
+
+/// What a method means to whoever passes it on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Method {
+    /// HEAD: the answer has no body.
+    Head,
+    /// One that does the same once as twice (RFC 9110 9.2.2).
+    Idempotent,
+    /// Any other.
+    Other,
+}
+
+impl Method {
+    /// The method of this name.
+    pub fn of(name: &str) -> Self {
+        match name {
+            "HEAD" => Self::Head,
+            "GET" | "OPTIONS" | "PUT" | "DELETE" => Self::Idempotent,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What the response depends on in the request.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The method.
+    pub method: Method,
+    /// How the body of the request is delimited.
+    pub framing: Framing,
+    /// Whether it asks for a WebSocket.
+    pub websocket: bool,
+    /// Whether the client may wait for a 100 before it sends its body (RFC 9110 10.1.1).
+    pub expects_continue: bool,
+    /// The version that the client speaks.
+    pub version: Version,
+    /// Whether the client would send another request.
+    pub keep_alive: bool,
+    /// What it means for logins that hold for the agent's connection.
+    pub login: Login,
+    /// Where the agent's paths are for the client.
+    pub mount: Option<Mount>,
+}
+
+/// How an exchange went.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The response was passed on whole.
+    Answered {
+        /// Its status.
+        status: u16,
+        /// Whether the client may send another request.
+        keep_client: bool,
+        /// Whether the agent may be sent another request.
+        keep_agent: bool,
+    },
+    /// The agent speaks the protocol that was asked for from here on.
+    Upgraded,
+}
+
+/// Why an exchange failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// A side failed. Where `status` is none, the client has not been given anything yet.
+    Fault(Side, Fault, Option<u16>),
+    /// The body of a side breaks the rules of its framing; the same of `status`.
+    Body(Side, BodyError, Option<u16>),
+    /// The agent's head can't be passed on; the client has not been given anything yet.
+    BadHead(HeadError),
+    /// The agent agreed to an upgrade that nobody asked for.
+    UnaskedUpgrade,
+    /// The agent sent more interim responses than [`INTERIM_MAX`].
+    TooManyInterim,
+    /// The worker ends.
+    Stopped,
+}
+
+impl Failure {
+    /// A word for it, for counting.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Fault(Side::Client, ..) | Self::Body(Side::Client, ..) => "client",
+            Self::Fault(Side::Agent, _, None) | Self::Body(Side::Agent, _, None) => "no answer",
+            Self::Fault(Side::Agent, _, Some(_)) | Self::Body(Side::Agent, _, Some(_)) => "answer broken off",
+            Self::BadHead(_) => "no HTTP",
+            Self::UnaskedUpgrade => "unasked upgrade",
+            Self::TooManyInterim => "interim responses",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// An exchange on its way.
+pub struct Exchange<'a, N: Net> {
+    /// Who asked.
+    pub client: &'a mut Peer<N::Stream>,
+    /// Who answers.
+    pub agent: &'a mut Peer<N::Stream>,
+    /// For letting others have their turn.
+    pub net: &'a N,
+    /// The worker's buffers.
+    pub scratch: &'a RefCell<Scratch>,
+    /// Whether a client that has ended its side in order still waits for the answer (RFC 9112 9.6).
+    pub may_half_close: bool,
+    /// Whether the client is to stay.
+    pub stop: &'a Stop,
+    /// The limits.
+    pub limits: ExchangeLimits,
+    /// The line that holds the client to HTTPS.
+    pub hsts: Option<&'a str>,
+    /// Body bytes to the agent, as far as they got.
+    pub to_agent: u64,
+    /// Body bytes to the client, as far as they got.
+    pub to_client: u64,
+    /// Whether a head came from the agent, if only an interim one.
+    pub heard: bool,
+    /// Whether the agent has spoken of a login that holds for its connection.
+    pub binds: bool,
+    /// How long and for how many requests the agent means to keep its connection.
+    pub promise: Promise,
+}
+
+/// A head and its body on their way.
+struct Transfer<'a> {
+    /// What goes out before the body, in the same TLS record.
+    head: &'a [u8],
+    decoder: Decoder,
+    /// The framing that the receiver was told.
+    framing: Framing,
+    moved: u64,
+    done: bool,
+    /// The sender may wait for a 100 that has not come.
+    unasked: bool,
+}
+
+/// Receives of one body before the other body, and then the other tasks, have their turns: half of what a run of the
+/// task may do ([`FRONT_CALLS`](crate::runtime::scheduler::FRONT_CALLS)) is left to the other body.
+const TURN_RECEIVES: usize = 4;
+/// Interim responses to one request. Servers send one or two; those that say every few seconds that they still work
+/// (102) stay below it within the time that an agent has to answer.
+const INTERIM_MAX: usize = 64;
+
+/// Why a transfer failed.
+enum Broken {
+    /// The sender.
+    From(Fault),
+    /// What it sent.
+    Body(BodyError),
+    /// The receiver.
+    To(Fault),
+}
+
+impl Broken {
+    /// The failure of a transfer from `side`.
+    fn of(self, side: Side, status: Option<u16>) -> Failure {
+        match self {
+            Self::From(fault) => Failure::Fault(side, fault, status),
+            Self::Body(error) => Failure::Body(side, error, status),
+            Self::To(fault) => Failure::Fault(side.other(), fault, status),
+        }
+    }
+}
+
+/// How a transfer stands.
+enum Turn {
+    Done,
+    Again,
+}
+
+impl<'a> Transfer<'a> {
+    fn new(head: &'a [u8], from: Framing, decoder: Decoder, to: Framing) -> Self {
+        Self { head, unasked: false, decoder, framing: to, moved: 0, done: from == Framing::Empty }
+    }
+
+    /// Whether the agent, and not the client, has to do the next step.
+    fn is_up_to_agent(&self) -> bool {
+        self.done || (self.unasked && self.moved == 0)
+    }
+
+    fn poll<S: Stream>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Peer<S>,
+        to: &mut Peer<S>,
+        scratch: &mut Scratch,
+    ) -> Poll<Result<Turn, Broken>> {
+        let mut receives = 0;
+        loop {
+            let recoded = self.recode(from, to, scratch);
+            let flushed = to.poll_flush(cx);
+            // What was there before a body broke the rules has gone out by now, as far as the side takes it.
+            let has_gained = recoded?;
+            ready!(flushed).map_err(Broken::To)?;
+            if self.done {
+                return Poll::Ready(Ok(Turn::Done));
+            }
+            if has_gained {
+                continue;
+            }
+            if receives == TURN_RECEIVES {
+                return Poll::Ready(Ok(Turn::Again));
+            }
+            receives += 1;
+            if ready!(from.poll_fill(cx, scratch)).map_err(Broken::From)? == 0 {
+                self.end_with_connection(from, to)?;
+            }
+        }
+    }
+
+    /// Writes the head and what is already there of the body, in one message. Whether there was any body.
+    fn recode<S: Stream>(
+        &mut self,
+        from: &mut Peer<S>,
+        to: &mut Peer<S>,
+        scratch: &mut Scratch,
+    ) -> Result<bool, Broken> {
+        scratch.message.clear();
+        scratch.message.extend_from_slice(std::mem::take(&mut self.head));
+        let decoded = self.decode(from, &mut scratch.message);
+        to.write(&scratch.message).map_err(Broken::To)?;
+        decoded.map_err(Broken::Body)
+    }
+
+    fn decode<S: Stream>(&mut self, from: &mut Peer<S>, message: &mut Vec<u8>) -> Result<bool, BodyError> {
+        if self.done {
+            return Ok(false);
+        }
+        let mut used = 0;
+        while !self.done {
+            let (took, piece) = self.decoder.next(&from.plain.filled()[used..])?;
+            used += took;
+            let Some(piece) = piece else { break };
+            if let Piece::Data(data) = &piece {
+                self.moved += data.len() as u64;
+            }
+            self.done = matches!(piece, Piece::End(_));
+            body::encode(self.framing, &piece, message);
+        }
+        from.plain.consume(used);
+        Ok(used > 0 || self.done)
+    }
+
+    /// Only a body that ends with its connection may end so, and only in order.
+    fn end_with_connection<S: Stream>(&mut self, from: &Peer<S>, to: &mut Peer<S>) -> Result<(), Broken> {
+        if !self.decoder.ends_with_connection() || from.end() != Some(End::Clean) {
+            return Err(Broken::From(Fault::EndedEarly));
+        }
+        let mut last = Vec::new();
+        body::encode(self.framing, &Piece::End(Vec::new()), &mut last);
+        self.done = true;
+        to.write(&last).map_err(Broken::To)
+    }
+}
+
+/// What woke an exchange that waits for a `T`.
+enum Event<T> {
+    /// Some body bytes went their way.
+    Progress,
+    /// A turn is used up.
+    Again,
+    /// What was waited for is there.
+    Here(T),
+    TimeUp,
+}
+
+impl<N: Net> Exchange<'_, N> {
+    /// Runs the exchange to its end. `head` is what the agent is to see of the request's.
+    pub async fn run(&mut self, asked: &Asked, head: &[u8]) -> Result<Outcome, Failure> {
+        let decoder = Decoder::new(asked.framing, self.limits.body_bytes_max);
+        let mut upload = Transfer::new(head, asked.framing, decoder, asked.framing);
+        upload.unasked = asked.expects_continue;
+        let done = self.run_with(asked, &mut upload).await;
+        self.to_agent = upload.moved;
+        done
+    }
+
+    async fn run_with(&mut self, asked: &Asked, upload: &mut Transfer<'_>) -> Result<Outcome, Failure> {
+        // Interim responses don't give the agent more time.
+        let mut timer = pin!(self.net.sleep(self.gap(upload)));
+        let mut interim = 0;
+        loop {
+            let length = self.response_head(upload, timer.as_mut()).await?;
+            self.heard = true;
+            let head = ResponseHead::parse(
+                &self.agent.plain.filled()[..length],
+                &self.limits.head,
+                asked.method == Method::Head,
+            )
+            .map_err(Failure::BadHead)?;
+            let status = head.status;
+            self.promise.update(&head.headers);
+            self.binds |= connection_auth::bind_connection(&head.headers);
+            if status == 101 && !(asked.websocket && head::has_websocket(&head.headers)) {
+                return Err(Failure::UnaskedUpgrade);
+            }
+            let (framing, may_stay) = offer(&head, asked, upload.done);
+            let keep_client = may_stay && self.may_ask_again() && self.stop.phase() == Phase::Running;
+            let keep_agent = head.keep_alive;
+            let passing = Passing {
+                framing,
+                keep_alive: keep_client,
+                http10: asked.version == Version::Http10,
+                mount: asked.mount.as_ref(),
+                hsts: self.hsts,
+            };
+            let mut out = Vec::with_capacity(length + 128);
+            rewrite::response(&head, &passing, &mut out);
+            let from = head.framing;
+            self.agent.plain.consume(length);
+            match status {
+                101 => {
+                    self.write_to_client(&out)?;
+                    return Ok(Outcome::Upgraded);
+                }
+                100..200 if interim == INTERIM_MAX => return Err(Failure::TooManyInterim),
+                100..200 => {
+                    interim += 1;
+                    self.write_to_client(&out)?;
+                    if status == 100 && std::mem::take(&mut upload.unasked) {
+                        // The next step is the client's, who has all of its time for it.
+                        timer.set(self.net.sleep(self.gap(upload)));
+                    }
+                    self.send_interim(status).await?;
+                }
+                _ => {
+                    let download = Transfer::new(&out, from, Decoder::of_agent(from), framing);
+                    return self.bodies(status, upload, download, keep_client, keep_agent).await;
+                }
+            }
+        }
+    }
+
+    fn write_to_client(&mut self, head: &[u8]) -> Result<(), Failure> {
+        self.client.write(head).map_err(|fault| Failure::Fault(Side::Client, fault, None))
+    }
+
+    async fn send_interim(&mut self, status: u16) -> Result<(), Failure> {
+        let sent = self.net.timeout(self.limits.response, self.client.flush()).await;
+        sent.unwrap_or(Err(Fault::TimedOut))
+            .map_err(|fault| Failure::Fault(Side::Client, fault, Some(status)))
+    }
+
+    /// Waits for a whole response head, sending the request's body meanwhile.
+    async fn response_head(
+        &mut self,
+        upload: &mut Transfer<'_>,
+        mut timer: Pin<&mut N::Sleep>,
+    ) -> Result<usize, Failure> {
+        let mut scan = HeadEnd::default();
+        let mut upload_broken = false;
+        loop {
+            let event =
+                poll_fn(|cx| self.poll_head(cx, upload, &mut upload_broken, &mut scan, timer.as_mut()))
+                    .await?;
+            match event {
+                Event::Here(length) => return Ok(length),
+                Event::Again => self.net.breathe().await,
+                Event::TimeUp => return Err(self.timed_out(upload, None)),
+                Event::Progress => {}
+            }
+            timer.set(self.net.sleep(self.gap(upload)));
+        }
+    }
+
+    fn gap(&self, upload: &Transfer<'_>) -> Duration {
+        self.patience(if upload.is_up_to_agent() { self.limits.response } else { self.limits.body_gap })
+    }
+
+    /// A client that has ended its side may be gone, too.
+    fn patience(&self, limit: Duration) -> Duration {
+        if self.client.end().is_some() { limit.min(self.limits.half_closed) } else { limit }
+    }
+
+    /// Whether the client may have another request, if only one that it has sent ahead.
+    fn may_ask_again(&self) -> bool {
+        self.client.end().is_none() || !self.client.plain.is_empty()
+    }
+
+    fn timed_out(&self, upload: &Transfer<'_>, status: Option<u16>) -> Failure {
+        if status.is_none() && self.patience(self.limits.response) < self.limits.response {
+            return Failure::Fault(Side::Client, Fault::EndedEarly, None);
+        }
+        let side = if upload.is_up_to_agent() || self.agent.is_behind() { Side::Agent } else { Side::Client };
+        Failure::Fault(side, Fault::TimedOut, status)
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &mut Transfer<'_>,
+        upload_broken: &mut bool,
+        scan: &mut HeadEnd,
+        timer: Pin<&mut N::Sleep>,
+    ) -> Poll<Result<Event<usize>, Failure>> {
+        let (moved, was_done, had_ended) = (upload.moved, upload.done, self.client.end().is_some());
+        let mut again = false;
+        if !*upload_broken {
+            match self.poll_upload(cx, upload) {
+                Ok(turn) => again = turn,
+                // An agent that refuses a body may have said why: its answer is still read.
+                Err(Broken::To(_)) => *upload_broken = true,
+                Err(broken) => return Poll::Ready(Err(broken.of(Side::Client, None))),
+            }
+        }
+        if let Poll::Ready(event) = self.poll_agent_head(cx, scan) {
+            return Poll::Ready(event);
+        }
+        if upload.done {
+            self.look_after_client(cx)?;
+        }
+        if again {
+            return Poll::Ready(Ok(Event::Again));
+        }
+        if upload.moved > moved || upload.done != was_done || self.client.end().is_some() != had_ended {
+            return Poll::Ready(Ok(Event::Progress));
+        }
+        timer.poll(cx).map(|()| Ok(Event::TimeUp))
+    }
+
+    /// Whether the turn was used up before the body.
+    fn poll_upload(&mut self, cx: &mut Context<'_>, upload: &mut Transfer<'_>) -> Result<bool, Broken> {
+        // Most requests are a head alone.
+        if upload.done && upload.head.is_empty() && !self.agent.is_behind() {
+            return Ok(false);
+        }
+        let mut scratch = self.scratch.borrow_mut();
+        match upload.poll(cx, self.client, self.agent, &mut scratch) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(turn) => Ok(matches!(turn?, Turn::Again)),
+        }
+    }
+
+    fn poll_agent_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        scan: &mut HeadEnd,
+    ) -> Poll<Result<Event<usize>, Failure>> {
+        loop {
+            let found = scan.find(self.agent.plain.filled(), &self.limits.head).map_err(Failure::BadHead)?;
+            if let Some(length) = found {
+                return Poll::Ready(Ok(Event::Here(length)));
+            }
+            let filled = ready!(self.agent.poll_fill(cx, &mut self.scratch.borrow_mut()));
+            let fault = match filled {
+                Ok(0) => Fault::EndedEarly,
+                Ok(_) => continue,
+                Err(fault) => fault,
+            };
+            return Poll::Ready(Err(Failure::Fault(Side::Agent, fault, None)));
+        }
+    }
+
+    /// A client that is gone wants no answer. One whose TLS stream was cut did not end its side by itself.
+    fn look_after_client(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let may_half_close = self.may_half_close;
+        let is_gone = |end| end == End::Truncated || !may_half_close;
+        let fault = self.listener_failure(cx);
+        let fault = fault.or_else(|| self.client.end().is_some_and(is_gone).then_some(Fault::EndedEarly));
+        fault.map_or(Ok(()), |fault| Err(Failure::Fault(Side::Client, fault, None)))
+    }
+
+    /// Takes in what the client sends ahead, up to a limit, and finds out whether it is still there.
+    fn client_failure(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
+        while self.client.plain.len() < FILL_BYTES && self.client.end().is_none() {
+            match self.client.poll_fill(cx, &mut self.scratch.borrow_mut()) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(fault)) => return Some(fault),
+                Poll::Pending => break,
+            }
+        }
+        None
+    }
+
+    /// The same where nothing more is received: a client that has ended its side, or sent more ahead than is taken in, may
+    /// be gone altogether.
+    fn listener_failure(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
+        let is_unheard = |client: &Peer<_>| client.end().is_some() || client.plain.len() >= FILL_BYTES;
+        self.client_failure(cx).or_else(|| is_unheard(self.client).then(|| self.client.reset(cx)).flatten())
+    }
+
+    /// The response's body, and what is left of the request's.
+    async fn bodies(
+        &mut self,
+        status: u16,
+        upload: &mut Transfer<'_>,
+        mut download: Transfer<'_>,
+        keep_client: bool,
+        keep_agent: bool,
+    ) -> Result<Outcome, Failure> {
+        // An agent that answers before it has the whole request may take the rest of it for a request of its
+        // own: its connection never serves anybody else.
+        let early = !upload.done;
+        // One that will close the connection does not want the rest.
+        let mut upload_over = upload.done || !keep_agent;
+        let mut timer = pin!(self.net.sleep(self.patience(self.limits.response)));
+        loop {
+            let event = poll_fn(|cx| {
+                let event = self.poll_bodies(cx, status, upload, &mut upload_over, &mut download);
+                if event.is_pending() { timer.as_mut().poll(cx).map(|()| Ok(Event::TimeUp)) } else { event }
+            });
+            let event = event.await;
+            self.to_client = download.moved;
+            match event? {
+                Event::Here(()) => break,
+                Event::Again => self.net.breathe().await,
+                Event::TimeUp if download.done => return Err(self.timed_out(upload, Some(status))),
+                Event::TimeUp => return Err(Failure::Fault(self.slow_side(), Fault::TimedOut, Some(status))),
+                Event::Progress => {}
+            }
+            timer.set(self.net.sleep(self.patience(self.limits.response)));
+        }
+        let agent_quiet = self.agent.end().is_none() && self.agent.plain.is_empty();
+        Ok(Outcome::Answered {
+            status,
+            keep_client: keep_client && upload.done,
+            keep_agent: keep_agent && !early && agent_quiet,
+        })
+    }
+
+    fn slow_side(&self) -> Side {
+        if self.client.is_behind() { Side::Client } else { Side::Agent }
+    }
+
+    fn poll_bodies(
+        &mut self,
+        cx: &mut Context<'_>,
+        status: u16,
+        upload: &mut Transfer<'_>,
+        upload_over: &mut bool,
+        download: &mut Transfer<'_>,
+    ) -> Poll<Result<Event<()>, Failure>> {
+        let (moved, had_ended) = (upload.moved + download.moved, self.client.end().is_some());
+        let mut again = false;
+        if !*upload_over {
+            match self.poll_upload(cx, upload) {
+                Ok(turn) => again = turn,
+                Err(Broken::To(_)) => *upload_over = true,
+                Err(broken) => {
+                    // What the agent has said by now goes out first, as far as the client takes it.
+                    let _ = download.poll(cx, self.agent, self.client, &mut self.scratch.borrow_mut());
+                    return Poll::Ready(Err(broken.of(Side::Client, Some(status))));
+                }
+            }
+            *upload_over |= upload.done && !self.agent.is_behind();
+        }
+        let polled = download.poll(cx, self.agent, self.client, &mut self.scratch.borrow_mut());
+        match polled {
+            Poll::Ready(Ok(Turn::Done)) if *upload_over => return Poll::Ready(Ok(Event::Here(()))),
+            Poll::Ready(Ok(Turn::Again)) => again = true,
+            Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken.of(Side::Agent, Some(status)))),
+            Poll::Ready(Ok(Turn::Done)) | Poll::Pending => {}
+        }
+        // Once it has the answer, it may leave while the agent takes the rest of the request.
+        let is_answered = download.done && !self.client.is_behind();
+        if upload.done
+            && !is_answered
+            && let Some(fault) = self.listener_failure(cx)
+        {
+            return Poll::Ready(Err(Failure::Fault(Side::Client, fault, Some(status))));
+        }
+        if again {
+            return Poll::Ready(Ok(Event::Again));
+        }
+        let is_changed = upload.moved + download.moved > moved || self.client.end().is_some() != had_ended;
+        if is_changed { Poll::Ready(Ok(Event::Progress)) } else { Poll::Pending }
+    }
+}
+
+/// The framing that the client is told, and whether its connection stays.
+fn offer(head: &ResponseHead<'_>, asked: &Asked, upload_done: bool) -> (Framing, bool) {
+    let framing = match head.framing {
+        Framing::Chunked | Framing::UntilEnd if asked.version == Version::Http10 => Framing::UntilEnd,
+        Framing::UntilEnd => Framing::Chunked,
+        framing => framing,
+    };
+    // After a refused upgrade the client may already have sent what is no HTTP; after a refused body, the rest.
+    let settled = !asked.websocket && (upload_done || head.keep_alive);
+    (framing, asked.keep_alive && settled && framing != Framing::UntilEnd)
+}

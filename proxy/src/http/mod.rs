@@ -1,0 +1,9 @@
+//! HTTP messages and what is changed in them on the way, and responses of the proxy's own; `h1` reads and writes HTTP/1.1.
+//! Never chooses an agent and never decides who may ask. Uses `transport` and what is below it.
+
+pub mod connection_auth;
+pub mod h1;
+pub mod local_response;
+pub mod path_prefix;
+pub mod request_source;
+pub mod rewrite;

@@ -1,0 +1,274 @@
+//! The books: what a request or session was, how it ended and what it moved, and the access log's line of it.
+//! An entry is written once, when it is over. No secret of a URL ever gets into a line.
+
+use std::borrow::Cow;
+use std::fmt::{self, Display, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use crate::os::log::Log;
+
+/// One of the two sides.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Side {
+    /// Who asks.
+    Client,
+    /// The desktop.
+    Agent,
+}
+
+impl Side {
+    /// The opposite side.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Agent,
+            Self::Agent => Self::Client,
+        }
+    }
+}
+
+impl Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Agent => "agent",
+        })
+    }
+}
+
+/// Why a request or session ended, and which side did it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ending {
+    /// The exchange was completed.
+    Complete,
+    /// The proxy answered by itself, and refused nothing: `/health`, a redirect.
+    Answered,
+    /// The proxy refused the request.
+    Refused,
+    /// The side ended the session in order.
+    Ended(Side),
+    /// The side's TLS stream was cut: FIN without `close_notify`.
+    Truncated(Side),
+    /// The side's socket failed, mostly by a reset.
+    Reset(Side),
+    /// The side took no bytes for too long.
+    Stalled(Side),
+    /// The side did not send what was due in time.
+    TimedOut(Side),
+    /// The side broke the rules of TLS.
+    BrokeTls(Side),
+    /// The side broke the rules of HTTP.
+    BrokeHttp(Side),
+    /// The TLS key of the side has sealed all it may.
+    KeyExhausted(Side),
+    /// Nothing was moved for the idle limit.
+    Idle,
+    /// The proxy was stopped.
+    Drained,
+}
+
+impl Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Complete => f.write_str("complete"),
+            Self::Answered => f.write_str("answered"),
+            Self::Refused => f.write_str("refused"),
+            Self::Ended(side) => write!(f, "{side}-ended"),
+            Self::Truncated(side) => write!(f, "{side}-truncated"),
+            Self::Reset(side) => write!(f, "{side}-reset"),
+            Self::Stalled(side) => write!(f, "{side}-stalled"),
+            Self::TimedOut(side) => write!(f, "{side}-timed-out"),
+            Self::BrokeTls(side) => write!(f, "{side}-broke-tls"),
+            Self::BrokeHttp(side) => write!(f, "{side}-broke-http"),
+            Self::KeyExhausted(side) => write!(f, "{side}-key-exhausted"),
+            Self::Idle => f.write_str("idle"),
+            Self::Drained => f.write_str("drained"),
+        }
+    }
+}
+
+/// The entry of one request, or of the session it became.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    /// Who asked.
+    pub client: IpAddr,
+    /// The name that it showed the password of.
+    pub user: String,
+    /// The request line as far as it is known, secrets included.
+    pub request: String,
+    /// The `Referer`, secrets included.
+    pub referer: String,
+    /// The `User-Agent`.
+    pub user_agent: String,
+    /// The status that the client was given; 0 where it was given none.
+    pub status: u16,
+    /// Which agent was asked.
+    pub agent: Option<SocketAddr>,
+    /// Body and session bytes from the client to the agent.
+    pub to_agent: u64,
+    /// Body and session bytes from the agent to the client.
+    pub to_client: u64,
+    /// From the request's head to its end.
+    pub duration: Duration,
+    /// Why it ended.
+    pub ending: Ending,
+}
+
+impl Ledger {
+    /// The access log's line: the combined format, then what a desktop's operator asks for.
+    pub fn line(&self, now: OffsetDateTime) -> String {
+        let stamp = format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
+        let now = now.format(stamp).unwrap_or_default();
+        let agent = self.agent.map_or_else(|| "-".to_owned(), |agent| agent.to_string());
+        format!(
+            "{} - {} [{now}] \"{}\" {} {} \"{}\" \"{}\" agent={agent} to_agent={} to_client={} ms={} ending={}\n",
+            self.client,
+            escape(dash(&self.user)).replace(' ', "\\x20"),
+            escape(&redact(&self.request)),
+            self.status,
+            self.to_client,
+            escape(&redact(dash(&self.referer))),
+            escape(dash(&self.user_agent)),
+            self.to_agent,
+            self.to_client,
+            self.duration.as_millis(),
+            self.ending,
+        )
+    }
+}
+
+fn dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+/// Query parameters whose values are never written down.
+const SECRETS: [&str; 3] = ["authtoken", "token", "password"];
+
+/// Replaces the values of secret query parameters.
+pub fn redact(text: &str) -> Cow<'_, str> {
+    let Some(query) = text.find('?') else { return Cow::Borrowed(text) };
+    let mut out = text[..=query].to_owned();
+    let mut rest = &text[query + 1..];
+    loop {
+        let end = rest.find(['&', ';', '?', ' ', '#']).unwrap_or(rest.len());
+        let (parameter, after) = rest.split_at(end);
+        match parameter.split_once('=') {
+            Some((name, _)) if is_secret(name) => {
+                out.push_str(name);
+                out.push_str("=***");
+            }
+            _ => out.push_str(parameter),
+        }
+        let Some(separator) = after.chars().next() else { return Cow::Owned(out) };
+        out.push(separator);
+        rest = &after[separator.len_utf8()..];
+    }
+}
+
+/// A name may be percent-encoded: `%74oken` is a token too.
+fn is_secret(name: &str) -> bool {
+    let mut decoded = Vec::with_capacity(name.len());
+    let mut bytes = name.bytes();
+    while let Some(byte) = bytes.next() {
+        let hex = name.get(name.len() - bytes.len()..).and_then(|rest| rest.get(..2));
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(plain) if byte == b'%' => {
+                decoded.push(plain);
+                bytes.nth(1);
+            }
+            _ => decoded.push(byte),
+        }
+    }
+    SECRETS.iter().any(|secret| decoded.eq_ignore_ascii_case(secret.as_bytes()))
+}
+
+/// Quotes, backslashes and everything that is not printable ASCII as `\xHH`, so that a line stays one line.
+fn escape(text: &str) -> Cow<'_, str> {
+    let clean = |b: u8| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\';
+    if text.bytes().all(clean) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.bytes().fold(String::with_capacity(text.len() + 8), |mut out, byte| {
+        if clean(byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to memory does not fail.
+            let _ = write!(out, "\\x{byte:02x}");
+        }
+        out
+    }))
+}
+
+/// The access log. A worker never waits for the disk.
+#[derive(Clone, Debug, Default)]
+pub struct AccessLog(Option<Log>);
+
+impl AccessLog {
+    /// The log whose lines go to `log`.
+    pub fn to(log: Log) -> Self {
+        Self(Some(log))
+    }
+
+    /// Whether anything is written.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Writes the line of `ledger`.
+    pub fn write(&self, ledger: &Ledger) {
+        let Some(log) = &self.0 else { return };
+        log.write(ledger.line(OffsetDateTime::now_utc()).as_bytes());
+        if let Some(dropped) = log.untold() {
+            tracing::warn!("the access log does not take its lines: {dropped} were dropped so far");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_a_query_are_replaced() {
+        let cases = [
+            ("GET /x?token=a%2Fb HTTP/1.1", "GET /x?token=*** HTTP/1.1"),
+            ("/?authToken=abc&x=1#s", "/?authToken=***&x=1#s"),
+            ("/?a=1&PASSWORD=p;token=q", "/?a=1&PASSWORD=***;token=***"),
+            ("/?%74oken=abc&tokens=1", "/?%74oken=***&tokens=1"),
+            ("/?a?token=x", "/?a?token=***"),
+            ("/?token&token=", "/?token&token=***"),
+            ("/?%", "/?%"),
+            ("/?%é=1", "/?%é=1"),
+            ("/token=x", "/token=x"),
+        ];
+        for (text, redacted) in cases {
+            assert_eq!(redact(text), redacted);
+        }
+    }
+
+    #[test]
+    fn a_line_stays_one_line() {
+        let ledger = Ledger {
+            user: "ann b".to_owned(),
+            client: IpAddr::from([192, 0, 2, 1]),
+            request: "GET /\"\n HTTP/1.1".to_owned(),
+            referer: "https://p/?token=secret".to_owned(),
+            user_agent: String::new(),
+            status: 200,
+            agent: Some(SocketAddr::from(([10, 0, 0, 5], 8443))),
+            to_agent: 1,
+            to_client: 22,
+            duration: Duration::from_millis(333),
+            ending: Ending::Ended(Side::Client),
+        };
+        assert_eq!(
+            ledger.line(OffsetDateTime::UNIX_EPOCH),
+            "192.0.2.1 - ann\\x20b [01/Jan/1970:00:00:00 +0000] \"GET /\\x22\\x0a HTTP/1.1\" 200 22 \"https://p/?token=***\" \"-\" \
+             agent=10.0.0.5:8443 to_agent=1 to_client=22 ms=333 ending=client-ended\n"
+        );
+    }
+}

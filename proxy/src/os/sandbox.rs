@@ -1,0 +1,189 @@
+//! What the program gives up once it is bound: capabilities and new privileges, core dumps, the file system, TCP connections to any port
+//! but the agents', and system calls that serving does not take. What a kernel can't take from it is said and kept. Only
+//! the calling thread is confined, and those that it starts; what it needs of files later the broker has.
+
+use std::fmt;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetError, RulesetStatus,
+};
+use rustix::io;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+
+use crate::os::seccomp;
+
+/// Files: Linux 5.13; TCP ports: Linux 6.7 (landlock(7)). Older kernels do what they can.
+const LANDLOCK: ABI = ABI::V4;
+/// No core is dumped to a file below a page, and none to a program at exactly this limit (the kernel's fs/coredump.c).
+const CORE_BYTES: u64 = 1;
+/// Kept open by each worker for when descriptors run out.
+const SPARE: &str = "/dev/null";
+
+/// What was given up.
+#[derive(Debug)]
+pub struct Confined {
+    /// The program and what it starts can't gain privileges.
+    pub no_new_privileges: io::Result<()>,
+    /// No capability is left, of root either (capabilities(7)).
+    pub no_capabilities: io::Result<()>,
+    /// No memory is written to disk, with keys and tokens in it.
+    pub no_core_dumps: io::Result<()>,
+    /// Files and ports.
+    pub landlock: Result<RulesetStatus, RulesetError>,
+    /// System calls.
+    pub seccomp: Result<(), seccompiler::Error>,
+}
+
+/// Gives up what serving doesn't need. Agents are reached at `agent_port`.
+pub fn confine(agent_port: u16) -> Confined {
+    Confined {
+        no_new_privileges: rustix::thread::set_no_new_privs(true),
+        no_capabilities: drop_capabilities(),
+        no_core_dumps: forbid_core_dumps(),
+        landlock: restrict(agent_port),
+        // Last: it does not allow the calls above.
+        seccomp: seccomp::restrict(),
+    }
+}
+
+fn drop_capabilities() -> io::Result<()> {
+    let none = CapabilitySet::empty();
+    // The ambient ones go with those that may be inherited.
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+}
+
+/// No memory of this process is written to disk.
+pub fn forbid_core_dumps() -> io::Result<()> {
+    setrlimit(Resource::Core, Rlimit { current: Some(CORE_BYTES), maximum: Some(CORE_BYTES) })
+}
+
+fn restrict(agent_port: u16) -> Result<RulesetStatus, RulesetError> {
+    let rules = Ruleset::default()
+        .handle_access(AccessFs::from_all(LANDLOCK))?
+        .handle_access(AccessNet::from_all(LANDLOCK))?
+        .create()?
+        .add_rule(NetPort::new(agent_port, AccessNet::ConnectTcp))?;
+    let rules = match PathFd::new(SPARE) {
+        Ok(spare) => rules.add_rule(PathBeneath::new(spare, AccessFs::ReadFile | AccessFs::WriteFile))?,
+        Err(_) => rules,
+    };
+    Ok(rules.restrict_self()?.ruleset)
+}
+
+impl fmt::Display for Confined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.landlock {
+            Ok(RulesetStatus::FullyEnforced) => f.write_str("confined to its sockets")?,
+            Ok(RulesetStatus::PartiallyEnforced) => {
+                f.write_str("confined to its sockets as far as this kernel can (Landlock, Linux 6.7)")?;
+            }
+            Ok(RulesetStatus::NotEnforced) => {
+                f.write_str("not confined to its sockets: this kernel has no Landlock (Linux 5.13)")?;
+            }
+            Err(error) => write!(f, "not confined to its sockets: {error}")?,
+        }
+        if let Err(error) = &self.seccomp {
+            write!(f, "; it may make any system call: {error}")?;
+        }
+        if let Err(error) = self.no_new_privileges {
+            write!(f, "; it may gain privileges: {error}")?;
+        }
+        if let Err(error) = self.no_capabilities {
+            write!(f, "; it keeps its capabilities: {error}")?;
+        }
+        if let Err(error) = self.no_core_dumps {
+            write!(f, "; it may dump core: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::{TcpListener, TcpStream};
+    use std::process::Command;
+
+    use rustix::process::getpriority_process;
+
+    use super::*;
+
+    /// What one thread has given up its process still has.
+    #[test]
+    fn a_confined_thread_opens_no_file_and_connects_to_the_agents_port_alone() {
+        let [agent, other] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let [agent, other] = [&agent, &other].map(|listener| listener.local_addr().expect("an address"));
+        let confined = std::thread::spawn(move || {
+            let confined = confine(agent.port());
+            let file = File::open("/etc/passwd").is_ok();
+            let spare = File::open(SPARE).is_ok();
+            let connected = [agent, other].map(|to| TcpStream::connect(to).is_ok());
+            (confined, file, spare, connected, TcpListener::bind("127.0.0.1:0").is_ok())
+        });
+        let (confined, file, spare, connected, bound) = confined.join().expect("no panic");
+        assert!(confined.seccomp.is_ok() && confined.no_new_privileges.is_ok());
+        assert!(confined.no_core_dumps.is_ok() && confined.no_capabilities.is_ok());
+        match confined.landlock.as_ref().expect("rules") {
+            RulesetStatus::FullyEnforced => {
+                assert_eq!((file, spare, connected, bound), (false, true, [true, false], false));
+                assert_eq!(confined.to_string(), "confined to its sockets");
+            }
+            status => {
+                eprintln!("nothing to see on this kernel: {status:?}");
+                assert!(confined.to_string().contains("this kernel"));
+            }
+        }
+        assert!(File::open("/etc/passwd").is_ok());
+    }
+
+    #[test]
+    fn a_confined_thread_has_no_capability() {
+        let own = |thread: &str| {
+            let status = std::fs::read_to_string(format!("/proc/self/{thread}status")).expect("a status");
+            status.lines().filter(|line| line.starts_with("Cap")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (tell, told) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            confine(1).no_capabilities.expect("none");
+            tell.send(rustix::thread::gettid().as_raw_nonzero()).expect("a test");
+            ended.recv()
+        });
+        let id = told.recv().expect("a thread");
+        let left = own(&format!("task/{id}/"));
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            assert!(left.contains(&format!("{set}\t0000000000000000")), "{left:?}");
+        }
+        end.send(()).expect("a thread");
+        thread.join().expect("no panic").expect("an end");
+    }
+
+    #[test]
+    fn a_confined_thread_that_wants_no_ring_any_more_can_make_none() {
+        let rings = std::thread::spawn(|| {
+            confine(1).seccomp.expect("a filter");
+            let ring = || io_uring::IoUring::new(2).map(drop).map_err(|error| error.raw_os_error());
+            let before = ring();
+            seccomp::forbid_rings();
+            (before, ring())
+        });
+        let (before, after) = rings.join().expect("no panic");
+        assert_eq!(after, Err(Some(io::Errno::PERM.raw_os_error())));
+        assert_ne!(before, after, "rings could be made before, or a kernel forbids them all");
+    }
+
+    #[test]
+    fn a_confined_thread_makes_no_call_that_serving_does_not_take() {
+        let confined = std::thread::spawn(|| {
+            let before = getpriority_process(None).is_ok();
+            confine(1).seccomp.expect("a filter");
+            (before, getpriority_process(None), Command::new("true").spawn().map(|_| ()))
+        });
+        let (before, priority, program) = confined.join().expect("no panic");
+        assert!(before);
+        assert_eq!(priority, Err(io::Errno::PERM));
+        assert_eq!(program.map_err(|error| error.kind()), Err(std::io::ErrorKind::PermissionDenied));
+    }
+}

@@ -1,0 +1,643 @@
+//! A worker's loop: collects what the kernel has to say, runs the tasks in the order of [`Schedule`], keeps their
+//! alarms. One thread, no lock: only a wake from another thread goes through one.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use slab::Slab;
+
+use crate::runtime::event::{Event, Token};
+use crate::runtime::poller::Poller;
+use crate::runtime::scheduler::{Class, Schedule, TaskId};
+use crate::runtime::timers::Alarms;
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Whether a call wants bytes or room.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Interest {
+    /// Bytes, connections, or an end.
+    Read,
+    /// Room.
+    Write,
+}
+
+/// A worker's loop. Cheap to clone, for those who run in it.
+#[derive(Clone)]
+pub struct Executor(Rc<Inner>);
+
+struct Inner {
+    schedule: Schedule,
+    tasks: RefCell<Slab<Option<(Task, Waker)>>>,
+    poller: RefCell<Poller>,
+    sources: RefCell<Slab<Source>>,
+    generation: Cell<u32>,
+    alarms: RefCell<Alarms>,
+    now: Cell<Instant>,
+    inbox: Arc<Inbox>,
+}
+
+/// A socket and what is known of its readiness.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is true or not by itself")]
+struct Source {
+    socket: OwnedFd,
+    token: Token,
+    readable: bool,
+    writable: bool,
+    hung_up: bool,
+    /// A read came short since it was looked at again last.
+    is_doubtful: bool,
+    /// Who is told of what happens.
+    task: Option<TaskId>,
+}
+
+impl Source {
+    fn is_ready(&mut self, interest: Interest) -> &mut bool {
+        match interest {
+            Interest::Read => &mut self.readable,
+            Interest::Write => &mut self.writable,
+        }
+    }
+}
+
+/// Wakes from other threads.
+#[derive(Debug)]
+struct Inbox {
+    woken: Mutex<Vec<TaskId>>,
+    bell: OwnedFd,
+}
+
+impl Inbox {
+    fn put(&self, task: TaskId) {
+        self.woken.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+        // A counter that can't be raised any more is not zero, and so rings already (eventfd(2)).
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    fn take(&self) -> Vec<TaskId> {
+        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        std::mem::take(&mut *self.woken.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A task's number on an envelope for the inbox.
+struct Envelope {
+    task: TaskId,
+    inbox: Arc<Inbox>,
+}
+
+impl Wake for Envelope {
+    fn wake(self: Arc<Self>) {
+        self.inbox.put(self.task);
+    }
+}
+
+/// The inbox's bell among the tokens; sockets count from 0.
+const BELL: Token = Token(u32::MAX as u64);
+
+impl Executor {
+    /// A loop for the calling thread.
+    pub fn new(mut poller: Poller) -> io::Result<Self> {
+        let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        poller.add(bell.as_fd(), BELL)?;
+        let inbox = Arc::new(Inbox { woken: Mutex::default(), bell });
+        Ok(Self(Rc::new(Inner {
+            schedule: Schedule::default(),
+            tasks: RefCell::default(),
+            poller: RefCell::new(poller),
+            sources: RefCell::default(),
+            generation: Cell::new(0),
+            alarms: RefCell::default(),
+            now: Cell::new(Instant::now()),
+            inbox,
+        })))
+    }
+
+    /// Runs `main` to its end, and what it spawns meanwhile. What is left then is dropped.
+    pub fn run<T: 'static>(&self, main: impl Future<Output = T> + 'static) -> io::Result<T> {
+        let result = Rc::new(Cell::new(None));
+        let kept = result.clone();
+        self.spawn(async move { kept.set(Some(main.await)) });
+        let mut events = Vec::new();
+        loop {
+            self.0.schedule.round(|task| self.poll(task));
+            if let Some(result) = result.take() {
+                let left = std::mem::take(&mut *self.0.tasks.borrow_mut());
+                drop(left);
+                return Ok(result);
+            }
+            self.collect(&mut events)?;
+        }
+    }
+
+    /// Runs `future` as a task of its own.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        let mut tasks = self.0.tasks.borrow_mut();
+        let slot = tasks.vacant_entry();
+        let task = slot.key();
+        let waker = Waker::from(Arc::new(Envelope { task, inbox: self.0.inbox.clone() }));
+        slot.insert(Some((Box::pin(future), waker)));
+        self.0.schedule.add(task);
+    }
+
+    /// The order in which tasks are served.
+    pub fn schedule(&self) -> &Schedule {
+        &self.0.schedule
+    }
+
+    /// Notes what the running task does from here on. What it has waited for is over, and its alarm with it: a session
+    /// would be woken for the limits of its request.
+    pub fn become_class(&self, class: Class) {
+        self.0.alarms.borrow_mut().remove(self.0.schedule.current());
+        self.0.schedule.become_class(class);
+    }
+
+    /// Whether nobody waits but the task that runs, as far as can be known without a system call.
+    pub fn is_idle(&self) -> bool {
+        self.0.schedule.is_idle() && !self.0.poller.borrow_mut().has_news()
+    }
+
+    /// The time at which this round began.
+    pub fn now(&self) -> Instant {
+        self.0.now.get()
+    }
+
+    /// Lets everything else that is ready have its turn.
+    pub async fn yield_now(&self) {
+        let mut has_yielded = false;
+        poll_fn(|_| {
+            if std::mem::replace(&mut has_yielded, true) {
+                return Poll::Ready(());
+            }
+            self.0.schedule.wake(self.0.schedule.current());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Waits for `time` from now on.
+    pub fn sleep(&self, time: Duration) -> Sleep {
+        Sleep { executor: self.clone(), deadline: self.now() + time }
+    }
+
+    fn poll(&self, id: TaskId) {
+        let taken = self.0.tasks.borrow_mut().get_mut(id).and_then(Option::take);
+        let Some((mut task, waker)) = taken else { return };
+        if task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            self.0.tasks.borrow_mut()[id] = Some((task, waker));
+            return;
+        }
+        drop(task);
+        self.0.tasks.borrow_mut().remove(id);
+        self.0.alarms.borrow_mut().remove(id);
+        self.0.schedule.remove(id);
+    }
+
+    /// Takes in what has happened; where nobody is ready, waits for it.
+    fn collect(&self, events: &mut Vec<Event>) -> io::Result<()> {
+        let is_idle = self.0.schedule.is_idle();
+        let mut poller = self.0.poller.borrow_mut();
+        if is_idle || poller.has_news() {
+            let limit = if is_idle { self.next_alarm() } else { Some(Duration::ZERO) };
+            poller.wait(limit, events)?;
+        }
+        drop(poller);
+        self.0.now.set(Instant::now());
+        self.ring_alarms();
+        events.drain(..).try_for_each(|event| self.note(event))
+    }
+
+    fn note(&self, event: Event) -> io::Result<()> {
+        if event.token == BELL {
+            self.0.inbox.take().into_iter().for_each(|task| self.0.schedule.wake(task));
+            if event.ended {
+                self.0.poller.borrow_mut().add(self.0.inbox.bell.as_fd(), BELL)?;
+            }
+            return Ok(());
+        }
+        let mut sources = self.0.sources.borrow_mut();
+        let source = sources.get_mut(index(event.token)).filter(|source| source.token == event.token);
+        let Some(source) = source else { return Ok(()) };
+        source.readable |= event.is_readable();
+        source.writable |= event.is_writable();
+        source.hung_up |= event.is_hung_up();
+        if let Some(task) = source.task {
+            self.0.schedule.wake(task);
+        }
+        if event.ended {
+            self.0.poller.borrow_mut().add(source.socket.as_fd(), source.token)?;
+        }
+        Ok(())
+    }
+
+    /// Has each socket read once more whose last read came short. To be called now and then: to ask after each message
+    /// whether bytes stand behind an urgent mark would cost a call each, and no event tells of them.
+    pub fn look_again(&self) {
+        for (_, source) in self.0.sources.borrow_mut().iter_mut().filter(|(_, source)| source.is_doubtful) {
+            source.is_doubtful = false;
+            source.readable = true;
+            if let Some(task) = source.task {
+                self.0.schedule.wake(task);
+            }
+        }
+    }
+
+    fn next_alarm(&self) -> Option<Duration> {
+        // Counted from when the round began, which saves a look at the clock: alarms ring late by a round at the most.
+        self.0.alarms.borrow().next().map(|alarm| alarm.saturating_duration_since(self.now()))
+    }
+
+    fn ring_alarms(&self) {
+        let mut alarms = self.0.alarms.borrow_mut();
+        while let Some(task) = alarms.take(self.now()) {
+            self.0.schedule.wake(task);
+        }
+    }
+
+    fn watch(&self, socket: OwnedFd, is_ready: bool) -> io::Result<usize> {
+        let mut sources = self.0.sources.borrow_mut();
+        let slot = sources.vacant_entry();
+        let key = slot.key();
+        // The highest bit of a token is not used.
+        let generation = self.0.generation.get().wrapping_add(1) & (u32::MAX >> 1);
+        self.0.generation.set(generation);
+        let token = Token((u64::from(generation) << 32) | key as u64);
+        self.0.poller.borrow_mut().add(socket.as_fd(), token)?;
+        slot.insert(Source {
+            socket,
+            token,
+            readable: is_ready,
+            writable: is_ready,
+            hung_up: false,
+            is_doubtful: false,
+            task: None,
+        });
+        Ok(key)
+    }
+}
+
+/// Where a token's source is kept.
+fn index(token: Token) -> usize {
+    usize::try_from(token.0 & u64::from(u32::MAX)).unwrap_or(usize::MAX)
+}
+
+/// A wait for a time. Whoever waits polls it whenever the task runs: an alarm is the task's, not the wait's.
+pub struct Sleep {
+    executor: Executor,
+    deadline: Instant,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        let inner = &self.executor.0;
+        if self.deadline <= inner.now.get() {
+            return Poll::Ready(());
+        }
+        inner.alarms.borrow_mut().set(inner.schedule.current(), self.deadline);
+        Poll::Pending
+    }
+}
+
+/// A socket whose readiness is known. Calls are made only when they may succeed; the task that meets one that
+/// can't be made yet is the one that is woken.
+pub struct Watched {
+    executor: Executor,
+    key: usize,
+}
+
+impl Watched {
+    /// Watches a socket that doesn't block. `is_ready`: it may be used at once, as far as is known.
+    pub fn new(executor: &Executor, socket: OwnedFd, is_ready: bool) -> io::Result<Self> {
+        let key = executor.watch(socket, is_ready)?;
+        Ok(Self { executor: executor.clone(), key })
+    }
+
+    /// Makes `call` once the socket is ready for it, and again where it was not after all. A task that has used up its
+    /// calls waits for its next run ([`Schedule::may_call`]).
+    pub fn poll_io<T>(
+        &self,
+        interest: Interest,
+        mut call: impl FnMut(BorrowedFd<'_>) -> Result<T, Errno>,
+    ) -> Poll<io::Result<T>> {
+        let inner = &self.executor.0;
+        let mut sources = inner.sources.borrow_mut();
+        let source = &mut sources[self.key];
+        while *source.is_ready(interest) {
+            if !inner.schedule.may_call() {
+                return Poll::Pending;
+            }
+            match call(source.socket.as_fd()) {
+                Err(Errno::AGAIN) => *source.is_ready(interest) = false,
+                Err(Errno::INTR) => {}
+                done => return Poll::Ready(Ok(done?)),
+            }
+        }
+        source.task = Some(inner.schedule.current());
+        Poll::Pending
+    }
+
+    /// Notes that less was moved than was asked for: there is no more until the kernel says otherwise. An end may
+    /// stand behind the last bytes, though, of which it has told once and for all. So may bytes behind an urgent mark, at
+    /// which the kernel cuts what it hands out: [`Executor::look_again`] finds them.
+    pub fn exhausted(&self, interest: Interest) {
+        let mut sources = self.executor.0.sources.borrow_mut();
+        let source = &mut sources[self.key];
+        source.is_doubtful |= interest == Interest::Read;
+        if interest == Interest::Write || !source.hung_up {
+            *source.is_ready(interest) = false;
+        }
+    }
+
+    /// Whether it may be ready for more than the running task may do now.
+    pub fn is_put_off(&self) -> bool {
+        self.executor.0.schedule.is_spent()
+    }
+
+    /// The socket, for calls that don't depend on its readiness.
+    pub fn with<T>(&self, call: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+        call(self.executor.0.sources.borrow()[self.key].socket.as_fd())
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let inner = &self.executor.0;
+        let Source { socket, token, .. } = inner.sources.borrow_mut().remove(self.key);
+        if let Err(error) = inner.poller.borrow_mut().remove(socket, token) {
+            tracing::error!("a socket can't be given up: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::runtime::scheduler;
+
+    fn run<T: 'static, F: Future<Output = T> + 'static>(main: impl FnOnce(Executor) -> F) -> T {
+        run_on(Poller::epoll(), main)
+    }
+
+    fn run_on<T: 'static, F: Future<Output = T> + 'static>(
+        poller: io::Result<Poller>,
+        main: impl FnOnce(Executor) -> F,
+    ) -> T {
+        let _bound = Bound::new();
+        let executor = Executor::new(poller.expect("a poller")).expect("a loop");
+        executor.run(main(executor.clone())).expect("a poller that works")
+    }
+
+    /// A loop that stands still ends the tests, which would hang otherwise.
+    struct Bound(#[expect(dead_code, reason = "its end is what is heard")] std::sync::mpsc::Sender<()>);
+
+    impl Bound {
+        const LIMIT: Duration = Duration::from_mins(1);
+
+        fn new() -> Self {
+            let (end, ended) = std::sync::mpsc::channel::<()>();
+            let name = std::thread::current().name().unwrap_or_default().to_owned();
+            std::thread::spawn(move || {
+                if ended.recv_timeout(Self::LIMIT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                    eprintln!("{name}: the loop did not end within {:?}", Self::LIMIT);
+                    std::process::abort();
+                }
+            });
+            Self(end)
+        }
+    }
+
+    /// A watched socket, and the other end of it.
+    fn watched(executor: &Executor) -> (Watched, UnixStream) {
+        let (near, far) = UnixStream::pair().expect("a pair");
+        near.set_nonblocking(true).expect("a socket");
+        (Watched::new(executor, near.into(), false).expect("a socket"), far)
+    }
+
+    async fn byte(socket: &Watched) -> u8 {
+        let mut byte = [0];
+        poll_fn(|_| socket.poll_io(Interest::Read, |socket| rustix::io::read(socket, &mut byte)))
+            .await
+            .expect("a byte");
+        byte[0]
+    }
+
+    #[test]
+    fn a_wake_from_another_thread_is_heard_while_the_loop_sleeps() {
+        let heard = run(|_| async {
+            let (say, hear) = tokio::sync::oneshot::channel();
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(50));
+                say.send(42)
+            });
+            hear.await
+        });
+        assert_eq!(heard, Ok(42));
+    }
+
+    #[test]
+    fn a_task_whose_socket_is_always_ready_keeps_neither_its_own_timer_nor_others_waiting() {
+        const BYTES: usize = 50_000;
+        let (rounds, read) = run(|executor| async move {
+            let (socket, mut far) = watched(&executor);
+            far.write_all(&vec![1; BYTES]).expect("room");
+            let read = Rc::new(Cell::new(0));
+            let counted = read.clone();
+            executor.spawn(async move {
+                loop {
+                    byte(&socket).await;
+                    counted.set(counted.get() + 1);
+                }
+            });
+            let mut rounds = 0;
+            while read.get() < BYTES / 2 {
+                executor.yield_now().await;
+                rounds += 1;
+            }
+            (rounds, read.get())
+        });
+        assert!(rounds >= read / scheduler::FRONT_CALLS as usize, "{rounds} rounds for {read} calls");
+        let is_timed_out = run(|executor| async move {
+            let (socket, mut far) = watched(&executor);
+            far.write_all(&vec![1; BYTES]).expect("room");
+            let mut limit = Box::pin(executor.sleep(Duration::ZERO));
+            let mut always = Box::pin(async {
+                for _ in 0..BYTES {
+                    byte(&socket).await;
+                }
+            });
+            poll_fn(|cx| match always.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(false),
+                Poll::Pending => limit.as_mut().poll(cx).map(|()| true),
+            })
+            .await
+        });
+        assert!(is_timed_out, "it read to the end without a look at its limit");
+    }
+
+    #[test]
+    fn timers_fire_in_their_order_and_those_dropped_never() {
+        let order = run(|executor| async move {
+            let order = Rc::new(RefCell::new(Vec::new()));
+            for wait in [30, 10, 20] {
+                let (after, order) = (executor.clone(), order.clone());
+                executor.spawn(async move {
+                    after.sleep(Duration::from_millis(wait)).await;
+                    order.borrow_mut().push(wait);
+                });
+            }
+            let mut dropped = Box::pin(executor.sleep(Duration::from_millis(1)));
+            poll_fn(|cx| Poll::Ready(dropped.as_mut().poll(cx).is_ready())).await;
+            drop(dropped);
+            executor.sleep(Duration::from_millis(100)).await;
+            assert_eq!(executor.0.alarms.borrow().next(), None);
+            order.take()
+        });
+        assert_eq!(order, [10, 20, 30]);
+    }
+
+    #[test]
+    fn a_task_that_turns_to_something_else_is_not_woken_for_what_it_has_waited_for() {
+        let polls = run(|executor| async move {
+            let mut before = Box::pin(executor.sleep(Duration::from_millis(5)));
+            poll_fn(|cx| Poll::Ready(before.as_mut().poll(cx).is_ready())).await;
+            drop(before);
+            executor.become_class(Class::Session);
+            let mut after = Box::pin(executor.sleep(Duration::from_millis(30)));
+            let mut polls = 0;
+            poll_fn(|cx| {
+                polls += 1;
+                after.as_mut().poll(cx)
+            })
+            .await;
+            polls
+        });
+        assert_eq!(polls, 2, "the first and the last");
+    }
+
+    #[test]
+    fn who_yields_lets_the_others_run_first() {
+        let order = run(|executor| async move {
+            let order = Rc::new(RefCell::new(Vec::new()));
+            for task in 0..3 {
+                let (yielding, order) = (executor.clone(), order.clone());
+                executor.spawn(async move {
+                    for _ in 0..2 {
+                        order.borrow_mut().push(task);
+                        yielding.yield_now().await;
+                    }
+                });
+            }
+            executor.sleep(Duration::from_millis(20)).await;
+            order.take()
+        });
+        assert_eq!(order, [0, 1, 2, 0, 1, 2]);
+    }
+
+    /// Where the kernel does its part only when it is asked to (`IORING_SETUP_DEFER_TASKRUN`), a loop that never
+    /// waits has to ask as well.
+    #[test]
+    fn a_loop_that_is_never_idle_hears_of_its_sockets() {
+        for poller in [Poller::ring(), Poller::epoll()] {
+            let got = run_on(poller, |executor| async move {
+                let (socket, mut far) = watched(&executor);
+                let busy = executor.clone();
+                executor.spawn(async move {
+                    loop {
+                        busy.yield_now().await;
+                    }
+                });
+                std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_millis(20));
+                    far.write_all(b"x").map(|()| far)
+                });
+                byte(&socket).await
+            });
+            assert_eq!(got, b'x');
+        }
+    }
+
+    #[test]
+    fn what_has_happened_to_a_socket_is_not_told_to_the_one_that_takes_its_place() {
+        for poller in [Poller::ring(), Poller::epoll()] {
+            run_on(poller, |executor| async move {
+                let (before, mut far) = watched(&executor);
+                let name = |socket: &Watched| executor.0.sources.borrow()[socket.key].token;
+                let (key, token) = (before.key, name(&before));
+                // Its news is there, but not collected yet.
+                executor.sleep(Duration::from_millis(1)).await;
+                far.write_all(b"x").expect("room");
+                drop(before);
+                let (after, _far) = watched(&executor);
+                assert_eq!(after.key, key);
+                // The kernel may still speak of the one before, which is closed only then.
+                assert_ne!(name(&after), token);
+                executor.sleep(Duration::from_millis(5)).await;
+                let mut calls = 0;
+                let polled = after.poll_io(Interest::Read, |_| {
+                    calls += 1;
+                    Err::<(), _>(Errno::AGAIN)
+                });
+                assert!(polled.is_pending() && calls == 0, "it was told that it is readable");
+            });
+        }
+    }
+
+    #[test]
+    fn a_call_that_a_signal_interrupts_is_made_again() {
+        run(|executor| async move {
+            let (near, _far) = UnixStream::pair().expect("a pair");
+            let socket = Watched::new(&executor, near.into(), true).expect("a socket");
+            let mut results = [Err(Errno::INTR), Err(Errno::INTR), Ok(7)].into_iter();
+            let call = |_: BorrowedFd<'_>| results.next().expect("no more calls");
+            assert!(matches!(socket.poll_io(Interest::Read, call), Poll::Ready(Ok(7))));
+        });
+    }
+
+    #[test]
+    fn what_is_left_at_the_end_is_dropped() {
+        let kept = Rc::new(());
+        let held = kept.clone();
+        run(|executor| async move {
+            executor.spawn(async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            });
+            executor.sleep(Duration::from_millis(5)).await;
+        });
+        assert_eq!(Rc::strong_count(&kept), 1);
+    }
+
+    /// It does so where events find no room, for one (`IORING_CQE_F_MORE`, `io_uring_enter(2)`).
+    #[test]
+    fn a_socket_whose_poll_the_kernel_has_ended_is_heard_of_still() {
+        let got = run_on(Poller::ring(), |executor| async move {
+            let (socket, mut far) = watched(&executor);
+            let token = executor.0.sources.borrow()[socket.key].token;
+            executor.sleep(Duration::from_millis(1)).await;
+            let same = socket.with(|socket| socket.try_clone_to_owned()).expect("a descriptor");
+            executor.0.poller.borrow_mut().remove(same, token).expect("a poll");
+            executor.sleep(Duration::from_millis(5)).await;
+            let ended = Event { ended: true, ..Event::new(token, 0) };
+            executor.note(ended).expect("another poll");
+            executor.sleep(Duration::from_millis(1)).await;
+            far.write_all(b"x").expect("room");
+            byte(&socket).await
+        });
+        assert_eq!(got, b'x');
+    }
+}

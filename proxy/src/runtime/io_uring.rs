@@ -1,0 +1,131 @@
+//! Readiness from a raw `io_uring`: one multishot poll per socket, its completions collected when the worker wants
+//! them. All `unsafe` of the program is here. No buffer is ever lent to the kernel.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use io_uring::register::Restriction;
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+
+use crate::runtime::event::{Event, Token};
+
+/// Entries that wait to be submitted; more are submitted early.
+const SUBMISSIONS: u32 = 256;
+/// Completions that wait to be collected; the kernel keeps more elsewhere (`IORING_FEAT_NODROP`).
+const COMPLETIONS: u32 = 4096;
+/// In `user_data`: the completion is that of a cancellation.
+const CANCELLATION: u64 = 1 << 63;
+/// How long sockets have to be let go of at the end.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A ring whose work is done only inside its own calls (`IORING_SETUP_DEFER_TASKRUN`, Linux 6.1), so that no
+/// interrupt disturbs a turn. It belongs to the thread that made it.
+pub struct Ring {
+    ring: IoUring,
+    /// Sockets that are closed once their poll has ended: until then it would hold them open, and no FIN would
+    /// be sent.
+    closing: HashMap<Token, OwnedFd>,
+}
+
+impl Ring {
+    /// A ring of the calling thread. Fails where the kernel is too old or doesn't allow it.
+    pub fn new() -> io::Result<Self> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_cqsize(COMPLETIONS)
+            .setup_r_disabled()
+            .dontfork()
+            .build(SUBMISSIONS)?;
+        // Nothing else is ever asked of it, and nothing else can be (io_uring_register(2)).
+        let mut allowed = [opcode::PollAdd::CODE, opcode::AsyncCancel::CODE].map(Restriction::sqe_op);
+        ring.submitter().register_restrictions(&mut allowed)?;
+        ring.submitter().register_enable_rings()?;
+        Ok(Self { ring, closing: HashMap::new() })
+    }
+
+    /// Reports what happens on `socket` from the next [`Ring::wait`] on, until [`Ring::remove`]: each change once.
+    pub fn add(&mut self, socket: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+        let wanted = PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP;
+        let poll = opcode::PollAdd::new(Fd(socket.as_raw_fd()), u32::from(wanted.bits())).multi(true);
+        self.push(&poll.build().user_data(token.0))
+    }
+
+    /// Closes `socket` once the kernel has let go of it.
+    pub fn remove(&mut self, socket: OwnedFd, token: Token) -> io::Result<()> {
+        self.closing.insert(token, socket);
+        let cancel = opcode::AsyncCancel::new(token.0).build();
+        self.push(&cancel.user_data(token.0 | CANCELLATION))
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // SAFETY: the only entries made are polls and cancellations. They hold a descriptor and numbers, and no
+        // address that would have to stay valid. The descriptor stays open until the poll has ended: `remove`
+        // takes it over.
+        while unsafe { self.ring.submission().push(entry) }.is_err() {
+            self.ring.submit()?;
+        }
+        Ok(())
+    }
+
+    /// Whether [`Ring::wait`] has something to do now; costs no system call.
+    pub fn has_news(&mut self) -> bool {
+        let (_, submission, completion) = self.ring.split();
+        submission.taskrun() || !submission.is_empty() || !completion.is_empty()
+    }
+
+    /// Waits for the first event, `limit` at the most, and adds all there are to `events`.
+    pub fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        let entered = match limit {
+            None => self.ring.submit_and_wait(1),
+            Some(Duration::ZERO) => self.ring.submit(),
+            Some(limit) => {
+                let limit = Timespec::from(limit);
+                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&limit))
+            }
+        };
+        match entered.map_err(|error| (Errno::from_io_error(&error), error)) {
+            // Completions that the kernel keeps elsewhere make it busy until some are collected.
+            Ok(_) | Err((Some(Errno::TIME | Errno::INTR | Errno::BUSY), _)) => {}
+            Err((_, error)) => return Err(error),
+        }
+        let Self { ring, closing } = self;
+        events.extend(ring.completion().filter_map(|completion| event(&completion, closing)));
+        Ok(())
+    }
+}
+
+/// What a completion says of a socket that is still in use.
+fn event(completion: &cqueue::Entry, closing: &mut HashMap<Token, OwnedFd>) -> Option<Event> {
+    let token = Token(completion.user_data() & !CANCELLATION);
+    if completion.user_data() & CANCELLATION != 0 {
+        // A poll that was found ends with a completion of its own.
+        if completion.result() < 0 {
+            closing.remove(&token);
+        }
+        return None;
+    }
+    let ended = !cqueue::more(completion.flags());
+    if ended && closing.remove(&token).is_some() {
+        return None;
+    }
+    Some(Event { ended, ..Event::new(token, completion.result()) })
+}
+
+impl Drop for Ring {
+    /// Whoever is left is told that it is over, before the program ends.
+    fn drop(&mut self) {
+        let end = Instant::now() + GOODBYE;
+        while !self.closing.is_empty() && Instant::now() < end {
+            if self.wait(Some(GOODBYE), &mut Vec::new()).is_err() {
+                return;
+            }
+        }
+    }
+}

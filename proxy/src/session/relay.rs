@@ -1,0 +1,600 @@
+//! The hot path: bytes between client and agent after the `101`, each way on its own until both have ended.
+//! One turn of a direction reads once or more into the worker's buffer, opens every record in it, seals into
+//! one outgoing buffer and sends that at once. While a side can't take its bytes, the other is not read.
+//! Nothing here locks, logs or looks at the clock per message, and nothing is allocated but the place for a record that
+//! came in part, or for what a side can't take yet.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use crate::observe::access_log::{Ending, Side};
+use crate::runtime::drain::{Phase, Stop};
+use crate::session::close_frame;
+use crate::tls::TlsError;
+use crate::transport::endpoint::{End, Fault, Peer, RECEIVE_BYTES_MAX, Scratch};
+use crate::transport::net::{Net, Stream};
+use crate::transport::pipes::{PIPE_BYTES, Pipe, Pipes};
+
+/// Limits of a relay.
+#[derive(Clone, Copy, Debug)]
+pub struct RelayLimits {
+    /// Bytes that one direction may move before others who wait have their turn.
+    pub turn_bytes: usize,
+    /// How long a session may move no byte at all; looked at once in this time, so it may last up to twice.
+    pub idle: Duration,
+    /// The same once one direction has ended.
+    pub half_closed_idle: Duration,
+}
+
+/// Bytes that one direction moves before it looks around again, where nobody waits.
+const TURN_BYTES_ALONE: usize = RECEIVE_BYTES_MAX;
+/// Receives of one turn. A sender of small segments has the worker busy for longer than its bytes tell.
+const TURN_RECEIVES: usize = 32;
+/// A direction that has used so many turns up in a row is bulk, and has its turns after those who are not. A turn
+/// that is not used up makes it interactive again.
+const BULK_TURNS: u8 = 4;
+/// Below this many bytes waiting, copying costs no more than `splice(2)`.
+const SPLICE_BYTES_MIN: usize = 16 * 1024;
+
+/// What a relay has moved, in plaintext bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Moved {
+    /// From the client to the agent.
+    pub to_agent: u64,
+    /// From the agent to the client.
+    pub to_client: u64,
+}
+
+/// What a relay needs of its worker.
+#[derive(Debug)]
+pub struct Surroundings<'a, N> {
+    /// For letting others have their turn.
+    pub net: &'a N,
+    /// The worker's buffers.
+    pub scratch: &'a RefCell<Scratch>,
+    /// The worker's spare pipes.
+    pub pipes: &'a RefCell<Pipes>,
+    /// Whether the worker is about to end.
+    pub stop: &'a Stop,
+    /// The limits.
+    pub limits: RelayLimits,
+}
+
+/// How far a direction has come.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum State {
+    #[default]
+    Going,
+    /// The sender's end was passed on.
+    Done,
+    /// The receiver takes no more.
+    Broken,
+}
+
+/// One way through a session.
+#[derive(Debug, Default)]
+struct Direction {
+    moved: u64,
+    state: State,
+    /// Turns used up in a row.
+    streak: u8,
+    /// Bytes moved inside the kernel that the receiver has not taken yet.
+    piped: usize,
+    pipe: Option<Pipe>,
+    spliced: bool,
+    /// The last record was the sender's close frame; not known without TLS, where a FIN is an end in order anyway.
+    is_closed: bool,
+}
+
+impl Direction {
+    fn is_over(&self) -> bool {
+        self.state != State::Going
+    }
+
+    /// Whether it may have a turn now; if not, the task will be polled again when it may.
+    fn may_go(&self, net: &impl Net) -> bool {
+        self.streak < BULK_TURNS || self.is_over() || net.may_move_bulk()
+    }
+}
+
+/// Which side of a passage failed, the one that bytes come from or the one they go to.
+enum Broken {
+    From(Fault),
+    To(Fault),
+}
+
+/// How a turn ended short of an error.
+enum Turn {
+    /// Nothing to do until a side is ready, or ever again.
+    Over,
+    /// The budget is used up and there may be more.
+    Again,
+}
+
+struct Relay<'a, S> {
+    client: &'a mut Peer<S>,
+    agent: &'a mut Peer<S>,
+    to_agent: Direction,
+    to_client: Direction,
+    /// What ended the first direction.
+    first: Option<Ending>,
+}
+
+/// Relays until both directions have ended, a side fails, a limit runs out or the worker ends.
+pub async fn relay<N: Net>(
+    client: &mut Peer<N::Stream>,
+    agent: &mut Peer<N::Stream>,
+    around: &Surroundings<'_, N>,
+) -> (Ending, Moved) {
+    let mut relay =
+        Relay { client, agent, to_agent: Direction::default(), to_client: Direction::default(), first: None };
+    let ending = relay.run(around).await;
+    let ending = relay.in_order(ending);
+    relay.return_pipes(&mut around.pipes.borrow_mut());
+    let moved = Moved { to_agent: relay.to_agent.moved, to_client: relay.to_client.moved };
+    (ending, moved)
+}
+
+impl<S: Stream> Relay<'_, S> {
+    async fn run<N: Net<Stream = S>>(&mut self, around: &Surroundings<'_, N>) -> Ending {
+        if let Err((side, fault)) = self.pass_early_bytes() {
+            return fault.ending(side);
+        }
+        let mut watch = around.stop.watch();
+        let mut idle = pin!(around.net.sleep(around.limits.idle));
+        let mut seen = self.progress();
+        loop {
+            let turn = poll_fn(|cx| {
+                if watch.poll(cx, Phase::Ending).is_ready() {
+                    return Poll::Ready(Step::Drained);
+                }
+                if let Poll::Ready(step) = self.turn(cx, around) {
+                    return Poll::Ready(step);
+                }
+                // The timer is set once and looked at when it fires, so that a message costs no clock.
+                idle.as_mut().poll(cx).map(|()| Step::TimeUp)
+            });
+            match turn.await {
+                Step::Again => around.net.breathe().await,
+                Step::TimeUp if self.progress() == seen => {
+                    let gone = self.first.filter(|_| self.to_client.state == State::Broken);
+                    return self.farewell(around.net, gone.unwrap_or(Ending::Idle)).await;
+                }
+                Step::TimeUp | Step::Hurried => {
+                    seen = self.progress();
+                    idle.set(around.net.sleep(self.idle_limit(&around.limits)));
+                }
+                Step::Ended(ending) => return ending,
+                Step::Failed(side, fault) => return self.failed(around.net, side, &fault).await,
+                Step::Drained => return self.farewell(around.net, Ending::Drained).await,
+            }
+        }
+    }
+
+    /// What was read together with the heads goes first.
+    fn pass_early_bytes(&mut self) -> Result<(), (Side, Fault)> {
+        pass_early(self.client, self.agent, &mut self.to_agent).map_err(|fault| (Side::Agent, fault))?;
+        pass_early(self.agent, self.client, &mut self.to_client).map_err(|fault| (Side::Client, fault))
+    }
+
+    fn progress(&self) -> u64 {
+        self.to_agent.moved + self.to_client.moved
+    }
+
+    fn idle_limit(&self, limits: &RelayLimits) -> Duration {
+        match self.first {
+            // An agent that waits for a client who is gone to listen takes nothing itself.
+            Some(_) if self.to_client.state == State::Broken => limits.half_closed_idle.min(FAREWELL),
+            Some(_) => limits.half_closed_idle,
+            None => limits.idle,
+        }
+    }
+
+    /// One turn of each direction that has not ended.
+    fn turn<N: Net<Stream = S>>(&mut self, cx: &mut Context<'_>, around: &Surroundings<'_, N>) -> Poll<Step> {
+        let mut scratch = around.scratch.borrow_mut();
+        let turn_bytes = around.limits.turn_bytes;
+        let budget = if around.net.is_idle() { turn_bytes.max(TURN_BYTES_ALONE) } else { turn_bytes };
+        let mut passage = Passage { cx, scratch: &mut scratch, pipes: around.pipes, net: around.net, budget };
+        let limit = self.idle_limit(&around.limits);
+        // Input events are small and somebody waits for what they do: they go first.
+        let up = passage.turn(self.client, self.agent, &mut self.to_agent);
+        let up = settle(up, Side::Client, &mut self.to_agent, &mut self.first);
+        // Who leaves in order often takes no more either: the end is what counts.
+        self.note_first_end();
+        let down = passage.turn(self.agent, self.client, &mut self.to_client);
+        let down = settle(down, Side::Agent, &mut self.to_client, &mut self.first);
+        let (up, down) = match (up, down) {
+            (Ok(up), Ok(down)) => (up, down),
+            (Err(failed), _) | (_, Err(failed)) => return Poll::Ready(failed),
+        };
+        self.note_first_end();
+        if self.to_agent.is_over() && self.to_client.is_over() {
+            return Poll::Ready(Step::Ended(self.first.unwrap_or(Ending::Idle)));
+        }
+        match (up, down) {
+            _ if self.idle_limit(&around.limits) < limit => Poll::Ready(Step::Hurried),
+            (Turn::Again, _) | (_, Turn::Again) => Poll::Ready(Step::Again),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn note_first_end(&mut self) {
+        if self.first.is_none() {
+            let client = self.client.end().map(|end| (Side::Client, end));
+            let ended = client.or_else(|| self.agent.end().map(|end| (Side::Agent, end)));
+            self.first = ended.map(|(side, end)| match end {
+                End::Clean => Ending::Ended(side),
+                End::Truncated => Ending::Truncated(side),
+            });
+        }
+    }
+
+    /// What a side sent before it failed is still brought to the other, but not called a clean end. The
+    /// failed side is told why, if it is still there (a TLS alert).
+    async fn failed<N: Net>(&mut self, net: &N, side: Side, fault: &Fault) -> Ending {
+        let (failed, other) = match side {
+            Side::Client => (&mut *self.client, &mut *self.agent),
+            Side::Agent => (&mut *self.agent, &mut *self.client),
+        };
+        let last_bytes = poll_fn(|cx| other.poll_finish(cx, false));
+        let _ = net.timeout(FAREWELL, last_bytes).await;
+        let _ = net.timeout(FAREWELL, failed.flush()).await;
+        match self.first {
+            Some(ended @ (Ending::Ended(_) | Ending::Truncated(_))) => ended,
+            _ => fault.ending(side),
+        }
+    }
+
+    /// A side that has said that it ends, by `close_notify` or a WebSocket's close frame, has ended in order: many close
+    /// the connection then without another word, or with what they have not read (a reset).
+    fn in_order(&self, ending: Ending) -> Ending {
+        let has_said_so = |side| match side {
+            Side::Client => self.to_agent.is_closed || self.client.end() == Some(End::Clean),
+            Side::Agent => self.to_client.is_closed || self.agent.end() == Some(End::Clean),
+        };
+        match ending {
+            Ending::Truncated(side) | Ending::Reset(side) if has_said_so(side) => Ending::Ended(side),
+            ending => ending,
+        }
+    }
+
+    /// Both sides are told that it is over, as far as they listen.
+    async fn farewell<N: Net>(&mut self, net: &N, ending: Ending) -> Ending {
+        let farewell = async { tokio::join!(self.client.finish(), self.agent.finish()) };
+        let _ = net.timeout(FAREWELL, farewell).await;
+        ending
+    }
+
+    fn return_pipes(&mut self, pipes: &mut Pipes) {
+        for direction in [&mut self.to_agent, &mut self.to_client] {
+            if let Some(pipe) = direction.pipe.take()
+                && direction.piped == 0
+            {
+                pipes.give_back(pipe);
+            }
+        }
+    }
+}
+
+fn pass_early<S: Stream>(
+    from: &mut Peer<S>,
+    to: &mut Peer<S>,
+    direction: &mut Direction,
+) -> Result<(), Fault> {
+    let early = from.plain.len();
+    direction.is_closed = !from.is_plain() && close_frame::ends_with_close(from.plain.filled());
+    to.write(from.plain.filled())?;
+    from.plain.consume(early);
+    from.rest();
+    direction.moved += early as u64;
+    Ok(())
+}
+
+/// How long a side that is to be left has to take its last bytes.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+enum Step {
+    Again,
+    TimeUp,
+    /// Less time is left from now on.
+    Hurried,
+    Ended(Ending),
+    Failed(Side, Fault),
+    Drained,
+}
+
+/// A side that takes no more may still have something to say, so it is read to its end; one that can't be read
+/// ends the session.
+fn settle(
+    turn: Poll<Result<Turn, Broken>>,
+    from: Side,
+    direction: &mut Direction,
+    first: &mut Option<Ending>,
+) -> Result<Turn, Step> {
+    match turn {
+        Poll::Pending => Ok(Turn::Over),
+        Poll::Ready(Ok(turn)) => Ok(turn),
+        Poll::Ready(Err(Broken::From(fault))) => Err(Step::Failed(from, fault)),
+        Poll::Ready(Err(Broken::To(fault))) => {
+            direction.state = State::Broken;
+            first.get_or_insert_with(|| fault.ending(from.other()));
+            Ok(Turn::Over)
+        }
+    }
+}
+
+/// What one turn works with.
+struct Passage<'a, 'c, N> {
+    cx: &'a mut Context<'c>,
+    scratch: &'a mut Scratch,
+    pipes: &'a RefCell<Pipes>,
+    net: &'a N,
+    budget: usize,
+}
+
+impl<N: Net> Passage<'_, '_, N> {
+    /// A turn, if it is the direction's.
+    fn turn<S: Stream>(
+        &mut self,
+        from: &mut Peer<S>,
+        to: &mut Peer<S>,
+        direction: &mut Direction,
+    ) -> Poll<Result<Turn, Broken>> {
+        if !direction.may_go(self.net) {
+            return Poll::Pending;
+        }
+        let turn = self.pass(from, to, direction);
+        let is_used_up = matches!(turn, Poll::Ready(Ok(Turn::Again)));
+        direction.streak = if is_used_up { direction.streak.saturating_add(1) } else { 0 };
+        turn
+    }
+
+    fn pass<S: Stream>(
+        &mut self,
+        from: &mut Peer<S>,
+        to: &mut Peer<S>,
+        direction: &mut Direction,
+    ) -> Poll<Result<Turn, Broken>> {
+        if direction.is_over() {
+            return Poll::Ready(Ok(Turn::Over));
+        }
+        let (mut left, mut receives) = (self.budget, 0);
+        loop {
+            ready!(to.poll_flush(self.cx)).map_err(Broken::To)?;
+            ready!(self.drain_pipe(to, direction)).map_err(Broken::To)?;
+            if let Some(end) = from.end() {
+                ready!(to.poll_finish(self.cx, end == End::Clean)).map_err(Broken::To)?;
+                direction.state = State::Done;
+                return Poll::Ready(Ok(Turn::Over));
+            }
+            if left == 0 || receives == TURN_RECEIVES {
+                return Poll::Ready(Ok(Turn::Again));
+            }
+            receives += 1;
+            let moved = if direction.spliced {
+                ready!(self.splice(from, direction)).map_err(Broken::From)?
+            } else {
+                ready!(self.copy(from, to, direction, left))?
+            };
+            left = left.saturating_sub(moved);
+        }
+    }
+
+    /// Receives once and sends once.
+    fn copy<S: Stream>(
+        &mut self,
+        from: &mut Peer<S>,
+        to: &mut Peer<S>,
+        direction: &mut Direction,
+        bytes_max: usize,
+    ) -> Poll<Result<usize, Broken>> {
+        let by_tls = !from.is_plain();
+        let plain_pair = !by_tls && to.is_plain();
+        let bytes_max = if plain_pair { SPLICE_BYTES_MIN } else { bytes_max };
+        let Scratch { incoming, outgoing, .. } = &mut *self.scratch;
+        let mut sealed: Result<(), TlsError> = Ok(());
+        let mut sink = |plain: &[u8]| {
+            direction.moved += plain.len() as u64;
+            direction.is_closed = by_tls && close_frame::ends_with_close(plain);
+            if sealed.is_ok() {
+                sealed = to.seal(plain, outgoing);
+            }
+        };
+        let received = from.poll_open(self.cx, incoming, bytes_max, &mut sink);
+        // What came before a fault, or before a key was used up, still goes out.
+        let sent = to.send_sealed(self.cx, outgoing);
+        let received = ready!(received).map_err(Broken::From)?;
+        sealed.map_err(|error| Broken::To(error.into()))?;
+        sent.map_err(Broken::To)?;
+        // Opening can oblige to an answer (a key update). Where it has to wait, a later turn sends it.
+        let _ = from.poll_flush(self.cx);
+        direction.spliced = plain_pair && received == SPLICE_BYTES_MIN && self.fit(direction);
+        Poll::Ready(Ok(received))
+    }
+
+    /// Whether a pipe is there for this direction.
+    fn fit(&self, direction: &mut Direction) -> bool {
+        if direction.pipe.is_none() {
+            direction.pipe = self.pipes.borrow_mut().take().ok();
+        }
+        direction.pipe.is_some()
+    }
+
+    /// Moves what waits into the empty pipe; a short move leads back to copying.
+    fn splice<S: Stream>(
+        &mut self,
+        from: &mut Peer<S>,
+        direction: &mut Direction,
+    ) -> Poll<Result<usize, Fault>> {
+        let moved =
+            direction.pipe.as_ref().and_then(|pipe| from.stream().poll_recv_pipe(self.cx, pipe, PIPE_BYTES));
+        let Some(moved) = moved else {
+            direction.spliced = false;
+            return Poll::Ready(Ok(0));
+        };
+        let Poll::Ready(moved) = moved else {
+            direction.spliced = false;
+            self.keep_pipe_for_others(direction);
+            // Copying registers for the next bytes.
+            return Poll::Ready(Ok(0));
+        };
+        let moved = moved?;
+        if moved == 0 {
+            from.note_end();
+        }
+        direction.piped = moved;
+        direction.moved += moved as u64;
+        Poll::Ready(Ok(moved))
+    }
+
+    fn keep_pipe_for_others(&self, direction: &mut Direction) {
+        if let Some(pipe) = direction.pipe.take() {
+            self.pipes.borrow_mut().give_back(pipe);
+        }
+    }
+
+    fn drain_pipe<S: Stream>(
+        &mut self,
+        to: &mut Peer<S>,
+        direction: &mut Direction,
+    ) -> Poll<Result<(), Fault>> {
+        while direction.piped > 0 {
+            let Some(pipe) = &direction.pipe else { break };
+            let Some(sent) = to.stream().poll_send_pipe(self.cx, pipe, direction.piped) else { break };
+            direction.piped -= ready!(sent)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::{Pending, pending};
+    use std::io;
+    use std::net::SocketAddr;
+    use std::rc::Rc;
+    use std::task::Waker;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::runtime::scheduler::Class;
+    use crate::tls::TlsEnd;
+
+    const TURN_BYTES: usize = 64 * 1024;
+
+    /// A side that has so much to say, in segments of at most that size, and takes everything.
+    #[derive(Clone)]
+    struct Talker {
+        left: Rc<Cell<usize>>,
+        taken: Rc<Cell<usize>>,
+        segment_bytes: usize,
+    }
+
+    impl Default for Talker {
+        fn default() -> Self {
+            Self { left: Rc::default(), taken: Rc::default(), segment_bytes: usize::MAX }
+        }
+    }
+
+    impl Stream for Talker {
+        fn poll_recv(&mut self, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+            let said = into.len().min(self.left.get()).min(self.segment_bytes);
+            self.left.set(self.left.get() - said);
+            if said == 0 { Poll::Pending } else { Poll::Ready(Ok(said)) }
+        }
+
+        fn poll_send(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.taken.set(self.taken.get() + bytes.len());
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn finish(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A worker that others wait for too, and that gives so many turns to bulk transfers.
+    struct Busy {
+        bulk_turns: Cell<usize>,
+    }
+
+    impl Net for Busy {
+        type Stream = Talker;
+        type Sleep = Pending<()>;
+
+        async fn connect(&self, _: SocketAddr) -> io::Result<Talker> {
+            Ok(Talker::default())
+        }
+
+        fn now(&self) -> Instant {
+            Instant::now()
+        }
+
+        fn sleep(&self, _: Duration) -> Self::Sleep {
+            pending()
+        }
+
+        async fn breathe(&self) {}
+
+        fn become_class(&self, _: Class) {}
+
+        fn may_move_bulk(&self) -> bool {
+            let left = self.bulk_turns.get();
+            self.bulk_turns.set(left.saturating_sub(1));
+            left > 0
+        }
+
+        fn is_idle(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_flood_waits_for_its_turns_after_four_in_a_row_and_input_does_not() {
+        floods(&Talker::default(), TURN_BYTES);
+    }
+
+    #[test]
+    fn a_flood_of_small_segments_has_turns_of_so_many_receives() {
+        floods(&Talker { segment_bytes: 100, ..Talker::default() }, TURN_RECEIVES * 100);
+    }
+
+    /// The agent is a flood that moves so many bytes in a turn.
+    fn floods(agent: &Talker, turn_bytes: usize) {
+        let client = Talker::default();
+        let mut client_peer = Peer::new(client.clone(), TlsEnd::plain());
+        let mut agent_peer = Peer::new(agent.clone(), TlsEnd::plain());
+        let net = Busy { bulk_turns: Cell::new(0) };
+        let (scratch, pipes, stop) = (RefCell::default(), RefCell::default(), Stop::default());
+        let limits =
+            RelayLimits { turn_bytes: TURN_BYTES, idle: Duration::MAX, half_closed_idle: Duration::MAX };
+        let around = Surroundings { net: &net, scratch: &scratch, pipes: &pipes, stop: &stop, limits };
+        let mut session = pin!(relay(&mut client_peer, &mut agent_peer, &around));
+        let mut runs =
+            || assert!(session.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let to_client = || client.taken.get();
+
+        agent.left.set(usize::MAX);
+        runs();
+        assert_eq!(to_client(), 4 * turn_bytes);
+        client.left.set(40);
+        runs();
+        assert_eq!((agent.taken.get(), to_client()), (40, 4 * turn_bytes));
+        net.bulk_turns.set(2);
+        runs();
+        assert_eq!(to_client(), 6 * turn_bytes);
+
+        // A turn that is not used up ends the flood: the next bytes don't wait.
+        agent.left.set(100);
+        net.bulk_turns.set(1);
+        runs();
+        agent.left.set(usize::MAX);
+        runs();
+        assert_eq!(to_client(), (6 + 4) * turn_bytes + 100);
+    }
+}

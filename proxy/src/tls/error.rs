@@ -1,0 +1,43 @@
+//! What can go wrong inside TLS, in an operator's words.
+
+use super::reasons::{self, Trouble};
+
+/// What went wrong inside TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The peer broke the protocol, or offered nothing both sides accept.
+    #[error("{}", reasons::plain(.0))]
+    Protocol(#[from] rustls::Error),
+    /// An agent ended the handshake before it chose anything of what it was offered.
+    #[error("{}", reasons::no_common_suite())]
+    NothingInCommon,
+    /// A client offers this version of TLS at the most (RFC 8446 4.1.2), which is too old.
+    #[error("it offers only {}: it needs {} or later", reasons::version(*offered), reasons::version(*least))]
+    TooOld {
+        /// As it stands in its hello.
+        offered: u16,
+        /// What it would have to offer.
+        least: u16,
+    },
+    /// The key has sealed as many records as it may (TLS 1.2 AES-GCM: 2^24); the connection has to end.
+    #[error("the TLS key is used up")]
+    KeyExhausted,
+    /// A handshake message came in more pieces than an honest peer would cut it into.
+    #[error("a TLS handshake message in too many pieces")]
+    TooFragmented,
+    /// Sealing was asked for before the handshake was done.
+    #[error("TLS is not ready to send")]
+    NotReady,
+}
+
+impl TlsError {
+    /// What kind of failure it is, of a handshake.
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Protocol(error) => reasons::trouble(error),
+            Self::NothingInCommon => Trouble::Suites,
+            Self::TooOld { .. } => Trouble::Version,
+            Self::KeyExhausted | Self::TooFragmented | Self::NotReady => Trouble::Broken,
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! TLS to clients and agents: handshakes, records, certificates and whom to trust. The only folder that names rustls. It
+//! turns bytes into bytes: it owns no socket and never waits. Uses `os` and `runtime`.
+
+mod certificates;
+mod doubts;
+mod end;
+mod error;
+mod established;
+mod fetch_certificate;
+mod handshake;
+mod material;
+mod pem;
+mod reasons;
+mod record;
+mod trust;
+
+pub use certificates::{AgentTrust, ClientAuthority, ClientDemands, Pin, PinError};
+pub use doubts::{Doubt, doubts};
+pub use end::{Acceptor, Connector, HELD_BYTES_MAX, TlsEnd};
+pub use error::TlsError;
+pub use established::TlsState;
+pub use fetch_certificate::ShownError;
+pub use material::{CertificateError, CertificatePair};
+pub use pem::PemError;
+pub use reasons::Trouble;

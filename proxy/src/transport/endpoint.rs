@@ -1,0 +1,404 @@
+//! One side of a connection: its stream, its TLS end, and the bytes that are on their way through them.
+//! Plaintext that was read past the current message stays here, so it can't be lost between two phases.
+//! Every step is a poll: nothing is awaited, so both directions of a session can take turns on both sides.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use crate::observe::access_log::{Ending, Side};
+use crate::runtime::buffer::Buffer;
+use crate::tls::{HELD_BYTES_MAX, TlsEnd, TlsError, TlsState};
+use crate::transport::net::{Net, Stream};
+
+/// Bytes of one receive during heads and bodies, where what was read may have to wait.
+pub const FILL_BYTES: usize = 16 * 1024;
+/// Who throws bytes away is in no hurry.
+const LINGER_PAUSE: Duration = Duration::from_millis(1);
+/// The most bytes of one receive.
+pub const RECEIVE_BYTES_MAX: usize = 256 * 1024;
+
+/// The buffers of a worker, lent to the connection whose turn it is.
+#[derive(Debug)]
+pub struct Scratch {
+    /// Where bytes are received and decrypted.
+    pub incoming: Box<[u8]>,
+    /// Where bytes are encrypted, to be sent at once.
+    pub outgoing: Buffer,
+    /// Where messages are put together before they are encrypted.
+    pub message: Vec<u8>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        let incoming = vec![0; HELD_BYTES_MAX + RECEIVE_BYTES_MAX].into_boxed_slice();
+        Self { incoming, outgoing: Buffer::default(), message: Vec::new() }
+    }
+}
+
+/// Why a side can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The socket failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// TLS failed.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// It ended where more was due.
+    #[error("ended early")]
+    EndedEarly,
+    /// It spoke without TLS where TLS was due.
+    #[error("spoke without TLS")]
+    NoTls,
+    /// It did not do what was due in time.
+    #[error("took too long")]
+    TimedOut,
+}
+
+impl Fault {
+    /// Why a request or session has ended by it, as a fault of `side`.
+    pub fn ending(&self, side: Side) -> Ending {
+        match self {
+            Self::Io(error) if error.kind() == io::ErrorKind::TimedOut => Ending::Stalled(side),
+            Self::Io(_) => Ending::Reset(side),
+            Self::Tls(TlsError::KeyExhausted) => Ending::KeyExhausted(side),
+            Self::Tls(_) | Self::NoTls => Ending::BrokeTls(side),
+            Self::EndedEarly => Ending::Truncated(side),
+            Self::TimedOut => Ending::TimedOut(side),
+        }
+    }
+}
+
+/// How the bytes of a side came to their end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// With `close_notify`, or FIN where there is no TLS.
+    Clean,
+    /// With FIN alone, where TLS wants `close_notify` first: somebody may have cut the stream.
+    Truncated,
+}
+
+/// One side of a connection.
+pub struct Peer<S> {
+    stream: S,
+    tls: TlsEnd,
+    /// Plaintext received and not yet used.
+    pub plain: Buffer,
+    /// Ciphertext that the side could not take yet.
+    unsent: Buffer,
+    end: Option<End>,
+    /// Whether it rests between two messages for long, and holds no memory then.
+    rests: bool,
+    finished: bool,
+    /// Sending has failed: whatever the stream says of its end, it was no clean one.
+    cut: bool,
+}
+
+impl<S: Stream> Peer<S> {
+    /// A side that has not said anything yet.
+    pub fn new(stream: S, tls: TlsEnd) -> Self {
+        Self {
+            stream,
+            tls,
+            plain: Buffer::default(),
+            unsent: Buffer::default(),
+            end: None,
+            rests: false,
+            finished: false,
+            cut: false,
+        }
+    }
+
+    /// How its bytes ended, if they have.
+    pub fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// Whether the running task has done enough for now ([`Stream::is_put_off`]).
+    pub fn is_put_off(&self) -> bool {
+        self.stream.is_put_off()
+    }
+
+    /// Whether it has said anything of its TLS handshake.
+    pub fn was_heard(&self) -> bool {
+        self.tls.was_heard()
+    }
+
+    /// Whether it speaks without TLS.
+    pub fn is_plain(&self) -> bool {
+        self.tls.is_plain()
+    }
+
+    /// The same side with TLS from here on: what was read of it and not used is the beginning of that.
+    #[must_use]
+    pub fn begin_tls(self, mut tls: TlsEnd) -> Self {
+        tls.begin_with(self.plain.filled());
+        Self::new(self.stream, tls)
+    }
+
+    /// The same side without TLS, for an answer to one that did not speak it.
+    #[must_use]
+    pub fn into_plain(self) -> Self {
+        Self::new(self.stream, TlsEnd::plain())
+    }
+
+    /// Holds no memory between two messages from here on.
+    pub fn rest(&mut self) {
+        self.rests = true;
+        self.plain.free();
+        self.unsent.free();
+    }
+
+    /// The stream, for moving bytes inside the kernel; only for sides without TLS.
+    pub fn stream(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    /// Notes that the stream ended outside of [`Peer::poll_open`].
+    pub fn note_end(&mut self) {
+        let clean = self.tls.is_plain() && !self.cut;
+        self.end = Some(if clean { End::Clean } else { End::Truncated });
+    }
+
+    /// Receives once, at most `bytes_max`, and hands the plaintext to `sink`. Gives the bytes received: 0 at
+    /// the end, which [`Peer::end`] then tells.
+    pub fn poll_open(
+        &mut self,
+        cx: &mut Context<'_>,
+        incoming: &mut [u8],
+        bytes_max: usize,
+        sink: &mut impl FnMut(&[u8]),
+    ) -> Poll<Result<usize, Fault>> {
+        if self.end.is_some() {
+            return Poll::Ready(Ok(0));
+        }
+        let held = self.tls.put_back(incoming);
+        let until = incoming.len().min(held + bytes_max);
+        let received = ready!(self.stream.poll_recv(cx, &mut incoming[held..until]))?;
+        if received == 0 {
+            self.note_end();
+            return Poll::Ready(Ok(0));
+        }
+        match self.tls.open(&mut incoming[..held + received], sink, &mut self.unsent) {
+            Ok(TlsState::PeerEnded) => self.end = Some(End::Clean),
+            Ok(_) => {}
+            Err(error) => {
+                // What comes after broken TLS is nothing, and after its alert nothing more may be said.
+                self.end = Some(End::Truncated);
+                self.finished = true;
+                return Poll::Ready(Err(error.into()));
+            }
+        }
+        Poll::Ready(Ok(received))
+    }
+
+    /// Receives once behind [`Peer::plain`]. Gives the plaintext bytes gained; 0 only at the end.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<Result<usize, Fault>> {
+        let before = self.plain.len();
+        loop {
+            let mut plain = std::mem::take(&mut self.plain);
+            let opened =
+                self.poll_open(cx, &mut scratch.incoming, FILL_BYTES, &mut |bytes| plain.push(bytes));
+            self.plain = plain;
+            // A side that takes no more may have said why: whoever writes to it finds that out.
+            let _ = self.poll_flush(cx);
+            ready!(opened)?;
+            let gained = self.plain.len() - before;
+            if gained > 0 || self.end.is_some() {
+                return Poll::Ready(Ok(gained));
+            }
+        }
+    }
+
+    /// Sends what waits; ready when nothing does.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        while !self.unsent.is_empty() {
+            match ready!(self.stream.poll_send(cx, self.unsent.filled())) {
+                Ok(sent) => self.unsent.consume(sent),
+                Err(error) => return Poll::Ready(Err(self.cut_by(error))),
+            }
+        }
+        if self.rests {
+            self.unsent.free();
+        } else {
+            self.unsent.release();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Encrypts `bytes` to be sent by the next flush.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        Ok(self.tls.seal(bytes, &mut self.unsent)?)
+    }
+
+    /// Whether sealed bytes wait for the side to take them.
+    pub fn is_behind(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Encrypts `bytes` behind a buffer of the worker's, for [`Peer::send_sealed`].
+    pub fn seal(&mut self, bytes: &[u8], outgoing: &mut Buffer) -> Result<(), TlsError> {
+        self.tls.seal(bytes, outgoing)
+    }
+
+    /// Sends what was sealed into `outgoing`, which is left empty: what the side can't take is kept here.
+    /// Nothing older may wait.
+    pub fn send_sealed(&mut self, cx: &mut Context<'_>, outgoing: &mut Buffer) -> Result<(), Fault> {
+        debug_assert!(self.unsent.is_empty(), "sealed records go out in the order they were sealed");
+        while !outgoing.is_empty() {
+            match self.stream.poll_send(cx, outgoing.filled()) {
+                Poll::Ready(Ok(sent)) => outgoing.consume(sent),
+                Poll::Ready(Err(error)) => {
+                    // The buffer is the worker's: what one side could not be sent must not reach another.
+                    outgoing.clear();
+                    return Err(self.cut_by(error));
+                }
+                Poll::Pending => {
+                    self.unsent.push(outgoing.filled());
+                    outgoing.clear();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a side that has ended its bytes does not listen either, if so. Reading would no longer tell a reset; sending
+    /// nothing does (tcp(7): `EPIPE`).
+    pub fn reset(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
+        match self.stream.poll_send(cx, &[]) {
+            Poll::Ready(Err(error)) => Some(self.cut_by(error)),
+            _ => None,
+        }
+    }
+
+    fn cut_by(&mut self, error: io::Error) -> Fault {
+        self.cut = true;
+        error.into()
+    }
+
+    /// Says that no more will be sent: `close_notify` where `clean`, and FIN, after what still waits.
+    pub fn poll_finish(&mut self, cx: &mut Context<'_>, clean: bool) -> Poll<Result<(), Fault>> {
+        if !self.finished {
+            self.finished = true;
+            if clean {
+                self.tls.close(&mut self.unsent)?;
+            }
+        }
+        ready!(self.poll_flush(cx))?;
+        match self.stream.finish() {
+            // The peer has gone altogether meanwhile: nobody is left to be told.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
+            done => Poll::Ready(Ok(done?)),
+        }
+    }
+
+    /// Drives the TLS handshake to its end.
+    pub async fn handshake(&mut self, scratch: &RefCell<Scratch>) -> Result<(), Fault> {
+        let begun = self.begin_handshake(&mut scratch.borrow_mut().incoming);
+        let mut state = match begun {
+            Ok(state) => state,
+            Err(fault) => {
+                // The alert that says why, as below.
+                poll_fn(|cx| Poll::Ready(self.poll_flush(cx).is_ready())).await;
+                return Err(fault);
+            }
+        };
+        while state == TlsState::Handshaking {
+            state = poll_fn(|cx| self.poll_handshake(cx, &mut scratch.borrow_mut())).await?;
+        }
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// With what is there already, if anything is.
+    fn begin_handshake(&mut self, incoming: &mut [u8]) -> Result<TlsState, Fault> {
+        let held = self.tls.put_back(incoming);
+        if is_text(&incoming[..held]) {
+            return Err(Fault::NoTls);
+        }
+        let plain = &mut self.plain;
+        let sink = &mut |bytes: &[u8]| plain.push(bytes);
+        Ok(self.tls.open(&mut incoming[..held], sink, &mut self.unsent)?)
+    }
+
+    fn poll_handshake(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Poll<Result<TlsState, Fault>> {
+        ready!(self.poll_flush(cx))?;
+        let incoming = &mut scratch.incoming;
+        let held = self.tls.put_back(incoming);
+        let received = ready!(self.stream.poll_recv(cx, &mut incoming[held..held + FILL_BYTES]))?;
+        if received == 0 {
+            return Poll::Ready(Err(Fault::EndedEarly));
+        }
+        if held == 0 && is_text(&incoming[..received]) {
+            return Poll::Ready(Err(Fault::NoTls));
+        }
+        let plain = &mut self.plain;
+        let opened =
+            self.tls.open(&mut incoming[..held + received], &mut |p| plain.push(p), &mut self.unsent);
+        if opened.is_err() {
+            // The alert that says why; the peer may not be there to take it.
+            let _ = self.poll_flush(cx);
+        }
+        if matches!(opened, Ok(TlsState::PeerEnded)) {
+            self.end = Some(End::Clean);
+        }
+        Poll::Ready(Ok(opened?))
+    }
+
+    /// [`Peer::poll_fill`], awaited.
+    pub async fn fill(&mut self, scratch: &RefCell<Scratch>) -> Result<usize, Fault> {
+        poll_fn(|cx| self.poll_fill(cx, &mut scratch.borrow_mut())).await
+    }
+
+    /// [`Peer::poll_flush`], awaited.
+    pub async fn flush(&mut self) -> Result<(), Fault> {
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// [`Peer::poll_finish`], awaited.
+    pub async fn finish(&mut self) -> Result<(), Fault> {
+        poll_fn(|cx| self.poll_finish(cx, true)).await
+    }
+
+    /// Throws away what still comes until the side has ended too, `limit` at the most: a socket that is closed
+    /// with unread bytes is reset, and what was sent before is lost with it (RFC 9112 9.6). Nothing is decrypted
+    /// any more.
+    pub async fn linger<N: Net>(&mut self, net: &N, scratch: &RefCell<Scratch>, limit: Duration) {
+        let discard = async {
+            while poll_fn(|cx| self.poll_discard(cx, &mut scratch.borrow_mut().incoming)).await {
+                net.sleep(LINGER_PAUSE).await;
+            }
+        };
+        // Whether a side listens to the end is its own affair.
+        let _ = net.timeout(limit, discard).await;
+    }
+
+    /// Whether more may come.
+    fn poll_discard(&mut self, cx: &mut Context<'_>, incoming: &mut [u8]) -> Poll<bool> {
+        let received = ready!(self.stream.poll_recv(cx, incoming));
+        Poll::Ready(received.is_ok_and(|received| received > 0))
+    }
+
+    /// Whether an idle side is still there and has said nothing: it may be used for another request. None where that
+    /// can't be told in this run of the task.
+    pub fn is_quiet(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Option<bool> {
+        let quiet = self.plain.is_empty() && self.unsent.is_empty() && self.end.is_none();
+        // Session tickets and the like are no answer; they are taken in and the socket is empty then.
+        let quiet = quiet && self.poll_fill(cx, scratch).is_pending();
+        (!quiet || !self.stream.is_put_off()).then_some(quiet)
+    }
+}
+
+/// No TLS record starts with a letter (RFC 8446 5.1), but every HTTP message does.
+fn is_text(bytes: &[u8]) -> bool {
+    bytes.first().is_some_and(u8::is_ascii_alphabetic)
+}

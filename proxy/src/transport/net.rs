@@ -1,0 +1,358 @@
+//! What a connection asks of the outside world: streams that are read and written once they are ready, new
+//! streams to agents, the time, and its turn. Production is [`Kernel`]; the tests put a simulated wire in its place.
+//! Nothing here ever parks a buffer in the kernel: a wait can be given up without losing a byte.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, acceptfrom_with, recv, send, shutdown};
+use rustix::pipe::{SpliceFlags, splice};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::observe::stats::{AgentBook, Books, Meter};
+use crate::runtime::executor::{Executor, Interest, Sleep, Watched};
+use crate::runtime::scheduler::Class;
+use crate::transport::networks::canonical;
+use crate::transport::own_addresses::{Departure, Own};
+use crate::transport::pipes::Pipe;
+
+/// A connected byte stream.
+pub trait Stream {
+    /// Receives what is there; 0 at the peer's end. Wakes the task once there is something.
+    fn poll_recv(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>>;
+
+    /// Sends what fits. Wakes the task once there is room.
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
+
+    /// Says that no more bytes will be sent.
+    fn finish(&mut self) -> io::Result<()>;
+
+    /// Whether a call that was pending may only have been put off, as the task has done enough for now. It is then
+    /// polled again by itself.
+    fn is_put_off(&self) -> bool {
+        false
+    }
+
+    /// Moves up to `limit` received bytes into `pipe` inside the kernel; `None` where streams can't do that.
+    fn poll_recv_pipe(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Pipe,
+        _limit: usize,
+    ) -> Option<Poll<io::Result<usize>>> {
+        None
+    }
+
+    /// Moves up to `limit` bytes from `pipe` to the peer inside the kernel.
+    fn poll_send_pipe(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Pipe,
+        _limit: usize,
+    ) -> Option<Poll<io::Result<usize>>> {
+        None
+    }
+}
+
+/// What was waited for did not come in time.
+#[derive(Debug)]
+pub struct Elapsed;
+
+/// Where streams and the time come from.
+pub trait Net {
+    /// The streams it makes.
+    type Stream: Stream;
+    /// A wait for a time.
+    type Sleep: Future<Output = ()>;
+
+    /// Connects to an agent. The caller limits the time.
+    fn connect(&self, agent: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>>;
+
+    /// The time.
+    fn now(&self) -> Instant;
+
+    /// Waits for `time` from now on.
+    fn sleep(&self, time: Duration) -> Self::Sleep;
+
+    /// Lets every other task that is ready have its turn before this one goes on.
+    fn breathe(&self) -> impl Future<Output = ()>;
+
+    /// Notes what the running task does from here on, and so when it has its turns.
+    fn become_class(&self, class: Class);
+
+    /// Whether it is the running task's turn to move bulk. If not, it will be: then the task is polled again.
+    fn may_move_bulk(&self) -> bool;
+
+    /// Whether nobody else waits for a turn.
+    fn is_idle(&self) -> bool;
+
+    /// Does `work` for as long as `limit` at the most.
+    fn timeout<F: Future>(
+        &self,
+        limit: Duration,
+        work: F,
+    ) -> impl Future<Output = Result<F::Output, Elapsed>> {
+        async move {
+            let (mut work, mut limit) = (pin!(work), pin!(self.sleep(limit)));
+            poll_fn(|cx| match work.as_mut().poll(cx) {
+                Poll::Ready(done) => Poll::Ready(Ok(done)),
+                Poll::Pending => limit.as_mut().poll(cx).map(|()| Err(Elapsed)),
+            })
+            .await
+        }
+    }
+}
+
+/// The kernel's network, seen from inside a worker's loop.
+#[derive(Clone)]
+pub struct Kernel {
+    executor: Executor,
+    stall: Duration,
+    books: Rc<Books>,
+    /// Where the proxy itself listens.
+    own: Own,
+}
+
+impl Net for Kernel {
+    type Stream = KernelStream;
+    type Sleep = Sleep;
+
+    async fn connect(&self, agent: SocketAddr) -> io::Result<KernelStream> {
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let socket = Socket::new(Domain::for_address(agent), kind, Some(Protocol::TCP))?;
+        set_options(&socket, self.stall)?;
+        // Before the handshake, in which the window's scale is told.
+        socket.set_recv_buffer_size(AGENT_RECEIVE_BYTES)?;
+        let departure = self.own.depart(agent, || begin_connecting(&socket, agent))?.map(Box::new);
+        let socket = Watched::new(&self.executor, socket.into(), false)?;
+        // Writable once it is connected, or has failed (connect(2)).
+        poll_fn(|_| socket.poll_io(Interest::Write, |_| Ok(()))).await?;
+        match socket.with(|socket| SockRef::from(&socket).take_error())? {
+            Some(error) => Err(error),
+            None if departure.as_ref().is_some_and(|departure| departure.is_home()) => {
+                Err(io::Error::other("this is the proxy itself"))
+            }
+            None => {
+                let meter = Metered::Agent { book: self.books.agent(agent.ip()), _departure: departure };
+                Ok(KernelStream { socket, meter })
+            }
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.executor.now()
+    }
+
+    fn sleep(&self, time: Duration) -> Sleep {
+        self.executor.sleep(time)
+    }
+
+    async fn breathe(&self) {
+        self.executor.yield_now().await;
+    }
+
+    fn become_class(&self, class: Class) {
+        self.executor.become_class(class);
+    }
+
+    fn may_move_bulk(&self) -> bool {
+        self.executor.schedule().may_move_bulk()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.executor.is_idle()
+    }
+}
+
+/// Connects without waiting for it; where from.
+fn begin_connecting(socket: &Socket, agent: SocketAddr) -> io::Result<SocketAddr> {
+    match socket.connect(&agent.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),
+        _ => local_address(socket),
+    }
+}
+
+fn local_address<S: AsFd>(socket: &S) -> io::Result<SocketAddr> {
+    let address = SockRef::from(socket).local_addr()?;
+    address.as_socket().ok_or_else(|| Errno::AFNOSUPPORT.into())
+}
+
+impl Kernel {
+    /// The network of that loop. `stall`: how long sent bytes may stay unacknowledged, or a closed window closed
+    /// (`TCP_USER_TIMEOUT`, tcp(7)).
+    /// `own`: where the proxy itself listens, which is never connected to. `books`: where its bytes are counted.
+    pub fn new(executor: Executor, stall: Duration, own: Own, books: Rc<Books>) -> Self {
+        Self { executor, stall, books, own }
+    }
+
+    /// Accepts on a listening socket that doesn't block.
+    pub fn listen(&self, listener: std::net::TcpListener) -> io::Result<Door> {
+        let socket = Watched::new(&self.executor, listener.into(), true)?;
+        Ok(Door { socket, own: self.own.clone() })
+    }
+
+    /// Takes on an accepted socket.
+    pub fn adopt(&self, socket: OwnedFd) -> io::Result<KernelStream> {
+        let socket = Watched::new(&self.executor, socket, true)?;
+        Ok(KernelStream { socket, meter: Metered::Client(self.books.clients.clone()) })
+    }
+}
+
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Bytes that the kernel holds for a side that has not been sent them yet (`TCP_NOTSENT_LOWAT`, tcp(7)); it takes whole
+/// segments, up to 64 KiB more. Those on their way are not counted, so that a long way is filled as before. Less makes
+/// sends partial, and a flood dearer: 1.07x at 512 KiB, 1.1x at 128 KiB.
+const UNSENT_BYTES_MAX: u32 = 1024 * 1024;
+/// Receive buffer towards agents (`SO_RCVBUF`, which the kernel doubles): what an agent may send ahead of a client that
+/// takes nothing. Agents are near: at a round trip of a millisecond this carries over a gigabit a second. Every kernel
+/// allows it (`net.core.rmem_max`).
+const AGENT_RECEIVE_BYTES: usize = 208 * 1024;
+
+/// Sets what every connection of the proxy has: no Nagle delay, keepalive, limits on stalling and on what is unsent, urgent
+/// data as data.
+///
+/// A listening socket hands them on to the connections that come by it, from the moment they are set: Linux does so,
+/// though tcp(7) does not say it.
+pub fn set_options(socket: &Socket, stall: Duration) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_out_of_band_inline(true)?;
+    socket.set_keepalive(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    socket.set_tcp_user_timeout(Some(stall))
+}
+
+/// A connection that [`Door::accept`] gives up, as the proxy has made it itself; accept(2) fails by no such error.
+pub const ITSELF: io::ErrorKind = io::ErrorKind::ConnectionRefused;
+
+/// A listening socket.
+pub struct Door {
+    socket: Watched,
+    own: Own,
+}
+
+impl Door {
+    /// Sets what [`set_options`] has set, for connections that come from now on.
+    pub fn set_stall(&self, stall: Duration) -> io::Result<()> {
+        self.socket.with(|listener| SockRef::from(&listener).set_tcp_user_timeout(Some(stall)))
+    }
+
+    /// The next client's socket, and its address in its one form ([`canonical`]): at a listener of both families an IPv4
+    /// client comes as an IPv6 one (ipv6(7)). A wait that is given up loses none.
+    pub async fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
+        poll_fn(|_| self.poll_accept()).await
+    }
+
+    /// Whether more clients may wait than the running task may accept now.
+    pub fn is_put_off(&self) -> bool {
+        self.socket.is_put_off()
+    }
+
+    /// The next client's socket.
+    pub fn poll_accept(&self) -> Poll<io::Result<(OwnedFd, SocketAddr)>> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let accepted = self.socket.poll_io(Interest::Read, |listener| acceptfrom_with(listener, flags));
+        let (socket, client) = ready!(accepted)?;
+        let client = client.ok_or(Errno::AFNOSUPPORT)?;
+        let client = canonical(SocketAddr::try_from(client)?);
+        if self.own.has_departed(client, || local_address(&socket)) {
+            let why = "the proxy connects to itself: --agents has an address of this host in it";
+            return Poll::Ready(Err(io::Error::new(ITSELF, why)));
+        }
+        Poll::Ready(Ok((socket, client)))
+    }
+}
+
+/// A TCP socket of the kernel.
+pub struct KernelStream {
+    socket: Watched,
+    meter: Metered,
+}
+
+/// Whose bytes they are.
+enum Metered {
+    Agent { book: Rc<AgentBook>, _departure: Option<Box<Departure>> },
+    Client(Rc<Meter>),
+}
+
+impl KernelStream {
+    fn meter(&self) -> &Meter {
+        match &self.meter {
+            Metered::Agent { book, .. } => &book.meter,
+            Metered::Client(meter) => meter,
+        }
+    }
+}
+
+impl Stream for KernelStream {
+    fn poll_recv(&mut self, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let call = |socket: BorrowedFd<'_>| recv(socket, &mut *into, RecvFlags::empty());
+        let (_, received) = ready!(self.socket.poll_io(Interest::Read, call))?;
+        self.meter().received(received);
+        if received < into.len() {
+            self.socket.exhausted(Interest::Read);
+        }
+        Poll::Ready(Ok(received))
+    }
+
+    fn poll_send(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let call = |socket: BorrowedFd<'_>| send(socket, bytes, SendFlags::NOSIGNAL);
+        let sent = ready!(self.socket.poll_io(Interest::Write, call))?;
+        self.meter().sent(sent);
+        if sent < bytes.len() {
+            self.socket.exhausted(Interest::Write);
+        }
+        Poll::Ready(Ok(sent))
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(self.socket.with(|socket| shutdown(socket, Shutdown::Write))?)
+    }
+
+    fn is_put_off(&self) -> bool {
+        self.socket.is_put_off()
+    }
+
+    fn poll_recv_pipe(
+        &mut self,
+        _: &mut Context<'_>,
+        pipe: &Pipe,
+        limit: usize,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let call = |socket: BorrowedFd<'_>| splice(socket, None, &pipe.write, None, limit, SPLICE);
+        let moved = self.socket.poll_io(Interest::Read, call);
+        match moved {
+            // An urgent mark stops splice(2), which then finds nothing, or an end that is behind more bytes: receiving tells.
+            Poll::Ready(Ok(0)) => return None,
+            Poll::Ready(Ok(bytes)) => self.meter().received(bytes),
+            Poll::Ready(Err(_)) => {}
+            // Where it is only put off, nothing is known of what waits.
+            Poll::Pending if self.socket.is_put_off() => {}
+            Poll::Pending => self.socket.exhausted(Interest::Read),
+        }
+        Some(moved)
+    }
+
+    fn poll_send_pipe(
+        &mut self,
+        _: &mut Context<'_>,
+        pipe: &Pipe,
+        limit: usize,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let call = |socket: BorrowedFd<'_>| splice(&pipe.read, None, socket, None, limit, SPLICE);
+        let moved = self.socket.poll_io(Interest::Write, call);
+        Some(moved.map_ok(|bytes| {
+            self.meter().sent(bytes);
+            bytes
+        }))
+    }
+}
+
+const SPLICE: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);

@@ -1,0 +1,733 @@
+//! One client connection, from accept to close. Each phase is a type and each step takes the phase by value,
+//! so what a phase has not earned yet (an agent, a parsed head) can't be touched.
+//!
+//! ```text
+//! Accepted → Admitted → Secured → Requested → Paired → { exchange → Secured | Upgraded } → closed, its ledger written
+//! ```
+
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::access::admission::{self, Guest};
+use crate::access::proxy_protocol::{Introduction, NoIntroduction};
+use crate::access::rejections::{Refusals, Refused};
+use crate::access::route::Route;
+use crate::agents::pool::{Bound, PoolLimits, ReachError};
+use crate::http::h1::exchange::{Asked, Exchange, Failure, Method, Outcome};
+use crate::http::h1::head::{Framing, HeadEnd, HeadError, RequestHead};
+use crate::http::h1::keep_alive::Promise;
+use crate::http::local_response::Reply;
+use crate::http::request_source::Origin;
+use crate::observe::access_log::{Ending, Side};
+use crate::runtime::drain::Phase;
+use crate::runtime::scheduler::Class;
+use crate::session::relay::{Moved, Surroundings, relay};
+use crate::tls::TlsEnd;
+use crate::transport::endpoint::{Fault, Peer, Scratch};
+use crate::transport::net::Net;
+use crate::worker::context::Worker;
+use crate::worker::eviction::Place;
+use crate::worker::failure_responses::{cause, head_took_too_long, not_tls, refused_for, reply_to};
+use crate::worker::policy::{asked, authorize, decide};
+use crate::worker::record_builder::Entry;
+
+/// How long a client that is to be left has to take its last bytes.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+struct Accepted<S> {
+    peer: Peer<S>,
+    client: SocketAddr,
+    secure: bool,
+    crowded: bool,
+}
+
+/// A client that may be here.
+struct Admitted<S> {
+    accepted: Accepted<S>,
+    guest: Guest,
+}
+
+/// A client that may ask for something.
+struct Secured<S> {
+    peer: Box<Peer<S>>,
+    /// Who made the connection; a request of it may be another's ([`Origin`]).
+    client: IpAddr,
+    secure: bool,
+    /// Whether it has been answered before.
+    again: bool,
+    /// Where it has logged in.
+    bound: Bound<S>,
+}
+
+/// A client that has asked for something that an agent is to answer.
+struct Requested<S> {
+    client: Secured<S>,
+    asked: Asked,
+    agent: SocketAddr,
+    /// The head that the agent is to see.
+    head: Vec<u8>,
+    entry: Entry,
+}
+
+/// A client, and the agent that has its request.
+struct Paired<S> {
+    requested: Box<Requested<S>>,
+    agent: Box<Peer<S>>,
+    /// Whether the agent's connection has served another request before.
+    reused: bool,
+    /// How the agent means to keep the connection once it has answered.
+    promise: Promise,
+    /// Whether the agent's connection is this client's alone, by a login.
+    bound: bool,
+    /// Whether the agent has answered, if only in the interim.
+    heard: bool,
+}
+
+/// A client and an agent that speak to each other.
+struct Upgraded<S> {
+    client: Box<Peer<S>>,
+    agent: Box<Peer<S>>,
+    entry: Entry,
+}
+
+/// What comes after an answer: the next request, a session, or an end.
+enum After<S> {
+    Next(Secured<S>),
+    Upgraded(Box<Upgraded<S>>),
+    /// The client is to leave.
+    Closing(Secured<S>),
+    /// The client is gone.
+    Closed,
+}
+
+/// Serves a connection to its end.
+///
+/// `crowded`: there are as many connections as may be, and another one gives way once this client is let in.
+pub async fn serve<N: Net>(
+    worker: &Worker<N>,
+    stream: N::Stream,
+    client: SocketAddr,
+    secure: bool,
+    crowded: bool,
+) {
+    // What the front needs is many KiB, which are given back before a desktop's hours begin.
+    let accepted = Accepted { peer: Peer::new(stream, TlsEnd::plain()), client, secure, crowded };
+    let front = Box::pin(front(worker, accepted));
+    if let Some((upgraded, _guest)) = front.await {
+        upgraded.relay(worker).await;
+    }
+}
+
+/// Tells a client without TLS why it is not served. With TLS, the handshake would cost more than it is worth.
+pub async fn turn_away<N: Net>(worker: &Worker<N>, stream: N::Stream, why: Refused) {
+    dismiss(worker, Peer::new(stream, TlsEnd::plain()), why).await;
+}
+
+/// Does not wait for it to listen.
+async fn dismiss<N: Net>(worker: &Worker<N>, mut peer: Peer<N::Stream>, why: Refused) {
+    if peer.write(&admission::reply_to(why).render(false, false)).is_err() {
+        return;
+    }
+    poll_fn(|cx| {
+        // What it asked is taken in, or closing would reset the connection. Whether it hears is its own affair.
+        let _ = peer.poll_fill(cx, &mut worker.scratch.borrow_mut());
+        let _ = peer.poll_finish(cx, true);
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// Everything before a session.
+async fn front<N: Net>(
+    worker: &Worker<N>,
+    accepted: Accepted<N::Stream>,
+) -> Option<(Box<Upgraded<N::Stream>>, Guest)> {
+    let client = accepted.client.ip();
+    let place = worker.waiting.enter();
+    let Some(opened) = place.hold(opened(worker, accepted)).await else {
+        worker.shared.refusals.note(Refused::Waiting, client);
+        return None;
+    };
+    let (mut secured, guest) = opened?;
+    loop {
+        match secured.one_request(worker, &place).await {
+            After::Next(next) => {
+                // Requests that were sent ahead are a step of front work each.
+                if !next.peer.plain.is_empty() {
+                    worker.net.breathe().await;
+                }
+                secured = next;
+            }
+            After::Upgraded(upgraded) => return Some((upgraded, guest)),
+            After::Closing(secured) => {
+                place.hold(secured.linger(worker)).await;
+                return None;
+            }
+            After::Closed => return None,
+        }
+    }
+}
+
+/// Everything before the first request.
+async fn opened<N: Net>(
+    worker: &Worker<N>,
+    accepted: Accepted<N::Stream>,
+) -> Option<(Secured<N::Stream>, Guest)> {
+    let Admitted { accepted, guest } = accepted.introduced(worker).await?.admit(worker).await?;
+    Some((accepted.secure(worker).await?, guest))
+}
+
+impl<S: crate::transport::net::Stream> Accepted<S> {
+    /// A balancer says first whom it speaks for.
+    async fn introduced<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> Option<Self> {
+        let config = &worker.shared.config;
+        if !config.clients.is_introducer(self.client.ip()) {
+            return Some(self);
+        }
+        let read = worker.net.timeout(config.front.head, read_introduction(&mut self.peer, worker));
+        let introduction = tokio::select! {
+            read = read => read.unwrap_or(Err(Fault::TimedOut.into())),
+            () = worker.last_call() => return None,
+        };
+        match introduction {
+            Ok(client) => Some(Self { client: client.unwrap_or(self.client), ..self }),
+            Err(fault) => {
+                worker.shared.refusals.note_with(Refused::Introduction, self.client.ip(), &fault);
+                None
+            }
+        }
+    }
+
+    async fn admit<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Option<Admitted<S>> {
+        let why = match worker.shared.admission.admit(self.client.ip(), worker.net.now()) {
+            // Where none has waited longer, it is its own place that it loses.
+            Ok(_) if self.crowded && !worker.waiting.evict() => Refused::Full,
+            Ok(guest) => return Some(Admitted { accepted: self, guest }),
+            Err(why) => why,
+        };
+        worker.shared.refusals.note(why, self.client.ip());
+        if !self.secure {
+            dismiss(worker, self.peer, why).await;
+        }
+        None
+    }
+
+    fn unsecured(self) -> Secured<S> {
+        let Self { peer, client, secure, .. } = self;
+        Secured { peer: Box::new(peer), client: client.ip(), secure, again: false, bound: Bound::none() }
+    }
+
+    async fn secure<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Option<Secured<S>> {
+        let client = self.client;
+        if !self.secure {
+            return Some(self.unsecured());
+        }
+        let tls = worker.shared.acceptor.accept().ok()?;
+        let mut secured = Self { peer: self.peer.begin_tls(tls), ..self }.unsecured();
+        let handshake =
+            worker.net.timeout(worker.shared.config.front.head, secured.peer.handshake(&worker.scratch));
+        let mut place = worker.handshakes.begin();
+        let secure = tokio::select! {
+            done = handshake => done.unwrap_or(Err(Fault::TimedOut)),
+            () = place.lost() => {
+                worker.shared.refusals.note(Refused::Handshake, client.ip());
+                return None;
+            }
+            () = worker.last_call() => return None,
+        };
+        match secure {
+            Ok(()) => Some(secured),
+            Err(Fault::NoTls) => {
+                worker.shared.refusals.note(Refused::NotTls, client.ip());
+                secured.peer = Box::new(secured.peer.into_plain());
+                secured.secure = false;
+                let entry = Entry::new(client.ip(), false, worker.net.now());
+                if let After::Closing(secured) = secured.refuse(worker, entry, &not_tls(), None).await {
+                    secured.linger(worker).await;
+                }
+                None
+            }
+            Err(fault) => {
+                note_no_tls(&worker.shared.refusals, client.ip(), &fault, secured.peer.was_heard());
+                None
+            }
+        }
+    }
+}
+
+/// Why it is not known whom a balancer speaks for.
+#[derive(Debug, thiserror::Error)]
+enum Unintroduced {
+    #[error("{0}")]
+    Malformed(#[from] NoIntroduction),
+    #[error("{0}")]
+    Fault(#[from] Fault),
+}
+
+async fn read_introduction<N: Net>(
+    peer: &mut Peer<N::Stream>,
+    worker: &Worker<N>,
+) -> Result<Option<SocketAddr>, Unintroduced> {
+    loop {
+        if let Some(Introduction { length, client }) = Introduction::read(peer.plain.filled())? {
+            peer.plain.consume(length);
+            return Ok(client);
+        }
+        if peer.fill(&worker.scratch).await? == 0 {
+            return Err(Fault::EndedEarly.into());
+        }
+    }
+}
+
+/// Counts a handshake that failed. One who has said nothing of it is no client: it only looked whether the port is open.
+fn note_no_tls(refusals: &Refusals, client: IpAddr, fault: &Fault, was_heard: bool) {
+    match fault {
+        Fault::Tls(error) => match refused_for(error.trouble()) {
+            Refused::HandshakeLeft => refusals.note_quietly(Refused::HandshakeLeft),
+            why => refusals.note_with(why, client, error),
+        },
+        Fault::TimedOut => refusals.note(Refused::HandshakeSlow, client),
+        _ if was_heard => refusals.note_quietly(Refused::HandshakeLeft),
+        _ => {}
+    }
+}
+
+impl<S: crate::transport::net::Stream> Secured<S> {
+    async fn one_request<N: Net<Stream = S>>(self, worker: &Worker<N>, place: &Place<'_>) -> After<S> {
+        let client = self.client;
+        let Some(asked) = place.hold(self.read_request(worker, place)).await else {
+            worker.shared.refusals.note(Refused::Waiting, client);
+            return After::Closed;
+        };
+        let after = match asked {
+            Ok(requested) => {
+                let (Ok(after) | Err(after)) = requested.answer(worker).await;
+                after
+            }
+            Err(after) => after,
+        };
+        place.wait_again();
+        after
+    }
+
+    /// Reads a head and decides who answers it. Once the head is whole, nobody takes the client's place.
+    async fn read_request<N: Net<Stream = S>>(
+        mut self,
+        worker: &Worker<N>,
+        place: &Place<'_>,
+    ) -> Result<Box<Requested<S>>, After<S>> {
+        if !self.wait_for_request(worker).await {
+            return Err(self.close());
+        }
+        let entry = Entry::new(self.client, self.secure, worker.net.now());
+        let length = match worker.net.timeout(worker.shared.config.front.head, self.read_head(worker)).await {
+            Ok(Ok(length)) => length,
+            Ok(Err(HeadFault::Gone)) => return Err(After::Closed),
+            Ok(Err(HeadFault::Refused(error))) => return Err(self.refuse_head(worker, entry, error).await),
+            Err(_) if self.peer.plain.is_empty() => return Err(self.close()),
+            Err(_) => return Err(self.refuse(worker, entry, &head_took_too_long(), None).await),
+        };
+        place.leave();
+        self.route_request(worker, entry, length).await
+    }
+
+    /// Waits for the first byte; false where the client leaves or is to leave.
+    async fn wait_for_request<N: Net<Stream = S>>(&mut self, worker: &Worker<N>) -> bool {
+        let front = &worker.shared.config.front;
+        let (again, limit) = (self.again, if self.again { front.keep_alive } else { front.head });
+        if self.peer.plain.is_empty() {
+            self.peer.plain.release();
+        }
+        tokio::select! {
+            biased;
+            begun = worker.net.timeout(limit, self.begin_request(worker)) => begun.unwrap_or(false),
+            () = Self::dismissed(again, worker) => false,
+        }
+    }
+
+    /// Takes in the first byte of a request; false where none comes. Some clients send an empty line behind a body, which
+    /// is no beginning of a request; one more may stand in front of it, for [`HeadEnd`] to see.
+    async fn begin_request<N: Net<Stream = S>>(&mut self, worker: &Worker<N>) -> bool {
+        let mut may_skip = true;
+        loop {
+            match self.peer.plain.filled() {
+                [b'\r', b'\n', ..] if may_skip => {
+                    self.peer.plain.consume(2);
+                    may_skip = false;
+                }
+                bytes if bytes.is_empty() || (may_skip && bytes == b"\r") => {
+                    if !matches!(self.peer.fill(&worker.scratch).await, Ok(gained) if gained > 0) {
+                        return false;
+                    }
+                }
+                _ => return true,
+            }
+        }
+    }
+
+    /// Ready once it is to leave: at once where it has been answered before.
+    async fn dismissed<N: Net<Stream = S>>(again: bool, worker: &Worker<N>) {
+        if again { worker.stop.reached(Phase::Draining).await } else { worker.last_call().await }
+    }
+
+    async fn read_head<N: Net<Stream = S>>(&mut self, worker: &Worker<N>) -> Result<usize, HeadFault> {
+        let mut scan = HeadEnd::default();
+        let limits = &worker.shared.config.front.head_size;
+        loop {
+            let found = scan.find(self.peer.plain.filled(), limits);
+            if let Some(length) = found.map_err(HeadFault::Refused)? {
+                return Ok(length);
+            }
+            match self.peer.fill(&worker.scratch).await {
+                Ok(gained) if gained > 0 => {}
+                _ => return Err(HeadFault::Gone),
+            }
+        }
+    }
+
+    async fn route_request<N: Net<Stream = S>>(
+        mut self,
+        worker: &Worker<N>,
+        mut entry: Entry,
+        length: usize,
+    ) -> Result<Box<Requested<S>>, After<S>> {
+        let config = &worker.shared.config;
+        let head = match RequestHead::parse(&self.peer.plain.filled()[..length], &config.front.head_size) {
+            Ok(head) => head,
+            Err(error) => return Err(self.refuse_head(worker, entry, error).await),
+        };
+        if worker.shared.log.is_on() {
+            entry.note(&head);
+        }
+        let origin = Origin::of(self.client, self.secure, &head.headers, &config.clients.trusted_proxies);
+        (entry.ledger.client, entry.secure) = (origin.client, origin.secure);
+        let mut asked = asked(&head);
+        // A trusted proxy speaks for others, whatever it says.
+        asked.login.is_for_another |= origin.trusted;
+        let route = Route::of_request(head.host, head.path, worker.shared.config.agent_domain.as_ref());
+        let decision = match authorize(&head, route, worker, &origin).await {
+            Ok(user) => {
+                entry.ledger.user = user.unwrap_or_default();
+                decide(&head, route, worker, &origin, &mut asked)
+            }
+            Err((why, reply)) => {
+                worker.shared.refusals.note(why, origin.client);
+                Err(reply)
+            }
+        };
+        self.peer.plain.consume(length);
+        match decision {
+            Ok((agent, head)) => {
+                entry.ledger.agent = Some(agent);
+                Ok(Box::new(Requested { client: self, asked, agent, head, entry }))
+            }
+            Err(reply) => Err(self.refuse(worker, entry, &reply, Some(&asked)).await),
+        }
+    }
+
+    async fn refuse_head<N: Net<Stream = S>>(
+        self,
+        worker: &Worker<N>,
+        mut entry: Entry,
+        error: HeadError,
+    ) -> After<S> {
+        entry.note_bytes(self.peer.plain.filled());
+        worker.shared.refusals.note(Refused::Head, self.client);
+        let mut reply = Reply::new(error.status(), error.to_string());
+        if error == HeadError::Method {
+            reply = reply.with_header("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        }
+        self.refuse(worker, entry, &reply, None).await
+    }
+
+    /// Gives the proxy's own answer. The connection stays only where the request is known to its last byte.
+    async fn refuse<N: Net<Stream = S>>(
+        mut self,
+        worker: &Worker<N>,
+        mut entry: Entry,
+        reply: &Reply,
+        asked: Option<&Asked>,
+    ) -> After<S> {
+        let running = worker.stop.phase() == Phase::Running;
+        let whole = |asked: &Asked| asked.keep_alive && asked.framing == Framing::Empty && !asked.websocket;
+        let keep = running && asked.is_some_and(whole);
+        let head_only = asked.is_some_and(|asked| asked.method == Method::Head);
+        let hsts = worker.shared.config.hsts.clone().filter(|_| entry.secure);
+        let reply = hsts.into_iter().fold(reply.clone(), Reply::with_header);
+        let sent = self.send(worker, &reply.render(keep, head_only)).await;
+        let ending = if reply.status < 400 { Ending::Answered } else { Ending::Refused };
+        entry.ledger.to_client = if head_only { 0 } else { reply.body_bytes() as u64 };
+        match sent {
+            Ok(()) => entry.close(worker, reply.status, ending),
+            Err(fault) => entry.close(worker, reply.status, fault.ending(Side::Client)),
+        }
+        if keep { self.next() } else { self.close() }
+    }
+
+    async fn send<N: Net<Stream = S>>(&mut self, worker: &Worker<N>, bytes: &[u8]) -> Result<(), Fault> {
+        self.peer.write(bytes)?;
+        let sent = worker.net.timeout(worker.shared.config.front.stall, self.peer.flush()).await;
+        sent.unwrap_or(Err(Fault::TimedOut))
+    }
+
+    fn next(mut self) -> After<S> {
+        self.again = true;
+        After::Next(self)
+    }
+
+    fn close(mut self) -> After<S> {
+        self.bound.clear();
+        After::Closing(self)
+    }
+
+    /// Ends the connection in order: what was sent is brought over, what still comes is thrown away.
+    async fn linger<N: Net<Stream = S>>(mut self, worker: &Worker<N>) {
+        if let Ok(Ok(())) = worker.net.timeout(FAREWELL, self.peer.finish()).await {
+            self.peer.linger(&worker.net, &worker.scratch, FAREWELL).await;
+        }
+    }
+}
+
+enum HeadFault {
+    Gone,
+    Refused(HeadError),
+}
+
+impl<S: crate::transport::net::Stream> Requested<S> {
+    async fn answer<N: Net<Stream = S>>(self: Box<Self>, worker: &Worker<N>) -> Result<After<S>, After<S>> {
+        self.reach_agent(worker).await?.exchange(worker).await
+    }
+
+    /// Takes an idle connection to the agent, or makes one.
+    async fn reach_agent<N: Net<Stream = S>>(
+        mut self: Box<Self>,
+        worker: &Worker<N>,
+    ) -> Result<Paired<S>, After<S>> {
+        if self.client.peer.is_put_off() {
+            // In a run that may do nothing more, a good connection can't be told from a bad one.
+            worker.net.breathe().await;
+        }
+        let idle = poll_fn(|cx| {
+            let (mut scratch, now) = (worker.scratch.borrow_mut(), worker.net.now());
+            let bound = self.take_bound(cx, &mut scratch, now, &worker.shared.config.pool);
+            let is_bound = bound.is_some();
+            let idle = bound.or_else(|| worker.pool.borrow_mut().take(cx, &mut scratch, self.agent, now));
+            Poll::Ready(idle.map(|(agent, promise)| (agent, promise.after_one(), is_bound)))
+        });
+        match idle.await {
+            Some((agent, promise, bound)) => Ok(Paired { reused: true, promise, bound, ..self.pair(agent) }),
+            None => self.reach_anew(worker).await,
+        }
+    }
+
+    fn take_bound(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        now: Instant,
+        limits: &PoolLimits,
+    ) -> Option<(Box<Peer<S>>, Promise)> {
+        if self.asked.login.is_for_another {
+            return None;
+        }
+        self.client.bound.take(cx, scratch, self.agent, now, limits)
+    }
+
+    async fn reach_anew<N: Net<Stream = S>>(
+        self: Box<Self>,
+        worker: &Worker<N>,
+    ) -> Result<Paired<S>, After<S>> {
+        let begun = worker.net.now();
+        let reached =
+            worker.net.timeout(worker.shared.config.front.connect, connect(worker, self.agent)).await;
+        match reached.unwrap_or(Err(ReachError::TimedOut)) {
+            Ok(agent) => {
+                worker.books.reached(self.agent.ip(), worker.net.now() - begun);
+                Ok(self.pair(agent))
+            }
+            Err(error) => {
+                worker.books.missed(self.agent.ip());
+                let what = format_args!("agent {} {error}", self.agent);
+                worker.shared.warn(error.kind(), self.agent.ip(), what);
+                let reply = Reply::new(
+                    error.status(),
+                    format!("The desktop at {} {}", self.agent.ip(), cause(&error)),
+                );
+                Err(self.refuse(worker, &reply).await)
+            }
+        }
+    }
+
+    fn pair(self: Box<Self>, agent: Box<Peer<S>>) -> Paired<S> {
+        Paired {
+            requested: self,
+            agent,
+            reused: false,
+            promise: Promise::default(),
+            bound: false,
+            heard: false,
+        }
+    }
+
+    async fn refuse<N: Net<Stream = S>>(self: Box<Self>, worker: &Worker<N>, reply: &Reply) -> After<S> {
+        let Self { client, entry, asked, .. } = *self;
+        client.refuse(worker, entry, reply, Some(&asked)).await
+    }
+}
+
+async fn connect<N: Net>(worker: &Worker<N>, agent: SocketAddr) -> Result<Box<Peer<N::Stream>>, ReachError> {
+    let stream = worker.net.connect(agent).await.map_err(ReachError::Refused)?;
+    let Some(connector) = &worker.shared.connector else {
+        return Ok(Box::new(Peer::new(stream, TlsEnd::plain())));
+    };
+    let tls = connector.connect(agent.ip()).map_err(|error| ReachError::Handshake(error.into()))?;
+    let mut peer = Box::new(Peer::new(stream, tls));
+    peer.handshake(&worker.scratch).await.map_err(ReachError::Handshake)?;
+    Ok(peer)
+}
+
+impl<S: crate::transport::net::Stream> Paired<S> {
+    async fn exchange<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> Result<After<S>, After<S>> {
+        let secure = self.requested.entry.secure;
+        let mut exchange = Exchange {
+            client: &mut self.requested.client.peer,
+            agent: &mut self.agent,
+            net: &worker.net,
+            scratch: &worker.scratch,
+            may_half_close: !self.requested.asked.websocket,
+            stop: &worker.stop,
+            limits: worker.shared.config.exchange,
+            hsts: worker.shared.config.hsts.as_deref().filter(|_| secure),
+            to_agent: 0,
+            to_client: 0,
+            heard: false,
+            promise: self.promise,
+            binds: self.bound || self.requested.asked.login.is_tried,
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = exchange.run(&self.requested.asked, &self.requested.head) => outcome,
+            () = worker.stop.reached(Phase::Ending) => Err(Failure::Stopped),
+        };
+        (self.heard, self.bound, self.promise) = (exchange.heard, exchange.binds, exchange.promise);
+        let ledger = &mut self.requested.entry.ledger;
+        (ledger.to_agent, ledger.to_client) = (exchange.to_agent, exchange.to_client);
+        match outcome {
+            Ok(Outcome::Upgraded) => Ok(After::Upgraded(self.upgrade())),
+            Ok(Outcome::Answered { status, keep_client, keep_agent }) => {
+                Ok(self.answered(worker, status, keep_client, keep_agent))
+            }
+            Err(failure) if self.may_retry(&failure) => {
+                let again = self.requested.reach_anew(worker).await?;
+                Box::pin(again.exchange(worker)).await
+            }
+            Err(failure) => Err(self.failed(worker, failure).await),
+        }
+    }
+
+    /// A kept connection may have been closed by the agent just as it was used. The request is sent once more
+    /// if it may be (RFC 9110 9.2.2), has no body, and not a byte of an answer came.
+    fn may_retry(&self, failure: &Failure) -> bool {
+        let asked = &self.requested.asked;
+        let unanswered = !self.heard
+            && self.agent.plain.is_empty()
+            && matches!(failure, Failure::Fault(Side::Agent, Fault::Io(_) | Fault::EndedEarly, None));
+        self.reused && unanswered && asked.method != Method::Other && asked.framing == Framing::Empty
+    }
+
+    fn upgrade(self) -> Box<Upgraded<S>> {
+        let Requested { client, entry, .. } = *self.requested;
+        Box::new(Upgraded { client: client.peer, agent: self.agent, entry })
+    }
+
+    fn answered<N: Net<Stream = S>>(
+        self,
+        worker: &Worker<N>,
+        status: u16,
+        keep_client: bool,
+        keep_agent: bool,
+    ) -> After<S> {
+        let Self { requested, mut agent, bound, promise, .. } = self;
+        let Requested { mut client, asked, agent: address, entry, .. } = *requested;
+        entry.close(worker, status, Ending::Complete);
+        let running = worker.stop.phase() == Phase::Running;
+        if keep_agent && running {
+            agent.plain.release();
+            let now = worker.net.now();
+            if !bound {
+                worker.pool.borrow_mut().put(address, agent, promise, now);
+            } else if keep_client && !asked.login.is_for_another {
+                client.bound.put(address, agent, promise, now);
+            }
+        }
+        if keep_client { client.next() } else { client.close() }
+    }
+
+    async fn failed<N: Net<Stream = S>>(self, worker: &Worker<N>, failure: Failure) -> After<S> {
+        let Requested { client, entry, agent, asked, .. } = *self.requested;
+        let begun = match &failure {
+            Failure::Fault(side, fault, Some(status)) => {
+                Some((side, fault.to_string(), status, fault.ending(*side)))
+            }
+            Failure::Body(side, error, Some(status)) => {
+                Some((side, error.to_string(), status, Ending::BrokeHttp(*side)))
+            }
+            _ => None,
+        };
+        if let Some((side, fault, status, ending)) = begun {
+            let client = entry.ledger.client;
+            let what = format_args!("{client} and agent {agent}: the {side}: {fault}, after status {status}");
+            worker.shared.inform(failure.kind(), agent.ip(), what);
+            entry.close(worker, *status, ending);
+            return After::Closed;
+        }
+        match reply_to(&failure, agent.ip()) {
+            None => {
+                let stopped = matches!(failure, Failure::Stopped);
+                entry.close(worker, 0, if stopped { Ending::Drained } else { Ending::Ended(Side::Client) });
+                After::Closed
+            }
+            Some(reply) => {
+                let what = format_args!("{} and agent {agent}: {failure:?}", entry.ledger.client);
+                worker.shared.inform(failure.kind(), agent.ip(), what);
+                client.refuse(worker, entry, &reply, Some(&asked)).await
+            }
+        }
+    }
+}
+
+impl<S: crate::transport::net::Stream> Upgraded<S> {
+    async fn relay<N: Net<Stream = S>>(self: Box<Self>, worker: &Worker<N>) {
+        let Self { mut client, mut agent, mut entry } = *self;
+        let _open = entry.ledger.agent.map(|agent| worker.books.begin_session(agent.ip()));
+        worker.net.become_class(Class::Session);
+        let around = Surroundings {
+            net: &worker.net,
+            scratch: &worker.scratch,
+            pipes: &worker.pipes,
+            stop: &worker.stop,
+            limits: worker.shared.config.relay,
+        };
+        let (ending, Moved { to_agent, to_client }) = relay(&mut client, &mut agent, &around).await;
+        (entry.ledger.to_agent, entry.ledger.to_client) = (to_agent, to_client);
+        entry.close(worker, 101, ending);
+        worker.net.become_class(Class::Front);
+        // A slow client may still have to take what the agent said last.
+        let patience = match ending {
+            Ending::Idle | Ending::Drained => FAREWELL,
+            _ => worker.shared.config.front.stall,
+        };
+        let linger = async {
+            tokio::join!(
+                client.linger(&worker.net, &worker.scratch, patience),
+                agent.linger(&worker.net, &worker.scratch, FAREWELL)
+            )
+        };
+        tokio::select! {
+            _ = linger => {}
+            () = worker.stop.reached(Phase::Ending) => {}
+        }
+    }
+}

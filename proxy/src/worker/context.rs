@@ -1,0 +1,124 @@
+//! What connections go by and count in: of all workers, and of one of them under one configuration. Does nothing itself.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::access::admission::Admission;
+use crate::access::passwords::Passwords;
+use crate::access::rejections::Refusals;
+use crate::agents::pool::Pool;
+use crate::config::Config;
+use crate::observe::access_log::AccessLog;
+use crate::observe::failures::Failures;
+use crate::observe::stats::{Books, Published};
+use crate::runtime::drain::{Phase, Stop};
+use crate::tls::{Acceptor, Connector};
+use crate::transport::endpoint::Scratch;
+use crate::transport::net::Net;
+use crate::transport::pipes::Pipes;
+use crate::worker::eviction::Waiting;
+use crate::worker::handshake_slots::Handshakes;
+use crate::worker::load_balancer::Balance;
+
+/// How long a client that was let in before a stop or a reload has to say what it wants.
+const LAST_CALL: Duration = Duration::from_secs(5);
+
+/// What all workers share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// TLS to clients.
+    pub acceptor: Acceptor,
+    /// TLS to agents; none where they speak plain HTTP.
+    pub connector: Option<Connector>,
+    /// The access log.
+    pub log: AccessLog,
+    /// Which clients may come in.
+    pub admission: Admission,
+    /// Who may ask; everybody where there is none.
+    pub passwords: Option<Passwords>,
+    /// Client connections of all workers.
+    pub balance: Balance,
+    /// Who was turned away.
+    pub refusals: Arc<Refusals>,
+    /// What has failed with agents.
+    pub failures: Arc<Failures>,
+    /// What workers have counted.
+    pub published: Published,
+}
+
+impl Shared {
+    /// Warns of what somebody can cause again and again, the 1st, 2nd, 4th, ... time for each kind and address.
+    pub fn warn(&self, kind: &'static str, about: IpAddr, what: impl fmt::Display) {
+        if let Some(count) = self.failures.note(kind, about) {
+            tracing::warn!("{what} ({count} so far)");
+        }
+    }
+
+    /// The same for what is in order: clients leave.
+    pub fn inform(&self, kind: &'static str, about: IpAddr, what: impl fmt::Display) {
+        if let Some(count) = self.failures.note(kind, about) {
+            tracing::info!("{what} ({count} so far)");
+        }
+    }
+}
+
+/// What the connections of one worker share that came under the same settings.
+pub struct Worker<N: Net> {
+    /// Where streams to agents come from.
+    pub net: N,
+    /// What all workers share.
+    pub shared: Shared,
+    /// Idle connections to agents.
+    pub pool: RefCell<Pool<N::Stream>>,
+    /// Buffers for whose turn it is.
+    pub scratch: Rc<RefCell<Scratch>>,
+    /// Spare pipes.
+    pub pipes: Rc<RefCell<Pipes>>,
+    /// Clients' TLS handshakes in flight.
+    pub handshakes: Handshakes,
+    /// Clients that ask for nothing.
+    pub waiting: Rc<Waiting>,
+    /// What it counts.
+    pub books: Rc<Books>,
+    /// How far stopping has come.
+    pub stop: Stop,
+}
+
+impl<N: Net> Worker<N> {
+    /// A worker that has not accepted anything yet.
+    pub fn new(net: N, shared: Shared) -> Self {
+        let pool = Pool::new(shared.config.pool);
+        let handshakes = Handshakes::new(shared.config.front.handshakes_max);
+        Self {
+            net,
+            shared,
+            pool: RefCell::new(pool),
+            scratch: Rc::default(),
+            pipes: Rc::default(),
+            handshakes,
+            waiting: Rc::default(),
+            books: Rc::default(),
+            stop: Stop::default(),
+        }
+    }
+
+    /// Ready once a client that has not said yet what it wants is waited for no longer.
+    pub async fn last_call(&self) {
+        self.stop.reached(Phase::Draining).await;
+        self.net.sleep(LAST_CALL).await;
+    }
+
+    /// The same worker under other settings, with the same buffers.
+    #[must_use]
+    pub fn renewed(&self, net: N, shared: Shared) -> Self {
+        let (scratch, pipes, books) = (self.scratch.clone(), self.pipes.clone(), self.books.clone());
+        let waiting = self.waiting.clone();
+        Self { scratch, pipes, waiting, books, ..Self::new(net, shared) }
+    }
+}

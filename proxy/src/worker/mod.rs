@@ -1,0 +1,14 @@
+//! A worker: one thread with its own loop, listeners, pool and buffers. Accepts connections, spreads them over all workers,
+//! and serves each from accept to close (`connection.rs`). Shares nothing with other workers but counts and configuration.
+//! Never reloads anything itself. Uses all folders but `control`.
+
+pub mod connection;
+pub mod context;
+pub mod eviction;
+mod failure_responses;
+pub mod handshake_slots;
+pub mod listeners;
+pub mod load_balancer;
+pub mod policy;
+pub mod record_builder;
+pub mod thread;

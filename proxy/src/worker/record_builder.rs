@@ -1,0 +1,70 @@
+//! The ledger of a request while it runs: what is known is noted, and at the end it is counted and written once.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::http::h1::head::{self, RequestHead, Version};
+use crate::observe::access_log::{Ending, Ledger};
+use crate::transport::net::Net;
+use crate::worker::context::Worker;
+
+/// Bytes of a request line that the access log keeps.
+const LOGGED_LINE_BYTES: usize = 1024;
+
+/// A ledger that is being written.
+pub(crate) struct Entry {
+    pub(crate) ledger: Ledger,
+    /// Whether the client came by HTTPS.
+    pub(crate) secure: bool,
+    started: Instant,
+}
+
+impl Entry {
+    /// Of a request that begins.
+    pub(crate) fn new(client: IpAddr, secure: bool, started: Instant) -> Self {
+        let ledger = Ledger {
+            client,
+            user: String::new(),
+            request: String::new(),
+            referer: String::new(),
+            user_agent: String::new(),
+            status: 0,
+            agent: None,
+            to_agent: 0,
+            to_client: 0,
+            duration: Duration::ZERO,
+            ending: Ending::Refused,
+        };
+        Self { ledger, secure, started }
+    }
+
+    /// Of a head that is understood.
+    pub(crate) fn note(&mut self, head: &RequestHead<'_>) {
+        let version = if head.version == Version::Http11 { "HTTP/1.1" } else { "HTTP/1.0" };
+        let path: String = head.path.chars().take(LOGGED_LINE_BYTES).collect();
+        self.ledger.request = format!("{} {path} {version}", head.method);
+        self.ledger.referer = first_value(head, "referer");
+        self.ledger.user_agent = first_value(head, "user-agent");
+    }
+
+    /// Of a head that can't be parsed, what stands in its first line.
+    pub(crate) fn note_bytes(&mut self, bytes: &[u8]) {
+        let line = bytes.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
+        let line = &line[..line.len().min(LOGGED_LINE_BYTES)];
+        self.ledger.request = String::from_utf8_lossy(line).into_owned();
+    }
+
+    /// It is over: it is counted, and written to the access log.
+    pub(crate) fn close<N: Net>(mut self, worker: &Worker<N>, status: u16, ending: Ending) {
+        self.ledger.status = status;
+        self.ledger.ending = ending;
+        self.ledger.duration = worker.net.now() - self.started;
+        worker.books.close(&self.ledger);
+        worker.shared.log.write(&self.ledger);
+    }
+}
+
+fn first_value(head: &RequestHead<'_>, name: &str) -> String {
+    let value = head::values(&head.headers, name).next().unwrap_or_default();
+    String::from_utf8_lossy(&value[..value.len().min(LOGGED_LINE_BYTES)]).into_owned()
+}

@@ -1,0 +1,373 @@
+//! A worker: one thread, one loop, its own listeners, pool and buffers. It accepts connections, serves each
+//! as a task, and stops in order. Workers share nothing but the settings and how many connections each has. When the
+//! settings change, connections that are there keep theirs.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::task::Poll;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::sync::{mpsc, watch};
+
+use crate::access::rejections::Refused;
+use crate::config::Readiness;
+use crate::observe::failures::OTHERS;
+use crate::observe::stats::Books;
+use crate::os::seccomp;
+use crate::runtime::drain::{Phase, Stop};
+use crate::runtime::executor::Executor;
+use crate::runtime::poller::Poller;
+use crate::transport::net::{Door, ITSELF, Kernel, Net};
+use crate::transport::own_addresses::Own;
+use crate::worker::connection;
+use crate::worker::context::{Shared, Worker};
+use crate::worker::listeners::Listener;
+use crate::worker::load_balancer::{Accepting, Connection, Desk};
+
+/// Connections that are closed at once for want of descriptors.
+const SHED_MAX: usize = 4096;
+/// How often idle agent connections are looked after.
+const REAP: Duration = Duration::from_secs(1);
+/// How long a worker leaves a failing listener alone.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections beyond `--connections-max` that look for one that gives way to them; more are turned away at once.
+const SEEKING_MAX: usize = 64;
+/// How long connections have to say goodbye once the drain time is over.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// What a worker is told.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    /// Whether connections are accepted; once they are, `phase` says until when.
+    pub open: bool,
+    /// How far stopping is to come.
+    pub phase: Phase,
+    /// The settings for new connections.
+    pub shared: Shared,
+}
+
+/// A worker under its settings, and under former ones for as long as connections go by them.
+struct Generations {
+    executor: Executor,
+    number: usize,
+    own: Own,
+    /// Where it accepts, until it stops.
+    doors: RefCell<Vec<Weak<Door>>>,
+    current: RefCell<Rc<Worker<Kernel>>>,
+    former: RefCell<Vec<Weak<Worker<Kernel>>>>,
+    /// How far the worker itself has come.
+    stop: Stop,
+}
+
+impl Generations {
+    fn new(executor: Executor, number: usize, own: Own, shared: Shared) -> Self {
+        let books = Rc::new(Books::default());
+        let net = Kernel::new(executor.clone(), shared.config.front.stall, own.clone(), books.clone());
+        let worker = Worker { books, ..Worker::new(net, shared) };
+        Self {
+            executor,
+            number,
+            own,
+            doors: RefCell::default(),
+            current: RefCell::new(Rc::new(worker)),
+            former: RefCell::default(),
+            stop: Stop::default(),
+        }
+    }
+
+    fn current(&self) -> Rc<Worker<Kernel>> {
+        self.current.borrow().clone()
+    }
+
+    /// New connections go by `shared`. Those that are there get the answer they wait for, and sessions go on.
+    fn renew(&self, shared: Shared) {
+        let stall = shared.config.front.stall;
+        for door in self.doors.borrow().iter().filter_map(Weak::upgrade) {
+            if let Err(error) = door.set_stall(stall) {
+                tracing::error!("--stall-s can't be set where it listens: {error}");
+            }
+        }
+        let current = self.current();
+        let net = Kernel::new(self.executor.clone(), stall, self.own.clone(), current.books.clone());
+        let renewed = Rc::new(current.renewed(net, shared));
+        let former = self.current.replace(renewed);
+        retire(&former, Phase::Draining);
+        let mut all = self.former.borrow_mut();
+        all.retain(|worker| worker.strong_count() > 0);
+        all.push(Rc::downgrade(&former));
+    }
+
+    /// Serves a connection under the settings of now, if there is room for it or somebody gives way.
+    async fn start(&self, connection: Connection) {
+        let worker = self.current();
+        // Whom a balancer speaks for is not known yet: nobody gives way before that client is let in.
+        let crowded =
+            connection.seeks > 0 && worker.shared.config.clients.is_introducer(connection.client.ip());
+        if connection.seeks > 0 && !crowded && !worker.waiting.evict() {
+            let left = if connection.seeks > 1 {
+                worker.shared.balance.pass_on(connection).err()
+            } else {
+                Some(connection)
+            };
+            if let Some(Connection { socket, client, secure, .. }) = left {
+                refuse(&worker, socket, client, secure, Refused::Full).await;
+            }
+            return;
+        }
+        let Connection { socket, client, secure, counted, .. } = connection;
+        self.executor.spawn(async move {
+            let _counted = counted;
+            match worker.net.adopt(socket) {
+                Ok(stream) => connection::serve(&worker, stream, client, secure, crowded).await,
+                Err(error) => worker.shared.warn(
+                    "adopt",
+                    client.ip(),
+                    format_args!("{client} can't be served: {error}"),
+                ),
+            }
+        });
+    }
+
+    /// Once a second: a sign of life, how it stands, and a look after what no event tells of.
+    fn beat(&self, worker: &Worker<Kernel>) {
+        self.executor.look_again();
+        worker.shared.balance.beat(self.number);
+        worker.shared.published.put(self.number, worker.books.read());
+    }
+
+    /// Goes on to `phase` under all settings.
+    fn enter(&self, phase: Phase) {
+        self.stop.enter(phase);
+        let former = self.former.borrow();
+        let former = former.iter().filter_map(Weak::upgrade);
+        former.chain([self.current()]).for_each(|worker| retire(&worker, phase));
+    }
+}
+
+fn retire(worker: &Worker<Kernel>, phase: Phase) {
+    worker.stop.enter(phase);
+    worker.pool.borrow_mut().clear();
+}
+
+/// Serves on `listeners` until `orders` say otherwise and every connection has ended; `started` is called once it can.
+/// `own`: where any worker listens. Takes the calling thread; a panic of any connection becomes one of the worker.
+pub fn run(
+    desk: Desk,
+    listeners: Vec<Listener>,
+    mut orders: watch::Receiver<Orders>,
+    own: Own,
+    started: impl FnOnce() + 'static,
+) -> io::Result<()> {
+    let shared = orders.borrow_and_update().shared.clone();
+    let executor = Executor::new(poller(shared.config.readiness)?)?;
+    seccomp::forbid_rings();
+    let generations = Rc::new(Generations::new(executor.clone(), desk.worker, own, shared));
+    executor.run(serve(generations, desk, listeners, orders, started))?
+}
+
+fn poller(readiness: Readiness) -> io::Result<Poller> {
+    match readiness {
+        Readiness::Epoll => Poller::epoll(),
+        Readiness::IoUring => Poller::ring().map_err(|error| no_ring(&error)),
+        Readiness::Auto => Poller::ring().or_else(|error| {
+            static SAID: std::sync::Once = std::sync::Once::new();
+            SAID.call_once(|| tracing::warn!("{}; epoll serves instead, at a higher cost", no_ring(&error)));
+            Poller::epoll()
+        }),
+    }
+}
+
+fn no_ring(error: &io::Error) -> io::Error {
+    let help = "it needs Linux 6.1, kernel.io_uring_disabled = 0, and a container that allows it";
+    io::Error::new(error.kind(), format!("io_uring can't be used: {error}; {help}"))
+}
+
+async fn serve(
+    generations: Rc<Generations>,
+    desk: Desk,
+    listeners: Vec<Listener>,
+    mut orders: watch::Receiver<Orders>,
+    started: impl FnOnce(),
+) -> io::Result<()> {
+    started();
+    orders.wait_for(|orders| orders.open).await.map_err(io::Error::other)?;
+    for Listener { socket, secure } in listeners {
+        let door = Rc::new(generations.current().net.listen(socket)?);
+        generations.doors.borrow_mut().push(Rc::downgrade(&door));
+        let accepting = generations.current().shared.balance.open_door();
+        generations.executor.spawn(accept(generations.clone(), door, secure, accepting));
+    }
+    generations.executor.spawn(receive(generations.clone(), desk.arrivals));
+    let mut reap = pin!(generations.executor.sleep(REAP));
+    loop {
+        let worker = generations.current();
+        tokio::select! {
+            () = &mut reap => {
+                generations.beat(&worker);
+                reap_agents(&worker).await;
+                reap.set(generations.executor.sleep(REAP));
+            }
+            changed = orders.changed() => {
+                changed.map_err(io::Error::other)?;
+                let Orders { phase, shared, .. } = orders.borrow_and_update().clone();
+                if phase >= Phase::Draining {
+                    break;
+                }
+                generations.renew(shared);
+            }
+        }
+        // However often the orders change, connections have their turns in between.
+        generations.executor.yield_now().await;
+    }
+    drain(&generations, orders).await;
+    // What was counted last.
+    generations.beat(&generations.current());
+    Ok(())
+}
+
+/// No connection is taken on any more; those that are there end by themselves or are ended.
+async fn drain(generations: &Generations, mut orders: watch::Receiver<Orders>) {
+    let Shared { balance, .. } = generations.current().shared.clone();
+    let gone = || balance.gone(generations.number);
+    generations.enter(Phase::Draining);
+    let worker = generations.current();
+    let beats = async {
+        loop {
+            worker.net.sleep(REAP).await;
+            generations.beat(&worker);
+        }
+    };
+    tokio::select! {
+        () = gone() => return,
+        () = beats => {}
+        _ = orders.wait_for(|orders| orders.phase == Phase::Ending) => {}
+    }
+    generations.enter(Phase::Ending);
+    let _ = generations.current().net.timeout(GOODBYE, gone()).await;
+}
+
+async fn reap_agents(worker: &Worker<Kernel>) {
+    poll_fn(|cx| {
+        worker.pool.borrow_mut().reap(cx, &mut worker.scratch.borrow_mut(), worker.net.now());
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// Accepts at one door until the worker stops.
+async fn accept(generations: Rc<Generations>, door: Rc<Door>, secure: bool, _accepting: Accepting) {
+    let mut reserve = reserve();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = generations.stop.reached(Phase::Draining) => return,
+            accepted = door.accept() => accepted,
+        };
+        let worker = generations.current();
+        match accepted {
+            Ok((socket, client)) => admit(&generations, &worker, socket, client, secure).await,
+            Err(error) if error.kind() == ITSELF => worker.shared.warn("itself", OTHERS, error),
+            Err(error) if is_clients_fault(&error) => {}
+            Err(error) => {
+                worker.shared.warn("accept", OTHERS, format_args!("a connection can't be accepted: {error}"));
+                if is_out_of_descriptors(&error) {
+                    reserve = shed(&worker, &door, reserve).await;
+                }
+                worker.net.sleep(ACCEPT_PAUSE).await;
+            }
+        }
+        // A burst of connections is one step of front work each.
+        worker.net.breathe().await;
+    }
+}
+
+/// Gives a connection to the worker that has the fewest. Where there are as many as may be, one that waits gives way: of
+/// this worker, or of the next one that has any.
+async fn admit(
+    generations: &Generations,
+    worker: &Rc<Worker<Kernel>>,
+    socket: OwnedFd,
+    client: SocketAddr,
+    secure: bool,
+) {
+    let Shared { balance, config, .. } = &worker.shared;
+    let place = balance.place(generations.number, config.front.connections_max);
+    if let (None, Err(why)) = (&place, may_push_in(worker, client.ip())) {
+        return refuse(worker, socket, client, secure, why).await;
+    }
+    let seeks = if place.is_some() { 0 } else { balance.workers() };
+    let counted = place.unwrap_or_else(|| balance.place_beyond(generations.number));
+    let is_own = counted.worker == generations.number;
+    let connection = Connection { socket, client, secure, counted, seeks };
+    if is_own {
+        generations.start(connection).await;
+    } else if let Err(Connection { socket, client, secure, .. }) = balance.hand_over(connection) {
+        // Only a worker that has failed has gone while doors are open.
+        refuse(worker, socket, client, secure, Refused::Full).await;
+    }
+}
+
+fn may_push_in(worker: &Worker<Kernel>, client: IpAddr) -> Result<(), Refused> {
+    let Shared { admission, balance, config, .. } = &worker.shared;
+    if balance.connections() >= config.front.connections_max + SEEKING_MAX {
+        return Err(Refused::Full);
+    }
+    // Nobody gives way to a client that is not let in itself.
+    if config.clients.is_introducer(client) {
+        // Whom a balancer speaks for is not known yet.
+        return Ok(());
+    }
+    admission.would_admit(client, worker.net.now())
+}
+
+/// Without TLS it is told why.
+async fn refuse(worker: &Worker<Kernel>, socket: OwnedFd, client: SocketAddr, secure: bool, why: Refused) {
+    worker.shared.refusals.note(why, client.ip());
+    if let (false, Ok(stream)) = (secure, worker.net.adopt(socket)) {
+        connection::turn_away(worker, stream, why).await;
+    }
+}
+
+/// Serves what other workers have accepted.
+async fn receive(generations: Rc<Generations>, mut arrivals: mpsc::UnboundedReceiver<Connection>) {
+    while let Some(connection) = arrivals.recv().await {
+        generations.start(connection).await;
+        generations.executor.yield_now().await;
+    }
+}
+
+/// A connection that died before it was accepted (accept(2)).
+fn is_clients_fault(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionReset
+    )
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let error = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(error, Some(Errno::MFILE | Errno::NFILE))
+}
+
+fn reserve() -> Option<OwnedFd> {
+    std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
+}
+
+/// Without a free file descriptor those who wait would wait for ever: the reserved one lets them be closed.
+async fn shed(worker: &Worker<Kernel>, door: &Door, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
+    drop(reserved);
+    for _ in 0..SHED_MAX {
+        match door.poll_accept() {
+            Poll::Ready(Ok((_, client))) => worker.shared.refusals.note(Refused::Descriptors, client.ip()),
+            Poll::Pending if door.is_put_off() => worker.net.breathe().await,
+            _ => break,
+        }
+    }
+    reserve()
+}
