@@ -129,7 +129,7 @@ fn the_manual_and_the_completions_know_the_flags() {
     ] {
         let text = fs::read_to_string(root.file(&format!("/usr/share/{script}"))).expect("it was installed");
         assert!(text.contains("access-log") && text.contains("upgrade"), "{script}");
-        assert!(!text.contains("broker"), "{script} offers what is the program's own");
+        assert!(!text.contains("helper"), "{script} offers what is the program's own");
     }
 }
 

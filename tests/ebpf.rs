@@ -423,13 +423,13 @@ async fn an_upgrade_counts_nothing_twice_and_leaves_nothing_behind() {
 
 /// The supervisor asks it one thing at a time, and whoever looks does not wait for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_hangs_keeps_nobody_from_the_other_figures() {
+async fn a_helper_that_hangs_keeps_nobody_from_the_other_figures() {
     let (agent, _) = agent().await;
     let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let proxy = Counted::start(agent.address.port(), &[&format!("--admin={admin}")]);
     let pid = proxy.proxy.pid();
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    let broker = nix::unistd::Pid::from_raw(children.trim().parse().expect("one child"));
+    let helper = nix::unistd::Pid::from_raw(children.trim().parse().expect("one child"));
     let look = async || {
         let mut client = Line::plain(admin).await;
         client.say("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
@@ -438,9 +438,9 @@ async fn a_broker_that_hangs_keeps_nobody_from_the_other_figures() {
     one(&proxy, &format!("/{}", agent.address.ip()), 10, 10, Close::AgentFirst).await;
     proxy.settled(agent.address.ip(), 1);
     assert!(look().await.contains("dcv_splice_kernel_agent_"));
-    nix::sys::signal::kill(broker, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    nix::sys::signal::kill(helper, nix::sys::signal::Signal::SIGSTOP).unwrap();
     let looks: Vec<_> = futures_util::future::join_all((0..10).map(|_| look())).await;
-    nix::sys::signal::kill(broker, nix::sys::signal::Signal::SIGCONT).unwrap();
+    nix::sys::signal::kill(helper, nix::sys::signal::Signal::SIGCONT).unwrap();
     for text in looks {
         assert!(text.contains("dcv_splice_agent_received_bytes_total"), "{text}");
         assert!(!text.contains("dcv_splice_kernel_agent_received_bytes_total{"), "{text}");

@@ -12,7 +12,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use dcv_splice::config::{Command, CommandLine, EbpfMode, Resolved, Settings};
 use dcv_splice::control::admin::Sources;
-use dcv_splice::control::helper::{self, Answer, Broker, Found, Predecessor};
+use dcv_splice::control::helper::{self, Answer, HelperClient, Payload, Predecessor};
 use dcv_splice::control::service_account;
 use dcv_splice::control::socket::{self, Hearing, Wish, Wished};
 use dcv_splice::control::supervisor::{Signals, Supervisor};
@@ -59,8 +59,8 @@ fn run_command(line: CommandLine) -> Result<(), Failure> {
         Some(Command::Upgrade(at)) => ask(&at.control, Wish::Upgrade),
         Some(Command::Reopen(at)) => ask_all(&at.control, Wish::Reopen),
         Some(Command::Status(at)) => ask_all(&at.control, Wish::Status),
-        Some(Command::Broker(_)) => helper::keep(settings).map_err(Failure::from),
-        Some(Command::Launch { program }) => helper::launch(&program).map_err(Failure::from),
+        Some(Command::Helper(_)) => helper::serve(settings).map_err(Failure::from),
+        Some(Command::Exec { program }) => helper::exec(&program).map_err(Failure::from),
     }
 }
 
@@ -210,15 +210,15 @@ struct Started {
 /// Everything until it serves.
 async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Failure> {
     let predecessor = Predecessor::from_env()?;
-    let broker = Broker::start(&settings)?;
-    let files = first_files(&broker).await?;
+    let helper = HelperClient::start(&settings)?;
+    let files = first_files(&helper).await?;
     let prepared = Prepared::new(&settings, &files).map_err(unusable)?;
     // A socket stays in the cgroup that it was made in.
     let account = match prepared.config().ebpf {
         EbpfMode::Off => None,
-        EbpfMode::Auto => Some(count(&broker).await),
+        EbpfMode::Auto => Some(count(&helper).await),
         EbpfMode::Require => {
-            Some(Ok(count(&broker).await.map_err(|why| unusable(format!("--ebpf: {why}")))?))
+            Some(Ok(count(&helper).await.map_err(|why| unusable(format!("--ebpf: {why}")))?))
         }
     };
     let Listeners { front, admin, unwanted } = listeners::listen(prepared.config(), inherited)?;
@@ -249,7 +249,7 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
     warn(&prepared);
     let counting = matches!(account, Some(Ok(_)));
     let mut supervisor =
-        Supervisor::start(settings, broker, prepared, front, &own, counting, log.0.clone()).await?;
+        Supervisor::start(settings, helper, prepared, front, &own, counting, log.0.clone()).await?;
     let (wishes, granted) = mpsc::channel(WISHES_MAX);
     if let Some(listener) = admin {
         let processes = predecessor.iter().flat_map(|it| &it.processes);
@@ -292,20 +292,20 @@ async fn take_over(supervisor: &mut Supervisor, predecessor: Option<Predecessor>
 }
 
 /// Has the kernel count the connections of this process, in a cgroup of its own.
-async fn count(broker: &Broker) -> Result<PathBuf, String> {
+async fn count(helper: &HelperClient) -> Result<PathBuf, String> {
     let cgroup = Cgroup::enter()?;
     let failed = |error: io::Error| error.to_string();
-    broker.ask_account(cgroup.path()).await.map_err(failed)?;
-    broker.next().await.map_err(failed)?.outcome?;
+    helper.ask_account(cgroup.path()).await.map_err(failed)?;
+    helper.next().await.map_err(failed)?.outcome?;
     Ok(cgroup.stay())
 }
 
 /// The configuration's files; of a configuration that can't be used, why.
-async fn first_files(broker: &Broker) -> Result<Delivered, Failure> {
-    let Answer { outcome, .. } = broker.next().await?;
+async fn first_files(helper: &HelperClient) -> Result<Delivered, Failure> {
+    let Answer { outcome, .. } = helper.next().await?;
     match outcome.map_err(unusable)? {
-        Found::Files(files) => Ok(files),
-        Found::Text(_) => Err(failed(&"the broker has no files")),
+        Payload::Files(files) => Ok(files),
+        Payload::Text(_) => Err(failed(&"the helper has no files")),
     }
 }
 

@@ -204,26 +204,26 @@ async fn a_want_of_descriptors_ends_no_reloads() {
     assert_eq!(service.ask("/x").await.header("strict-transport-security"), Some("max-age=3"));
 }
 
-/// The broker is who waits for a disk; it stands still here altogether.
+/// The helper is who waits for a disk; it stands still here altogether.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_does_not_answer_keeps_neither_status_nor_a_stop_waiting() {
     let agent = agent().await;
     let mut service = Service::start(agent.address, "");
     let children = format!("/proc/{0}/task/{0}/children", service.proxy.pid());
-    let broker = fs::read_to_string(children).unwrap().trim().parse().unwrap();
-    let broker = nix::unistd::Pid::from_raw(broker);
-    nix::sys::signal::kill(broker, Signal::SIGSTOP).unwrap();
+    let helper = fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    let helper = nix::unistd::Pid::from_raw(helper);
+    nix::sys::signal::kill(helper, Signal::SIGSTOP).unwrap();
     let flag = service.files.flag("control", "control");
     let ask = |word: &str| Process::start(proxy::command(&[word, &flag])).without_grace();
     let mut waiting: Vec<_> = (0..10).map(|_| ask("reload")).collect();
     eventually("those beyond the limit are refused", || {
         (waiting.iter_mut().filter_map(Process::ended).count() == 4).then_some(())
     });
-    assert!(service.refuses("reload").contains("the broker has not answered"));
+    assert!(service.refuses("reload").contains("the helper has not answered"));
     assert!(service.does("status").contains("serving"));
     service.proxy.signal(Signal::SIGTERM);
     let status = service.proxy.wait();
-    nix::sys::signal::kill(broker, Signal::SIGCONT).unwrap();
+    nix::sys::signal::kill(helper, Signal::SIGCONT).unwrap();
     assert_eq!(status.code(), Some(0));
 }
 

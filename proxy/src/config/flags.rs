@@ -46,10 +46,10 @@ pub enum Command {
     Status(ControlFlags),
     /// Open files for the process that serves
     #[command(hide = true)]
-    Broker(Flags),
+    Helper(Flags),
     /// Start a program that is nobody's child
     #[command(hide = true)]
-    Launch {
+    Exec {
         /// The program and its arguments.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         program: Vec<OsString>,

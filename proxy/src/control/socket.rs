@@ -44,7 +44,7 @@ pub enum Wish {
     Status,
     /// The same for programs: a [`Standing`](crate::observe::metrics::Standing) as JSON.
     Figures,
-    /// The same without the kernel's account, which is the broker's to read.
+    /// The same without the kernel's account, which is the helper's to read.
     OwnFigures,
 }
 

@@ -1,4 +1,4 @@
-//! The supervisor: carries signals and an operator's wishes to the workers and the broker, changes the settings of new
+//! The supervisor: carries signals and an operator's wishes to the workers and the helper, changes the settings of new
 //! connections, and sees to an orderly end. It serves no connection itself; a worker that ends before its time ends all.
 
 use std::collections::VecDeque;
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{AccessLogTo, Settings};
 use crate::control::admin::{self, Sources};
-use crate::control::helper::{Answer, Broker, CUT, FIGURES, Found, Matter};
+use crate::control::helper::{Answer, FIGURES, HelperClient, MessageKind, Payload, TRUNCATED};
 use crate::control::socket::{HEARD_MAX, Outcome, Wish, Wished};
 use crate::control::validation::{Prepared, open_log};
 use crate::observe::access_log::AccessLog;
@@ -30,7 +30,7 @@ use crate::worker::listeners::{self, Listener};
 use crate::worker::load_balancer::Desk;
 use crate::worker::thread::{self, Orders};
 
-/// Questions that may wait for the broker, which a slow disk may keep; further ones are refused. Fewer than commands that
+/// Questions that may wait for the helper, which a slow disk may keep; further ones are refused. Fewer than commands that
 /// are heard at a time, so that `status` is always answered.
 const QUESTIONS_MAX: usize = HEARD_MAX - 2;
 /// What it does before it stops.
@@ -48,11 +48,11 @@ enum Report {
 /// What runs, and what it runs by.
 pub struct Supervisor {
     settings: Settings,
-    broker: Broker,
-    /// The broker has ended.
+    helper: HelperClient,
+    /// The helper has ended.
     alone: bool,
-    /// Who waits for an answer of the broker, and to which question, in their order.
-    waiting: VecDeque<(Matter, Option<oneshot::Sender<Outcome>>)>,
+    /// Who waits for an answer of the helper, and to which question, in their order.
+    waiting: VecDeque<(MessageKind, Option<oneshot::Sender<Outcome>>)>,
     /// Who waits for the kernel's figures, while the one question for them is under way.
     lookers: Option<Vec<oneshot::Sender<Outcome>>>,
     /// Another process is about to serve.
@@ -87,7 +87,7 @@ impl Supervisor {
     /// Starts the workers, and waits until every one of them could serve.
     pub async fn start(
         settings: Settings,
-        broker: Broker,
+        helper: HelperClient,
         prepared: Prepared,
         listeners: Vec<Listener>,
         own: &Own,
@@ -105,7 +105,7 @@ impl Supervisor {
         let (waiting, since) = (VecDeque::new(), Instant::now());
         let mut supervisor = Self {
             settings,
-            broker,
+            helper,
             alone: false,
             waiting,
             lookers: None,
@@ -124,7 +124,7 @@ impl Supervisor {
             admin: None,
         };
         supervisor.started().await?;
-        supervisor.broker.ask(Matter::Taken).await?;
+        supervisor.helper.ask(MessageKind::Taken).await?;
         Ok(supervisor)
     }
 
@@ -148,29 +148,29 @@ impl Supervisor {
     /// Lets the workers accept connections: this process serves.
     pub async fn open(&mut self) {
         self.orders.send_modify(|orders| orders.open = true);
-        if let Err(error) = self.broker.ask(Matter::Serving).await {
+        if let Err(error) = self.helper.ask(MessageKind::Serving).await {
             self.abandon(&error);
         }
     }
 
     /// Lets operators find this process by its control socket.
     pub async fn announce(&mut self) -> io::Result<()> {
-        self.settle(Matter::Announce).await
+        self.settle(MessageKind::Announce).await
     }
 
     /// Lets them find the process before again.
     pub async fn withdraw(&mut self) -> io::Result<()> {
-        self.settle(Matter::Withdraw).await
+        self.settle(MessageKind::Withdraw).await
     }
 
-    async fn settle(&mut self, matter: Matter) -> io::Result<()> {
+    async fn settle(&mut self, kind: MessageKind) -> io::Result<()> {
         if self.shared.config.control.is_none() {
             return Ok(());
         }
-        self.broker.ask(matter).await?;
-        self.waiting.push_back((matter, None));
+        self.helper.ask(kind).await?;
+        self.waiting.push_back((kind, None));
         while !self.waiting.is_empty() {
-            let answer = self.broker.next().await;
+            let answer = self.helper.next().await;
             self.take(answer).await;
         }
         Ok(())
@@ -193,7 +193,7 @@ impl Supervisor {
                     Some(wish) => self.grant(wish, None).await,
                 },
                 Some((wish, answer)) = wishes.recv() => self.grant(wish, Some(answer)).await,
-                answer = self.broker.next(), if !self.alone => {
+                answer = self.helper.next(), if !self.alone => {
                     if let Some(stop) = self.take(answer).await {
                         break stop;
                     }
@@ -205,31 +205,31 @@ impl Supervisor {
         self.stop(stop, signals, wishes).await
     }
 
-    /// Does what was wished, or asks the broker to.
+    /// Does what was wished, or asks the helper to.
     async fn grant(&mut self, wish: Wish, answer: Option<oneshot::Sender<Outcome>>) {
         let asked = match wish {
             Wish::Status | Wish::Figures | Wish::OwnFigures => return self.look(wish, answer).await,
-            _ if self.alone => Err(io::Error::other("the broker has ended: only a restart helps")),
+            _ if self.alone => Err(io::Error::other("the helper has ended: only a restart helps")),
             _ if self.waiting.len() >= QUESTIONS_MAX => {
-                Err(io::Error::other("the broker has not answered what it was asked before: is a disk slow?"))
+                Err(io::Error::other("the helper has not answered what it was asked before: is a disk slow?"))
             }
             Wish::Reload | Wish::Upgrade if self.upgrading => {
                 Err(io::Error::other("an upgrade is under way: ask the process that serves then"))
             }
-            Wish::Reload => self.broker.ask(Matter::Reload).await.map(|()| Matter::Reload),
-            Wish::Reopen => self.broker.ask(Matter::Reopen).await.map(|()| Matter::Reopen),
+            Wish::Reload => self.helper.ask(MessageKind::Reload).await.map(|()| MessageKind::Reload),
+            Wish::Reopen => self.helper.ask(MessageKind::Reopen).await.map(|()| MessageKind::Reopen),
             Wish::Upgrade => {
                 let sockets = self.sockets.iter().map(AsFd::as_fd);
-                self.broker.ask_upgrade(sockets).await.map(|()| Matter::Upgrade)
+                self.helper.ask_upgrade(sockets).await.map(|()| MessageKind::Upgrade)
             }
         };
         match asked {
-            Ok(matter) => {
+            Ok(kind) => {
                 if wish == Wish::Reload {
                     systemd::reloading();
                 }
                 self.upgrading |= wish == Wish::Upgrade;
-                self.waiting.push_back((matter, answer));
+                self.waiting.push_back((kind, answer));
             }
             Err(error) => {
                 tracing::error!("{wish:?}: {error}");
@@ -238,22 +238,22 @@ impl Supervisor {
         }
     }
 
-    /// Takes an answer of the broker; an upgrade that came off is a reason to stop.
+    /// Takes an answer of the helper; an upgrade that came off is a reason to stop.
     async fn take(&mut self, answer: io::Result<Answer>) -> Option<Stop> {
-        let Answer { matter, outcome } = match answer {
+        let Answer { kind, outcome } = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 self.abandon(&error);
                 return None;
             }
         };
-        if matter == Matter::Figures {
+        if kind == MessageKind::Figures {
             let figures = self.figures(outcome.ok().and_then(kernel_account));
             self.lookers.take().into_iter().flatten().for_each(|looker| tell(Some(looker), figures.clone()));
             return None;
         }
-        if matter == Matter::Unfit {
-            if let Ok(Found::Text(reason)) = outcome {
+        if kind == MessageKind::Unfit {
+            if let Ok(Payload::Text(reason)) = outcome {
                 tracing::info!(
                     "files have changed and do not fit together yet, they are waited for: {reason}"
                 );
@@ -261,45 +261,47 @@ impl Supervisor {
             return None;
         }
         // Nobody asks for changes.
-        let place = self.waiting.iter().position(|(asked, _)| *asked == matter);
+        let place = self.waiting.iter().position(|(asked, _)| *asked == kind);
         let answer = place.and_then(|place| self.waiting.remove(place)).and_then(|(_, answer)| answer);
-        let outcome = outcome.and_then(|found| match (matter, found) {
-            (Matter::Reload | Matter::Changed, Found::Files(files)) => self.replace(&files),
-            (Matter::Reopen, Found::Files(files)) => self.reopen(&files),
-            (_, Found::Text(text)) => Ok(text),
-            (_, Found::Files(_)) => Err("files that nobody asked for".to_owned()),
+        let outcome = outcome.and_then(|found| match (kind, found) {
+            (MessageKind::Reload | MessageKind::Changed, Payload::Files(files)) => self.replace(&files),
+            (MessageKind::Reopen, Payload::Files(files)) => self.reopen(&files),
+            (_, Payload::Text(text)) => Ok(text),
+            (_, Payload::Files(_)) => Err("files that nobody asked for".to_owned()),
         });
-        // What has not arrived will come again; of a configuration the broker has to know whether it is gone by.
-        let follow_up = match (matter, &outcome) {
-            (Matter::Changed, Err(reason)) if reason == CUT => self.broker.ask(Matter::Changed).await,
-            (Matter::Reload, Ok(_)) => self.broker.ask(Matter::Taken).await,
-            (Matter::Reload, Err(_)) => self.broker.ask(Matter::Declined).await,
+        // What has not arrived will come again; of a configuration the helper has to know whether it is gone by.
+        let follow_up = match (kind, &outcome) {
+            (MessageKind::Changed, Err(reason)) if reason == TRUNCATED => {
+                self.helper.ask(MessageKind::Changed).await
+            }
+            (MessageKind::Reload, Ok(_)) => self.helper.ask(MessageKind::Taken).await,
+            (MessageKind::Reload, Err(_)) => self.helper.ask(MessageKind::Declined).await,
             _ => Ok(()),
         };
         if let Err(error) = follow_up {
             self.abandon(&error);
         }
-        self.upgrading &= matter != Matter::Upgrade;
-        if matches!(matter, Matter::Reload | Matter::Changed) {
+        self.upgrading &= kind != MessageKind::Upgrade;
+        if matches!(kind, MessageKind::Reload | MessageKind::Changed) {
             *(if outcome.is_ok() { &mut self.reloads } else { &mut self.reloads_refused }) += 1;
         }
-        let (done, failed) = words(matter);
+        let (done, failed) = words(kind);
         match &outcome {
             Ok(_) => tracing::info!("{done}"),
             Err(reason) => tracing::error!("{failed}: {}", reason.replace('\n', "; ")),
         }
-        if matter == Matter::Reload && self.doing == SERVING {
+        if kind == MessageKind::Reload && self.doing == SERVING {
             systemd::ready(outcome.as_ref().map_or(failed, |_| done));
         }
-        let stop = match (&outcome, matter) {
-            (Ok(process), Matter::Upgrade) => Some(Stop::Upgraded(process.clone())),
+        let stop = match (&outcome, kind) {
+            (Ok(process), MessageKind::Upgrade) => Some(Stop::Upgraded(process.clone())),
             _ => None,
         };
         tell(answer, outcome.map(|_| done.to_owned()));
         stop
     }
 
-    /// Without the broker desktops are served on, and that is all.
+    /// Without the helper desktops are served on, and that is all.
     fn abandon(&mut self, error: &io::Error) {
         tracing::error!("{error}: nothing can be reloaded any more, and there is no upgrade");
         self.alone = true;
@@ -325,12 +327,12 @@ impl Supervisor {
         Ok(String::new())
     }
 
-    /// Tells how it stands, people or programs; the kernel's account is the broker's to read.
+    /// Tells how it stands, people or programs; the kernel's account is the helper's to read.
     async fn look(&mut self, wish: Wish, answer: Option<oneshot::Sender<Outcome>>) {
         match (wish, answer) {
             (Wish::Figures, Some(looker)) if self.ask_figures().await => {
                 let lookers = self.lookers.get_or_insert_default();
-                // Some of a broker that does not answer have gone.
+                // Some of a helper that does not answer have gone.
                 lookers.retain(|looker| !looker.is_closed());
                 lookers.push(looker);
             }
@@ -342,7 +344,7 @@ impl Supervisor {
     /// Whether the kernel's figures are on their way.
     async fn ask_figures(&self) -> bool {
         let can_ask = self.counting && !self.alone;
-        can_ask && (self.lookers.is_some() || self.broker.ask(Matter::Figures).await.is_ok())
+        can_ask && (self.lookers.is_some() || self.helper.ask(MessageKind::Figures).await.is_ok())
     }
 
     fn figures(&self, kernel: Option<KernelAccount>) -> Outcome {
@@ -352,7 +354,7 @@ impl Supervisor {
 
     fn status(&self) -> String {
         let Standing { process, version, doing, seconds, connections, .. } = self.standing();
-        let alone = if self.alone { ", without its broker: restart it to reload" } else { "" };
+        let alone = if self.alone { ", without its helper: restart it to reload" } else { "" };
         format!(
             "process {process}, version {version}, {doing}, for {seconds} s, connections {connections}{alone}"
         )
@@ -386,7 +388,7 @@ impl Supervisor {
     ) -> io::Result<()> {
         self.sockets.clear();
         if self.upgrading
-            && let Err(error) = self.broker.stop_asking()
+            && let Err(error) = self.helper.stop_asking()
         {
             tracing::warn!("the upgrade goes on: {error}");
         }
@@ -418,7 +420,7 @@ impl Supervisor {
                     Wish::Reopen => self.grant(wish, Some(answer)).await,
                     Wish::Reload | Wish::Upgrade => tell(Some(answer), Err("it is stopping".to_owned())),
                 },
-                answer = self.broker.next(), if !self.alone => drop(self.take(answer).await),
+                answer = self.helper.next(), if !self.alone => drop(self.take(answer).await),
                 () = tokio::time::sleep_until(end.at.into()), if end.phase == Phase::Draining => {
                     tracing::info!("the drain time is over");
                     end.phase = Phase::Ending;
@@ -434,8 +436,8 @@ impl Supervisor {
     }
 }
 
-fn kernel_account(found: Found) -> Option<KernelAccount> {
-    let Found::Files(files) = found else { return None };
+fn kernel_account(found: Payload) -> Option<KernelAccount> {
+    let Payload::Files(files) = found else { return None };
     serde_json::from_slice(&files.read(FIGURES.as_ref()).ok()?).ok()
 }
 
@@ -523,25 +525,27 @@ impl End {
 }
 
 /// What is said of an answer: where something came of it, and where nothing did.
-fn words(matter: Matter) -> (&'static str, &'static str) {
-    match matter {
-        Matter::Reload => ("reloaded: new connections go by it", "not reloaded, nothing has changed"),
-        Matter::Changed => (
+fn words(kind: MessageKind) -> (&'static str, &'static str) {
+    match kind {
+        MessageKind::Reload => ("reloaded: new connections go by it", "not reloaded, nothing has changed"),
+        MessageKind::Changed => (
             "files have changed and were read again",
             "files have changed and can't be used, the old ones still hold",
         ),
-        Matter::Reopen => ("the access log is open again", "the access log can't be opened again"),
-        Matter::Announce => ("reached by --control", "not reached by --control"),
-        Matter::Withdraw => {
+        MessageKind::Reopen => ("the access log is open again", "the access log can't be opened again"),
+        MessageKind::Announce => ("reached by --control", "not reached by --control"),
+        MessageKind::Withdraw => {
             ("the process before is reached by --control", "no process is reached by --control")
         }
-        Matter::Account | Matter::Figures => ("the kernel counts", "the kernel does not count"),
-        Matter::Taken
-        | Matter::Declined
-        | Matter::Unfit
-        | Matter::Serving
-        | Matter::Sockets
-        | Matter::Upgrade => ("upgraded: the new process serves", "not upgraded, this process serves on"),
+        MessageKind::Account | MessageKind::Figures => ("the kernel counts", "the kernel does not count"),
+        MessageKind::Taken
+        | MessageKind::Declined
+        | MessageKind::Unfit
+        | MessageKind::Serving
+        | MessageKind::Sockets
+        | MessageKind::Upgrade => {
+            ("upgraded: the new process serves", "not upgraded, this process serves on")
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! How files are had: from the disk, or from the broker that opened them. Whoever builds something of a configuration
+//! How files are had: from the disk, or from the helper that opened them. Whoever builds something of a configuration
 //! asks here and can't tell which.
 
 use std::cell::RefCell;

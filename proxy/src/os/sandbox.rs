@@ -1,6 +1,6 @@
 //! What the program gives up once it is bound: capabilities and new privileges, core dumps, the file system, TCP connections to any port
 //! but the agents', and system calls that serving does not take. What a kernel can't take from it is said and kept. Only
-//! the calling thread is confined, and those that it starts; what it needs of files later the broker has.
+//! the calling thread is confined, and those that it starts; what it needs of files later the helper has.
 
 use std::fmt;
 

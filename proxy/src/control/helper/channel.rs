@@ -1,4 +1,4 @@
-//! The broker: a process of its own that keeps what the serving one gives up. It opens the files of the configuration
+//! The helper: a process of its own that keeps what the serving one gives up. It opens the files of the configuration
 //! when they are wanted again or have changed, and starts the next binary. It is asked with one byte, so that who takes
 //! over the serving process gets nothing from it but what the operator configured. It speaks to no network.
 
@@ -30,12 +30,13 @@ const MESSAGE_BYTES_MAX: usize = 64 << 10;
 const DESCRIPTORS_MAX: usize = 253;
 
 /// Of a message that came without its files.
-pub const CUT: &str = "there are too few file descriptors for its files: raise LimitNOFILE or ulimit -n";
+pub const TRUNCATED: &str =
+    "there are too few file descriptors for its files: raise LimitNOFILE or ulimit -n";
 
 /// What a message is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
-pub enum Matter {
+pub enum MessageKind {
     /// The configuration and its files, read again.
     Reload = b'r',
     /// The configuration of the last answer to a reload is gone by; it has no answer.
@@ -64,7 +65,7 @@ pub enum Matter {
     Upgrade = b'u',
 }
 
-impl Matter {
+impl MessageKind {
     fn of(code: u8) -> Option<Self> {
         let all = [
             Self::Reload,
@@ -81,14 +82,14 @@ impl Matter {
             Self::Sockets,
             Self::Upgrade,
         ];
-        all.into_iter().find(|matter| *matter as u8 == code)
+        all.into_iter().find(|kind| *kind as u8 == code)
     }
 }
 
 /// A question, or what came of it.
 #[derive(Debug)]
 pub(super) struct Message {
-    pub(super) matter: Matter,
+    pub(super) kind: MessageKind,
     /// Whether it came to something.
     pub(super) good: bool,
     pub(super) text: Vec<u8>,
@@ -96,19 +97,19 @@ pub(super) struct Message {
 }
 
 impl Message {
-    pub(super) fn about(matter: Matter) -> Self {
-        Self { matter, good: true, text: Vec::new(), descriptors: Vec::new() }
+    pub(super) fn about(kind: MessageKind) -> Self {
+        Self { kind, good: true, text: Vec::new(), descriptors: Vec::new() }
     }
 
-    pub(super) fn outcome(matter: Matter, outcome: Result<String, String>) -> Self {
+    pub(super) fn outcome(kind: MessageKind, outcome: Result<String, String>) -> Self {
         let good = outcome.is_ok();
         let (Ok(text) | Err(text)) = outcome;
-        Self { good, text: text.into_bytes(), ..Self::about(matter) }
+        Self { good, text: text.into_bytes(), ..Self::about(kind) }
     }
 
     /// The text is the files' names, each with a NUL at its end.
-    pub(super) fn with_files(matter: Matter, files: Vec<(PathBuf, File)>) -> Self {
-        let mut message = Self::about(matter);
+    pub(super) fn with_files(kind: MessageKind, files: Vec<(PathBuf, File)>) -> Self {
+        let mut message = Self::about(kind);
         for (path, file) in files {
             message.text.extend_from_slice(path.as_os_str().as_bytes());
             message.text.push(0);
@@ -127,9 +128,9 @@ impl Message {
 /// One end between the two processes: whole messages, with descriptors. The socket keeps messages apart
 /// (`SOCK_SEQPACKET`), which its type does not say.
 #[derive(Debug)]
-pub(super) struct Line(UnixStream);
+pub(super) struct HelperChannel(UnixStream);
 
-impl Line {
+impl HelperChannel {
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
         let socket = std::os::unix::net::UnixStream::from(socket);
         socket.set_nonblocking(true)?;
@@ -142,7 +143,7 @@ impl Line {
             let what = "too many files, or too long names, for one configuration";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        let head = [message.matter as u8, u8::from(message.good)];
+        let head = [message.kind as u8, u8::from(message.good)];
         let parts = [IoSlice::new(&head), IoSlice::new(&message.text)];
         let send = || {
             let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
@@ -176,31 +177,31 @@ fn receive(socket: &UnixStream) -> io::Result<Option<Message>> {
     match &bytes[..received.bytes] {
         [] => Ok(None),
         [code, good, text @ ..] => {
-            let matter = Matter::of(*code).ok_or_else(|| io::Error::other("no such message"))?;
+            let kind = MessageKind::of(*code).ok_or_else(|| io::Error::other("no such message"))?;
             if is_cut {
-                return Ok(Some(Message::outcome(matter, Err(CUT.to_owned()))));
+                return Ok(Some(Message::outcome(kind, Err(TRUNCATED.to_owned()))));
             }
-            Ok(Some(Message { matter, good: *good == 1, text: text.to_vec(), descriptors }))
+            Ok(Some(Message { kind, good: *good == 1, text: text.to_vec(), descriptors }))
         }
         [_] => Err(io::Error::other("half a message")),
     }
 }
 
-/// The name of the file that an answer to [`Matter::Figures`] has.
+/// The name of the file that an answer to [`MessageKind::Figures`] has.
 pub const FIGURES: &str = "figures";
 
 /// What came of a question.
 #[derive(Debug)]
 pub struct Answer {
     /// To which one.
-    pub matter: Matter,
+    pub kind: MessageKind,
     /// The files that were opened, or what to tell whoever asked; or why nothing came of it.
-    pub outcome: Result<Found, String>,
+    pub outcome: Result<Payload, String>,
 }
 
-/// What the broker has found.
+/// What the helper has found.
 #[derive(Debug)]
-pub enum Found {
+pub enum Payload {
     /// Files.
     Files(Delivered),
     /// Something to tell.
@@ -209,31 +210,31 @@ pub enum Found {
 
 /// The serving process's side of it.
 #[derive(Debug)]
-pub struct Broker(Line);
+pub struct HelperClient(HelperChannel);
 
-impl Broker {
-    /// Starts the broker of these settings, whose first answer is to [`Matter::Reload`].
+impl HelperClient {
+    /// Starts the helper of these settings, whose first answer is to [`MessageKind::Reload`].
     pub fn start(settings: &Settings) -> io::Result<Self> {
         let (own, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         Command::new(std::env::current_exe()?)
             .arg0(program()?)
-            .arg("broker")
+            .arg("helper")
             .args(settings.words())
             .stdin(Stdio::from(theirs))
             .spawn()?;
-        Ok(Self(Line::new(own)?))
+        Ok(Self(HelperChannel::new(own)?))
     }
 
-    /// Asks; each question gets one answer, in their order, unless its [`Matter`] says otherwise.
-    pub async fn ask(&self, matter: Matter) -> io::Result<()> {
-        self.0.send(&Message::about(matter)).await
+    /// Asks; each question gets one answer, in their order, unless its [`MessageKind`] says otherwise.
+    pub async fn ask(&self, kind: MessageKind) -> io::Result<()> {
+        self.0.send(&Message::about(kind)).await
     }
 
     /// Asks the kernel to count the connections of that cgroup.
     pub async fn ask_account(&self, cgroup: &Path) -> io::Result<()> {
         let text = cgroup.as_os_str().as_bytes().to_vec();
-        self.0.send(&Message { text, ..Message::about(Matter::Account) }).await
+        self.0.send(&Message { text, ..Message::about(MessageKind::Account) }).await
     }
 
     /// Asks for the next binary, which is to listen on `sockets`.
@@ -242,9 +243,9 @@ impl Broker {
         let mut sockets = sockets.into_iter().peekable();
         while sockets.peek().is_some() {
             let descriptors = sockets.by_ref().take(DESCRIPTORS_MAX).collect();
-            self.0.send(&Message { descriptors, ..Message::about(Matter::Sockets) }).await?;
+            self.0.send(&Message { descriptors, ..Message::about(MessageKind::Sockets) }).await?;
         }
-        self.ask(Matter::Upgrade).await
+        self.ask(MessageKind::Upgrade).await
     }
 
     /// Asks nothing any more: what is under way is given up.
@@ -254,18 +255,18 @@ impl Broker {
 
     /// The next answer. A wait that is given up loses none.
     pub async fn next(&self) -> io::Result<Answer> {
-        let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the broker has ended");
+        let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the helper has ended");
         let message = self.0.receive().await?.ok_or_else(gone)?;
-        let matter = message.matter;
+        let kind = message.kind;
         let text = |message: &Message| String::from_utf8_lossy(&message.text).into_owned();
-        let outcome = match matter {
+        let outcome = match kind {
             _ if !message.good => Err(text(&message)),
-            Matter::Reload | Matter::Changed | Matter::Reopen | Matter::Figures => {
-                Ok(Found::Files(message.files()))
+            MessageKind::Reload | MessageKind::Changed | MessageKind::Reopen | MessageKind::Figures => {
+                Ok(Payload::Files(message.files()))
             }
-            _ => Ok(Found::Text(text(&message))),
+            _ => Ok(Payload::Text(text(&message))),
         };
-        Ok(Answer { matter, outcome })
+        Ok(Answer { kind, outcome })
     }
 }
 
@@ -288,12 +289,15 @@ mod tests {
     async fn files_and_words_come_over_whole() {
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
         let (one, other) = pair.expect("a pair");
-        let (one, other) = (Line::new(one).expect("a line"), Broker(Line::new(other).expect("a line")));
+        let (one, other) = (
+            HelperChannel::new(one).expect("a line"),
+            HelperClient(HelperChannel::new(other).expect("a line")),
+        );
         let file = || File::open("Cargo.toml").expect("a file");
         let files = vec![(PathBuf::from("/a b"), file()), (PathBuf::from("c"), file())];
-        one.send(&Message::with_files(Matter::Changed, files)).await.expect("room");
-        one.send(&Message::outcome(Matter::Upgrade, Err("no".into()))).await.expect("room");
-        let Answer { matter: Matter::Changed, outcome: Ok(Found::Files(files)) } =
+        one.send(&Message::with_files(MessageKind::Changed, files)).await.expect("room");
+        one.send(&Message::outcome(MessageKind::Upgrade, Err("no".into()))).await.expect("room");
+        let Answer { kind: MessageKind::Changed, outcome: Ok(Payload::Files(files)) } =
             other.next().await.expect("an answer")
         else {
             panic!("not the files")
@@ -311,10 +315,10 @@ mod tests {
     #[tokio::test]
     async fn more_files_than_fit_are_refused_before_any_is_sent() {
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
-        let line = Line::new(pair.expect("a pair").0).expect("a line");
+        let line = HelperChannel::new(pair.expect("a pair").0).expect("a line");
         let file = || File::open("Cargo.toml").expect("a file");
         let files = (0..=DESCRIPTORS_MAX).map(|number| (PathBuf::from(number.to_string()), file())).collect();
-        let error = line.send(&Message::with_files(Matter::Reload, files)).await.expect_err("too many");
+        let error = line.send(&Message::with_files(MessageKind::Reload, files)).await.expect_err("too many");
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 }

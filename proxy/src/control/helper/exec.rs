@@ -59,7 +59,7 @@ fn start(
     let all = [predecessor.to_string()].into_iter().chain(former.split_whitespace().map(str::to_owned));
     let all: Vec<_> = all.take(PREDECESSORS_MAX).collect();
     let mut command = Command::new("/proc/self/exe");
-    command.arg("launch").arg(program).args(settings.words()).stdin(Stdio::from(OwnedFd::from(line)));
+    command.arg("exec").arg(program).args(settings.words()).stdin(Stdio::from(OwnedFd::from(line)));
     command.env("LISTEN_FDS", sockets.len().to_string()).env(PREDECESSORS, all.join(" "));
     for name in OF_ONE_PROCESS {
         command.env_remove(name);
@@ -80,7 +80,7 @@ async fn hear(mut line: tokio::net::UnixStream) -> io::Result<String> {
 }
 
 /// Starts a program with this process's own standard input and sockets, and does not wait for it.
-pub fn launch(program: &[OsString]) -> io::Result<()> {
+pub fn exec(program: &[OsString]) -> io::Result<()> {
     let [program, arguments @ ..] = program else { return Err(io::ErrorKind::InvalidInput.into()) };
     Command::new(program).args(arguments).spawn().map(drop)
 }

@@ -6,6 +6,6 @@ mod ebpf;
 mod exec;
 mod server;
 
-pub use channel::{Answer, Broker, CUT, FIGURES, Found, Matter};
-pub use exec::{Predecessor, launch};
-pub use server::keep;
+pub use channel::{Answer, FIGURES, HelperClient, MessageKind, Payload, TRUNCATED};
+pub use exec::{Predecessor, exec};
+pub use server::serve;

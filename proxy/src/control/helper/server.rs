@@ -1,4 +1,4 @@
-//! The broker's own side: waits for questions, and looks each second whether a file has changed.
+//! The helper's own side: waits for questions, and looks each second whether a file has changed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
@@ -16,7 +16,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
-use super::channel::{FIGURES, Line, Matter, Message, program};
+use super::channel::{FIGURES, HelperChannel, Message, MessageKind, program};
 use super::ebpf::Account;
 use super::exec::{predecessors, start_next};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// Serves whoever is on the other side of the standard input until it has gone.
-pub fn keep(settings: Settings) -> io::Result<()> {
+pub fn serve(settings: Settings) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // They are meant for the serving process, with which this one ends.
@@ -46,15 +46,15 @@ pub fn keep(settings: Settings) -> io::Result<()> {
         let _ignored = kinds.into_iter().map(signal).collect::<io::Result<Vec<_>>>()?;
         // It sees private keys too.
         sandbox::forbid_core_dumps()?;
-        let line = Line::new(io::stdin().as_fd().try_clone_to_owned()?)?;
-        let mut keeper = Keeper::new(settings)?;
-        let served = keeper.serve(&line).await;
-        keeper.leave();
+        let line = HelperChannel::new(io::stdin().as_fd().try_clone_to_owned()?)?;
+        let mut server = HelperServer::new(settings)?;
+        let served = server.serve(&line).await;
+        server.leave();
         served
     })
 }
 
-struct Keeper {
+struct HelperServer {
     settings: Settings,
     program: PathBuf,
     serving: u32,
@@ -91,7 +91,7 @@ fn stamp(metadata: &Metadata) -> Stamp {
     (metadata.ctime(), metadata.ctime_nsec(), metadata.len(), metadata.ino())
 }
 
-impl Keeper {
+impl HelperServer {
     fn new(settings: Settings) -> io::Result<Self> {
         Ok(Self {
             settings,
@@ -109,8 +109,8 @@ impl Keeper {
         })
     }
 
-    async fn serve(&mut self, line: &Line) -> io::Result<()> {
-        self.answer(line, Message::about(Matter::Reload)).await?;
+    async fn serve(&mut self, line: &HelperChannel) -> io::Result<()> {
+        self.answer(line, Message::about(MessageKind::Reload)).await?;
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -134,47 +134,47 @@ impl Keeper {
         }
     }
 
-    async fn answer(&mut self, line: &Line, question: Message) -> io::Result<()> {
-        let matter = question.matter;
-        let answer = match matter {
-            Matter::Reload | Matter::Upgrade if self.handed_over => {
-                Message::outcome(matter, Err("another process serves by now".to_owned()))
+    async fn answer(&mut self, line: &HelperChannel, question: Message) -> io::Result<()> {
+        let kind = question.kind;
+        let answer = match kind {
+            MessageKind::Reload | MessageKind::Upgrade if self.handed_over => {
+                Message::outcome(kind, Err("another process serves by now".to_owned()))
             }
-            Matter::Reload if self.offered.is_some() => {
+            MessageKind::Reload if self.offered.is_some() => {
                 // Or it would not be clear which of the two is gone by.
                 self.later.push_back(question);
                 return Ok(());
             }
-            Matter::Reload => self.reload(),
-            Matter::Declined => {
+            MessageKind::Reload => self.reload(),
+            MessageKind::Declined => {
                 self.offered = None;
                 return Ok(());
             }
-            Matter::Taken => {
+            MessageKind::Taken => {
                 self.take();
                 return Ok(());
             }
-            Matter::Changed => {
+            MessageKind::Changed => {
                 // What was sent has not arrived: it has changed still.
                 self.watched.values_mut().for_each(|stamp| *stamp = None);
                 return Ok(());
             }
-            // It is the broker that says so.
-            Matter::Unfit => return Ok(()),
-            Matter::Reopen => self.reopen(),
-            Matter::Announce => Message::outcome(matter, self.announce()),
-            Matter::Withdraw => Message::outcome(matter, self.withdraw().map(|()| String::new())),
-            Matter::Serving => {
+            // It is the helper that says so.
+            MessageKind::Unfit => return Ok(()),
+            MessageKind::Reopen => self.reopen(),
+            MessageKind::Announce => Message::outcome(kind, self.announce()),
+            MessageKind::Withdraw => Message::outcome(kind, self.withdraw().map(|()| String::new())),
+            MessageKind::Serving => {
                 self.predecessor = None;
                 return Ok(());
             }
-            Matter::Account => Message::outcome(matter, self.begin_account(&question.text)),
-            Matter::Figures => self.figures(),
-            Matter::Sockets => {
+            MessageKind::Account => Message::outcome(kind, self.begin_account(&question.text)),
+            MessageKind::Figures => self.figures(),
+            MessageKind::Sockets => {
                 self.sockets.extend(question.descriptors);
                 return Ok(());
             }
-            Matter::Upgrade => Message::outcome(matter, self.upgrade(line).await),
+            MessageKind::Upgrade => Message::outcome(kind, self.upgrade(line).await),
         };
         send(line, &answer).await
     }
@@ -189,9 +189,9 @@ impl Keeper {
         match offered {
             Ok(Offer { kept, files }) => {
                 self.offered = Some(kept);
-                Message::with_files(Matter::Reload, files)
+                Message::with_files(MessageKind::Reload, files)
             }
-            Err(reason) => Message::outcome(Matter::Reload, Err(reason)),
+            Err(reason) => Message::outcome(MessageKind::Reload, Err(reason)),
         }
     }
 
@@ -232,7 +232,7 @@ impl Keeper {
             Ok(Offer { kept, files }) => {
                 self.watched = kept.watched;
                 self.unfit = None;
-                Some(Message::with_files(Matter::Changed, files))
+                Some(Message::with_files(MessageKind::Changed, files))
             }
             // Whatever changes next is tried again.
             Err(reason) => {
@@ -246,27 +246,28 @@ impl Keeper {
     fn wait(&mut self, reason: String, is_overdue: bool, now: Instant) -> Option<Message> {
         if is_overdue {
             self.unfit = None;
-            return Some(Message::outcome(Matter::Changed, Err(reason)));
+            return Some(Message::outcome(MessageKind::Changed, Err(reason)));
         }
         let is_known = self.unfit.replace(self.unfit.unwrap_or(now)).is_some();
-        (!is_known).then(|| Message::outcome(Matter::Unfit, Ok(reason)))
+        (!is_known).then(|| Message::outcome(MessageKind::Unfit, Ok(reason)))
     }
 
     fn reopen(&self) -> Message {
         let access_log = self.kept.as_ref().map(|kept| &kept.config.access_log);
         let Some(AccessLogTo::File(path)) = access_log else {
-            return Message::with_files(Matter::Reopen, Vec::new());
+            return Message::with_files(MessageKind::Reopen, Vec::new());
         };
         match Disk::default().append(path) {
-            Ok(file) => Message::with_files(Matter::Reopen, vec![(path.clone(), file)]),
-            Err(error) => {
-                Message::outcome(Matter::Reopen, Err(format!("--access-log {}: {error}", path.display())))
-            }
+            Ok(file) => Message::with_files(MessageKind::Reopen, vec![(path.clone(), file)]),
+            Err(error) => Message::outcome(
+                MessageKind::Reopen,
+                Err(format!("--access-log {}: {error}", path.display())),
+            ),
         }
     }
 
     /// Starts the next binary, unless the serving process ends meanwhile.
-    async fn upgrade(&mut self, line: &Line) -> Result<String, String> {
+    async fn upgrade(&mut self, line: &HelperChannel) -> Result<String, String> {
         let sockets = std::mem::take(&mut self.sockets);
         let mut started = pin!(start_next(&self.program, &self.settings, sockets, self.serving));
         let started = loop {
@@ -274,7 +275,7 @@ impl Keeper {
                 started = &mut started => break started?,
                 question = line.receive() => match question {
                     // Whoever looks at it now wants to see it now.
-                    Ok(Some(Message { matter: Matter::Figures, .. })) => {
+                    Ok(Some(Message { kind: MessageKind::Figures, .. })) => {
                         send(line, &self.figures()).await.map_err(|error| error.to_string())?;
                     }
                     Ok(Some(question)) => self.later.push_back(question),
@@ -301,8 +302,8 @@ impl Keeper {
         let read = self.account.as_ref().map(|(account, _)| account.read()).unwrap_or_default();
         let file = serde_json::to_vec(&read).map_err(io::Error::from).and_then(|text| in_memory(&text));
         match file {
-            Ok(file) => Message::with_files(Matter::Figures, vec![(FIGURES.into(), file)]),
-            Err(error) => Message::outcome(Matter::Figures, Err(error.to_string())),
+            Ok(file) => Message::with_files(MessageKind::Figures, vec![(FIGURES.into(), file)]),
+            Err(error) => Message::outcome(MessageKind::Figures, Err(error.to_string())),
         }
     }
 
@@ -391,10 +392,10 @@ fn in_memory(text: &[u8]) -> io::Result<File> {
 }
 
 /// Sends the message, or why it can't be.
-async fn send(line: &Line, message: &Message) -> io::Result<()> {
+async fn send(line: &HelperChannel, message: &Message) -> io::Result<()> {
     match line.send(message).await {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            line.send(&Message::outcome(message.matter, Err(error.to_string()))).await
+            line.send(&Message::outcome(message.kind, Err(error.to_string()))).await
         }
         sent => sent,
     }
@@ -429,35 +430,36 @@ mod tests {
     async fn one_configuration_is_offered_at_a_time() {
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
         let (one, other) = pair.expect("a pair");
-        let (one, serving) = (Line::new(one).expect("a line"), Line::new(other).expect("a line"));
-        let mut keeper = Keeper::new(Settings::of([OsString::from("dcv-splice")])).expect("a keeper");
+        let (one, serving) =
+            (HelperChannel::new(one).expect("a line"), HelperChannel::new(other).expect("a line"));
+        let mut server = HelperServer::new(Settings::of([OsString::from("dcv-splice")])).expect("a server");
         let told = async {
-            let ask = async |matter| serving.send(&Message::about(matter)).await.expect("room");
-            let hear = async || serving.receive().await.expect("a message").expect("a message").matter;
-            assert_eq!(hear().await, Matter::Reload, "the first configuration");
-            ask(Matter::Reload).await;
-            ask(Matter::Reopen).await;
-            assert_eq!(hear().await, Matter::Reopen, "the second waits for what becomes of the first");
-            ask(Matter::Taken).await;
-            assert_eq!(hear().await, Matter::Reload);
-            ask(Matter::Declined).await;
-            ask(Matter::Reload).await;
-            assert_eq!(hear().await, Matter::Reload);
+            let ask = async |kind| serving.send(&Message::about(kind)).await.expect("room");
+            let hear = async || serving.receive().await.expect("a message").expect("a message").kind;
+            assert_eq!(hear().await, MessageKind::Reload, "the first configuration");
+            ask(MessageKind::Reload).await;
+            ask(MessageKind::Reopen).await;
+            assert_eq!(hear().await, MessageKind::Reopen, "the second waits for what becomes of the first");
+            ask(MessageKind::Taken).await;
+            assert_eq!(hear().await, MessageKind::Reload);
+            ask(MessageKind::Declined).await;
+            ask(MessageKind::Reload).await;
+            assert_eq!(hear().await, MessageKind::Reload);
             drop(serving);
         };
-        let both = async { tokio::join!(keeper.serve(&one), told) };
+        let both = async { tokio::join!(server.serve(&one), told) };
         let (served, ()) = tokio::time::timeout(Duration::from_mins(1), both).await.expect("it answers");
         served.expect("an end");
     }
 
     /// One that goes by these flags.
-    fn keeping(flags: &[String]) -> Keeper {
+    fn keeping(flags: &[String]) -> HelperServer {
         let words = ["dcv-splice".to_owned()].into_iter().chain(flags.iter().cloned()).map(OsString::from);
-        let mut keeper = Keeper::new(Settings::of(words)).expect("a keeper");
-        let offer = keeper.reload();
+        let mut server = HelperServer::new(Settings::of(words)).expect("a server");
+        let offer = server.reload();
         assert!(offer.good, "{}", String::from_utf8_lossy(&offer.text));
-        keeper.take();
-        keeper
+        server.take();
+        server
     }
 
     #[test]
@@ -469,15 +471,15 @@ mod tests {
         for (predecessor, is_there, left) in
             [(Some(1), true, Some(&before)), (Some(1), false, None), (None, true, None)]
         {
-            let mut keeper = keeping(&[format!("--control={}", path.display())]);
-            keeper.predecessor = predecessor;
+            let mut server = keeping(&[format!("--control={}", path.display())]);
+            server.predecessor = predecessor;
             UnixListener::bind(&own).expect("a folder");
             if is_there {
                 UnixListener::bind(&before).expect("a folder");
             }
-            keeper.announce().expect("a link");
+            server.announce().expect("a link");
             assert_eq!(socket::linked(&path).as_ref(), Some(&own));
-            keeper.leave();
+            server.leave();
             assert_eq!(socket::linked(&path).as_ref(), left, "{predecessor:?}, {is_there}");
             assert!(!own.exists() && before.exists() == is_there);
             let _ = fs::remove_file(&before);
@@ -490,14 +492,14 @@ mod tests {
 
     impl Pair {
         /// A certificate and its key in a folder, and who keeps them.
-        fn kept() -> (Self, Keeper) {
+        fn kept() -> (Self, HelperServer) {
             let pair = Self { folder: tempfile::tempdir().expect("a folder") };
             let [certificate, key] = Self::fresh();
             pair.replace("cert", &certificate);
             pair.replace("key", &key);
             let flag = |name: &str| format!("--{name}={}", pair.folder.path().join(name).display());
-            let keeper = keeping(&[flag("cert"), flag("key")]);
-            (pair, keeper)
+            let server = keeping(&[flag("cert"), flag("key")]);
+            (pair, server)
         }
 
         fn fresh() -> [String; 2] {
@@ -512,56 +514,56 @@ mod tests {
         }
     }
 
-    fn told(message: Option<Message>) -> Option<(Matter, bool)> {
-        message.map(|message| (message.matter, message.good))
+    fn told(message: Option<Message>) -> Option<(MessageKind, bool)> {
+        message.map(|message| (message.kind, message.good))
     }
 
     #[test]
     fn a_key_that_follows_its_certificate_within_ten_seconds_is_waited_for() {
-        let (pair, mut keeper) = Pair::kept();
+        let (pair, mut server) = Pair::kept();
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
-        assert_eq!(told(keeper.look(start)), None);
+        assert_eq!(told(server.look(start)), None);
         let [certificate, key] = Pair::fresh();
         pair.replace("cert", &certificate);
-        assert_eq!(told(keeper.look(after(1000))), Some((Matter::Unfit, true)));
-        assert_eq!(told(keeper.look(after(2000))), None);
+        assert_eq!(told(server.look(after(1000))), Some((MessageKind::Unfit, true)));
+        assert_eq!(told(server.look(after(2000))), None);
         // Another change that does not help is not told again.
         pair.replace("cert", &certificate);
-        assert_eq!(told(keeper.look(after(3000))), None);
+        assert_eq!(told(server.look(after(3000))), None);
         pair.replace("key", &key);
-        assert_eq!(told(keeper.look(after(3500))), Some((Matter::Changed, true)));
-        assert_eq!(told(keeper.look(after(60_000))), None);
+        assert_eq!(told(server.look(after(3500))), Some((MessageKind::Changed, true)));
+        assert_eq!(told(server.look(after(60_000))), None);
     }
 
     #[test]
     fn files_that_do_not_fit_in_time_are_refused_once_and_tried_again_when_they_change() {
-        let (pair, mut keeper) = Pair::kept();
+        let (pair, mut server) = Pair::kept();
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
         let [certificate, key] = Pair::fresh();
         pair.replace("cert", &certificate);
-        assert_eq!(told(keeper.look(start)), Some((Matter::Unfit, true)));
-        assert_eq!(told(keeper.look(after(9999))), None);
-        assert_eq!(told(keeper.look(after(10_000))), Some((Matter::Changed, false)));
-        assert_eq!(told(keeper.look(after(30_000))), None);
+        assert_eq!(told(server.look(start)), Some((MessageKind::Unfit, true)));
+        assert_eq!(told(server.look(after(9999))), None);
+        assert_eq!(told(server.look(after(10_000))), Some((MessageKind::Changed, false)));
+        assert_eq!(told(server.look(after(30_000))), None);
         pair.replace("cert", &certificate);
-        assert_eq!(told(keeper.look(after(31_000))), Some((Matter::Unfit, true)));
+        assert_eq!(told(server.look(after(31_000))), Some((MessageKind::Unfit, true)));
         pair.replace("key", &key);
-        assert_eq!(told(keeper.look(after(32_000))), Some((Matter::Changed, true)));
-        assert_eq!(told(keeper.look(after(60_000))), None);
+        assert_eq!(told(server.look(after(32_000))), Some((MessageKind::Changed, true)));
+        assert_eq!(told(server.look(after(60_000))), None);
     }
 
     #[test]
     fn a_reload_ends_the_wait_for_files_that_did_not_fit() {
-        let (pair, mut keeper) = Pair::kept();
+        let (pair, mut server) = Pair::kept();
         let start = Instant::now();
         let [certificate, key] = Pair::fresh();
         pair.replace("cert", &certificate);
-        assert_eq!(told(keeper.look(start)), Some((Matter::Unfit, true)));
+        assert_eq!(told(server.look(start)), Some((MessageKind::Unfit, true)));
         pair.replace("key", &key);
-        assert!(keeper.reload().good);
-        keeper.take();
-        assert_eq!(told(keeper.look(start + Duration::from_mins(1))), None);
+        assert!(server.reload().good);
+        server.take();
+        assert_eq!(told(server.look(start + Duration::from_mins(1))), None);
     }
 }
