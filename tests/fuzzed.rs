@@ -43,7 +43,7 @@ macro_rules! targets {
 }
 
 targets! {
-    request_head response_head chunked_body route introduction origin configuration configuration_file tls_records whole_life
+    request_head response_head chunked_body route proxy_header origin configuration configuration_file tls_records whole_life
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use clap::Parser;
-use dcv_splice::access::proxy_protocol::{INTRODUCTION_BYTES_MAX, Introduction};
+use dcv_splice::access::proxy_protocol::{PROXY_HEADER_BYTES_MAX, ProxyHeader};
 use dcv_splice::access::route::{AgentDomain, AllowedAgents, Route};
 use dcv_splice::config::{CommandLine, Config, Settings};
 use dcv_splice::http::h1::body::{self, BodyError, Decoder, Piece};
@@ -61,7 +61,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("response_head", response_head),
     ("chunked_body", chunked_body),
     ("route", route),
-    ("introduction", introduction),
+    ("proxy_header", proxy_header),
     ("origin", origin),
     ("configuration", configuration),
     ("configuration_file", configuration_file),
@@ -232,16 +232,16 @@ pub fn route(data: &[u8]) {
 }
 
 /// A PROXY header ends where it ends, whatever follows and however much of it has come.
-pub fn introduction(data: &[u8]) {
-    let read = Introduction::read(data);
-    let Ok(Some(introduction)) = read else {
-        assert!(read != Ok(None) || data.len() < INTRODUCTION_BYTES_MAX, "it waits without end");
+pub fn proxy_header(data: &[u8]) {
+    let read = ProxyHeader::read(data);
+    let Ok(Some(proxy_header)) = read else {
+        assert!(read != Ok(None) || data.len() < PROXY_HEADER_BYTES_MAX, "it waits without end");
         return;
     };
-    assert!(introduction.length <= data.len());
-    assert_eq!(Introduction::read(&data[..introduction.length]), Ok(Some(introduction)));
-    for length in 0..introduction.length.min(256) {
-        assert_eq!(Introduction::read(&data[..length]), Ok(None), "{length} of it");
+    assert!(proxy_header.length <= data.len());
+    assert_eq!(ProxyHeader::read(&data[..proxy_header.length]), Ok(Some(proxy_header)));
+    for length in 0..proxy_header.length.min(256) {
+        assert_eq!(ProxyHeader::read(&data[..length]), Ok(None), "{length} of it");
     }
 }
 

@@ -24,7 +24,7 @@ pub struct ClientNetworks {
     /// Where they may not, whatever is allowed.
     pub denied: Networks,
     /// Balancers that say first whom they speak for.
-    pub introducers: Networks,
+    pub proxy_protocol_sources: Networks,
     /// Proxies that are believed whom they speak for, request by request.
     pub trusted_proxies: Networks,
 }
@@ -36,8 +36,8 @@ impl ClientNetworks {
     }
 
     /// Whether a connection from there starts with a PROXY header.
-    pub fn is_introducer(&self, peer: IpAddr) -> bool {
-        self.introducers.contains(peer)
+    pub fn is_proxy_protocol_source(&self, peer: IpAddr) -> bool {
+        self.proxy_protocol_sources.contains(peer)
     }
 }
 

@@ -7,7 +7,7 @@ use ppp::{HeaderResult, PartialResult, v1, v2};
 use crate::transport::networks::canonical;
 
 /// The longest header that is read: those of real balancers stay far below it.
-pub const INTRODUCTION_BYTES_MAX: usize = 4096;
+pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
 
 /// How a line of version 1 starts, and how long it may be.
 const V1: &[u8] = b"PROXY";
@@ -16,31 +16,31 @@ const V1_BYTES_MAX: usize = 107;
 /// A connection that does not start with a PROXY header.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 #[error("no PROXY header")]
-pub struct NoIntroduction;
+pub struct InvalidProxyHeader;
 
 /// Whom a balancer speaks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Introduction {
+pub struct ProxyHeader {
     /// Bytes of the header.
     pub length: usize,
     /// The client, in the one form of its address; none where the balancer speaks for itself, as in its health checks.
     pub client: Option<SocketAddr>,
 }
 
-impl Introduction {
+impl ProxyHeader {
     /// Reads the header at the front of `bytes`; none where its rest is still to come.
-    pub fn read(bytes: &[u8]) -> Result<Option<Self>, NoIntroduction> {
+    pub fn read(bytes: &[u8]) -> Result<Option<Self>, InvalidProxyHeader> {
         // A line of version 1 is read once its end is there, and no further: the library takes parts of one for wrong,
         // wrong ones for parts, and a line feed for a part of the line.
         let (header, is_part) = if bytes.starts_with(V1) {
             let line = memchr::memchr(b'\n', bytes).map_or(bytes, |end| &bytes[..=end]);
             if line.ends_with(b"\n") && !line.ends_with(b"\r\n") {
-                return Err(NoIntroduction);
+                return Err(InvalidProxyHeader);
             }
             (HeaderResult::parse(line), !line.ends_with(b"\n") && line.len() < V1_BYTES_MAX)
         } else {
             let header = HeaderResult::parse(bytes);
-            let is_part = header.is_incomplete() && bytes.len() < INTRODUCTION_BYTES_MAX;
+            let is_part = header.is_incomplete() && bytes.len() < PROXY_HEADER_BYTES_MAX;
             (header, is_part)
         };
         if is_part {
@@ -55,7 +55,7 @@ impl Introduction {
                 let client = client_v2(&header).map(canonical);
                 Ok(Some(Self { length: header.len(), client }))
             }
-            HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => Err(NoIntroduction),
+            HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => Err(InvalidProxyHeader),
         }
     }
 }
@@ -107,11 +107,11 @@ mod tests {
         for (header, client) in cases {
             let client = client.map(|client| client.parse().expect("an address"));
             for cut in 0..header.len() {
-                assert_eq!(Introduction::read(&header[..cut]), Ok(None), "{header:?} cut at {cut}");
+                assert_eq!(ProxyHeader::read(&header[..cut]), Ok(None), "{header:?} cut at {cut}");
             }
             let followed = [&header[..], b"\x16\x03\x01 and more"].concat();
-            let whole = Introduction { length: header.len(), client };
-            assert_eq!(Introduction::read(&followed), Ok(Some(whole)));
+            let whole = ProxyHeader { length: header.len(), client };
+            assert_eq!(ProxyHeader::read(&followed), Ok(Some(whole)));
         }
     }
 
@@ -129,9 +129,9 @@ mod tests {
             &v2(&[0x31, 0x11, 0, 12, 192, 0, 2, 7, 198, 51, 100, 1, 0x13, 0x88, 1, 0xbb]),
             &v2(&[0x21, 0x11, 0, 3, 192, 0, 2]),
         ] {
-            assert_eq!(Introduction::read(bytes), Err(NoIntroduction), "{bytes:?}");
+            assert_eq!(ProxyHeader::read(bytes), Err(InvalidProxyHeader), "{bytes:?}");
         }
-        let endless = [&v2(&[0x21, 0x11, 0xff, 0xff])[..], &[0; INTRODUCTION_BYTES_MAX]].concat();
-        assert_eq!(Introduction::read(&endless), Err(NoIntroduction));
+        let endless = [&v2(&[0x21, 0x11, 0xff, 0xff])[..], &[0; PROXY_HEADER_BYTES_MAX]].concat();
+        assert_eq!(ProxyHeader::read(&endless), Err(InvalidProxyHeader));
     }
 }

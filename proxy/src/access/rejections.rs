@@ -46,7 +46,7 @@ pub enum Refused {
     /// It shows one that is damaged, or is not its own.
     CertificateBroken,
     /// A balancer did not say whom it speaks for.
-    Introduction,
+    ProxyHeader,
     /// A head that can't be understood, or in more than one way.
     Head,
     /// An address that may not be dialled.
@@ -80,7 +80,7 @@ impl Refused {
         Self::CertificateUnknown,
         Self::CertificateExpired,
         Self::CertificateBroken,
-        Self::Introduction,
+        Self::ProxyHeader,
         Self::Head,
         Self::Stranger,
         Self::Password,
@@ -110,7 +110,7 @@ impl Refused {
             Self::CertificateUnknown => "certificate-unknown",
             Self::CertificateExpired => "certificate-expired",
             Self::CertificateBroken => "certificate-broken",
-            Self::Introduction => "introduction",
+            Self::ProxyHeader => "proxy_header",
             Self::Head => "head",
             Self::Stranger => "stranger",
             Self::Password => "password",
@@ -142,7 +142,7 @@ impl fmt::Display for Refused {
             Self::CertificateUnknown => "shows a certificate of nobody who is trusted (--client-ca)",
             Self::CertificateExpired => "shows a certificate at the wrong time",
             Self::CertificateBroken => "shows a broken certificate",
-            Self::Introduction => "did not say whom it speaks for (--proxy-protocol)",
+            Self::ProxyHeader => "did not say whom it speaks for (--proxy-protocol)",
             Self::Head => "asks what can't be understood",
             Self::Stranger => "asks for what is in no --agents prefix and was not dialled",
             Self::Password => "shows no password, or a wrong one (--htpasswd)",

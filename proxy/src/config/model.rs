@@ -211,7 +211,7 @@ impl Flags {
             clients: ClientNetworks {
                 allowed: self.allow_clients.clone().into(),
                 denied: self.deny_clients.clone().into(),
-                introducers: self.proxy_protocol.clone().into(),
+                proxy_protocol_sources: self.proxy_protocol.clone().into(),
                 trusted_proxies: self.trust_forwarded.clone().into(),
             },
             client_limits: self.limits.client(),

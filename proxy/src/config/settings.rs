@@ -431,7 +431,8 @@ mod tests {
             let config = &resolved.config;
             assert_eq!(config.default_agent, Some(IpAddr::from([10, 0, 0, 5])));
             assert_eq!(config.listen, [SocketAddr::from(([127, 0, 0, 1], 1))]);
-            let networks = [&config.clients.allowed, &config.clients.denied, &config.clients.introducers];
+            let networks =
+                [&config.clients.allowed, &config.clients.denied, &config.clients.proxy_protocol_sources];
             let networks = networks.into_iter().chain([&config.clients.trusted_proxies]);
             let agents = &config.passwords.as_ref().expect("passwords").agents;
             for network in networks.chain([agents]) {

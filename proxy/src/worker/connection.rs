@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::access::admission::{self, Guest};
-use crate::access::proxy_protocol::{Introduction, NoIntroduction};
+use crate::access::proxy_protocol::{InvalidProxyHeader, ProxyHeader};
 use crate::access::rejections::{Refusals, Refused};
 use crate::access::route::Route;
 use crate::agents::pool::{Bound, PoolLimits, ReachError};
@@ -175,26 +175,26 @@ async fn opened<N: Net>(
     worker: &Worker<N>,
     accepted: Accepted<N::Stream>,
 ) -> Option<(Secured<N::Stream>, Guest)> {
-    let Admitted { accepted, guest } = accepted.introduced(worker).await?.admit(worker).await?;
+    let Admitted { accepted, guest } = accepted.with_proxy_header(worker).await?.admit(worker).await?;
     Some((accepted.secure(worker).await?, guest))
 }
 
 impl<S: crate::transport::net::Stream> Accepted<S> {
     /// A balancer says first whom it speaks for.
-    async fn introduced<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> Option<Self> {
+    async fn with_proxy_header<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> Option<Self> {
         let config = &worker.shared.config;
-        if !config.clients.is_introducer(self.client.ip()) {
+        if !config.clients.is_proxy_protocol_source(self.client.ip()) {
             return Some(self);
         }
-        let read = worker.net.timeout(config.front.head, read_introduction(&mut self.peer, worker));
-        let introduction = tokio::select! {
+        let read = worker.net.timeout(config.front.head, read_proxy_header(&mut self.peer, worker));
+        let proxy_header = tokio::select! {
             read = read => read.unwrap_or(Err(Fault::TimedOut.into())),
             () = worker.last_call() => return None,
         };
-        match introduction {
+        match proxy_header {
             Ok(client) => Some(Self { client: client.unwrap_or(self.client), ..self }),
             Err(fault) => {
-                worker.shared.refusals.note_with(Refused::Introduction, self.client.ip(), &fault);
+                worker.shared.refusals.note_with(Refused::ProxyHeader, self.client.ip(), &fault);
                 None
             }
         }
@@ -259,19 +259,19 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
 
 /// Why it is not known whom a balancer speaks for.
 #[derive(Debug, thiserror::Error)]
-enum Unintroduced {
+enum ProxyHeaderError {
     #[error("{0}")]
-    Malformed(#[from] NoIntroduction),
+    Malformed(#[from] InvalidProxyHeader),
     #[error("{0}")]
     Fault(#[from] Fault),
 }
 
-async fn read_introduction<N: Net>(
+async fn read_proxy_header<N: Net>(
     peer: &mut Peer<N::Stream>,
     worker: &Worker<N>,
-) -> Result<Option<SocketAddr>, Unintroduced> {
+) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     loop {
-        if let Some(Introduction { length, client }) = Introduction::read(peer.plain.filled())? {
+        if let Some(ProxyHeader { length, client }) = ProxyHeader::read(peer.plain.filled())? {
             peer.plain.consume(length);
             return Ok(client);
         }

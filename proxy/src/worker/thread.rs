@@ -107,8 +107,8 @@ impl Generations {
     async fn start(&self, connection: Connection) {
         let worker = self.current();
         // Whom a balancer speaks for is not known yet: nobody gives way before that client is let in.
-        let crowded =
-            connection.seeks > 0 && worker.shared.config.clients.is_introducer(connection.client.ip());
+        let crowded = connection.seeks > 0
+            && worker.shared.config.clients.is_proxy_protocol_source(connection.client.ip());
         if connection.seeks > 0 && !crowded && !worker.waiting.evict() {
             let left = if connection.seeks > 1 {
                 worker.shared.balance.pass_on(connection).err()
@@ -319,7 +319,7 @@ fn may_push_in(worker: &Worker<Kernel>, client: IpAddr) -> Result<(), Refused> {
         return Err(Refused::Full);
     }
     // Nobody gives way to a client that is not let in itself.
-    if config.clients.is_introducer(client) {
+    if config.clients.is_proxy_protocol_source(client) {
         // Whom a balancer speaks for is not known yet.
         return Ok(());
     }

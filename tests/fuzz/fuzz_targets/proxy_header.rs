@@ -1,7 +1,7 @@
 //! See the function of the same name in `tests/src/fuzzed.rs`.
 #![no_main]
 
-use harness::fuzzed::introduction;
+use harness::fuzzed::proxy_header;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| introduction(data));
+fuzz_target!(|data: &[u8]| proxy_header(data));
