@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use criterion::{Criterion, criterion_group, criterion_main};
 use dcv_splice::access::route::{AllowedAgents, Route};
 use dcv_splice::http::h1::head::{HeadEnd, HeadLimits, RequestHead};
-use dcv_splice::http::request_source::Origin;
+use dcv_splice::http::request_source::RequestSource;
 use dcv_splice::http::rewrite::{self, Forward, HostHeader};
 use dcv_splice::transport::networks::Networks;
 
@@ -34,7 +34,7 @@ fn rewritten(agents: &AllowedAgents, out: &mut Vec<u8>) {
     let Route::Agent(agent, path) = Route::of(head.path) else { panic!("an agent's path") };
     assert!(agents.allows(agent.into()));
     let forward = Forward {
-        origin: Origin::of(IpAddr::from([192, 0, 2, 1]), true, &head.headers, &Networks::default()),
+        origin: RequestSource::of(IpAddr::from([192, 0, 2, 1]), true, &head.headers, &Networks::default()),
         passwords: false,
         agent: SocketAddr::from((agent, 8443)),
         host_header: HostHeader::default(),

@@ -11,8 +11,8 @@ use dcv_splice::http::connection_auth::{self, Login};
 use dcv_splice::http::h1::head::{Framing, HeadEnd, HeadLimits, RequestHead, ResponseHead};
 use dcv_splice::http::h1::keep_alive::Promise;
 use dcv_splice::http::path_prefix::{Mount, Place};
-use dcv_splice::http::request_source::Origin;
-use dcv_splice::http::rewrite::{self, Forward, HostHeader, Passing};
+use dcv_splice::http::request_source::RequestSource;
+use dcv_splice::http::rewrite::{self, Forward, HostHeader, ResponseRewrite};
 use dcv_splice::observe::access_log::redact;
 use dcv_splice::transport::networks::Networks;
 
@@ -33,7 +33,7 @@ fn understand_request(head: &[u8], trusted: &Networks) -> usize {
     let Ok(head) = RequestHead::parse(&head[..length], &LIMITS) else { return 1 };
     let route = Route::of_request(head.host, head.path, None);
     let forward = Forward {
-        origin: Origin::of(PEER, true, &head.headers, trusted),
+        origin: RequestSource::of(PEER, true, &head.headers, trusted),
         passwords: true,
         agent: SocketAddr::from(([10, 0, 0, 5], 8443)),
         host_header: HostHeader::default(),
@@ -59,7 +59,7 @@ fn understand_response(head: &[u8]) -> usize {
         asked: Some("desks.example".to_owned()),
         bare: false,
     };
-    let passing = Passing {
+    let passing = ResponseRewrite {
         framing: Framing::Chunked,
         keep_alive: true,
         http10: false,

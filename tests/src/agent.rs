@@ -55,7 +55,7 @@ pub struct AgentConfig {
     pub keepalive: Duration,
     /// Which `Host` it answers.
     pub host: HostRule,
-    /// Which `Origin` may open a WebSocket.
+    /// Which `RequestSource` may open a WebSocket.
     pub origin: OriginRule,
 }
 
@@ -111,7 +111,7 @@ impl HostRule {
 pub enum OriginRule {
     /// Any origin, or none.
     Any,
-    /// DCV's default, `^https://.+$`: a lost `Origin` breaks it.
+    /// DCV's default, `^https://.+$`: a lost `RequestSource` breaks it.
     Https,
     /// Exactly this origin.
     Exact(String),

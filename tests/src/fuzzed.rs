@@ -23,8 +23,8 @@ use dcv_splice::http::h1::head::{
     Framing, HeadEnd, HeadError, HeadLimits, Header, RequestHead, ResponseHead, Version,
 };
 use dcv_splice::http::path_prefix::{Mount, Place};
-use dcv_splice::http::request_source::Origin;
-use dcv_splice::http::rewrite::{self, Forward, HostHeader, Passing};
+use dcv_splice::http::request_source::RequestSource;
+use dcv_splice::http::rewrite::{self, Forward, HostHeader, ResponseRewrite};
 use dcv_splice::os::files::Files;
 use dcv_splice::transport::networks::Networks;
 
@@ -93,7 +93,7 @@ pub fn request_head(data: &[u8]) {
     let Ok(Some(length)) = end_of(data, usize::from(options >> 2), &LIMITS) else { return };
     let Ok(head) = RequestHead::parse(&data[..length], &LIMITS) else { return };
     let forward = Forward {
-        origin: Origin::of(PROXY, true, &head.headers, &networks(options & 1 == 1)),
+        origin: RequestSource::of(PROXY, true, &head.headers, &networks(options & 1 == 1)),
         passwords: options & 4 == 4,
         agent: SocketAddr::from((AGENT, 8443)),
         host_header: if options & 2 == 2 { HostHeader::Pass } else { HostHeader::StripPort },
@@ -136,7 +136,7 @@ pub fn response_head(data: &[u8]) {
         bare: options & 128 == 128,
     };
     let mount = (options & 64 == 64).then_some(&mount);
-    let passing = Passing {
+    let passing = ResponseRewrite {
         framing,
         keep_alive: true,
         http10: false,
@@ -253,10 +253,10 @@ pub fn origin(data: &[u8]) {
     let scheme = Header { name: "X-Forwarded-Proto", value: lines[0] };
     let headers = [&chain[..], &[scheme]].concat();
     let secure = options & 1 == 1;
-    let direct = Origin { peer: PROXY, trusted: false, client: PROXY, secure };
-    assert_eq!(Origin::of(PROXY, secure, &headers, &networks(false)), direct);
+    let direct = RequestSource { peer: PROXY, trusted: false, client: PROXY, secure };
+    assert_eq!(RequestSource::of(PROXY, secure, &headers, &networks(false)), direct);
     let trusted = networks(true);
-    let told = Origin::of(PROXY, secure, &headers, &trusted);
+    let told = RequestSource::of(PROXY, secure, &headers, &trusted);
     assert!((told.peer, told.trusted) == (PROXY, true));
     assert_eq!(told.client, told.client.to_canonical());
     let said = String::from_utf8_lossy(data).to_ascii_lowercase();
@@ -265,10 +265,13 @@ pub fn origin(data: &[u8]) {
     // A proxy appends whom it was asked by, in a line of its own or not.
     let client = CLIENT.to_string();
     let appended = Header { name: "x-forwarded-for", value: client.as_bytes() };
-    assert_eq!(Origin::of(PROXY, secure, &[&headers[..], &[appended]].concat(), &trusted).client, CLIENT);
+    assert_eq!(
+        RequestSource::of(PROXY, secure, &[&headers[..], &[appended]].concat(), &trusted).client,
+        CLIENT
+    );
     let value = [data, b", ", client.as_bytes(), b",192.0.2.9"].concat();
     let appended = [Header { name: "X-Forwarded-For", value: &value }];
-    assert_eq!(Origin::of(PROXY, secure, &appended, &trusted).client, CLIENT);
+    assert_eq!(RequestSource::of(PROXY, secure, &appended, &trusted).client, CLIENT);
 }
 
 /// What the command line means is found, or refused with a text.

@@ -11,7 +11,7 @@ const HOPS_MAX: usize = 32;
 
 /// Where a request comes from. Addresses are in their one form.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Origin {
+pub struct RequestSource {
     /// The other end of the connection.
     pub peer: IpAddr,
     /// Whether the peer is a trusted proxy.
@@ -22,7 +22,7 @@ pub struct Origin {
     pub secure: bool,
 }
 
-impl Origin {
+impl RequestSource {
     /// Of a request with these headers on a connection of `peer`, by TLS where `secure` says so.
     ///
     /// The client is the last address of `X-Forwarded-For` that is no trusted proxy: each proxy appends the address of its
@@ -86,10 +86,10 @@ mod tests {
     }
 
     /// From the peer, where `10.0.0.0/24` and `2001:db8::/64` are trusted.
-    fn origin(peer: &str, secure: bool, lines: &[(&str, &[u8])]) -> Origin {
+    fn origin(peer: &str, secure: bool, lines: &[(&str, &[u8])]) -> RequestSource {
         let trusted = ["10.0.0.0/24", "2001:db8::/64"].map(|net| net.parse().expect("a network"));
         let headers: Vec<_> = lines.iter().map(|&(name, value)| Header { name, value }).collect();
-        Origin::of(address_of(peer), secure, &headers, &Networks::from(trusted.to_vec()))
+        RequestSource::of(address_of(peer), secure, &headers, &Networks::from(trusted.to_vec()))
     }
 
     fn client(peer: &str, lists: &[&str]) -> String {
@@ -218,7 +218,7 @@ mod tests {
         let told = origin(PEER, false, &lines);
         assert_eq!(
             told,
-            Origin { peer: address_of(PEER), trusted: true, client: address_of(PEER), secure: false }
+            RequestSource { peer: address_of(PEER), trusted: true, client: address_of(PEER), secure: false }
         );
         assert!(!told.is_forwarded());
     }

@@ -8,7 +8,7 @@ use crate::http::h1::head::{
     self, ConnectionOptions, Framing, Header, RequestHead, ResponseHead, bracketed, line, split_port,
 };
 use crate::http::path_prefix::{self, Mount};
-use crate::http::request_source::Origin;
+use crate::http::request_source::RequestSource;
 
 /// What the agent is told as `Host`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
@@ -36,7 +36,7 @@ pub enum Prefix {
 #[derive(Clone, Copy, Debug)]
 pub struct Forward<'a> {
     /// Where it comes from.
-    pub origin: Origin,
+    pub origin: RequestSource,
     /// Whether the proxy asks for passwords. Browsers send one to all of a host's paths, so that of any `Authorization:
     /// Basic` may be for the proxy, and no agent gets one.
     pub passwords: bool,
@@ -74,7 +74,7 @@ pub fn request(head: &RequestHead<'_>, forward: &Forward<'_>, host: &str, out: &
     }
     out.extend_from_slice(b"X-Real-IP: ");
     let client = out.len();
-    let Origin { peer, trusted, client: asking, secure } = forward.origin;
+    let RequestSource { peer, trusted, client: asking, secure } = forward.origin;
     write_address(asking, out);
     let client = client..out.len();
     out.extend_from_slice(b"\r\nX-Forwarded-For: ");
@@ -167,7 +167,7 @@ fn is_named_by_connection(header: &Header<'_>, connection: &ConnectionOptions<'_
 
 /// How a response is passed on.
 #[derive(Clone, Copy, Debug)]
-pub struct Passing<'a> {
+pub struct ResponseRewrite<'a> {
     /// The framing that the client is told.
     pub framing: Framing,
     /// Whether the client may send another request.
@@ -182,7 +182,7 @@ pub struct Passing<'a> {
 
 /// Writes the head that the client sees. An interim response (1xx) gets no framing and no `Connection`, and is
 /// not for HTTP/1.0 (RFC 9110 15.2).
-pub fn response(head: &ResponseHead<'_>, passing: &Passing<'_>, out: &mut Vec<u8>) {
+pub fn response(head: &ResponseHead<'_>, passing: &ResponseRewrite<'_>, out: &mut Vec<u8>) {
     if head.status < 200 && passing.http10 {
         return;
     }
@@ -213,7 +213,7 @@ pub fn response(head: &ResponseHead<'_>, passing: &Passing<'_>, out: &mut Vec<u8
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_connection(passing: &Passing<'_>, out: &mut Vec<u8>) {
+fn write_connection(passing: &ResponseRewrite<'_>, out: &mut Vec<u8>) {
     if !passing.keep_alive {
         out.extend_from_slice(b"Connection: close\r\n");
     } else if passing.http10 {
@@ -244,8 +244,13 @@ mod tests {
         let limits = HeadLimits { head_bytes_max: 256, line_bytes_max: 64, headers_max: 4 };
         let head = ResponseHead::parse(b"HTTP/1.1 103 x\r\n\r\n", &limits, false).expect("a head");
         for (http10, told) in [(true, &b""[..]), (false, b"HTTP/1.1 103 x\r\n\r\n")] {
-            let passing =
-                Passing { framing: Framing::Empty, keep_alive: false, http10, mount: None, hsts: None };
+            let passing = ResponseRewrite {
+                framing: Framing::Empty,
+                keep_alive: false,
+                http10,
+                mount: None,
+                hsts: None,
+            };
             let mut out = Vec::new();
             response(&head, &passing, &mut out);
             assert_eq!(out, told);

@@ -15,11 +15,11 @@ use crate::access::proxy_protocol::{InvalidProxyHeader, ProxyHeader};
 use crate::access::rejections::{Refusals, Refused};
 use crate::access::route::Route;
 use crate::agents::pool::{Bound, PoolLimits, ReachError};
-use crate::http::h1::exchange::{Asked, Exchange, Failure, Method, Outcome};
+use crate::http::h1::exchange::{Exchange, Failure, Method, Outcome, RequestContext};
 use crate::http::h1::head::{Framing, HeadEnd, HeadError, RequestHead};
 use crate::http::h1::keep_alive::Promise;
 use crate::http::local_response::Reply;
-use crate::http::request_source::Origin;
+use crate::http::request_source::RequestSource;
 use crate::observe::access_log::{Ending, Side};
 use crate::runtime::drain::Phase;
 use crate::runtime::scheduler::Class;
@@ -52,7 +52,7 @@ struct Admitted<S> {
 /// A client that may ask for something.
 struct Secured<S> {
     peer: Box<Peer<S>>,
-    /// Who made the connection; a request of it may be another's ([`Origin`]).
+    /// Who made the connection; a request of it may be another's ([`RequestSource`]).
     client: IpAddr,
     secure: bool,
     /// Whether it has been answered before.
@@ -64,7 +64,7 @@ struct Secured<S> {
 /// A client that has asked for something that an agent is to answer.
 struct Requested<S> {
     client: Secured<S>,
-    asked: Asked,
+    asked: RequestContext,
     agent: SocketAddr,
     /// The head that the agent is to see.
     head: Vec<u8>,
@@ -93,7 +93,7 @@ struct Upgraded<S> {
 }
 
 /// What comes after an answer: the next request, a session, or an end.
-enum After<S> {
+enum NextStep<S> {
     Next(Secured<S>),
     Upgraded(Box<Upgraded<S>>),
     /// The client is to leave.
@@ -153,19 +153,19 @@ async fn front<N: Net>(
     let (mut secured, guest) = opened?;
     loop {
         match secured.one_request(worker, &place).await {
-            After::Next(next) => {
+            NextStep::Next(next) => {
                 // Requests that were sent ahead are a step of front work each.
                 if !next.peer.plain.is_empty() {
                     worker.net.breathe().await;
                 }
                 secured = next;
             }
-            After::Upgraded(upgraded) => return Some((upgraded, guest)),
-            After::Closing(secured) => {
+            NextStep::Upgraded(upgraded) => return Some((upgraded, guest)),
+            NextStep::Closing(secured) => {
                 place.hold(secured.linger(worker)).await;
                 return None;
             }
-            After::Closed => return None,
+            NextStep::Closed => return None,
         }
     }
 }
@@ -244,7 +244,7 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
                 secured.peer = Box::new(secured.peer.into_plain());
                 secured.secure = false;
                 let entry = Entry::new(client.ip(), false, worker.net.now());
-                if let After::Closing(secured) = secured.refuse(worker, entry, &not_tls(), None).await {
+                if let NextStep::Closing(secured) = secured.refuse(worker, entry, &not_tls(), None).await {
                     secured.linger(worker).await;
                 }
                 None
@@ -295,11 +295,11 @@ fn note_no_tls(refusals: &Refusals, client: IpAddr, fault: &Fault, was_heard: bo
 }
 
 impl<S: crate::transport::net::Stream> Secured<S> {
-    async fn one_request<N: Net<Stream = S>>(self, worker: &Worker<N>, place: &Place<'_>) -> After<S> {
+    async fn one_request<N: Net<Stream = S>>(self, worker: &Worker<N>, place: &Place<'_>) -> NextStep<S> {
         let client = self.client;
         let Some(asked) = place.hold(self.read_request(worker, place)).await else {
             worker.shared.refusals.note(Refused::Waiting, client);
-            return After::Closed;
+            return NextStep::Closed;
         };
         let after = match asked {
             Ok(requested) => {
@@ -317,14 +317,14 @@ impl<S: crate::transport::net::Stream> Secured<S> {
         mut self,
         worker: &Worker<N>,
         place: &Place<'_>,
-    ) -> Result<Box<Requested<S>>, After<S>> {
+    ) -> Result<Box<Requested<S>>, NextStep<S>> {
         if !self.wait_for_request(worker).await {
             return Err(self.close());
         }
         let entry = Entry::new(self.client, self.secure, worker.net.now());
         let length = match worker.net.timeout(worker.shared.config.front.head, self.read_head(worker)).await {
             Ok(Ok(length)) => length,
-            Ok(Err(HeadFault::Gone)) => return Err(After::Closed),
+            Ok(Err(HeadFault::Gone)) => return Err(NextStep::Closed),
             Ok(Err(HeadFault::Refused(error))) => return Err(self.refuse_head(worker, entry, error).await),
             Err(_) if self.peer.plain.is_empty() => return Err(self.close()),
             Err(_) => return Err(self.refuse(worker, entry, &head_took_too_long(), None).await),
@@ -392,7 +392,7 @@ impl<S: crate::transport::net::Stream> Secured<S> {
         worker: &Worker<N>,
         mut entry: Entry,
         length: usize,
-    ) -> Result<Box<Requested<S>>, After<S>> {
+    ) -> Result<Box<Requested<S>>, NextStep<S>> {
         let config = &worker.shared.config;
         let head = match RequestHead::parse(&self.peer.plain.filled()[..length], &config.front.head_size) {
             Ok(head) => head,
@@ -401,7 +401,8 @@ impl<S: crate::transport::net::Stream> Secured<S> {
         if worker.shared.log.is_on() {
             entry.note(&head);
         }
-        let origin = Origin::of(self.client, self.secure, &head.headers, &config.clients.trusted_proxies);
+        let origin =
+            RequestSource::of(self.client, self.secure, &head.headers, &config.clients.trusted_proxies);
         (entry.ledger.client, entry.secure) = (origin.client, origin.secure);
         let mut asked = asked(&head);
         // A trusted proxy speaks for others, whatever it says.
@@ -432,7 +433,7 @@ impl<S: crate::transport::net::Stream> Secured<S> {
         worker: &Worker<N>,
         mut entry: Entry,
         error: HeadError,
-    ) -> After<S> {
+    ) -> NextStep<S> {
         entry.note_bytes(self.peer.plain.filled());
         worker.shared.refusals.note(Refused::Head, self.client);
         let mut reply = Reply::new(error.status(), error.to_string());
@@ -448,10 +449,11 @@ impl<S: crate::transport::net::Stream> Secured<S> {
         worker: &Worker<N>,
         mut entry: Entry,
         reply: &Reply,
-        asked: Option<&Asked>,
-    ) -> After<S> {
+        asked: Option<&RequestContext>,
+    ) -> NextStep<S> {
         let running = worker.stop.phase() == Phase::Running;
-        let whole = |asked: &Asked| asked.keep_alive && asked.framing == Framing::Empty && !asked.websocket;
+        let whole =
+            |asked: &RequestContext| asked.keep_alive && asked.framing == Framing::Empty && !asked.websocket;
         let keep = running && asked.is_some_and(whole);
         let head_only = asked.is_some_and(|asked| asked.method == Method::Head);
         let hsts = worker.shared.config.hsts.clone().filter(|_| entry.secure);
@@ -472,14 +474,14 @@ impl<S: crate::transport::net::Stream> Secured<S> {
         sent.unwrap_or(Err(Fault::TimedOut))
     }
 
-    fn next(mut self) -> After<S> {
+    fn next(mut self) -> NextStep<S> {
         self.again = true;
-        After::Next(self)
+        NextStep::Next(self)
     }
 
-    fn close(mut self) -> After<S> {
+    fn close(mut self) -> NextStep<S> {
         self.bound.clear();
-        After::Closing(self)
+        NextStep::Closing(self)
     }
 
     /// Ends the connection in order: what was sent is brought over, what still comes is thrown away.
@@ -496,7 +498,10 @@ enum HeadFault {
 }
 
 impl<S: crate::transport::net::Stream> Requested<S> {
-    async fn answer<N: Net<Stream = S>>(self: Box<Self>, worker: &Worker<N>) -> Result<After<S>, After<S>> {
+    async fn answer<N: Net<Stream = S>>(
+        self: Box<Self>,
+        worker: &Worker<N>,
+    ) -> Result<NextStep<S>, NextStep<S>> {
         self.reach_agent(worker).await?.exchange(worker).await
     }
 
@@ -504,7 +509,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
     async fn reach_agent<N: Net<Stream = S>>(
         mut self: Box<Self>,
         worker: &Worker<N>,
-    ) -> Result<Paired<S>, After<S>> {
+    ) -> Result<Paired<S>, NextStep<S>> {
         if self.client.peer.is_put_off() {
             // In a run that may do nothing more, a good connection can't be told from a bad one.
             worker.net.breathe().await;
@@ -538,7 +543,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
     async fn reach_anew<N: Net<Stream = S>>(
         self: Box<Self>,
         worker: &Worker<N>,
-    ) -> Result<Paired<S>, After<S>> {
+    ) -> Result<Paired<S>, NextStep<S>> {
         let begun = worker.net.now();
         let reached =
             worker.net.timeout(worker.shared.config.front.connect, connect(worker, self.agent)).await;
@@ -571,7 +576,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
         }
     }
 
-    async fn refuse<N: Net<Stream = S>>(self: Box<Self>, worker: &Worker<N>, reply: &Reply) -> After<S> {
+    async fn refuse<N: Net<Stream = S>>(self: Box<Self>, worker: &Worker<N>, reply: &Reply) -> NextStep<S> {
         let Self { client, entry, asked, .. } = *self;
         client.refuse(worker, entry, reply, Some(&asked)).await
     }
@@ -589,7 +594,7 @@ async fn connect<N: Net>(worker: &Worker<N>, agent: SocketAddr) -> Result<Box<Pe
 }
 
 impl<S: crate::transport::net::Stream> Paired<S> {
-    async fn exchange<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> Result<After<S>, After<S>> {
+    async fn exchange<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> Result<NextStep<S>, NextStep<S>> {
         let secure = self.requested.entry.secure;
         let mut exchange = Exchange {
             client: &mut self.requested.client.peer,
@@ -615,7 +620,7 @@ impl<S: crate::transport::net::Stream> Paired<S> {
         let ledger = &mut self.requested.entry.ledger;
         (ledger.to_agent, ledger.to_client) = (exchange.to_agent, exchange.to_client);
         match outcome {
-            Ok(Outcome::Upgraded) => Ok(After::Upgraded(self.upgrade())),
+            Ok(Outcome::Upgraded) => Ok(NextStep::Upgraded(self.upgrade())),
             Ok(Outcome::Answered { status, keep_client, keep_agent }) => {
                 Ok(self.answered(worker, status, keep_client, keep_agent))
             }
@@ -648,7 +653,7 @@ impl<S: crate::transport::net::Stream> Paired<S> {
         status: u16,
         keep_client: bool,
         keep_agent: bool,
-    ) -> After<S> {
+    ) -> NextStep<S> {
         let Self { requested, mut agent, bound, promise, .. } = self;
         let Requested { mut client, asked, agent: address, entry, .. } = *requested;
         entry.close(worker, status, Ending::Complete);
@@ -665,7 +670,7 @@ impl<S: crate::transport::net::Stream> Paired<S> {
         if keep_client { client.next() } else { client.close() }
     }
 
-    async fn failed<N: Net<Stream = S>>(self, worker: &Worker<N>, failure: Failure) -> After<S> {
+    async fn failed<N: Net<Stream = S>>(self, worker: &Worker<N>, failure: Failure) -> NextStep<S> {
         let Requested { client, entry, agent, asked, .. } = *self.requested;
         let begun = match &failure {
             Failure::Fault(side, fault, Some(status)) => {
@@ -681,13 +686,13 @@ impl<S: crate::transport::net::Stream> Paired<S> {
             let what = format_args!("{client} and agent {agent}: the {side}: {fault}, after status {status}");
             worker.shared.inform(failure.kind(), agent.ip(), what);
             entry.close(worker, *status, ending);
-            return After::Closed;
+            return NextStep::Closed;
         }
         match reply_to(&failure, agent.ip()) {
             None => {
                 let stopped = matches!(failure, Failure::Stopped);
                 entry.close(worker, 0, if stopped { Ending::Drained } else { Ending::Ended(Side::Client) });
-                After::Closed
+                NextStep::Closed
             }
             Some(reply) => {
                 let what = format_args!("{} and agent {agent}: {failure:?}", entry.ledger.client);

@@ -10,18 +10,18 @@ use crate::access::rejections::Refused;
 use crate::access::route::Route;
 use crate::http::connection_auth::Login;
 use crate::http::h1::body::BodyError;
-use crate::http::h1::exchange::{Asked, Method};
+use crate::http::h1::exchange::{Method, RequestContext};
 use crate::http::h1::head::{self, Framing, RequestHead, split_port};
 use crate::http::local_response::Reply;
 use crate::http::path_prefix::{Mount, Place};
-use crate::http::request_source::Origin;
+use crate::http::request_source::RequestSource;
 use crate::http::rewrite::{self, Forward, Prefix};
 use crate::transport::net::Net;
 use crate::worker::context::Worker;
 
 /// What the response will depend on.
-pub(crate) fn asked(head: &RequestHead<'_>) -> Asked {
-    Asked {
+pub(crate) fn asked(head: &RequestHead<'_>) -> RequestContext {
+    RequestContext {
         method: Method::of(head.method),
         framing: head.framing,
         websocket: head.websocket,
@@ -39,7 +39,7 @@ pub(crate) async fn authorize<N: Net>(
     head: &RequestHead<'_>,
     route: Route<'_>,
     worker: &Worker<N>,
-    origin: &Origin,
+    origin: &RequestSource,
 ) -> Result<Option<String>, (Refused, Reply)> {
     if origin.is_forwarded() && !worker.shared.config.clients.allows(origin.client) {
         return Err((Refused::Denied, admission::reply_to(Refused::Denied)));
@@ -67,8 +67,8 @@ pub(crate) fn decide<N: Net>(
     head: &RequestHead<'_>,
     route: Route<'_>,
     worker: &Worker<N>,
-    origin: &Origin,
-    asked: &mut Asked,
+    origin: &RequestSource,
+    asked: &mut RequestContext,
 ) -> Result<(SocketAddr, Vec<u8>), Reply> {
     let config = &worker.shared.config;
     let stripped = config.prefix == Prefix::Strip;

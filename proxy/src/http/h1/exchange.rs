@@ -12,7 +12,7 @@ use crate::http::h1::body::{self, BodyError, Decoder, Piece};
 use crate::http::h1::head::{self, Framing, HeadEnd, HeadError, HeadLimits, ResponseHead, Version};
 use crate::http::h1::keep_alive::Promise;
 use crate::http::path_prefix::Mount;
-use crate::http::rewrite::{self, Passing};
+use crate::http::rewrite::{self, ResponseRewrite};
 use crate::observe::access_log::Side;
 use crate::runtime::drain::{Phase, Stop};
 use crate::transport::endpoint::{End, FILL_BYTES, Fault, Peer, Scratch};
@@ -57,7 +57,7 @@ impl Method {
 
 /// What the response depends on in the request.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct RequestContext {
     /// The method.
     pub method: Method,
     /// How the body of the request is delimited.
@@ -299,7 +299,7 @@ enum Event<T> {
 
 impl<N: Net> Exchange<'_, N> {
     /// Runs the exchange to its end. `head` is what the agent is to see of the request's.
-    pub async fn run(&mut self, asked: &Asked, head: &[u8]) -> Result<Outcome, Failure> {
+    pub async fn run(&mut self, asked: &RequestContext, head: &[u8]) -> Result<Outcome, Failure> {
         let decoder = Decoder::new(asked.framing, self.limits.body_bytes_max);
         let mut upload = Transfer::new(head, asked.framing, decoder, asked.framing);
         upload.unasked = asked.expects_continue;
@@ -308,7 +308,11 @@ impl<N: Net> Exchange<'_, N> {
         done
     }
 
-    async fn run_with(&mut self, asked: &Asked, upload: &mut Transfer<'_>) -> Result<Outcome, Failure> {
+    async fn run_with(
+        &mut self,
+        asked: &RequestContext,
+        upload: &mut Transfer<'_>,
+    ) -> Result<Outcome, Failure> {
         // Interim responses don't give the agent more time.
         let mut timer = pin!(self.net.sleep(self.gap(upload)));
         let mut interim = 0;
@@ -330,7 +334,7 @@ impl<N: Net> Exchange<'_, N> {
             let (framing, may_stay) = offer(&head, asked, upload.done);
             let keep_client = may_stay && self.may_ask_again() && self.stop.phase() == Phase::Running;
             let keep_agent = head.keep_alive;
-            let passing = Passing {
+            let passing = ResponseRewrite {
                 framing,
                 keep_alive: keep_client,
                 http10: asked.version == Version::Http10,
@@ -601,7 +605,7 @@ impl<N: Net> Exchange<'_, N> {
 }
 
 /// The framing that the client is told, and whether its connection stays.
-fn offer(head: &ResponseHead<'_>, asked: &Asked, upload_done: bool) -> (Framing, bool) {
+fn offer(head: &ResponseHead<'_>, asked: &RequestContext, upload_done: bool) -> (Framing, bool) {
     let framing = match head.framing {
         Framing::Chunked | Framing::UntilEnd if asked.version == Version::Http10 => Framing::UntilEnd,
         Framing::UntilEnd => Framing::Chunked,
