@@ -19,7 +19,7 @@ use dcv_splice::runtime::drain::Stop;
 use dcv_splice::runtime::scheduler::Class;
 use dcv_splice::session::relay::{RelayLimits, Surroundings, relay};
 use dcv_splice::tls::TlsEnd;
-use dcv_splice::transport::endpoint::{Peer, Scratch};
+use dcv_splice::transport::endpoint::{Endpoint, Scratch};
 use dcv_splice::transport::net::{Net, Stream};
 use dcv_splice::transport::pipes::Pipes;
 
@@ -96,7 +96,7 @@ fn turn(criterion: &mut Criterion) {
         let ((to_agent, mut agent), (mut client, to_client)) = (ends(), ends());
         let (near, far) = (Memory::default(), Memory::default());
         let (mut client_peer, mut agent_peer) =
-            (Peer::new(near.clone(), to_client), Peer::new(far.clone(), to_agent));
+            (Endpoint::new(near.clone(), to_client), Endpoint::new(far.clone(), to_agent));
         let (scratch, pipes, stop) =
             (RefCell::<Scratch>::default(), RefCell::<Pipes>::default(), Stop::default());
         let around =

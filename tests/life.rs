@@ -22,7 +22,7 @@ use dcv_splice::observe::access_log::AccessLog;
 use dcv_splice::observe::stats::Published;
 use dcv_splice::runtime::drain::Phase;
 use dcv_splice::tls::{Acceptor, AgentTrust, Connector, TlsEnd};
-use dcv_splice::transport::endpoint::Peer;
+use dcv_splice::transport::endpoint::Endpoint;
 use dcv_splice::worker::connection;
 use dcv_splice::worker::context::{Shared, Worker};
 use dcv_splice::worker::load_balancer::Balance;
@@ -101,7 +101,7 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
             let tls = if plan.agent_tls { acceptor.accept().unwrap() } else { TlsEnd::plain() };
             let (plan, agents, next) = (plan.clone(), agents.clone(), next.clone());
             tokio::task::spawn_local(async move {
-                let talk = far_agent(Peer::new(far, tls), &plan, &next).await;
+                let talk = far_agent(Endpoint::new(far, tls), &plan, &next).await;
                 agents.borrow_mut().push(talk);
             });
             Ok(near)
@@ -120,7 +120,7 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
     let whole = local.run_until(async {
         let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
         let served = worker.net.run(connection::serve(&worker, near, client, plan.client_tls, false));
-        let (client, ()) = tokio::join!(far_client(Peer::new(far, tls), &plan), served);
+        let (client, ()) = tokio::join!(far_client(Endpoint::new(far, tls), &plan), served);
         worker.stop.enter(Phase::Draining);
         worker.pool.borrow_mut().clear();
         client

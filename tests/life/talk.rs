@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use dcv_splice::transport::endpoint::{End, Fault, Peer, Scratch};
+use dcv_splice::transport::endpoint::{End, Endpoint, Fault, Scratch};
 use harness::simulated::Wire;
 
 use tokio::time::Instant;
@@ -24,14 +24,14 @@ pub(crate) struct Talk {
 }
 
 /// A client that asks for everything planned, one after the other.
-pub(crate) async fn far_client(mut peer: Peer<Wire>, plan: &Plan) -> Talk {
+pub(crate) async fn far_client(mut peer: Endpoint<Wire>, plan: &Plan) -> Talk {
     let mut talk = Talk::default();
     // A broken wire ends the talk; what was heard until then counts.
     let _ = client_says(&mut peer, plan, &mut talk).await;
     talk
 }
 
-async fn client_says(peer: &mut Peer<Wire>, plan: &Plan, talk: &mut Talk) -> Result<(), Fault> {
+async fn client_says(peer: &mut Endpoint<Wire>, plan: &Plan, talk: &mut Talk) -> Result<(), Fault> {
     let scratch = RefCell::default();
     if plan.client_tls {
         peer.handshake(&scratch).await?;
@@ -58,7 +58,7 @@ async fn client_says(peer: &mut Peer<Wire>, plan: &Plan, talk: &mut Talk) -> Res
 }
 
 async fn hear_message(
-    peer: &mut Peer<Wire>,
+    peer: &mut Endpoint<Wire>,
     scratch: &RefCell<Scratch>,
     talk: &mut Talk,
     method: &str,
@@ -76,14 +76,14 @@ async fn hear_message(
 }
 
 /// An agent that answers what comes, whichever of the planned requests it is.
-pub(crate) async fn far_agent(mut peer: Peer<Wire>, plan: &Plan, next: &Cell<usize>) -> Talk {
+pub(crate) async fn far_agent(mut peer: Endpoint<Wire>, plan: &Plan, next: &Cell<usize>) -> Talk {
     let mut talk = Talk::default();
     let _ = agent_says(&mut peer, plan, next, &mut talk).await;
     talk
 }
 
 async fn agent_says(
-    peer: &mut Peer<Wire>,
+    peer: &mut Endpoint<Wire>,
     plan: &Plan,
     next: &Cell<usize>,
     talk: &mut Talk,
@@ -127,7 +127,7 @@ async fn agent_says(
     }
 }
 
-fn answer(peer: &mut Peer<Wire>, exchange: &Exchange) -> Result<(), Fault> {
+fn answer(peer: &mut Endpoint<Wire>, exchange: &Exchange) -> Result<(), Fault> {
     let mut out = Vec::new();
     for _ in 0..exchange.interim {
         out.extend_from_slice(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n");
@@ -139,7 +139,7 @@ fn answer(peer: &mut Peer<Wire>, exchange: &Exchange) -> Result<(), Fault> {
 }
 
 async fn agent_session(
-    peer: &mut Peer<Wire>,
+    peer: &mut Endpoint<Wire>,
     scratch: &RefCell<Scratch>,
     session: &Session,
     talk: &mut Talk,
@@ -153,7 +153,7 @@ async fn agent_session(
 
 /// Says `rest` and hears the other side to its end; who is not first goes on after it has heard that.
 async fn session_talk(
-    peer: &mut Peer<Wire>,
+    peer: &mut Endpoint<Wire>,
     scratch: &RefCell<Scratch>,
     rest: &[u8],
     first: bool,
@@ -163,7 +163,7 @@ async fn session_talk(
     let (now, later) = if first { (rest, &[][..]) } else { rest.split_at(rest.len() / 2) };
     peer.write(now)?;
     if first {
-        poll_fn(|cx| while_hearing(cx, peer, scratch, Peer::poll_flush)).await?;
+        poll_fn(|cx| while_hearing(cx, peer, scratch, Endpoint::poll_flush)).await?;
         talk.said = Some(Instant::now());
         poll_fn(|cx| while_hearing(cx, peer, scratch, |peer, cx| peer.poll_finish(cx, !cut))).await?;
     }
@@ -182,9 +182,9 @@ async fn session_talk(
 /// One try to say something, after taking in what is there: who only speaks and never hears may wait for ever.
 fn while_hearing(
     cx: &mut Context<'_>,
-    peer: &mut Peer<Wire>,
+    peer: &mut Endpoint<Wire>,
     scratch: &RefCell<Scratch>,
-    say: impl Fn(&mut Peer<Wire>, &mut Context<'_>) -> Poll<Result<(), Fault>>,
+    say: impl Fn(&mut Endpoint<Wire>, &mut Context<'_>) -> Poll<Result<(), Fault>>,
 ) -> Poll<Result<(), Fault>> {
     while let Poll::Ready(gained) = peer.poll_fill(cx, &mut scratch.borrow_mut())? {
         if gained == 0 {
@@ -196,7 +196,7 @@ fn while_hearing(
 
 /// Says what was written and hears on until `enough` finds what it looks for; none at the end of the stream.
 async fn converse<T>(
-    peer: &mut Peer<Wire>,
+    peer: &mut Endpoint<Wire>,
     scratch: &RefCell<Scratch>,
     mut enough: impl FnMut(&[u8]) -> Option<T>,
 ) -> Result<Option<T>, Fault> {

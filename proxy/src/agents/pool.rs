@@ -9,7 +9,7 @@ use std::task::Context;
 use std::time::{Duration, Instant};
 
 use crate::http::h1::keep_alive::Promise;
-use crate::transport::endpoint::{Fault, Peer, Scratch};
+use crate::transport::endpoint::{Endpoint, Fault, Scratch};
 use crate::transport::net::Stream;
 
 /// Limits of the pool.
@@ -29,7 +29,7 @@ pub struct Pool<S> {
 
 /// A connection to an agent that waits for its next request.
 struct Idle<S> {
-    peer: Box<Peer<S>>,
+    peer: Box<Endpoint<S>>,
     since: Instant,
     promise: Promise,
 }
@@ -81,7 +81,7 @@ impl<S: Stream> Pool<S> {
         scratch: &mut Scratch,
         agent: SocketAddr,
         now: Instant,
-    ) -> Option<(Box<Peer<S>>, Promise)> {
+    ) -> Option<(Box<Endpoint<S>>, Promise)> {
         let idle = self.idle.get_mut(&agent)?;
         while let Some(mut candidate) = idle.pop() {
             if candidate.is_good(cx, scratch, now, &self.limits) == Some(true) {
@@ -92,7 +92,7 @@ impl<S: Stream> Pool<S> {
     }
 
     /// Keeps `peer` for the next request, if there is room and the agent takes another one.
-    pub fn put(&mut self, agent: SocketAddr, peer: Box<Peer<S>>, promise: Promise, now: Instant) {
+    pub fn put(&mut self, agent: SocketAddr, peer: Box<Endpoint<S>>, promise: Promise, now: Instant) {
         let idle = self.idle.entry(agent).or_default();
         if promise.requests > 0 && idle.len() < self.limits.per_agent {
             idle.push(Idle { peer, since: now, promise });
@@ -130,14 +130,14 @@ impl<S: Stream> Bound<S> {
         agent: SocketAddr,
         now: Instant,
         limits: &PoolLimits,
-    ) -> Option<(Box<Peer<S>>, Promise)> {
+    ) -> Option<(Box<Endpoint<S>>, Promise)> {
         self.0.take_if(|(_, idle)| idle.is_over(now, limits));
         let (_, mut idle) = self.0.take_if(|(bound_to, _)| *bound_to == agent)?;
         (idle.is_good(cx, scratch, now, limits) == Some(true)).then_some((idle.peer, idle.promise))
     }
 
     /// Keeps `peer` in place of what was kept before, if the agent takes another request.
-    pub fn put(&mut self, agent: SocketAddr, peer: Box<Peer<S>>, promise: Promise, now: Instant) {
+    pub fn put(&mut self, agent: SocketAddr, peer: Box<Endpoint<S>>, promise: Promise, now: Instant) {
         self.0 = (promise.requests > 0).then_some((agent, Idle { peer, since: now, promise }));
     }
 

@@ -14,7 +14,7 @@ use crate::observe::access_log::{Ending, Side};
 use crate::runtime::drain::{Phase, Stop};
 use crate::session::close_frame;
 use crate::tls::TlsError;
-use crate::transport::endpoint::{End, Fault, Peer, RECEIVE_BYTES_MAX, Scratch};
+use crate::transport::endpoint::{End, Endpoint, Fault, RECEIVE_BYTES_MAX, Scratch};
 use crate::transport::net::{Net, Stream};
 use crate::transport::pipes::{PIPE_BYTES, Pipe, Pipes};
 
@@ -115,8 +115,8 @@ enum Turn {
 }
 
 struct Relay<'a, S> {
-    client: &'a mut Peer<S>,
-    agent: &'a mut Peer<S>,
+    client: &'a mut Endpoint<S>,
+    agent: &'a mut Endpoint<S>,
     to_agent: Direction,
     to_client: Direction,
     /// What ended the first direction.
@@ -125,8 +125,8 @@ struct Relay<'a, S> {
 
 /// Relays until both directions have ended, a side fails, a limit runs out or the worker ends.
 pub async fn relay<N: Net>(
-    client: &mut Peer<N::Stream>,
-    agent: &mut Peer<N::Stream>,
+    client: &mut Endpoint<N::Stream>,
+    agent: &mut Endpoint<N::Stream>,
     around: &Surroundings<'_, N>,
 ) -> (Ending, Moved) {
     let mut relay =
@@ -281,8 +281,8 @@ impl<S: Stream> Relay<'_, S> {
 }
 
 fn pass_early<S: Stream>(
-    from: &mut Peer<S>,
-    to: &mut Peer<S>,
+    from: &mut Endpoint<S>,
+    to: &mut Endpoint<S>,
     direction: &mut Direction,
 ) -> Result<(), Fault> {
     let early = from.plain.len();
@@ -340,8 +340,8 @@ impl<N: Net> Passage<'_, '_, N> {
     /// A turn, if it is the direction's.
     fn turn<S: Stream>(
         &mut self,
-        from: &mut Peer<S>,
-        to: &mut Peer<S>,
+        from: &mut Endpoint<S>,
+        to: &mut Endpoint<S>,
         direction: &mut Direction,
     ) -> Poll<Result<Turn, Broken>> {
         if !direction.may_go(self.net) {
@@ -355,8 +355,8 @@ impl<N: Net> Passage<'_, '_, N> {
 
     fn pass<S: Stream>(
         &mut self,
-        from: &mut Peer<S>,
-        to: &mut Peer<S>,
+        from: &mut Endpoint<S>,
+        to: &mut Endpoint<S>,
         direction: &mut Direction,
     ) -> Poll<Result<Turn, Broken>> {
         if direction.is_over() {
@@ -387,8 +387,8 @@ impl<N: Net> Passage<'_, '_, N> {
     /// Receives once and sends once.
     fn copy<S: Stream>(
         &mut self,
-        from: &mut Peer<S>,
-        to: &mut Peer<S>,
+        from: &mut Endpoint<S>,
+        to: &mut Endpoint<S>,
         direction: &mut Direction,
         bytes_max: usize,
     ) -> Poll<Result<usize, Broken>> {
@@ -427,7 +427,7 @@ impl<N: Net> Passage<'_, '_, N> {
     /// Moves what waits into the empty pipe; a short move leads back to copying.
     fn splice<S: Stream>(
         &mut self,
-        from: &mut Peer<S>,
+        from: &mut Endpoint<S>,
         direction: &mut Direction,
     ) -> Poll<Result<usize, Fault>> {
         let moved =
@@ -459,7 +459,7 @@ impl<N: Net> Passage<'_, '_, N> {
 
     fn drain_pipe<S: Stream>(
         &mut self,
-        to: &mut Peer<S>,
+        to: &mut Endpoint<S>,
         direction: &mut Direction,
     ) -> Poll<Result<(), Fault>> {
         while direction.piped > 0 {
@@ -567,8 +567,8 @@ mod tests {
     /// The agent is a flood that moves so many bytes in a turn.
     fn floods(agent: &Talker, turn_bytes: usize) {
         let client = Talker::default();
-        let mut client_peer = Peer::new(client.clone(), TlsEnd::plain());
-        let mut agent_peer = Peer::new(agent.clone(), TlsEnd::plain());
+        let mut client_peer = Endpoint::new(client.clone(), TlsEnd::plain());
+        let mut agent_peer = Endpoint::new(agent.clone(), TlsEnd::plain());
         let net = Busy { bulk_turns: Cell::new(0) };
         let (scratch, pipes, stop) = (RefCell::default(), RefCell::default(), Stop::default());
         let limits =

@@ -82,7 +82,7 @@ pub enum End {
 }
 
 /// One side of a connection.
-pub struct Peer<S> {
+pub struct Endpoint<S> {
     stream: S,
     tls: TlsEnd,
     /// Plaintext received and not yet used.
@@ -97,7 +97,7 @@ pub struct Peer<S> {
     cut: bool,
 }
 
-impl<S: Stream> Peer<S> {
+impl<S: Stream> Endpoint<S> {
     /// A side that has not said anything yet.
     pub fn new(stream: S, tls: TlsEnd) -> Self {
         Self {
@@ -157,14 +157,14 @@ impl<S: Stream> Peer<S> {
         &mut self.stream
     }
 
-    /// Notes that the stream ended outside of [`Peer::poll_open`].
+    /// Notes that the stream ended outside of [`Endpoint::poll_open`].
     pub fn note_end(&mut self) {
         let clean = self.tls.is_plain() && !self.cut;
         self.end = Some(if clean { End::Clean } else { End::Truncated });
     }
 
     /// Receives once, at most `bytes_max`, and hands the plaintext to `sink`. Gives the bytes received: 0 at
-    /// the end, which [`Peer::end`] then tells.
+    /// the end, which [`Endpoint::end`] then tells.
     pub fn poll_open(
         &mut self,
         cx: &mut Context<'_>,
@@ -195,7 +195,7 @@ impl<S: Stream> Peer<S> {
         Poll::Ready(Ok(received))
     }
 
-    /// Receives once behind [`Peer::plain`]. Gives the plaintext bytes gained; 0 only at the end.
+    /// Receives once behind [`Endpoint::plain`]. Gives the plaintext bytes gained; 0 only at the end.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<Result<usize, Fault>> {
         let before = self.plain.len();
         loop {
@@ -242,7 +242,7 @@ impl<S: Stream> Peer<S> {
         !self.unsent.is_empty()
     }
 
-    /// Encrypts `bytes` behind a buffer of the worker's, for [`Peer::send_sealed`].
+    /// Encrypts `bytes` behind a buffer of the worker's, for [`Endpoint::send_sealed`].
     pub fn seal(&mut self, bytes: &[u8], outgoing: &mut Buffer) -> Result<(), TlsError> {
         self.tls.seal(bytes, outgoing)
     }
@@ -354,17 +354,17 @@ impl<S: Stream> Peer<S> {
         Poll::Ready(Ok(opened?))
     }
 
-    /// [`Peer::poll_fill`], awaited.
+    /// [`Endpoint::poll_fill`], awaited.
     pub async fn fill(&mut self, scratch: &RefCell<Scratch>) -> Result<usize, Fault> {
         poll_fn(|cx| self.poll_fill(cx, &mut scratch.borrow_mut())).await
     }
 
-    /// [`Peer::poll_flush`], awaited.
+    /// [`Endpoint::poll_flush`], awaited.
     pub async fn flush(&mut self) -> Result<(), Fault> {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    /// [`Peer::poll_finish`], awaited.
+    /// [`Endpoint::poll_finish`], awaited.
     pub async fn finish(&mut self) -> Result<(), Fault> {
         poll_fn(|cx| self.poll_finish(cx, true)).await
     }

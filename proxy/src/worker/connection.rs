@@ -25,7 +25,7 @@ use crate::runtime::drain::Phase;
 use crate::runtime::scheduler::Class;
 use crate::session::relay::{Moved, Surroundings, relay};
 use crate::tls::TlsEnd;
-use crate::transport::endpoint::{Fault, Peer, Scratch};
+use crate::transport::endpoint::{Endpoint, Fault, Scratch};
 use crate::transport::net::Net;
 use crate::worker::context::Worker;
 use crate::worker::eviction::Place;
@@ -37,7 +37,7 @@ use crate::worker::record_builder::Entry;
 const FAREWELL: Duration = Duration::from_secs(2);
 
 struct Accepted<S> {
-    peer: Peer<S>,
+    peer: Endpoint<S>,
     client: SocketAddr,
     secure: bool,
     crowded: bool,
@@ -51,7 +51,7 @@ struct Admitted<S> {
 
 /// A client that may ask for something.
 struct Secured<S> {
-    peer: Box<Peer<S>>,
+    peer: Box<Endpoint<S>>,
     /// Who made the connection; a request of it may be another's ([`RequestSource`]).
     client: IpAddr,
     secure: bool,
@@ -74,7 +74,7 @@ struct Requested<S> {
 /// A client, and the agent that has its request.
 struct Paired<S> {
     requested: Box<Requested<S>>,
-    agent: Box<Peer<S>>,
+    agent: Box<Endpoint<S>>,
     /// Whether the agent's connection has served another request before.
     reused: bool,
     /// How the agent means to keep the connection once it has answered.
@@ -87,8 +87,8 @@ struct Paired<S> {
 
 /// A client and an agent that speak to each other.
 struct Upgraded<S> {
-    client: Box<Peer<S>>,
-    agent: Box<Peer<S>>,
+    client: Box<Endpoint<S>>,
+    agent: Box<Endpoint<S>>,
     entry: Entry,
 }
 
@@ -113,7 +113,7 @@ pub async fn serve<N: Net>(
     crowded: bool,
 ) {
     // What the front needs is many KiB, which are given back before a desktop's hours begin.
-    let accepted = Accepted { peer: Peer::new(stream, TlsEnd::plain()), client, secure, crowded };
+    let accepted = Accepted { peer: Endpoint::new(stream, TlsEnd::plain()), client, secure, crowded };
     let front = Box::pin(front(worker, accepted));
     if let Some((upgraded, _guest)) = front.await {
         upgraded.relay(worker).await;
@@ -122,11 +122,11 @@ pub async fn serve<N: Net>(
 
 /// Tells a client without TLS why it is not served. With TLS, the handshake would cost more than it is worth.
 pub async fn turn_away<N: Net>(worker: &Worker<N>, stream: N::Stream, why: Refused) {
-    dismiss(worker, Peer::new(stream, TlsEnd::plain()), why).await;
+    dismiss(worker, Endpoint::new(stream, TlsEnd::plain()), why).await;
 }
 
 /// Does not wait for it to listen.
-async fn dismiss<N: Net>(worker: &Worker<N>, mut peer: Peer<N::Stream>, why: Refused) {
+async fn dismiss<N: Net>(worker: &Worker<N>, mut peer: Endpoint<N::Stream>, why: Refused) {
     if peer.write(&admission::reply_to(why).render(false, false)).is_err() {
         return;
     }
@@ -267,7 +267,7 @@ enum ProxyHeaderError {
 }
 
 async fn read_proxy_header<N: Net>(
-    peer: &mut Peer<N::Stream>,
+    peer: &mut Endpoint<N::Stream>,
     worker: &Worker<N>,
 ) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     loop {
@@ -533,7 +533,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
         scratch: &mut Scratch,
         now: Instant,
         limits: &PoolLimits,
-    ) -> Option<(Box<Peer<S>>, Promise)> {
+    ) -> Option<(Box<Endpoint<S>>, Promise)> {
         if self.asked.login.is_for_another {
             return None;
         }
@@ -565,7 +565,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
         }
     }
 
-    fn pair(self: Box<Self>, agent: Box<Peer<S>>) -> Paired<S> {
+    fn pair(self: Box<Self>, agent: Box<Endpoint<S>>) -> Paired<S> {
         Paired {
             requested: self,
             agent,
@@ -582,13 +582,16 @@ impl<S: crate::transport::net::Stream> Requested<S> {
     }
 }
 
-async fn connect<N: Net>(worker: &Worker<N>, agent: SocketAddr) -> Result<Box<Peer<N::Stream>>, ReachError> {
+async fn connect<N: Net>(
+    worker: &Worker<N>,
+    agent: SocketAddr,
+) -> Result<Box<Endpoint<N::Stream>>, ReachError> {
     let stream = worker.net.connect(agent).await.map_err(ReachError::Refused)?;
     let Some(connector) = &worker.shared.connector else {
-        return Ok(Box::new(Peer::new(stream, TlsEnd::plain())));
+        return Ok(Box::new(Endpoint::new(stream, TlsEnd::plain())));
     };
     let tls = connector.connect(agent.ip()).map_err(|error| ReachError::Handshake(error.into()))?;
-    let mut peer = Box::new(Peer::new(stream, tls));
+    let mut peer = Box::new(Endpoint::new(stream, tls));
     peer.handshake(&worker.scratch).await.map_err(ReachError::Handshake)?;
     Ok(peer)
 }

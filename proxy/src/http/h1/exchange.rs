@@ -15,7 +15,7 @@ use crate::http::path_prefix::Mount;
 use crate::http::rewrite::{self, ResponseRewrite};
 use crate::observe::access_log::Side;
 use crate::runtime::drain::{Phase, Stop};
-use crate::transport::endpoint::{End, FILL_BYTES, Fault, Peer, Scratch};
+use crate::transport::endpoint::{End, Endpoint, FILL_BYTES, Fault, Scratch};
 use crate::transport::net::{Net, Stream};
 
 /// Limits of an exchange.
@@ -127,9 +127,9 @@ impl Failure {
 /// An exchange on its way.
 pub struct Exchange<'a, N: Net> {
     /// Who asked.
-    pub client: &'a mut Peer<N::Stream>,
+    pub client: &'a mut Endpoint<N::Stream>,
     /// Who answers.
-    pub agent: &'a mut Peer<N::Stream>,
+    pub agent: &'a mut Endpoint<N::Stream>,
     /// For letting others have their turn.
     pub net: &'a N,
     /// The worker's buffers.
@@ -214,8 +214,8 @@ impl<'a> Transfer<'a> {
     fn poll<S: Stream>(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut Peer<S>,
-        to: &mut Peer<S>,
+        from: &mut Endpoint<S>,
+        to: &mut Endpoint<S>,
         scratch: &mut Scratch,
     ) -> Poll<Result<Turn, Broken>> {
         let mut receives = 0;
@@ -244,8 +244,8 @@ impl<'a> Transfer<'a> {
     /// Writes the head and what is already there of the body, in one message. Whether there was any body.
     fn recode<S: Stream>(
         &mut self,
-        from: &mut Peer<S>,
-        to: &mut Peer<S>,
+        from: &mut Endpoint<S>,
+        to: &mut Endpoint<S>,
         scratch: &mut Scratch,
     ) -> Result<bool, Broken> {
         scratch.message.clear();
@@ -255,7 +255,11 @@ impl<'a> Transfer<'a> {
         decoded.map_err(Broken::Body)
     }
 
-    fn decode<S: Stream>(&mut self, from: &mut Peer<S>, message: &mut Vec<u8>) -> Result<bool, BodyError> {
+    fn decode<S: Stream>(
+        &mut self,
+        from: &mut Endpoint<S>,
+        message: &mut Vec<u8>,
+    ) -> Result<bool, BodyError> {
         if self.done {
             return Ok(false);
         }
@@ -275,7 +279,11 @@ impl<'a> Transfer<'a> {
     }
 
     /// Only a body that ends with its connection may end so, and only in order.
-    fn end_with_connection<S: Stream>(&mut self, from: &Peer<S>, to: &mut Peer<S>) -> Result<(), Broken> {
+    fn end_with_connection<S: Stream>(
+        &mut self,
+        from: &Endpoint<S>,
+        to: &mut Endpoint<S>,
+    ) -> Result<(), Broken> {
         if !self.decoder.ends_with_connection() || from.end() != Some(End::Clean) {
             return Err(Broken::From(Fault::EndedEarly));
         }
@@ -512,7 +520,7 @@ impl<N: Net> Exchange<'_, N> {
     /// The same where nothing more is received: a client that has ended its side, or sent more ahead than is taken in, may
     /// be gone altogether.
     fn listener_failure(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
-        let is_unheard = |client: &Peer<_>| client.end().is_some() || client.plain.len() >= FILL_BYTES;
+        let is_unheard = |client: &Endpoint<_>| client.end().is_some() || client.plain.len() >= FILL_BYTES;
         self.client_failure(cx).or_else(|| is_unheard(self.client).then(|| self.client.reset(cx)).flatten())
     }
 
