@@ -63,7 +63,7 @@ impl Fixture {
             admission,
             passwords: None,
             balance: Balance::new(1).0,
-            refusals: Arc::default(),
+            rejections: Arc::default(),
             failures: Arc::default(),
             published: Published::default(),
         }

@@ -3,7 +3,7 @@
 use super::row::{Row, bad_line, fields, forwarded, head, line, no_path, path, refused, seen};
 
 pub(crate) fn rows() -> Vec<Row> {
-    [verbatim(), methods(), versions(), refusals(), limits()].into_iter().flatten().collect()
+    [verbatim(), methods(), versions(), rejections(), limits()].into_iter().flatten().collect()
 }
 
 /// Nothing after the prefix is decoded, merged, normalised or encoded.
@@ -117,7 +117,7 @@ fn versions() -> Vec<Row> {
     bad.into_iter().chain(others).collect()
 }
 
-fn refusals() -> Vec<Row> {
+fn rejections() -> Vec<Row> {
     let bytes = [b'\0', 0x01, 0x08, b'\t', 0x0b, 0x0c, 0x1b, 0x1f, 0x7f, b' '];
     let controls = bytes.map(|byte| no_path(&format!("/127.0.0.2/a{}b", char::from(byte)), 400));
     let others = [

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::access::rejections::Refused;
-use crate::http::local_response::Reply;
+use crate::access::rejections::RejectReason;
+use crate::http::local_response::LocalResponse;
 use crate::transport::networks::Networks;
 
 /// Clients that are remembered before those who left long enough ago are forgotten.
@@ -51,13 +51,13 @@ pub struct ClientLimits {
 }
 
 /// What a client that is not let in is told, where it can be.
-pub fn reply_to(refused: Refused) -> Reply {
-    let later = |status, text| Reply::new(status, text).with_header("Retry-After: 5");
+pub fn reply_to(refused: RejectReason) -> LocalResponse {
+    let later = |status, text| LocalResponse::new(status, text).with_header("Retry-After: 5");
     match refused {
-        Refused::TooMany => later(429, "This address has too many connections: close some."),
-        Refused::TooOften => later(429, "This address makes connections too fast: wait."),
-        Refused::Full => later(503, "This proxy has as many connections as it may: try again."),
-        _ => Reply::new(403, "This address may not use this proxy."),
+        RejectReason::TooMany => later(429, "This address has too many connections: close some."),
+        RejectReason::TooOften => later(429, "This address makes connections too fast: wait."),
+        RejectReason::Full => later(503, "This proxy has as many connections as it may: try again."),
+        _ => LocalResponse::new(403, "This address may not use this proxy."),
     }
 }
 
@@ -82,13 +82,13 @@ struct Clients(Mutex<HashMap<IpAddr, Client>>);
 struct Client {
     open: usize,
     /// Connections that it may still make at once, as of `at`.
-    credit: f64,
+    tokens: f64,
     at: Instant,
 }
 
 /// A client that was let in, for as long as its connection lives.
 #[derive(Debug)]
-pub struct Guest {
+pub struct ClientPermit {
     clients: Arc<Clients>,
     client: IpAddr,
 }
@@ -106,46 +106,48 @@ impl Admission {
     }
 
     /// Lets a client's connection in, or says why not.
-    pub fn admit(&self, client: IpAddr, now: Instant) -> Result<Guest, Refused> {
+    pub fn admit(&self, client: IpAddr, now: Instant) -> Result<ClientPermit, RejectReason> {
         self.enter(client, now)?;
-        Ok(Guest { clients: self.clients.clone(), client: one(client) })
+        Ok(ClientPermit { clients: self.clients.clone(), client: one(client) })
     }
 
     /// Whether a client would be let in now, which changes nothing.
-    pub fn would_admit(&self, address: IpAddr, now: Instant) -> Result<(), Refused> {
+    pub fn would_admit(&self, address: IpAddr, now: Instant) -> Result<(), RejectReason> {
         let Rules { networks, limits } = &*self.rules;
         if !networks.allows(address) {
-            return Err(Refused::Denied);
+            return Err(RejectReason::Denied);
         }
         match self.clients.lock().get(&one(address)) {
-            Some(client) if client.open >= limits.connections_max => Err(Refused::TooMany),
-            Some(client) if client.credit_at(now, limits.per_second.into()) < 1.0 => Err(Refused::TooOften),
+            Some(client) if client.open >= limits.connections_max => Err(RejectReason::TooMany),
+            Some(client) if client.tokens_at(now, limits.per_second.into()) < 1.0 => {
+                Err(RejectReason::TooOften)
+            }
             _ => Ok(()),
         }
     }
 
-    fn enter(&self, address: IpAddr, now: Instant) -> Result<(), Refused> {
+    fn enter(&self, address: IpAddr, now: Instant) -> Result<(), RejectReason> {
         let Rules { networks, limits } = &*self.rules;
         if !networks.allows(address) {
-            return Err(Refused::Denied);
+            return Err(RejectReason::Denied);
         }
         let rate = f64::from(limits.per_second);
         let mut clients = self.clients.lock();
         if clients.len() == clients.capacity() && clients.len() >= REMEMBERED_MAX {
-            clients.retain(|_, client| client.open > 0 || client.credit_at(now, rate) < rate * BURST_S);
+            clients.retain(|_, client| client.open > 0 || client.tokens_at(now, rate) < rate * BURST_S);
         }
-        let fresh = Client { open: 0, credit: rate * BURST_S, at: now };
+        let fresh = Client { open: 0, tokens: rate * BURST_S, at: now };
         let client = clients.entry(one(address)).or_insert(fresh);
-        client.credit = client.credit_at(now, rate);
+        client.tokens = client.tokens_at(now, rate);
         // One worker's time is not quite another's.
         client.at = client.at.max(now);
         if client.open >= limits.connections_max {
-            return Err(Refused::TooMany);
+            return Err(RejectReason::TooMany);
         }
-        if client.credit < 1.0 {
-            return Err(Refused::TooOften);
+        if client.tokens < 1.0 {
+            return Err(RejectReason::TooOften);
         }
-        client.credit -= 1.0;
+        client.tokens -= 1.0;
         client.open += 1;
         Ok(())
     }
@@ -158,13 +160,13 @@ impl Clients {
 }
 
 impl Client {
-    fn credit_at(&self, now: Instant, rate: f64) -> f64 {
+    fn tokens_at(&self, now: Instant, rate: f64) -> f64 {
         let gained = now.saturating_duration_since(self.at).as_secs_f64() * rate;
-        (self.credit + gained).min(rate * BURST_S)
+        (self.tokens + gained).min(rate * BURST_S)
     }
 }
 
-impl Drop for Guest {
+impl Drop for ClientPermit {
     fn drop(&mut self) {
         if let Some(client) = self.clients.lock().get_mut(&self.client) {
             client.open -= 1;
@@ -206,8 +208,8 @@ mod tests {
         let now = Instant::now();
         let guests: Vec<_> =
             (0..3).map(|_| admission.admit(address("192.0.2.1"), now).expect("room")).collect();
-        assert_eq!(admission.admit(address("192.0.2.1"), now).err(), Some(Refused::TooMany));
-        assert_eq!(admission.would_admit(address("192.0.2.1"), now), Err(Refused::TooMany));
+        assert_eq!(admission.admit(address("192.0.2.1"), now).err(), Some(RejectReason::TooMany));
+        assert_eq!(admission.would_admit(address("192.0.2.1"), now), Err(RejectReason::TooMany));
         assert_eq!(admission.would_admit(address("192.0.2.2"), now), Ok(()));
         assert!(admission.admit(address("192.0.2.2"), now).is_ok());
         drop(guests);
@@ -223,8 +225,8 @@ mod tests {
         let guest = old.admit(one, now).expect("room");
         let denied = ClientNetworks { denied: networks(&["192.0.2.2/32"]), ..ClientNetworks::default() };
         let new = old.renewed(denied, limits);
-        assert_eq!(new.admit(one, now).err(), Some(Refused::TooMany));
-        assert_eq!(new.admit(other, now).err(), Some(Refused::Denied));
+        assert_eq!(new.admit(one, now).err(), Some(RejectReason::TooMany));
+        assert_eq!(new.admit(other, now).err(), Some(RejectReason::Denied));
         drop(guest);
         assert!(new.admit(one, now).is_ok());
     }
@@ -273,7 +275,7 @@ mod tests {
             ("2001:db9::1", false),
         ] {
             let refused = admission.admit(address(client), now).err();
-            assert_eq!(refused, (!is_let_in).then_some(Refused::Denied), "{client}");
+            assert_eq!(refused, (!is_let_in).then_some(RejectReason::Denied), "{client}");
         }
     }
 

@@ -15,8 +15,8 @@ use tokio::sync::oneshot;
 
 use crate::access::admission;
 use crate::access::htpasswd::{Credentials, LineError, Users};
-use crate::access::rejections::Refused;
-use crate::http::local_response::Reply;
+use crate::access::rejections::RejectReason;
+use crate::http::local_response::LocalResponse;
 use crate::os::files::Files;
 use crate::os::seccomp;
 use crate::transport::networks::Networks;
@@ -65,7 +65,7 @@ pub enum PasswordFileError {
 
 /// Why a client's request is not answered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Denial {
+pub enum AuthError {
     /// It shows no password.
     Missing,
     /// It shows a wrong one.
@@ -76,24 +76,24 @@ pub enum Denial {
     Busy,
 }
 
-impl Denial {
+impl AuthError {
     /// How it is counted.
-    pub fn why(self) -> Refused {
+    pub fn why(self) -> RejectReason {
         match self {
-            Self::Missing | Self::Wrong => Refused::Password,
-            Self::TooOften(_) => Refused::Guesses,
-            Self::Busy => Refused::Busy,
+            Self::Missing | Self::Wrong => RejectReason::Password,
+            Self::TooOften(_) => RejectReason::Guesses,
+            Self::Busy => RejectReason::Busy,
         }
     }
 
     /// What the client is told.
-    pub fn reply(self) -> Reply {
+    pub fn reply(self) -> LocalResponse {
         match self {
-            Self::Missing | Self::Wrong => Reply::new(401, "This proxy wants a name and a password.")
+            Self::Missing | Self::Wrong => LocalResponse::new(401, "This proxy wants a name and a password.")
                 .with_header("WWW-Authenticate: Basic realm=\"dcv-splice\", charset=\"UTF-8\""),
-            Self::TooOften(seconds) => Reply::new(429, "Too many wrong passwords: wait.")
+            Self::TooOften(seconds) => LocalResponse::new(429, "Too many wrong passwords: wait.")
                 .with_header(format!("Retry-After: {seconds}")),
-            Self::Busy => Reply::new(503, "Too many passwords are being looked at: try again.")
+            Self::Busy => LocalResponse::new(503, "Too many passwords are being looked at: try again.")
                 .with_header("Retry-After: 1"),
         }
     }
@@ -193,8 +193,8 @@ impl Passwords {
         client: IpAddr,
         header: Option<&[u8]>,
         now: impl Fn() -> Instant,
-    ) -> Result<String, Denial> {
-        let credentials = header.and_then(Credentials::from_header).ok_or(Denial::Missing)?;
+    ) -> Result<String, AuthError> {
+        let credentials = header.and_then(Credentials::from_header).ok_or(AuthError::Missing)?;
         let book = &self.0.book;
         let client = admission::one(client);
         let digest = book.digest(client, &credentials);
@@ -206,11 +206,11 @@ impl Passwords {
         let (answer, answered) = oneshot::channel();
         match self.0.questions.try_send(Question { credentials, digest, answer }) {
             Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return Err(Denial::Busy),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return Err(AuthError::Busy),
         }
-        let is_known = answered.await.map_err(|_| Denial::Busy)?;
+        let is_known = answered.await.map_err(|_| AuthError::Busy)?;
         asking.judge(is_known, now());
-        if is_known { Ok(name) } else { Err(Denial::Wrong) }
+        if is_known { Ok(name) } else { Err(AuthError::Wrong) }
     }
 }
 
@@ -240,7 +240,7 @@ impl Book {
     }
 
     /// A client wants to be compared.
-    fn begin(&self, address: IpAddr, now: Instant) -> Result<Asking<'_>, Denial> {
+    fn begin(&self, address: IpAddr, now: Instant) -> Result<Asking<'_>, AuthError> {
         let mut clients = self.clients();
         if clients.len() >= REMEMBERED_MAX && !clients.contains_key(&address) {
             clients.retain(|_, client| client.asking > 0 || now < client.until + REMEMBERED);
@@ -255,12 +255,12 @@ impl Book {
         }
         let wait = client.until.saturating_duration_since(now);
         if !wait.is_zero() {
-            return Err(Denial::TooOften(wait.as_secs() + 1));
+            return Err(AuthError::TooOften(wait.as_secs() + 1));
         }
         // Who may be guessing does so one at a time.
         let max = if client.failures > 0 { 1 } else { QUESTIONS_PER_CLIENT_MAX };
         if client.asking >= max {
-            return Err(Denial::Busy);
+            return Err(AuthError::Busy);
         }
         client.asking += 1;
         Ok(Asking { book: self, address })
@@ -373,7 +373,12 @@ mod tests {
         file
     }
 
-    fn check(passwords: &Passwords, client: IpAddr, password: &str, now: Instant) -> Result<String, Denial> {
+    fn check(
+        passwords: &Passwords,
+        client: IpAddr,
+        password: &str,
+        now: Instant,
+    ) -> Result<String, AuthError> {
         let header = format!("Basic {}", BASE64_STANDARD.encode(format!("ann:{password}")));
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(passwords.check(client, Some(header.as_bytes()), || now))
@@ -386,29 +391,33 @@ mod tests {
         let mut now = Instant::now();
         assert_eq!(check(&passwords, CLIENT, "one", now), Ok("ann".to_owned()));
         for _ in 0..FREE_FAILURES {
-            assert_eq!(check(&passwords, CLIENT, "two", now), Err(Denial::Wrong));
+            assert_eq!(check(&passwords, CLIENT, "two", now), Err(AuthError::Wrong));
         }
         let mut waits = Vec::new();
         while waits.len() < 9 {
             let denial = check(&passwords, CLIENT, "two", now).expect_err("wrong");
-            let Denial::TooOften(seconds) = denial else { panic!("{denial:?}") };
+            let AuthError::TooOften(seconds) = denial else { panic!("{denial:?}") };
             waits.push(seconds - 1);
             now += Duration::from_secs(seconds);
-            assert_eq!(check(&passwords, CLIENT, "two", now), Err(Denial::Wrong));
+            assert_eq!(check(&passwords, CLIENT, "two", now), Err(AuthError::Wrong));
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         // What is known already is never asked again, and others are others.
         assert_eq!(check(&passwords, CLIENT, "one", now), Ok("ann".to_owned()));
-        assert_eq!(check(&passwords, IpAddr::from([192, 0, 2, 2]), "two", now), Err(Denial::Wrong));
+        assert_eq!(check(&passwords, IpAddr::from([192, 0, 2, 2]), "two", now), Err(AuthError::Wrong));
         // Nobody finds out at another address what is known, but by the same way.
         let guesser = IpAddr::from([192, 0, 2, 3]);
         for _ in 0..FREE_FAILURES {
-            assert_eq!(check(&passwords, guesser, "two", now), Err(Denial::Wrong));
+            assert_eq!(check(&passwords, guesser, "two", now), Err(AuthError::Wrong));
         }
-        assert!(matches!(check(&passwords, guesser, "one", now), Err(Denial::TooOften(_))));
+        assert!(matches!(check(&passwords, guesser, "one", now), Err(AuthError::TooOften(_))));
         now += WAIT_MAX + REMEMBERED;
-        assert_eq!(check(&passwords, CLIENT, "two", now), Err(Denial::Wrong));
-        assert_eq!(check(&passwords, CLIENT, "two", now), Err(Denial::Wrong), "its failures are forgotten");
+        assert_eq!(check(&passwords, CLIENT, "two", now), Err(AuthError::Wrong));
+        assert_eq!(
+            check(&passwords, CLIENT, "two", now),
+            Err(AuthError::Wrong),
+            "its failures are forgotten"
+        );
     }
 
     #[test]
@@ -417,19 +426,19 @@ mod tests {
         let old = passwords(file.path(), &[]);
         let now = Instant::now();
         assert_eq!(check(&old, CLIENT, "one", now), Ok("ann".to_owned()));
-        assert_eq!(check(&old, CLIENT, "two", now), Err(Denial::Wrong));
+        assert_eq!(check(&old, CLIENT, "two", now), Err(AuthError::Wrong));
         let rules = PasswordRules { file: file.path().to_owned(), agents: Networks::default() };
         let new = old.renewed(&rules, line("two").parse().expect("users"));
         for passwords in [&new, &old] {
-            assert_eq!(check(passwords, CLIENT, "one", now), Err(Denial::Wrong));
+            assert_eq!(check(passwords, CLIENT, "one", now), Err(AuthError::Wrong));
             assert_eq!(check(passwords, CLIENT, "two", now), Ok("ann".to_owned()));
         }
         // One wrong password so far, and the old one twice.
         for _ in 3..FREE_FAILURES {
-            assert_eq!(check(&new, CLIENT, "one", now), Err(Denial::Wrong));
+            assert_eq!(check(&new, CLIENT, "one", now), Err(AuthError::Wrong));
         }
         assert!(
-            matches!(check(&new, CLIENT, "three", now), Err(Denial::TooOften(_))),
+            matches!(check(&new, CLIENT, "three", now), Err(AuthError::TooOften(_))),
             "what was guessed before counts"
         );
     }
@@ -460,7 +469,7 @@ mod tests {
             drop(book.known());
             std::thread::sleep(Duration::from_millis(1));
         }
-        assert_eq!(comparing.join().expect("no panic"), Err(Denial::Wrong));
+        assert_eq!(comparing.join().expect("no panic"), Err(AuthError::Wrong));
         assert!(taken > 5, "the lock could be taken {taken} times");
     }
 
@@ -485,7 +494,7 @@ mod tests {
         let book = &passwords.0.book;
         let asking: Vec<_> =
             (0..QUESTIONS_PER_CLIENT_MAX).map(|_| book.begin(CLIENT, now).expect("room")).collect();
-        assert_eq!(book.begin(CLIENT, now).err(), Some(Denial::Busy));
+        assert_eq!(book.begin(CLIENT, now).err(), Some(AuthError::Busy));
         assert!(book.begin(IpAddr::from([192, 0, 2, 2]), now).is_ok());
         drop(asking);
         assert!(book.begin(CLIENT, now).is_ok());

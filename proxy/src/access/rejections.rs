@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Why a client or a request of its is turned away.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Refused {
+pub enum RejectReason {
     /// The client comes from where none may.
     Denied,
     /// It has as many connections as it may.
@@ -59,7 +59,7 @@ pub enum Refused {
     Busy,
 }
 
-impl Refused {
+impl RejectReason {
     const ALL: [Self; 25] = [
         Self::Denied,
         Self::TooMany,
@@ -120,7 +120,7 @@ impl Refused {
     }
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for RejectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Denied => "comes from where no client may (--allow-clients, --deny-clients)",
@@ -154,16 +154,16 @@ impl fmt::Display for Refused {
 
 /// The counters, of all workers.
 #[derive(Debug, Default)]
-pub struct Refusals([AtomicU64; Refused::ALL.len()]);
+pub struct RejectCounters([AtomicU64; RejectReason::ALL.len()]);
 
-impl Refusals {
+impl RejectCounters {
     /// Counts `who`, and tells the log if it is time to.
-    pub fn note(&self, why: Refused, who: impl fmt::Display) {
+    pub fn note(&self, why: RejectReason, who: impl fmt::Display) {
         self.note_with(why, who, format_args!("it {why}"));
     }
 
     /// The same with words of the case's own.
-    pub fn note_with(&self, why: Refused, who: impl fmt::Display, what: impl fmt::Display) {
+    pub fn note_with(&self, why: RejectReason, who: impl fmt::Display, what: impl fmt::Display) {
         let count = self.add(why);
         if count.is_power_of_two() {
             tracing::warn!("{who} is turned away: {what} ({count} so far)");
@@ -171,31 +171,31 @@ impl Refusals {
     }
 
     /// Counts without a word.
-    pub fn note_quietly(&self, why: Refused) {
+    pub fn note_quietly(&self, why: RejectReason) {
         self.add(why);
     }
 
-    fn add(&self, why: Refused) -> u64 {
+    fn add(&self, why: RejectReason) -> u64 {
         self.0[why as usize].fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// How often that was so.
-    pub fn count(&self, why: Refused) -> u64 {
+    pub fn count(&self, why: RejectReason) -> u64 {
         self.0[why as usize].load(Ordering::Relaxed)
     }
 }
 
-impl Refusals {
+impl RejectCounters {
     /// All of them, by name.
     pub fn counts(&self) -> Vec<(String, u64)> {
-        Refused::ALL.iter().map(|why| (why.name().to_owned(), self.count(*why))).collect()
+        RejectReason::ALL.iter().map(|why| (why.name().to_owned(), self.count(*why))).collect()
     }
 }
 
 /// Those that there were: `denied 3, full 1`.
-impl fmt::Display for Refusals {
+impl fmt::Display for RejectCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = Refused::ALL.map(|why| (why, self.count(why)));
+        let counts = RejectReason::ALL.map(|why| (why, self.count(why)));
         let mut separator = "";
         for (why, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
             write!(f, "{separator}{} {count}", why.name())?;
@@ -211,15 +211,16 @@ mod tests {
 
     #[test]
     fn each_reason_has_a_counter_and_a_name_of_its_own() {
-        let refusals = Refusals::default();
-        assert_eq!(refusals.to_string(), "nobody");
-        for (times, why) in (1..).zip(Refused::ALL) {
-            (0..times).for_each(|_| refusals.note(why, "somebody"));
+        let rejections = RejectCounters::default();
+        assert_eq!(rejections.to_string(), "nobody");
+        for (times, why) in (1..).zip(RejectReason::ALL) {
+            (0..times).for_each(|_| rejections.note(why, "somebody"));
         }
-        let counts: Vec<u64> = Refused::ALL.map(|why| refusals.count(why)).into();
-        assert!(counts.iter().copied().eq(1..=Refused::ALL.len() as u64), "{counts:?}");
-        let names: std::collections::HashSet<_> = Refused::ALL.map(Refused::name).into_iter().collect();
-        assert_eq!(names.len(), Refused::ALL.len());
-        assert!(refusals.to_string().starts_with("denied 1, too-many 2, "), "{refusals}");
+        let counts: Vec<u64> = RejectReason::ALL.map(|why| rejections.count(why)).into();
+        assert!(counts.iter().copied().eq(1..=RejectReason::ALL.len() as u64), "{counts:?}");
+        let names: std::collections::HashSet<_> =
+            RejectReason::ALL.map(RejectReason::name).into_iter().collect();
+        assert_eq!(names.len(), RejectReason::ALL.len());
+        assert!(rejections.to_string().starts_with("denied 1, too-many 2, "), "{rejections}");
     }
 }

@@ -178,9 +178,9 @@ impl Supervisor {
 
     /// Supervises until everything has ended.
     pub async fn run(self, mut signals: Signals, mut wishes: mpsc::Receiver<Wished>) -> io::Result<()> {
-        let refusals = self.shared.refusals.clone();
+        let rejections = self.shared.rejections.clone();
         let ended = self.serve(&mut signals, &mut wishes).await;
-        tracing::info!("turned away: {refusals}");
+        tracing::info!("turned away: {rejections}");
         ended
     }
 
@@ -361,7 +361,7 @@ impl Supervisor {
     }
 
     fn standing(&self) -> Standing {
-        let Shared { balance, refusals, published, config, .. } = &self.shared;
+        let Shared { balance, rejections, published, config, .. } = &self.shared;
         Standing {
             process: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -373,7 +373,7 @@ impl Supervisor {
             reloads_refused: self.reloads_refused,
             log_lines_dropped: self.own_log.dropped(),
             access_log_lines_dropped: self.log.0.dropped(),
-            refused: refusals.counts(),
+            refused: rejections.counts(),
             figures: published.sum(),
             kernel: None,
         }

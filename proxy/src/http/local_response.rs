@@ -4,7 +4,7 @@ use std::io::Write;
 
 /// An answer that no agent gave.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Reply {
+pub struct LocalResponse {
     /// The status.
     pub status: u16,
     /// The text of the body, without a line end.
@@ -15,7 +15,7 @@ pub struct Reply {
     pub headers: Vec<String>,
 }
 
-impl Reply {
+impl LocalResponse {
     /// An answer of this status and text.
     pub fn new(status: u16, text: impl Into<String>) -> Self {
         Self { status, text: text.into(), kind: "text/plain; charset=utf-8", headers: Vec::new() }
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_reply_is_one_whole_message() {
-        let reply = Reply::new(404, "No such desktop.");
+        let reply = LocalResponse::new(404, "No such desktop.");
         let text = "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 17\r\n\
                     Connection: close\r\n\r\nNo such desktop.\n";
         assert_eq!(String::from_utf8_lossy(&reply.render(false, false)), text);

@@ -10,15 +10,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::access::admission::{self, Guest};
+use crate::access::admission::{self, ClientPermit};
 use crate::access::proxy_protocol::{InvalidProxyHeader, ProxyHeader};
-use crate::access::rejections::{Refusals, Refused};
+use crate::access::rejections::{RejectCounters, RejectReason};
 use crate::access::route::Route;
 use crate::agents::pool::{Bound, PoolLimits, ReachError};
 use crate::http::h1::exchange::{Exchange, Failure, Method, Outcome, RequestContext};
 use crate::http::h1::head::{Framing, HeadEnd, HeadError, RequestHead};
 use crate::http::h1::keep_alive::Promise;
-use crate::http::local_response::Reply;
+use crate::http::local_response::LocalResponse;
 use crate::http::request_source::RequestSource;
 use crate::observe::access_log::{Ending, Side};
 use crate::runtime::drain::Phase;
@@ -46,7 +46,7 @@ struct Accepted<S> {
 /// A client that may be here.
 struct Admitted<S> {
     accepted: Accepted<S>,
-    guest: Guest,
+    guest: ClientPermit,
 }
 
 /// A client that may ask for something.
@@ -121,12 +121,12 @@ pub async fn serve<N: Net>(
 }
 
 /// Tells a client without TLS why it is not served. With TLS, the handshake would cost more than it is worth.
-pub async fn turn_away<N: Net>(worker: &Worker<N>, stream: N::Stream, why: Refused) {
-    dismiss(worker, Endpoint::new(stream, TlsEnd::plain()), why).await;
+pub async fn reject<N: Net>(worker: &Worker<N>, stream: N::Stream, why: RejectReason) {
+    send_rejection(worker, Endpoint::new(stream, TlsEnd::plain()), why).await;
 }
 
 /// Does not wait for it to listen.
-async fn dismiss<N: Net>(worker: &Worker<N>, mut peer: Endpoint<N::Stream>, why: Refused) {
+async fn send_rejection<N: Net>(worker: &Worker<N>, mut peer: Endpoint<N::Stream>, why: RejectReason) {
     if peer.write(&admission::reply_to(why).render(false, false)).is_err() {
         return;
     }
@@ -143,11 +143,11 @@ async fn dismiss<N: Net>(worker: &Worker<N>, mut peer: Endpoint<N::Stream>, why:
 async fn front<N: Net>(
     worker: &Worker<N>,
     accepted: Accepted<N::Stream>,
-) -> Option<(Box<Upgraded<N::Stream>>, Guest)> {
+) -> Option<(Box<Upgraded<N::Stream>>, ClientPermit)> {
     let client = accepted.client.ip();
     let place = worker.waiting.enter();
     let Some(opened) = place.hold(opened(worker, accepted)).await else {
-        worker.shared.refusals.note(Refused::Waiting, client);
+        worker.shared.rejections.note(RejectReason::Waiting, client);
         return None;
     };
     let (mut secured, guest) = opened?;
@@ -174,7 +174,7 @@ async fn front<N: Net>(
 async fn opened<N: Net>(
     worker: &Worker<N>,
     accepted: Accepted<N::Stream>,
-) -> Option<(Secured<N::Stream>, Guest)> {
+) -> Option<(Secured<N::Stream>, ClientPermit)> {
     let Admitted { accepted, guest } = accepted.with_proxy_header(worker).await?.admit(worker).await?;
     Some((accepted.secure(worker).await?, guest))
 }
@@ -194,7 +194,7 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
         match proxy_header {
             Ok(client) => Some(Self { client: client.unwrap_or(self.client), ..self }),
             Err(fault) => {
-                worker.shared.refusals.note_with(Refused::ProxyHeader, self.client.ip(), &fault);
+                worker.shared.rejections.note_with(RejectReason::ProxyHeader, self.client.ip(), &fault);
                 None
             }
         }
@@ -203,13 +203,13 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
     async fn admit<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Option<Admitted<S>> {
         let why = match worker.shared.admission.admit(self.client.ip(), worker.net.now()) {
             // Where none has waited longer, it is its own place that it loses.
-            Ok(_) if self.crowded && !worker.waiting.evict() => Refused::Full,
+            Ok(_) if self.crowded && !worker.waiting.evict() => RejectReason::Full,
             Ok(guest) => return Some(Admitted { accepted: self, guest }),
             Err(why) => why,
         };
-        worker.shared.refusals.note(why, self.client.ip());
+        worker.shared.rejections.note(why, self.client.ip());
         if !self.secure {
-            dismiss(worker, self.peer, why).await;
+            send_rejection(worker, self.peer, why).await;
         }
         None
     }
@@ -232,7 +232,7 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
         let secure = tokio::select! {
             done = handshake => done.unwrap_or(Err(Fault::TimedOut)),
             () = place.lost() => {
-                worker.shared.refusals.note(Refused::Handshake, client.ip());
+                worker.shared.rejections.note(RejectReason::Handshake, client.ip());
                 return None;
             }
             () = worker.last_call() => return None,
@@ -240,7 +240,7 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
         match secure {
             Ok(()) => Some(secured),
             Err(Fault::NoTls) => {
-                worker.shared.refusals.note(Refused::NotTls, client.ip());
+                worker.shared.rejections.note(RejectReason::NotTls, client.ip());
                 secured.peer = Box::new(secured.peer.into_plain());
                 secured.secure = false;
                 let entry = Entry::new(client.ip(), false, worker.net.now());
@@ -250,7 +250,7 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
                 None
             }
             Err(fault) => {
-                note_no_tls(&worker.shared.refusals, client.ip(), &fault, secured.peer.was_heard());
+                note_no_tls(&worker.shared.rejections, client.ip(), &fault, secured.peer.was_heard());
                 None
             }
         }
@@ -282,14 +282,14 @@ async fn read_proxy_header<N: Net>(
 }
 
 /// Counts a handshake that failed. One who has said nothing of it is no client: it only looked whether the port is open.
-fn note_no_tls(refusals: &Refusals, client: IpAddr, fault: &Fault, was_heard: bool) {
+fn note_no_tls(rejections: &RejectCounters, client: IpAddr, fault: &Fault, was_heard: bool) {
     match fault {
         Fault::Tls(error) => match refused_for(error.trouble()) {
-            Refused::HandshakeLeft => refusals.note_quietly(Refused::HandshakeLeft),
-            why => refusals.note_with(why, client, error),
+            RejectReason::HandshakeLeft => rejections.note_quietly(RejectReason::HandshakeLeft),
+            why => rejections.note_with(why, client, error),
         },
-        Fault::TimedOut => refusals.note(Refused::HandshakeSlow, client),
-        _ if was_heard => refusals.note_quietly(Refused::HandshakeLeft),
+        Fault::TimedOut => rejections.note(RejectReason::HandshakeSlow, client),
+        _ if was_heard => rejections.note_quietly(RejectReason::HandshakeLeft),
         _ => {}
     }
 }
@@ -298,7 +298,7 @@ impl<S: crate::transport::net::Stream> Secured<S> {
     async fn one_request<N: Net<Stream = S>>(self, worker: &Worker<N>, place: &Place<'_>) -> NextStep<S> {
         let client = self.client;
         let Some(asked) = place.hold(self.read_request(worker, place)).await else {
-            worker.shared.refusals.note(Refused::Waiting, client);
+            worker.shared.rejections.note(RejectReason::Waiting, client);
             return NextStep::Closed;
         };
         let after = match asked {
@@ -414,7 +414,7 @@ impl<S: crate::transport::net::Stream> Secured<S> {
                 decide(&head, route, worker, &origin, &mut asked)
             }
             Err((why, reply)) => {
-                worker.shared.refusals.note(why, origin.client);
+                worker.shared.rejections.note(why, origin.client);
                 Err(reply)
             }
         };
@@ -435,8 +435,8 @@ impl<S: crate::transport::net::Stream> Secured<S> {
         error: HeadError,
     ) -> NextStep<S> {
         entry.note_bytes(self.peer.plain.filled());
-        worker.shared.refusals.note(Refused::Head, self.client);
-        let mut reply = Reply::new(error.status(), error.to_string());
+        worker.shared.rejections.note(RejectReason::Head, self.client);
+        let mut reply = LocalResponse::new(error.status(), error.to_string());
         if error == HeadError::Method {
             reply = reply.with_header("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         }
@@ -448,7 +448,7 @@ impl<S: crate::transport::net::Stream> Secured<S> {
         mut self,
         worker: &Worker<N>,
         mut entry: Entry,
-        reply: &Reply,
+        reply: &LocalResponse,
         asked: Option<&RequestContext>,
     ) -> NextStep<S> {
         let running = worker.stop.phase() == Phase::Running;
@@ -457,7 +457,7 @@ impl<S: crate::transport::net::Stream> Secured<S> {
         let keep = running && asked.is_some_and(whole);
         let head_only = asked.is_some_and(|asked| asked.method == Method::Head);
         let hsts = worker.shared.config.hsts.clone().filter(|_| entry.secure);
-        let reply = hsts.into_iter().fold(reply.clone(), Reply::with_header);
+        let reply = hsts.into_iter().fold(reply.clone(), LocalResponse::with_header);
         let sent = self.send(worker, &reply.render(keep, head_only)).await;
         let ending = if reply.status < 400 { Ending::Answered } else { Ending::Refused };
         entry.ledger.to_client = if head_only { 0 } else { reply.body_bytes() as u64 };
@@ -556,7 +556,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
                 worker.books.missed(self.agent.ip());
                 let what = format_args!("agent {} {error}", self.agent);
                 worker.shared.warn(error.kind(), self.agent.ip(), what);
-                let reply = Reply::new(
+                let reply = LocalResponse::new(
                     error.status(),
                     format!("The desktop at {} {}", self.agent.ip(), cause(&error)),
                 );
@@ -576,7 +576,11 @@ impl<S: crate::transport::net::Stream> Requested<S> {
         }
     }
 
-    async fn refuse<N: Net<Stream = S>>(self: Box<Self>, worker: &Worker<N>, reply: &Reply) -> NextStep<S> {
+    async fn refuse<N: Net<Stream = S>>(
+        self: Box<Self>,
+        worker: &Worker<N>,
+        reply: &LocalResponse,
+    ) -> NextStep<S> {
         let Self { client, entry, asked, .. } = *self;
         client.refuse(worker, entry, reply, Some(&asked)).await
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::access::admission::Admission;
 use crate::access::passwords::Passwords;
-use crate::access::rejections::Refusals;
+use crate::access::rejections::RejectCounters;
 use crate::agents::pool::Pool;
 use crate::config::Config;
 use crate::observe::access_log::AccessLog;
@@ -45,7 +45,7 @@ pub struct Shared {
     /// Client connections of all workers.
     pub balance: Balance,
     /// Who was turned away.
-    pub refusals: Arc<Refusals>,
+    pub rejections: Arc<RejectCounters>,
     /// What has failed with agents.
     pub failures: Arc<Failures>,
     /// What workers have counted.

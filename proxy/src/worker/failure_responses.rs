@@ -3,37 +3,37 @@
 
 use std::net::IpAddr;
 
-use crate::access::rejections::Refused;
+use crate::access::rejections::RejectReason;
 use crate::agents::pool::ReachError;
 use crate::http::h1::body::BodyError;
 use crate::http::h1::exchange::Failure;
-use crate::http::local_response::Reply;
+use crate::http::local_response::LocalResponse;
 use crate::observe::access_log::Side;
 use crate::tls::Trouble;
 use crate::transport::endpoint::Fault;
 
-pub(super) fn refused_for(trouble: Trouble) -> Refused {
+pub(super) fn refused_for(trouble: Trouble) -> RejectReason {
     match trouble {
-        Trouble::Version => Refused::TlsVersion,
-        Trouble::Suites => Refused::TlsSuites,
-        Trouble::Protocol => Refused::TlsProtocol,
-        Trouble::CertificateMissing => Refused::CertificateMissing,
-        Trouble::CertificateUnknown => Refused::CertificateUnknown,
-        Trouble::CertificateExpired => Refused::CertificateExpired,
-        Trouble::CertificateBroken => Refused::CertificateBroken,
-        Trouble::Alert => Refused::TlsAlert,
-        Trouble::Left => Refused::HandshakeLeft,
-        Trouble::NoTls => Refused::NotTls,
-        Trouble::Broken => Refused::TlsBroken,
+        Trouble::Version => RejectReason::TlsVersion,
+        Trouble::Suites => RejectReason::TlsSuites,
+        Trouble::Protocol => RejectReason::TlsProtocol,
+        Trouble::CertificateMissing => RejectReason::CertificateMissing,
+        Trouble::CertificateUnknown => RejectReason::CertificateUnknown,
+        Trouble::CertificateExpired => RejectReason::CertificateExpired,
+        Trouble::CertificateBroken => RejectReason::CertificateBroken,
+        Trouble::Alert => RejectReason::TlsAlert,
+        Trouble::Left => RejectReason::HandshakeLeft,
+        Trouble::NoTls => RejectReason::NotTls,
+        Trouble::Broken => RejectReason::TlsBroken,
     }
 }
 
-pub(super) fn not_tls() -> Reply {
-    Reply::new(400, "This port speaks HTTPS: write https:// in front of the address.")
+pub(super) fn not_tls() -> LocalResponse {
+    LocalResponse::new(400, "This port speaks HTTPS: write https:// in front of the address.")
 }
 
-pub(super) fn head_took_too_long() -> Reply {
-    Reply::new(408, "The request head did not come in time.")
+pub(super) fn head_took_too_long() -> LocalResponse {
+    LocalResponse::new(408, "The request head did not come in time.")
 }
 
 /// What the client is told; the details are for the operator, but for what has to be done at the agent.
@@ -55,28 +55,28 @@ pub(super) fn cause(error: &ReachError) -> String {
     }
 }
 
-pub(super) fn bad_gateway(agent: IpAddr, what: &str) -> Reply {
-    Reply::new(502, format!("The desktop at {agent} {what}."))
+pub(super) fn bad_gateway(agent: IpAddr, what: &str) -> LocalResponse {
+    LocalResponse::new(502, format!("The desktop at {agent} {what}."))
 }
 
 /// What the client is told of a failure; nothing where it is gone itself, or everything ends.
-pub(super) fn reply_to(failure: &Failure, agent: IpAddr) -> Option<Reply> {
+pub(super) fn reply_to(failure: &Failure, agent: IpAddr) -> Option<LocalResponse> {
     match failure {
         Failure::BadHead(_) => Some(bad_gateway(agent, "answered with what is no valid HTTP response")),
         Failure::UnaskedUpgrade => Some(bad_gateway(agent, "switched to a protocol that nobody asked for")),
         Failure::TooManyInterim => Some(bad_gateway(agent, "sent interim responses without end")),
         Failure::Body(Side::Client, error, _) => {
-            Some(Reply::new(if *error == BodyError::TooLarge { 413 } else { 400 }, error.to_string()))
+            Some(LocalResponse::new(if *error == BodyError::TooLarge { 413 } else { 400 }, error.to_string()))
         }
         Failure::Body(Side::Agent, ..) => {
             Some(bad_gateway(agent, "answered with what is no valid HTTP response"))
         }
         Failure::Fault(Side::Client, Fault::TimedOut, _) => {
-            Some(Reply::new(408, "The request's body did not come in time."))
+            Some(LocalResponse::new(408, "The request's body did not come in time."))
         }
         Failure::Fault(Side::Client, _, _) | Failure::Stopped => None,
         Failure::Fault(Side::Agent, Fault::TimedOut, _) => {
-            Some(Reply::new(504, format!("The desktop at {agent} did not answer in time.")))
+            Some(LocalResponse::new(504, format!("The desktop at {agent} did not answer in time.")))
         }
         Failure::Fault(Side::Agent, _, _) => {
             Some(bad_gateway(agent, "closed the connection without an answer"))

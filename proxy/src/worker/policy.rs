@@ -5,14 +5,14 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::access::admission;
-use crate::access::passwords::Denial;
-use crate::access::rejections::Refused;
+use crate::access::passwords::AuthError;
+use crate::access::rejections::RejectReason;
 use crate::access::route::Route;
 use crate::http::connection_auth::Login;
 use crate::http::h1::body::BodyError;
 use crate::http::h1::exchange::{Method, RequestContext};
 use crate::http::h1::head::{self, Framing, RequestHead, split_port};
-use crate::http::local_response::Reply;
+use crate::http::local_response::LocalResponse;
 use crate::http::path_prefix::{Mount, Place};
 use crate::http::request_source::RequestSource;
 use crate::http::rewrite::{self, Forward, Prefix};
@@ -40,9 +40,9 @@ pub(crate) async fn authorize<N: Net>(
     route: Route<'_>,
     worker: &Worker<N>,
     origin: &RequestSource,
-) -> Result<Option<String>, (Refused, Reply)> {
+) -> Result<Option<String>, (RejectReason, LocalResponse)> {
     if origin.is_forwarded() && !worker.shared.config.clients.allows(origin.client) {
-        return Err((Refused::Denied, admission::reply_to(Refused::Denied)));
+        return Err((RejectReason::Denied, admission::reply_to(RejectReason::Denied)));
     }
     let agent = match route {
         Route::Health => return Ok(None),
@@ -58,7 +58,7 @@ pub(crate) async fn authorize<N: Net>(
     let checked = passwords.check(origin.client, shown, || worker.net.now());
     // A queue that stands still is a busy one.
     let checked = worker.net.timeout(worker.shared.config.front.head, checked).await;
-    let checked = checked.unwrap_or(Err(Denial::Busy));
+    let checked = checked.unwrap_or(Err(AuthError::Busy));
     checked.map(Some).map_err(|denial| (denial.why(), denial.reply()))
 }
 
@@ -69,20 +69,20 @@ pub(crate) fn decide<N: Net>(
     worker: &Worker<N>,
     origin: &RequestSource,
     asked: &mut RequestContext,
-) -> Result<(SocketAddr, Vec<u8>), Reply> {
+) -> Result<(SocketAddr, Vec<u8>), LocalResponse> {
     let config = &worker.shared.config;
     let stripped = config.prefix == Prefix::Strip;
     let behind_prefix = if stripped { Place::Prefix } else { Place::KeptPrefix };
     let (agent, rest, place) = match route {
         Route::Health => return Err(health(head.method)),
         Route::NotAnAddress => {
-            return Err(Reply::new(
+            return Err(LocalResponse::new(
                 404,
                 "The first part of the path is no IPv4 address: write /10.0.0.5/ for 10.0.0.5.",
             ));
         }
         Route::NotAnAgentsHost => {
-            return Err(Reply::new(
+            return Err(LocalResponse::new(
                 404,
                 "The first part of the host name is no address: write 10-0-0-5 for 10.0.0.5.",
             ));
@@ -90,7 +90,10 @@ pub(crate) fn decide<N: Net>(
         Route::Default => match config.default_agent {
             Some(agent) => (agent, Cow::Borrowed(head.path), Place::Root),
             None => {
-                return Err(Reply::new(404, "No desktop is named: write https://<this host>/<agent IP>/."));
+                return Err(LocalResponse::new(
+                    404,
+                    "No desktop is named: write https://<this host>/<agent IP>/.",
+                ));
             }
         },
         Route::Host(agent) => (agent, Cow::Borrowed(head.path), Place::OwnHost),
@@ -98,14 +101,17 @@ pub(crate) fn decide<N: Net>(
         Route::NoSlash(ip, query) => (IpAddr::V4(ip), Cow::Owned(format!("/{query}")), behind_prefix),
     };
     if !config.agents.allows(agent) {
-        worker.shared.refusals.note(Refused::Stranger, format_args!("{} with {agent}", origin.client));
-        return Err(Reply::new(403, "This address is none of the agents this proxy serves (--agents)."));
+        worker.shared.rejections.note(RejectReason::Stranger, format_args!("{} with {agent}", origin.client));
+        return Err(LocalResponse::new(
+            403,
+            "This address is none of the agents this proxy serves (--agents).",
+        ));
     }
     if config.exchange.body_bytes_max < content_length(head.framing) {
-        return Err(Reply::new(413, BodyError::TooLarge.to_string()));
+        return Err(LocalResponse::new(413, BodyError::TooLarge.to_string()));
     }
     if let (Route::NoSlash(ip, query), false) = (route, head.websocket) {
-        return Err(Reply::new(308, "The desktop is one slash further.")
+        return Err(LocalResponse::new(308, "The desktop is one slash further.")
             .with_header(format!("Location: /{ip}/{query}")));
     }
     let agent = SocketAddr::new(agent, config.agent_port);
@@ -127,9 +133,9 @@ fn content_length(framing: Framing) -> u64 {
     if let Framing::Length(length) = framing { length } else { 0 }
 }
 
-fn health(method: &str) -> Reply {
+fn health(method: &str) -> LocalResponse {
     match method {
-        "GET" | "HEAD" => Reply::new(200, "DCV Proxy OK"),
-        _ => Reply::new(405, "/health answers GET and HEAD.").with_header("Allow: GET, HEAD"),
+        "GET" | "HEAD" => LocalResponse::new(200, "DCV Proxy OK"),
+        _ => LocalResponse::new(405, "/health answers GET and HEAD.").with_header("Allow: GET, HEAD"),
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tokio::sync::{mpsc, watch};
 
-use crate::access::rejections::Refused;
+use crate::access::rejections::RejectReason;
 use crate::config::Readiness;
 use crate::observe::failures::OTHERS;
 use crate::observe::stats::Books;
@@ -116,7 +116,7 @@ impl Generations {
                 Some(connection)
             };
             if let Some(Connection { socket, client, secure, .. }) = left {
-                refuse(&worker, socket, client, secure, Refused::Full).await;
+                refuse(&worker, socket, client, secure, RejectReason::Full).await;
             }
             return;
         }
@@ -309,14 +309,14 @@ async fn admit(
         generations.start(connection).await;
     } else if let Err(Connection { socket, client, secure, .. }) = balance.hand_over(connection) {
         // Only a worker that has failed has gone while doors are open.
-        refuse(worker, socket, client, secure, Refused::Full).await;
+        refuse(worker, socket, client, secure, RejectReason::Full).await;
     }
 }
 
-fn may_push_in(worker: &Worker<Kernel>, client: IpAddr) -> Result<(), Refused> {
+fn may_push_in(worker: &Worker<Kernel>, client: IpAddr) -> Result<(), RejectReason> {
     let Shared { admission, balance, config, .. } = &worker.shared;
     if balance.connections() >= config.front.connections_max + SEEKING_MAX {
-        return Err(Refused::Full);
+        return Err(RejectReason::Full);
     }
     // Nobody gives way to a client that is not let in itself.
     if config.clients.is_proxy_protocol_source(client) {
@@ -327,10 +327,16 @@ fn may_push_in(worker: &Worker<Kernel>, client: IpAddr) -> Result<(), Refused> {
 }
 
 /// Without TLS it is told why.
-async fn refuse(worker: &Worker<Kernel>, socket: OwnedFd, client: SocketAddr, secure: bool, why: Refused) {
-    worker.shared.refusals.note(why, client.ip());
+async fn refuse(
+    worker: &Worker<Kernel>,
+    socket: OwnedFd,
+    client: SocketAddr,
+    secure: bool,
+    why: RejectReason,
+) {
+    worker.shared.rejections.note(why, client.ip());
     if let (false, Ok(stream)) = (secure, worker.net.adopt(socket)) {
-        connection::turn_away(worker, stream, why).await;
+        connection::reject(worker, stream, why).await;
     }
 }
 
@@ -364,7 +370,9 @@ async fn shed(worker: &Worker<Kernel>, door: &Door, reserved: Option<OwnedFd>) -
     drop(reserved);
     for _ in 0..SHED_MAX {
         match door.poll_accept() {
-            Poll::Ready(Ok((_, client))) => worker.shared.refusals.note(Refused::Descriptors, client.ip()),
+            Poll::Ready(Ok((_, client))) => {
+                worker.shared.rejections.note(RejectReason::Descriptors, client.ip())
+            }
             Poll::Pending if door.is_put_off() => worker.net.breathe().await,
             _ => break,
         }

@@ -131,7 +131,7 @@ fn shared() -> Shared {
         admission,
         passwords: None,
         balance: Balance::new(1).0,
-        refusals: Arc::default(),
+        rejections: Arc::default(),
         failures: Arc::default(),
         published: Published::default(),
     }

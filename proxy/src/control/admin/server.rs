@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::control::socket::{self, Wish, Wished};
 use crate::http::h1::head::{self, HeadEnd, HeadError, HeadLimits, RequestHead};
-use crate::http::local_response::Reply;
+use crate::http::local_response::LocalResponse;
 use crate::observe::metrics::{self, Format, Standing};
 use crate::transport::own_addresses::Own;
 
@@ -70,7 +70,7 @@ async fn answer(mut stream: TcpStream, sources: &Sources) -> std::io::Result<()>
     let (reply, head_only) = match tokio::time::timeout(HEAD_TIME, read_head(&mut stream)).await?? {
         Ok(head) if head.is_empty() => return Ok(()),
         Ok(head) => reply_to(&head, sources).await,
-        Err(error) => (Reply::new(error.status(), error.to_string()), false),
+        Err(error) => (LocalResponse::new(error.status(), error.to_string()), false),
     };
     stream.write_all(&reply.render(false, head_only)).await?;
     stream.shutdown().await
@@ -93,33 +93,35 @@ async fn read_head(stream: &mut TcpStream) -> std::io::Result<Result<Vec<u8>, He
 }
 
 /// The answer, and whether its head is all that is wanted.
-async fn reply_to(head: &[u8], sources: &Sources) -> (Reply, bool) {
+async fn reply_to(head: &[u8], sources: &Sources) -> (LocalResponse, bool) {
     let head = match RequestHead::parse(head, &HEAD) {
         Ok(head) => head,
-        Err(error) => return (Reply::new(error.status(), error.to_string()), false),
+        Err(error) => return (LocalResponse::new(error.status(), error.to_string()), false),
     };
     let path = head.path.split('?').next().unwrap_or_default();
     let reply = match (head.method, path) {
-        ("GET" | "HEAD", "/health") => Reply::new(200, "DCV Proxy OK"),
+        ("GET" | "HEAD", "/health") => LocalResponse::new(200, "DCV Proxy OK"),
         ("GET" | "HEAD", "/metrics") => {
             metrics(sources, Format::wanted(head::members(&head.headers, "accept"))).await
         }
         ("GET" | "HEAD", "/") => {
             let page = super::page::render(&standings(sources).await);
-            Reply::new(200, page).of_type("text/html; charset=utf-8").with_header("Cache-Control: no-store")
+            LocalResponse::new(200, page)
+                .of_type("text/html; charset=utf-8")
+                .with_header("Cache-Control: no-store")
         }
-        ("GET" | "HEAD", _) => Reply::new(404, "There are /, /metrics and /health."),
-        _ => Reply::new(405, "GET and HEAD are answered.").with_header("Allow: GET, HEAD"),
+        ("GET" | "HEAD", _) => LocalResponse::new(404, "There are /, /metrics and /health."),
+        _ => LocalResponse::new(405, "GET and HEAD are answered.").with_header("Allow: GET, HEAD"),
     };
     (reply, head.method == "HEAD")
 }
 
-async fn metrics(sources: &Sources, format: Format) -> Reply {
+async fn metrics(sources: &Sources, format: Format) -> LocalResponse {
     match metrics::render(standings(sources).await, format) {
-        Ok(text) => {
-            Reply::new(200, text.trim_end()).of_type(format.content_type()).with_header("Vary: Accept")
-        }
-        Err(error) => Reply::new(500, error.to_string()),
+        Ok(text) => LocalResponse::new(200, text.trim_end())
+            .of_type(format.content_type())
+            .with_header("Vary: Accept"),
+        Err(error) => LocalResponse::new(500, error.to_string()),
     }
 }
 
