@@ -7,7 +7,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use dcv_splice::access::route::{AllowedAgents, Route};
 use dcv_splice::http::h1::head::{HeadEnd, HeadLimits, RequestHead};
 use dcv_splice::http::request_source::RequestSource;
-use dcv_splice::http::rewrite::{self, Forward, HostHeader};
+use dcv_splice::http::rewrite::{self, HostHeader, RequestRewrite};
 use dcv_splice::transport::networks::Networks;
 
 const HEAD: &[u8] = b"GET /10.150.248.181/ws?v=2 HTTP/1.1\r\n\
@@ -33,7 +33,7 @@ fn rewritten(agents: &AllowedAgents, out: &mut Vec<u8>) {
     let head = RequestHead::parse(&HEAD[..length], &LIMITS).expect("a valid head");
     let Route::Agent(agent, path) = Route::of(head.path) else { panic!("an agent's path") };
     assert!(agents.allows(agent.into()));
-    let forward = Forward {
+    let forward = RequestRewrite {
         origin: RequestSource::of(IpAddr::from([192, 0, 2, 1]), true, &head.headers, &Networks::default()),
         passwords: false,
         agent: SocketAddr::from((agent, 8443)),

@@ -10,9 +10,9 @@ use dcv_splice::access::route::Route;
 use dcv_splice::http::connection_auth::{self, Login};
 use dcv_splice::http::h1::head::{Framing, HeadEnd, HeadLimits, RequestHead, ResponseHead};
 use dcv_splice::http::h1::keep_alive::Promise;
-use dcv_splice::http::path_prefix::{Mount, Place};
+use dcv_splice::http::path_prefix::{PathPrefix, Place};
 use dcv_splice::http::request_source::RequestSource;
-use dcv_splice::http::rewrite::{self, Forward, HostHeader, ResponseRewrite};
+use dcv_splice::http::rewrite::{self, HostHeader, RequestRewrite, ResponseRewrite};
 use dcv_splice::observe::access_log::redact;
 use dcv_splice::transport::networks::Networks;
 
@@ -32,7 +32,7 @@ fn understand_request(head: &[u8], trusted: &Networks) -> usize {
     let Ok(Some(length)) = HeadEnd::default().find(head, &LIMITS) else { return 0 };
     let Ok(head) = RequestHead::parse(&head[..length], &LIMITS) else { return 1 };
     let route = Route::of_request(head.host, head.path, None);
-    let forward = Forward {
+    let forward = RequestRewrite {
         origin: RequestSource::of(PEER, true, &head.headers, trusted),
         passwords: true,
         agent: SocketAddr::from(([10, 0, 0, 5], 8443)),
@@ -51,7 +51,7 @@ fn understand_request(head: &[u8], trusted: &Networks) -> usize {
 fn understand_response(head: &[u8]) -> usize {
     let Ok(Some(length)) = HeadEnd::default().find(head, &LIMITS) else { return 0 };
     let Ok(head) = ResponseHead::parse(&head[..length], &LIMITS, false) else { return 1 };
-    let mount = Mount {
+    let path_prefix = PathPrefix {
         agent: IpAddr::from([10, 0, 0, 5]),
         place: Place::Prefix,
         port: 8443,
@@ -63,7 +63,7 @@ fn understand_response(head: &[u8]) -> usize {
         framing: Framing::Chunked,
         keep_alive: true,
         http10: false,
-        mount: Some(&mount),
+        path_prefix: Some(&path_prefix),
         hsts: None,
     };
     let mut out = Vec::new();

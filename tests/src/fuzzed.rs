@@ -18,13 +18,13 @@ use clap::Parser;
 use dcv_splice::access::proxy_protocol::{PROXY_HEADER_BYTES_MAX, ProxyHeader};
 use dcv_splice::access::route::{AgentDomain, AllowedAgents, Route};
 use dcv_splice::config::{CommandLine, Config, Settings};
-use dcv_splice::http::h1::body::{self, BodyError, Decoder, Piece};
+use dcv_splice::http::h1::body::{self, BodyChunk, BodyError, Decoder};
 use dcv_splice::http::h1::head::{
     Framing, HeadEnd, HeadError, HeadLimits, Header, RequestHead, ResponseHead, Version,
 };
-use dcv_splice::http::path_prefix::{Mount, Place};
+use dcv_splice::http::path_prefix::{PathPrefix, Place};
 use dcv_splice::http::request_source::RequestSource;
-use dcv_splice::http::rewrite::{self, Forward, HostHeader, ResponseRewrite};
+use dcv_splice::http::rewrite::{self, HostHeader, RequestRewrite, ResponseRewrite};
 use dcv_splice::os::files::Files;
 use dcv_splice::transport::networks::Networks;
 
@@ -92,7 +92,7 @@ pub fn request_head(data: &[u8]) {
     let (options, data) = choice(data);
     let Ok(Some(length)) = end_of(data, usize::from(options >> 2), &LIMITS) else { return };
     let Ok(head) = RequestHead::parse(&data[..length], &LIMITS) else { return };
-    let forward = Forward {
+    let forward = RequestRewrite {
         origin: RequestSource::of(PROXY, true, &head.headers, &networks(options & 1 == 1)),
         passwords: options & 4 == 4,
         agent: SocketAddr::from((AGENT, 8443)),
@@ -127,7 +127,7 @@ pub fn response_head(data: &[u8]) {
     let Ok(Some(length)) = end_of(data, usize::from(options >> 2), &LIMITS) else { return };
     let Ok(head) = ResponseHead::parse(&data[..length], &LIMITS, to_head) else { return };
     let framing = if head.framing == Framing::UntilEnd { Framing::Chunked } else { head.framing };
-    let mount = Mount {
+    let path_prefix = PathPrefix {
         agent: AGENT.into(),
         place: [Place::Prefix, Place::KeptPrefix, Place::Root, Place::OwnHost][data.len() % 4],
         port: 8443,
@@ -135,12 +135,12 @@ pub fn response_head(data: &[u8]) {
         asked: data.len().is_multiple_of(3).then(|| "desks.example".to_owned()),
         bare: options & 128 == 128,
     };
-    let mount = (options & 64 == 64).then_some(&mount);
+    let path_prefix = (options & 64 == 64).then_some(&path_prefix);
     let passing = ResponseRewrite {
         framing,
         keep_alive: true,
         http10: false,
-        mount,
+        path_prefix,
         hsts: (options & 32 == 32).then_some("Strict-Transport-Security: max-age=1"),
     };
     let mut out = Vec::new();
@@ -160,8 +160,8 @@ fn decoded(framing: Framing, wire: &[u8], step: usize) -> Result<Option<(Vec<u8>
         let (used, piece) = decoder.next(&wire[start..end])?;
         start += used;
         match piece {
-            Some(Piece::Data(data)) => body.extend_from_slice(data),
-            Some(Piece::End(_)) => return Ok(Some((body, start))),
+            Some(BodyChunk::Data(data)) => body.extend_from_slice(data),
+            Some(BodyChunk::End(_)) => return Ok(Some((body, start))),
             None if end == wire.len() => return Ok(None),
             None => end = end.saturating_add(step).min(wire.len()),
         }
@@ -179,9 +179,9 @@ pub fn chunked_body(data: &[u8]) {
     let Some((body, _)) = whole else { return };
     let mut again = Vec::new();
     if !body.is_empty() {
-        body::encode(Framing::Chunked, &Piece::Data(&body), &mut again);
+        body::encode(Framing::Chunked, &BodyChunk::Data(&body), &mut again);
     }
-    body::encode(Framing::Chunked, &Piece::End(Vec::new()), &mut again);
+    body::encode(Framing::Chunked, &BodyChunk::End(Vec::new()), &mut again);
     let length = again.len();
     again.extend_from_slice(b"GET / HTTP/1.1\r\n");
     assert_eq!(decoded(Framing::Chunked, &again, again.len()), Ok(Some((body, length))));
@@ -201,7 +201,7 @@ pub fn route(data: &[u8]) {
             assert!(rest.starts_with('/'));
             ip.into()
         }
-        Route::NoSlash(ip, query) => {
+        Route::MissingSlash(ip, query) => {
             assert_eq!(format!("/{ip}{query}"), path);
             assert!(query.is_empty() || query.starts_with('?'));
             ip.into()
@@ -215,7 +215,7 @@ pub fn route(data: &[u8]) {
             assert!(path == "/health" || path.starts_with("/health?"));
             return;
         }
-        Route::NotAnAgentsHost | Route::NotAnAddress | Route::Default => return,
+        Route::UnknownHost | Route::InvalidAddress | Route::Default => return,
     };
     let v4 = match agent {
         IpAddr::V4(v4) => v4,

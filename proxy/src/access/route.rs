@@ -16,15 +16,15 @@ pub enum Route<'a> {
     /// `/<ip>/...`: the agent, and what follows the prefix with its slash.
     Agent(Ipv4Addr, &'a str),
     /// `/<ip>` or `/<ip>?query`: the agent, and the query with its question mark.
-    NoSlash(Ipv4Addr, &'a str),
+    MissingSlash(Ipv4Addr, &'a str),
     /// A host name that stands for the agent, which gets the whole path.
     Host(IpAddr),
     /// A host name under the domain of the agents that stands for none.
-    NotAnAgentsHost,
+    UnknownHost,
     /// `/health`, answered by the proxy.
     Health,
     /// Looks like an address and is none, such as `/010.0.0.5/` or `/256.1.1.1/`.
-    NotAnAddress,
+    InvalidAddress,
     /// Anything else: the default agent.
     Default,
 }
@@ -39,11 +39,11 @@ impl<'a> Route<'a> {
     /// `10-0-0-5`, or `2001-db8--5` for IPv6.
     fn of_label(label: &str) -> Self {
         if label.contains(['.', ':']) {
-            return Self::NotAnAgentsHost;
+            return Self::UnknownHost;
         }
         let v4 = label.replace('-', ".").parse().map(IpAddr::V4);
         let agent = v4.or_else(|_| label.replace('-', ":").parse().map(IpAddr::V6));
-        agent.map_or(Self::NotAnAgentsHost, |agent| Self::Host(agent.to_canonical()))
+        agent.map_or(Self::UnknownHost, |agent| Self::Host(agent.to_canonical()))
     }
 
     /// Reads the first segment of a path that starts with a slash. Nothing is decoded or normalised.
@@ -57,8 +57,8 @@ impl<'a> Route<'a> {
         // The standard parser takes decimal octets of 0 to 255 without leading zeros, nothing else.
         match segment.parse() {
             Ok(agent) if rest.starts_with('/') => Self::Agent(agent, rest),
-            Ok(agent) => Self::NoSlash(agent, rest),
-            Err(_) if is_four_numbers(segment) => Self::NotAnAddress,
+            Ok(agent) => Self::MissingSlash(agent, rest),
+            Err(_) if is_four_numbers(segment) => Self::InvalidAddress,
             Err(_) => Self::Default,
         }
     }
@@ -166,8 +166,8 @@ mod tests {
             ("/10.0.0.5/a/b?q", Route::Agent(FIVE, "/a/b?q")),
             ("/10.0.0.5/x//y/../z%2F", Route::Agent(FIVE, "/x//y/../z%2F")),
             ("/10.0.0.5/../10.0.0.6/x", Route::Agent(FIVE, "/../10.0.0.6/x")),
-            ("/10.0.0.5", Route::NoSlash(FIVE, "")),
-            ("/10.0.0.5?q=/x", Route::NoSlash(FIVE, "?q=/x")),
+            ("/10.0.0.5", Route::MissingSlash(FIVE, "")),
+            ("/10.0.0.5?q=/x", Route::MissingSlash(FIVE, "?q=/x")),
             ("/health", Route::Health),
             ("/health?x", Route::Health),
             ("/health/", Route::Default),
@@ -179,11 +179,11 @@ mod tests {
             ("/10.0.0.5.6/", Route::Default),
             ("/10.0.0.5:22/", Route::Default),
             ("/10.0.0.x/", Route::Default),
-            ("/010.0.0.5/", Route::NotAnAddress),
-            ("/10.0.0.05/", Route::NotAnAddress),
-            ("/256.1.1.1/x", Route::NotAnAddress),
-            ("/999.1.1.1/", Route::NotAnAddress),
-            ("/1111111111111.1.1.1", Route::NotAnAddress),
+            ("/010.0.0.5/", Route::InvalidAddress),
+            ("/10.0.0.05/", Route::InvalidAddress),
+            ("/256.1.1.1/x", Route::InvalidAddress),
+            ("/999.1.1.1/", Route::InvalidAddress),
+            ("/1111111111111.1.1.1", Route::InvalidAddress),
         ];
         for (path, route) in routes {
             assert_eq!(Route::of(path), route, "{path}");
@@ -208,10 +208,10 @@ mod tests {
                 Route::Host("2001:db8::5".parse().expect("an address")),
             ),
             (Some("--ffff-a00-5.desktops.example.com"), five),
-            (Some("10-0-0-05.desktops.example.com"), Route::NotAnAgentsHost),
-            (Some("10.0.0.5.desktops.example.com"), Route::NotAnAgentsHost),
-            (Some("x.10-0-0-5.desktops.example.com"), Route::NotAnAgentsHost),
-            (Some(".desktops.example.com"), Route::NotAnAgentsHost),
+            (Some("10-0-0-05.desktops.example.com"), Route::UnknownHost),
+            (Some("10.0.0.5.desktops.example.com"), Route::UnknownHost),
+            (Some("x.10-0-0-5.desktops.example.com"), Route::UnknownHost),
+            (Some(".desktops.example.com"), Route::UnknownHost),
             (Some("desktops.example.com"), six),
             (Some("10-0-0-5.example.com"), six),
             (Some("10-0-0-5xdesktops.example.com"), six),

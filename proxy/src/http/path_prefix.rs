@@ -20,7 +20,7 @@ pub enum Place {
 
 /// Where the agent's paths are for the client: its prefix is put back where the agent names a path of its own.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Mount {
+pub struct PathPrefix {
     /// The agent.
     pub agent: IpAddr,
     /// Where its paths are.
@@ -35,7 +35,7 @@ pub struct Mount {
     pub bare: bool,
 }
 
-impl Mount {
+impl PathPrefix {
     fn prefix(&self) -> String {
         if self.place == Place::Prefix { format!("/{}", self.agent) } else { String::new() }
     }
@@ -69,19 +69,19 @@ const NEVER: [&str; 3] = ["alt-svc", "public-key-pins", "public-key-pins-report-
 const ORIGINS: [&str; 3] = ["clear-site-data", "nel", "report-to"];
 
 /// Writes a header line as the client has to see it, if it may see it.
-pub fn mounted(header: &Header<'_>, mount: &Mount, out: &mut Vec<u8>) {
+pub fn mounted(header: &Header<'_>, path_prefix: &PathPrefix, out: &mut Vec<u8>) {
     let is_any_of = |names: &[&str]| names.iter().any(|name| header.is(name));
     let value = if is_any_of(&URLS) {
-        Some(url(header.value, mount))
+        Some(url(header.value, path_prefix))
     } else if header.is("set-cookie") {
-        Some(cookie(header.value, mount))
+        Some(cookie(header.value, path_prefix))
     } else if header.is("link") {
-        Some(link(header.value, mount))
+        Some(link(header.value, path_prefix))
     } else if header.is("refresh") {
-        Some(refresh(header.value, mount))
+        Some(refresh(header.value, path_prefix))
     } else if header.is("service-worker-allowed") {
-        scope(header.value, mount)
-    } else if is_any_of(&NEVER) || (mount.has_neighbours() && is_any_of(&ORIGINS)) {
+        scope(header.value, path_prefix)
+    } else if is_any_of(&NEVER) || (path_prefix.has_neighbours() && is_any_of(&ORIGINS)) {
         None
     } else {
         return header.write(out);
@@ -92,13 +92,13 @@ pub fn mounted(header: &Header<'_>, mount: &Mount, out: &mut Vec<u8>) {
 }
 
 /// `/x` and `https://<agent>[:port]/x` become `/<ip>/x`; what points elsewhere stays.
-fn url(value: &[u8], mount: &Mount) -> Vec<u8> {
-    let Some(path) = own_path(value, mount) else { return value.to_vec() };
+fn url(value: &[u8], path_prefix: &PathPrefix) -> Vec<u8> {
+    let Some(path) = own_path(value, path_prefix) else { return value.to_vec() };
     let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
-    mount.place(&[slash, path].concat())
+    path_prefix.place(&[slash, path].concat())
 }
 
-fn own_path<'a>(value: &'a [u8], mount: &Mount) -> Option<&'a [u8]> {
+fn own_path<'a>(value: &'a [u8], path_prefix: &PathPrefix) -> Option<&'a [u8]> {
     if value.starts_with(b"/") && !value.starts_with(b"//") {
         return Some(value);
     }
@@ -106,22 +106,22 @@ fn own_path<'a>(value: &'a [u8], mount: &Mount) -> Option<&'a [u8]> {
     let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     let authority = std::str::from_utf8(authority).ok()?;
-    is_own(authority, default_port, mount).then_some(path)
+    is_own(authority, default_port, path_prefix).then_some(path)
 }
 
 /// Whether an authority means the agent. One that the browser sees anyway is left as it is where no prefix is put back.
-fn is_own(authority: &str, default_port: &str, mount: &Mount) -> bool {
+fn is_own(authority: &str, default_port: &str, path_prefix: &PathPrefix) -> bool {
     let (name, port) = split_port(authority);
-    let is_seen = name.eq_ignore_ascii_case(mount.seen());
-    let is_told = name.eq_ignore_ascii_case(split_port(&mount.host).0);
-    if is_seen && mount.place != Place::Prefix {
+    let is_seen = name.eq_ignore_ascii_case(path_prefix.seen());
+    let is_told = name.eq_ignore_ascii_case(split_port(&path_prefix.host).0);
+    if is_seen && path_prefix.place != Place::Prefix {
         return false;
     }
     let names_itself = ["localhost", "127.0.0.1", "[::1]"].iter().any(|own| name.eq_ignore_ascii_case(own));
-    let own_name = name == bracketed(mount.agent) || is_told || is_seen || names_itself;
-    let own_port =
-        port.is_none_or(|port| port.is_empty() || port == default_port || port == mount.port.to_string());
-    (own_name && own_port) || authority.eq_ignore_ascii_case(&mount.host)
+    let own_name = name == bracketed(path_prefix.agent) || is_told || is_seen || names_itself;
+    let own_port = port
+        .is_none_or(|port| port.is_empty() || port == default_port || port == path_prefix.port.to_string());
+    (own_name && own_port) || authority.eq_ignore_ascii_case(&path_prefix.host)
 }
 
 /// The port that the scheme means where none is written, and what follows the scheme.
@@ -140,7 +140,7 @@ const LINKS_MAX: usize = 128;
 const ATTRIBUTES_MAX: usize = 16;
 
 /// `</x>; rel=preload` becomes `</<ip>/x>; rel=preload`, for each target (RFC 8288 3).
-fn link(value: &[u8], mount: &Mount) -> Vec<u8> {
+fn link(value: &[u8], path_prefix: &PathPrefix) -> Vec<u8> {
     let (mut out, mut rest) = (Vec::with_capacity(value.len() + 32), value);
     let (mut quoted, mut escaped, mut links) = (false, false, 0);
     while let Some((byte, after)) = rest.split_first() {
@@ -151,7 +151,7 @@ fn link(value: &[u8], mount: &Mount) -> Vec<u8> {
         if *byte == b'<' && !quoted && links < LINKS_MAX {
             links += 1;
             let end = after.iter().position(|byte| *byte == b'>').unwrap_or(after.len());
-            out.extend_from_slice(&url(&after[..end], mount));
+            out.extend_from_slice(&url(&after[..end], path_prefix));
             rest = &after[end..];
         }
     }
@@ -159,7 +159,7 @@ fn link(value: &[u8], mount: &Mount) -> Vec<u8> {
 }
 
 /// `5; url=/x` becomes `5; url=/<ip>/x`, in any writing that browsers take (HTML, "shared declarative refresh steps").
-fn refresh(value: &[u8], mount: &Mount) -> Vec<u8> {
+fn refresh(value: &[u8], path_prefix: &PathPrefix) -> Vec<u8> {
     let is_space = u8::is_ascii_whitespace;
     let skip = |from: usize, skips: &dyn Fn(&u8) -> bool| {
         from + value[from..].iter().take_while(|byte| skips(byte)).count()
@@ -178,19 +178,19 @@ fn refresh(value: &[u8], mount: &Mount) -> Vec<u8> {
     let quote = value.get(at).copied().filter(|byte| matches!(byte, b'"' | b'\''));
     at += usize::from(quote.is_some());
     let end = value[at..].iter().position(|byte| Some(*byte) == quote).map_or(value.len(), |end| at + end);
-    [&value[..at], &url(&value[at..end], mount), &value[end..]].concat()
+    [&value[..at], &url(&value[at..end], path_prefix), &value[end..]].concat()
 }
 
 /// How far up a service worker may reach: no further than to the agent's prefix. A path that could climb out of it gives
 /// no permission at all.
-fn scope(value: &[u8], mount: &Mount) -> Option<Vec<u8>> {
-    if !mount.has_neighbours() {
-        return Some(url(value, mount));
+fn scope(value: &[u8], path_prefix: &PathPrefix) -> Option<Vec<u8>> {
+    if !path_prefix.has_neighbours() {
+        return Some(url(value, path_prefix));
     }
-    let path = own_path(value, mount)?;
+    let path = own_path(value, path_prefix)?;
     let climbs = path.windows(2).any(|two| two == b"..") || path.iter().any(|byte| b"%\\\t".contains(byte));
-    let placed = url(path, mount);
-    let inside = format!("/{}/", mount.agent);
+    let placed = url(path, path_prefix);
+    let inside = format!("/{}/", path_prefix.agent);
     (!climbs && placed.starts_with(inside.as_bytes())).then_some(placed)
 }
 
@@ -198,39 +198,40 @@ fn scope(value: &[u8], mount: &Mount) -> Option<Vec<u8>> {
 /// the prefix already (RFC 6265 5.1.4), but for a bare request. Browsers refuse a `__Host-` cookie with a path:
 /// better that than one desktop's cookie sent to all. A `Domain` for which the browser would refuse the cookie is left
 /// out, which makes it one of the host alone.
-fn cookie(value: &[u8], mount: &Mount) -> Vec<u8> {
+fn cookie(value: &[u8], path_prefix: &PathPrefix) -> Vec<u8> {
     let mut parts = value.split(|b| *b == b';');
     let mut out = parts.next().unwrap_or_default().to_vec();
-    let mut placed = !(mount.bare && mount.place == Place::Prefix);
+    let mut placed = !(path_prefix.bare && path_prefix.place == Place::Prefix);
     for part in parts.take(ATTRIBUTES_MAX) {
         match attribute(part) {
-            Some((name, _, domain)) if name.eq_ignore_ascii_case(b"domain") && !fits(domain, mount) => {}
+            Some((name, _, domain)) if name.eq_ignore_ascii_case(b"domain") && !fits(domain, path_prefix) => {
+            }
             Some((name, before, path)) if name.eq_ignore_ascii_case(b"path") && path.starts_with(b"/") => {
                 placed = true;
-                out.extend([b";", before, &mount.place(path)].concat());
+                out.extend([b";", before, &path_prefix.place(path)].concat());
             }
             _ => out.extend([b";", part].concat()),
         }
     }
     if !placed {
-        out.extend_from_slice(format!("; Path={}/", mount.prefix()).as_bytes());
+        out.extend_from_slice(format!("; Path={}/", path_prefix.prefix()).as_bytes());
     }
     out
 }
 
 /// Whether a browser takes a cookie of this domain from the host it sees (RFC 6265 5.1.3). A host name of the agent's own
 /// has neighbours under the same domain, who are not to get its cookies.
-fn fits(domain: &[u8], mount: &Mount) -> bool {
-    let seen = mount.seen().as_bytes();
+fn fits(domain: &[u8], path_prefix: &PathPrefix) -> bool {
+    let seen = path_prefix.seen().as_bytes();
     let domain = domain.strip_prefix(b".").unwrap_or(domain);
     let is_above = || {
         let at = seen.len().checked_sub(domain.len() + 1)?;
-        let is_name = mount.seen().parse::<IpAddr>().is_err() && !seen.starts_with(b"[");
+        let is_name = path_prefix.seen().parse::<IpAddr>().is_err() && !seen.starts_with(b"[");
         Some(is_name && seen[at] == b'.' && seen[at + 1..].eq_ignore_ascii_case(domain))
     };
     domain.is_empty()
         || seen.eq_ignore_ascii_case(domain)
-        || (mount.place != Place::OwnHost && is_above().unwrap_or(false))
+        || (path_prefix.place != Place::OwnHost && is_above().unwrap_or(false))
 }
 
 /// The name, what stands up to the value, and the value of ` Path=/x`, as they were written.
@@ -249,22 +250,28 @@ mod tests {
     fn what_an_agent_lists_beyond_the_limits_costs_no_more() {
         let agent = IpAddr::from([10, 0, 0, 5]);
         let (host, place) = ("h".to_owned(), Place::Prefix);
-        let mount = Mount { agent, place, port: 8443, host, asked: None, bare: false };
-        let links = link("</a>,".repeat(LINKS_MAX + 2).as_bytes(), &mount);
+        let path_prefix = PathPrefix { agent, place, port: 8443, host, asked: None, bare: false };
+        let links = link("</a>,".repeat(LINKS_MAX + 2).as_bytes(), &path_prefix);
         let placed = "</10.0.0.5/a>,".repeat(LINKS_MAX) + &"</a>,".repeat(2);
         assert_eq!(String::from_utf8_lossy(&links), placed);
         let attributes = format!("a=b{}; Path=/", "; x".repeat(ATTRIBUTES_MAX));
         let kept = format!("a=b{}", "; x".repeat(ATTRIBUTES_MAX));
-        assert_eq!(String::from_utf8_lossy(&cookie(attributes.as_bytes(), &mount)), kept);
+        assert_eq!(String::from_utf8_lossy(&cookie(attributes.as_bytes(), &path_prefix)), kept);
     }
 
     #[test]
     fn white_space_before_a_cookies_path_hides_nothing() {
         let agent = IpAddr::from([10, 0, 0, 5]);
-        let mount =
-            Mount { agent, place: Place::Prefix, port: 8443, host: "h".to_owned(), asked: None, bare: false };
+        let path_prefix = PathPrefix {
+            agent,
+            place: Place::Prefix,
+            port: 8443,
+            host: "h".to_owned(),
+            asked: None,
+            bare: false,
+        };
         for (from, to) in [("a; Path=/", "a; Path=/10.0.0.5/"), ("a; Path= \t/", "a; Path= \t/10.0.0.5/")] {
-            assert_eq!(cookie(from.as_bytes(), &mount), to.as_bytes());
+            assert_eq!(cookie(from.as_bytes(), &path_prefix), to.as_bytes());
         }
     }
 }

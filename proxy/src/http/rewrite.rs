@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::http::h1::head::{
     self, ConnectionOptions, Framing, Header, RequestHead, ResponseHead, bracketed, line, split_port,
 };
-use crate::http::path_prefix::{self, Mount};
+use crate::http::path_prefix::{self, PathPrefix};
 use crate::http::request_source::RequestSource;
 
 /// What the agent is told as `Host`.
@@ -34,7 +34,7 @@ pub enum Prefix {
 
 /// Where a request goes, and what the agent is told of where it came from.
 #[derive(Clone, Copy, Debug)]
-pub struct Forward<'a> {
+pub struct RequestRewrite<'a> {
     /// Where it comes from.
     pub origin: RequestSource,
     /// Whether the proxy asks for passwords. Browsers send one to all of a host's paths, so that of any `Authorization:
@@ -56,7 +56,7 @@ impl Header<'_> {
 }
 
 /// The host that the agent is told.
-pub fn host_for(head: &RequestHead<'_>, forward: &Forward<'_>) -> String {
+pub fn host_for(head: &RequestHead<'_>, forward: &RequestRewrite<'_>) -> String {
     match (forward.host_header, head.host) {
         (HostHeader::StripPort, Some(host)) => split_port(host).0.to_owned(),
         (HostHeader::Pass, Some(host)) => host.to_owned(),
@@ -65,7 +65,7 @@ pub fn host_for(head: &RequestHead<'_>, forward: &Forward<'_>) -> String {
 }
 
 /// Writes the head that the agent sees.
-pub fn request(head: &RequestHead<'_>, forward: &Forward<'_>, host: &str, out: &mut Vec<u8>) {
+pub fn request(head: &RequestHead<'_>, forward: &RequestRewrite<'_>, host: &str, out: &mut Vec<u8>) {
     for part in [head.method, " ", forward.path, " HTTP/1.1\r\nHost: ", host, "\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
@@ -175,7 +175,7 @@ pub struct ResponseRewrite<'a> {
     /// Whether the client speaks HTTP/1.0, and has to be told of a connection that stays.
     pub http10: bool,
     /// Where the agent's paths are for the client.
-    pub mount: Option<&'a Mount>,
+    pub path_prefix: Option<&'a PathPrefix>,
     /// The line that holds browsers to HTTPS, in place of the agent's own.
     pub hsts: Option<&'a str>,
 }
@@ -205,8 +205,8 @@ pub fn response(head: &ResponseHead<'_>, passing: &ResponseRewrite<'_>, out: &mu
     }
     let is_own = |h: &Header<'_>| passing.hsts.is_some() && h.is("strict-transport-security");
     for header in head.headers.iter().filter(|h| passes_to_client(h, head) && !is_own(h)) {
-        match passing.mount {
-            Some(mount) => path_prefix::mounted(header, mount, out),
+        match passing.path_prefix {
+            Some(path_prefix) => path_prefix::mounted(header, path_prefix, out),
             None => header.write(out),
         }
     }
@@ -248,7 +248,7 @@ mod tests {
                 framing: Framing::Empty,
                 keep_alive: false,
                 http10,
-                mount: None,
+                path_prefix: None,
                 hsts: None,
             };
             let mut out = Vec::new();

@@ -82,9 +82,9 @@ fn locate(mounts: &str, cgroups: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         let mut fields = before.split(' ').skip(3);
-        let (root, mount) = (fields.next()?, fields.next()?);
+        let (root, path_prefix) = (fields.next()?, fields.next()?);
         let below = Path::new(path).strip_prefix(root).ok()?;
-        after.starts_with("cgroup2 ").then(|| Path::new(mount).join(below))
+        after.starts_with("cgroup2 ").then(|| Path::new(path_prefix).join(below))
     })
 }
 

@@ -50,7 +50,7 @@ struct Admitted<S> {
 }
 
 /// A client that may ask for something.
-struct Secured<S> {
+struct Ready<S> {
     peer: Box<Endpoint<S>>,
     /// Who made the connection; a request of it may be another's ([`RequestSource`]).
     client: IpAddr,
@@ -63,7 +63,7 @@ struct Secured<S> {
 
 /// A client that has asked for something that an agent is to answer.
 struct Requested<S> {
-    client: Secured<S>,
+    client: Ready<S>,
     asked: RequestContext,
     agent: SocketAddr,
     /// The head that the agent is to see.
@@ -72,7 +72,7 @@ struct Requested<S> {
 }
 
 /// A client, and the agent that has its request.
-struct Paired<S> {
+struct Connected<S> {
     requested: Box<Requested<S>>,
     agent: Box<Endpoint<S>>,
     /// Whether the agent's connection has served another request before.
@@ -94,10 +94,10 @@ struct Upgraded<S> {
 
 /// What comes after an answer: the next request, a session, or an end.
 enum NextStep<S> {
-    Next(Secured<S>),
+    Next(Ready<S>),
     Upgraded(Box<Upgraded<S>>),
     /// The client is to leave.
-    Closing(Secured<S>),
+    Closing(Ready<S>),
     /// The client is gone.
     Closed,
 }
@@ -150,19 +150,19 @@ async fn front<N: Net>(
         worker.shared.rejections.note(RejectReason::Waiting, client);
         return None;
     };
-    let (mut secured, guest) = opened?;
+    let (mut ready, guest) = opened?;
     loop {
-        match secured.one_request(worker, &place).await {
+        match ready.one_request(worker, &place).await {
             NextStep::Next(next) => {
                 // Requests that were sent ahead are a step of front work each.
                 if !next.peer.plain.is_empty() {
                     worker.net.breathe().await;
                 }
-                secured = next;
+                ready = next;
             }
             NextStep::Upgraded(upgraded) => return Some((upgraded, guest)),
-            NextStep::Closing(secured) => {
-                place.hold(secured.linger(worker)).await;
+            NextStep::Closing(ready) => {
+                place.hold(ready.linger(worker)).await;
                 return None;
             }
             NextStep::Closed => return None,
@@ -174,7 +174,7 @@ async fn front<N: Net>(
 async fn opened<N: Net>(
     worker: &Worker<N>,
     accepted: Accepted<N::Stream>,
-) -> Option<(Secured<N::Stream>, ClientPermit)> {
+) -> Option<(Ready<N::Stream>, ClientPermit)> {
     let Admitted { accepted, guest } = accepted.with_proxy_header(worker).await?.admit(worker).await?;
     Some((accepted.secure(worker).await?, guest))
 }
@@ -214,20 +214,20 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
         None
     }
 
-    fn unsecured(self) -> Secured<S> {
+    fn unsecured(self) -> Ready<S> {
         let Self { peer, client, secure, .. } = self;
-        Secured { peer: Box::new(peer), client: client.ip(), secure, again: false, bound: Bound::none() }
+        Ready { peer: Box::new(peer), client: client.ip(), secure, again: false, bound: Bound::none() }
     }
 
-    async fn secure<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Option<Secured<S>> {
+    async fn secure<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Option<Ready<S>> {
         let client = self.client;
         if !self.secure {
             return Some(self.unsecured());
         }
         let tls = worker.shared.acceptor.accept().ok()?;
-        let mut secured = Self { peer: self.peer.begin_tls(tls), ..self }.unsecured();
+        let mut ready = Self { peer: self.peer.begin_tls(tls), ..self }.unsecured();
         let handshake =
-            worker.net.timeout(worker.shared.config.front.head, secured.peer.handshake(&worker.scratch));
+            worker.net.timeout(worker.shared.config.front.head, ready.peer.handshake(&worker.scratch));
         let mut place = worker.handshakes.begin();
         let secure = tokio::select! {
             done = handshake => done.unwrap_or(Err(Fault::TimedOut)),
@@ -238,19 +238,19 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
             () = worker.last_call() => return None,
         };
         match secure {
-            Ok(()) => Some(secured),
+            Ok(()) => Some(ready),
             Err(Fault::NoTls) => {
                 worker.shared.rejections.note(RejectReason::NotTls, client.ip());
-                secured.peer = Box::new(secured.peer.into_plain());
-                secured.secure = false;
+                ready.peer = Box::new(ready.peer.into_plain());
+                ready.secure = false;
                 let entry = Entry::new(client.ip(), false, worker.net.now());
-                if let NextStep::Closing(secured) = secured.refuse(worker, entry, &not_tls(), None).await {
-                    secured.linger(worker).await;
+                if let NextStep::Closing(ready) = ready.refuse(worker, entry, &not_tls(), None).await {
+                    ready.linger(worker).await;
                 }
                 None
             }
             Err(fault) => {
-                note_no_tls(&worker.shared.rejections, client.ip(), &fault, secured.peer.was_heard());
+                note_no_tls(&worker.shared.rejections, client.ip(), &fault, ready.peer.was_heard());
                 None
             }
         }
@@ -294,7 +294,7 @@ fn note_no_tls(rejections: &RejectCounters, client: IpAddr, fault: &Fault, was_h
     }
 }
 
-impl<S: crate::transport::net::Stream> Secured<S> {
+impl<S: crate::transport::net::Stream> Ready<S> {
     async fn one_request<N: Net<Stream = S>>(self, worker: &Worker<N>, place: &Place<'_>) -> NextStep<S> {
         let client = self.client;
         let Some(asked) = place.hold(self.read_request(worker, place)).await else {
@@ -509,7 +509,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
     async fn reach_agent<N: Net<Stream = S>>(
         mut self: Box<Self>,
         worker: &Worker<N>,
-    ) -> Result<Paired<S>, NextStep<S>> {
+    ) -> Result<Connected<S>, NextStep<S>> {
         if self.client.peer.is_put_off() {
             // In a run that may do nothing more, a good connection can't be told from a bad one.
             worker.net.breathe().await;
@@ -522,7 +522,9 @@ impl<S: crate::transport::net::Stream> Requested<S> {
             Poll::Ready(idle.map(|(agent, promise)| (agent, promise.after_one(), is_bound)))
         });
         match idle.await {
-            Some((agent, promise, bound)) => Ok(Paired { reused: true, promise, bound, ..self.pair(agent) }),
+            Some((agent, promise, bound)) => {
+                Ok(Connected { reused: true, promise, bound, ..self.pair(agent) })
+            }
             None => self.reach_anew(worker).await,
         }
     }
@@ -543,7 +545,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
     async fn reach_anew<N: Net<Stream = S>>(
         self: Box<Self>,
         worker: &Worker<N>,
-    ) -> Result<Paired<S>, NextStep<S>> {
+    ) -> Result<Connected<S>, NextStep<S>> {
         let begun = worker.net.now();
         let reached =
             worker.net.timeout(worker.shared.config.front.connect, connect(worker, self.agent)).await;
@@ -565,8 +567,8 @@ impl<S: crate::transport::net::Stream> Requested<S> {
         }
     }
 
-    fn pair(self: Box<Self>, agent: Box<Endpoint<S>>) -> Paired<S> {
-        Paired {
+    fn pair(self: Box<Self>, agent: Box<Endpoint<S>>) -> Connected<S> {
+        Connected {
             requested: self,
             agent,
             reused: false,
@@ -600,7 +602,7 @@ async fn connect<N: Net>(
     Ok(peer)
 }
 
-impl<S: crate::transport::net::Stream> Paired<S> {
+impl<S: crate::transport::net::Stream> Connected<S> {
     async fn exchange<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> Result<NextStep<S>, NextStep<S>> {
         let secure = self.requested.entry.secure;
         let mut exchange = Exchange {

@@ -13,9 +13,9 @@ use crate::http::h1::body::BodyError;
 use crate::http::h1::exchange::{Method, RequestContext};
 use crate::http::h1::head::{self, Framing, RequestHead, split_port};
 use crate::http::local_response::LocalResponse;
-use crate::http::path_prefix::{Mount, Place};
+use crate::http::path_prefix::{PathPrefix, Place};
 use crate::http::request_source::RequestSource;
-use crate::http::rewrite::{self, Forward, Prefix};
+use crate::http::rewrite::{self, Prefix, RequestRewrite};
 use crate::transport::net::Net;
 use crate::worker::context::Worker;
 
@@ -29,7 +29,7 @@ pub(crate) fn asked(head: &RequestHead<'_>) -> RequestContext {
         version: head.version,
         keep_alive: head.keep_alive,
         login: Login::of_request(&head.headers),
-        mount: None,
+        path_prefix: None,
     }
 }
 
@@ -46,10 +46,10 @@ pub(crate) async fn authorize<N: Net>(
     }
     let agent = match route {
         Route::Health => return Ok(None),
-        Route::Agent(agent, _) | Route::NoSlash(agent, _) => Some(agent.into()),
+        Route::Agent(agent, _) | Route::MissingSlash(agent, _) => Some(agent.into()),
         Route::Host(agent) => Some(agent),
         Route::Default => worker.shared.config.default_agent,
-        Route::NotAnAddress | Route::NotAnAgentsHost => None,
+        Route::InvalidAddress | Route::UnknownHost => None,
     };
     let passwords = worker.shared.passwords.as_ref().filter(|passwords| passwords.guard(agent));
     let Some(passwords) = passwords else { return Ok(None) };
@@ -75,13 +75,13 @@ pub(crate) fn decide<N: Net>(
     let behind_prefix = if stripped { Place::Prefix } else { Place::KeptPrefix };
     let (agent, rest, place) = match route {
         Route::Health => return Err(health(head.method)),
-        Route::NotAnAddress => {
+        Route::InvalidAddress => {
             return Err(LocalResponse::new(
                 404,
                 "The first part of the path is no IPv4 address: write /10.0.0.5/ for 10.0.0.5.",
             ));
         }
-        Route::NotAnAgentsHost => {
+        Route::UnknownHost => {
             return Err(LocalResponse::new(
                 404,
                 "The first part of the host name is no address: write 10-0-0-5 for 10.0.0.5.",
@@ -98,7 +98,7 @@ pub(crate) fn decide<N: Net>(
         },
         Route::Host(agent) => (agent, Cow::Borrowed(head.path), Place::OwnHost),
         Route::Agent(ip, rest) => (IpAddr::V4(ip), Cow::Borrowed(rest), behind_prefix),
-        Route::NoSlash(ip, query) => (IpAddr::V4(ip), Cow::Owned(format!("/{query}")), behind_prefix),
+        Route::MissingSlash(ip, query) => (IpAddr::V4(ip), Cow::Owned(format!("/{query}")), behind_prefix),
     };
     if !config.agents.allows(agent) {
         worker.shared.rejections.note(RejectReason::Stranger, format_args!("{} with {agent}", origin.client));
@@ -110,22 +110,22 @@ pub(crate) fn decide<N: Net>(
     if config.exchange.body_bytes_max < content_length(head.framing) {
         return Err(LocalResponse::new(413, BodyError::TooLarge.to_string()));
     }
-    if let (Route::NoSlash(ip, query), false) = (route, head.websocket) {
+    if let (Route::MissingSlash(ip, query), false) = (route, head.websocket) {
         return Err(LocalResponse::new(308, "The desktop is one slash further.")
             .with_header(format!("Location: /{ip}/{query}")));
     }
     let agent = SocketAddr::new(agent, config.agent_port);
     let path = if stripped { &*rest } else { head.path };
     let (passwords, host_header) = (config.passwords.is_some(), config.host_header);
-    let forward = Forward { origin: *origin, passwords, agent, host_header, path };
+    let forward = RequestRewrite { origin: *origin, passwords, agent, host_header, path };
     let host = rewrite::host_for(head, &forward);
     let mut out = Vec::with_capacity(512 + head.path.len());
     rewrite::request(head, &forward, &host, &mut out);
-    let bare = matches!(route, Route::NoSlash(..));
+    let bare = matches!(route, Route::MissingSlash(..));
     let (agent_ip, port) = (agent.ip(), agent.port());
     let seen = head.host.map(|host| split_port(host).0).filter(|seen| *seen != split_port(&host).0);
     let seen = seen.map(str::to_owned);
-    asked.mount = Some(Mount { agent: agent_ip, place, port, host, asked: seen, bare });
+    asked.path_prefix = Some(PathPrefix { agent: agent_ip, place, port, host, asked: seen, bare });
     Ok((agent, out))
 }
 

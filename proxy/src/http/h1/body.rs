@@ -25,7 +25,7 @@ pub enum BodyError {
 
 /// A part of a body.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Piece<'a> {
+pub enum BodyChunk<'a> {
     /// Some bytes of it.
     Data(&'a [u8]),
     /// Its end, with the trailers that may be passed on.
@@ -79,8 +79,8 @@ impl Decoder {
     }
 
     /// Takes the next piece from the front of `bytes`: how many were used, and the piece, `None` where more
-    /// bytes are needed. To be called until it gives [`Piece::End`], and never after.
-    pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Result<(usize, Option<Piece<'a>>), BodyError> {
+    /// bytes are needed. To be called until it gives [`BodyChunk::End`], and never after.
+    pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Result<(usize, Option<BodyChunk<'a>>), BodyError> {
         match self.state {
             State::Length(0) => Ok(self.end(0, Vec::new())),
             State::Length(left) => self.data(bytes, left, State::Length),
@@ -97,9 +97,9 @@ impl Decoder {
         }
     }
 
-    fn end<'a>(&mut self, used: usize, trailers: Vec<Header<'a>>) -> (usize, Option<Piece<'a>>) {
+    fn end<'a>(&mut self, used: usize, trailers: Vec<Header<'a>>) -> (usize, Option<BodyChunk<'a>>) {
         self.state = State::Ended;
-        (used, Some(Piece::End(trailers)))
+        (used, Some(BodyChunk::End(trailers)))
     }
 
     fn data<'a>(
@@ -107,17 +107,17 @@ impl Decoder {
         bytes: &'a [u8],
         left: u64,
         state: impl Fn(u64) -> State,
-    ) -> Result<(usize, Option<Piece<'a>>), BodyError> {
+    ) -> Result<(usize, Option<BodyChunk<'a>>), BodyError> {
         if bytes.is_empty() {
             return Ok((0, None));
         }
         let take = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         self.allowed = self.allowed.checked_sub(take as u64).ok_or(BodyError::TooLarge)?;
         self.state = state(left - take as u64);
-        Ok((take, Some(Piece::Data(&bytes[..take]))))
+        Ok((take, Some(BodyChunk::Data(&bytes[..take]))))
     }
 
-    fn chunk_end<'a>(&mut self, bytes: &'a [u8]) -> Result<(usize, Option<Piece<'a>>), BodyError> {
+    fn chunk_end<'a>(&mut self, bytes: &'a [u8]) -> Result<(usize, Option<BodyChunk<'a>>), BodyError> {
         match bytes {
             [b'\r', b'\n', rest @ ..] => {
                 self.state = State::ChunkSize;
@@ -129,7 +129,7 @@ impl Decoder {
         }
     }
 
-    fn chunk_size<'a>(&mut self, bytes: &'a [u8]) -> Result<(usize, Option<Piece<'a>>), BodyError> {
+    fn chunk_size<'a>(&mut self, bytes: &'a [u8]) -> Result<(usize, Option<BodyChunk<'a>>), BodyError> {
         let Some(line) = line(bytes, CHUNK_LINE_BYTES_MAX)? else { return Ok((0, None)) };
         let size = parse_chunk_size(line, self.padded).ok_or(BodyError::Malformed)?;
         if size > self.allowed {
@@ -141,7 +141,7 @@ impl Decoder {
         Ok((used + more, piece))
     }
 
-    fn trailers<'a>(&mut self, bytes: &'a [u8]) -> Result<(usize, Option<Piece<'a>>), BodyError> {
+    fn trailers<'a>(&mut self, bytes: &'a [u8]) -> Result<(usize, Option<BodyChunk<'a>>), BodyError> {
         if bytes.starts_with(b"\r\n") {
             return Ok(self.end(2, Vec::new()));
         }
@@ -213,22 +213,22 @@ fn may_trail(header: &Header<'_>) -> bool {
 }
 
 /// Writes a piece of a body to `out` in a framing that the receiver was told of.
-pub fn encode(framing: Framing, piece: &Piece<'_>, out: &mut Vec<u8>) {
+pub fn encode(framing: Framing, piece: &BodyChunk<'_>, out: &mut Vec<u8>) {
     match (framing, piece) {
-        (Framing::Chunked, Piece::Data(data)) => {
+        (Framing::Chunked, BodyChunk::Data(data)) => {
             out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
             out.extend_from_slice(data);
             out.extend_from_slice(b"\r\n");
         }
-        (Framing::Chunked, Piece::End(trailers)) => {
+        (Framing::Chunked, BodyChunk::End(trailers)) => {
             out.extend_from_slice(b"0\r\n");
             for trailer in trailers {
                 trailer.write(out);
             }
             out.extend_from_slice(b"\r\n");
         }
-        (_, Piece::Data(data)) => out.extend_from_slice(data),
-        (_, Piece::End(_)) => {}
+        (_, BodyChunk::Data(data)) => out.extend_from_slice(data),
+        (_, BodyChunk::End(_)) => {}
     }
 }
 
@@ -246,7 +246,7 @@ mod tests {
             match piece {
                 Some(piece) => {
                     encode(out, &piece, &mut written);
-                    if matches!(piece, Piece::End(_)) {
+                    if matches!(piece, BodyChunk::End(_)) {
                         return Ok((written, start));
                     }
                 }
@@ -313,7 +313,7 @@ mod tests {
             let mut of_agent = Decoder::of_agent(Framing::Chunked);
             assert_eq!(
                 of_agent.next(wire.as_bytes()),
-                Ok((size.len() + 7, Some(Piece::Data(b"hello")))),
+                Ok((size.len() + 7, Some(BodyChunk::Data(b"hello")))),
                 "{size}"
             );
             let of_client = Decoder::new(Framing::Chunked, 9).next(wire.as_bytes());
@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn a_body_over_the_limit_is_refused_at_the_chunk_that_breaks_it() {
         let mut decoder = Decoder::new(Framing::Chunked, 8);
-        assert_eq!(decoder.next(b"5\r\nhello\r\n"), Ok((8, Some(Piece::Data(b"hello")))));
+        assert_eq!(decoder.next(b"5\r\nhello\r\n"), Ok((8, Some(BodyChunk::Data(b"hello")))));
         assert_eq!(decoder.next(b"\r\n4\r\n"), Err(BodyError::TooLarge));
         assert_eq!(Decoder::new(Framing::Chunked, 8).next(b"ffffffffffffffff\r\n"), Err(BodyError::TooLarge));
     }

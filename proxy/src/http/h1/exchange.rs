@@ -8,10 +8,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::http::connection_auth::{self, Login};
-use crate::http::h1::body::{self, BodyError, Decoder, Piece};
+use crate::http::h1::body::{self, BodyChunk, BodyError, Decoder};
 use crate::http::h1::head::{self, Framing, HeadEnd, HeadError, HeadLimits, ResponseHead, Version};
 use crate::http::h1::keep_alive::Promise;
-use crate::http::path_prefix::Mount;
+use crate::http::path_prefix::PathPrefix;
 use crate::http::rewrite::{self, ResponseRewrite};
 use crate::observe::access_log::Side;
 use crate::runtime::drain::{Phase, Stop};
@@ -73,7 +73,7 @@ pub struct RequestContext {
     /// What it means for logins that hold for the agent's connection.
     pub login: Login,
     /// Where the agent's paths are for the client.
-    pub mount: Option<Mount>,
+    pub path_prefix: Option<PathPrefix>,
 }
 
 /// How an exchange went.
@@ -268,10 +268,10 @@ impl<'a> Transfer<'a> {
             let (took, piece) = self.decoder.next(&from.plain.filled()[used..])?;
             used += took;
             let Some(piece) = piece else { break };
-            if let Piece::Data(data) = &piece {
+            if let BodyChunk::Data(data) = &piece {
                 self.moved += data.len() as u64;
             }
-            self.done = matches!(piece, Piece::End(_));
+            self.done = matches!(piece, BodyChunk::End(_));
             body::encode(self.framing, &piece, message);
         }
         from.plain.consume(used);
@@ -288,7 +288,7 @@ impl<'a> Transfer<'a> {
             return Err(Broken::From(Fault::EndedEarly));
         }
         let mut last = Vec::new();
-        body::encode(self.framing, &Piece::End(Vec::new()), &mut last);
+        body::encode(self.framing, &BodyChunk::End(Vec::new()), &mut last);
         self.done = true;
         to.write(&last).map_err(Broken::To)
     }
@@ -346,7 +346,7 @@ impl<N: Net> Exchange<'_, N> {
                 framing,
                 keep_alive: keep_client,
                 http10: asked.version == Version::Http10,
-                mount: asked.mount.as_ref(),
+                path_prefix: asked.path_prefix.as_ref(),
                 hsts: self.hsts,
             };
             let mut out = Vec::with_capacity(length + 128);
