@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use dcv_splice::transport::endpoint::{End, Endpoint, Fault, Scratch};
+use dcv_splice::transport::endpoint::{End, Endpoint, EndpointError, Scratch};
 use harness::simulated::Wire;
 
 use tokio::time::Instant;
@@ -31,7 +31,7 @@ pub(crate) async fn far_client(mut peer: Endpoint<Wire>, plan: &Plan) -> Talk {
     talk
 }
 
-async fn client_says(peer: &mut Endpoint<Wire>, plan: &Plan, talk: &mut Talk) -> Result<(), Fault> {
+async fn client_says(peer: &mut Endpoint<Wire>, plan: &Plan, talk: &mut Talk) -> Result<(), EndpointError> {
     let scratch = RefCell::default();
     if plan.client_tls {
         peer.handshake(&scratch).await?;
@@ -62,7 +62,7 @@ async fn hear_message(
     scratch: &RefCell<Scratch>,
     talk: &mut Talk,
     method: &str,
-) -> Result<bool, Fault> {
+) -> Result<bool, EndpointError> {
     loop {
         let heard = converse(peer, scratch, |heard| decode(heard, method, false)).await?;
         let ended = || decode(peer.plain.filled(), method, peer.end() == Some(End::Clean));
@@ -87,7 +87,7 @@ async fn agent_says(
     plan: &Plan,
     next: &Cell<usize>,
     talk: &mut Talk,
-) -> Result<(), Fault> {
+) -> Result<(), EndpointError> {
     let scratch = RefCell::default();
     if plan.agent_tls {
         peer.handshake(&scratch).await?;
@@ -127,7 +127,7 @@ async fn agent_says(
     }
 }
 
-fn answer(peer: &mut Endpoint<Wire>, exchange: &Exchange) -> Result<(), Fault> {
+fn answer(peer: &mut Endpoint<Wire>, exchange: &Exchange) -> Result<(), EndpointError> {
     let mut out = Vec::new();
     for _ in 0..exchange.interim {
         out.extend_from_slice(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n");
@@ -143,7 +143,7 @@ async fn agent_session(
     scratch: &RefCell<Scratch>,
     session: &Session,
     talk: &mut Talk,
-) -> Result<(), Fault> {
+) -> Result<(), EndpointError> {
     let head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
     let (early, rest) = session.to_client.split_at(session.early.1);
     peer.write(&[&head[..], early].concat())?;
@@ -159,7 +159,7 @@ async fn session_talk(
     first: bool,
     cut: bool,
     talk: &mut Talk,
-) -> Result<(), Fault> {
+) -> Result<(), EndpointError> {
     let (now, later) = if first { (rest, &[][..]) } else { rest.split_at(rest.len() / 2) };
     peer.write(now)?;
     if first {
@@ -184,8 +184,8 @@ fn while_hearing(
     cx: &mut Context<'_>,
     peer: &mut Endpoint<Wire>,
     scratch: &RefCell<Scratch>,
-    say: impl Fn(&mut Endpoint<Wire>, &mut Context<'_>) -> Poll<Result<(), Fault>>,
-) -> Poll<Result<(), Fault>> {
+    say: impl Fn(&mut Endpoint<Wire>, &mut Context<'_>) -> Poll<Result<(), EndpointError>>,
+) -> Poll<Result<(), EndpointError>> {
     while let Poll::Ready(gained) = peer.poll_fill(cx, &mut scratch.borrow_mut())? {
         if gained == 0 {
             break;
@@ -199,7 +199,7 @@ async fn converse<T>(
     peer: &mut Endpoint<Wire>,
     scratch: &RefCell<Scratch>,
     mut enough: impl FnMut(&[u8]) -> Option<T>,
-) -> Result<Option<T>, Fault> {
+) -> Result<Option<T>, EndpointError> {
     poll_fn(|cx| {
         let flushed = peer.poll_flush(cx)?;
         loop {

@@ -9,7 +9,7 @@ use std::task::Context;
 use std::time::{Duration, Instant};
 
 use crate::http::h1::keep_alive::Promise;
-use crate::transport::endpoint::{Endpoint, Fault, Scratch};
+use crate::transport::endpoint::{Endpoint, EndpointError, Scratch};
 use crate::transport::net::Stream;
 
 /// Limits of the pool.
@@ -36,7 +36,7 @@ struct Idle<S> {
 
 /// Why an agent can't be reached.
 #[derive(Debug, thiserror::Error)]
-pub enum ReachError {
+pub enum ConnectError {
     /// It refused, or there is no way to it.
     #[error("can't be reached: {0}")]
     Refused(io::Error),
@@ -45,10 +45,10 @@ pub enum ReachError {
     TimedOut,
     /// The TLS handshake failed.
     #[error("failed in the TLS handshake: {0}")]
-    Handshake(Fault),
+    Handshake(EndpointError),
 }
 
-impl ReachError {
+impl ConnectError {
     /// A word for it, for counting.
     pub fn kind(&self) -> &'static str {
         match self {

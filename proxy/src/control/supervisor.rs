@@ -407,7 +407,7 @@ impl Supervisor {
                     left -= 1;
                 }
                 signal = signals.next() => match signal {
-                    None if end.phase == Phase::Ending => return result,
+                    None if end.phase == Phase::EndReason => return result,
                     None => {
                         end.hurry();
                         self.doing = end.doing();
@@ -423,7 +423,7 @@ impl Supervisor {
                 answer = self.helper.next(), if !self.alone => drop(self.take(answer).await),
                 () = tokio::time::sleep_until(end.at.into()), if end.phase == Phase::Draining => {
                     tracing::info!("the drain time is over");
-                    end.phase = Phase::Ending;
+                    end.phase = Phase::EndReason;
                 }
             }
             self.enter(end.phase);
@@ -515,7 +515,7 @@ impl End {
             self.at = self.at.min(Instant::now() + self.drain);
         } else {
             tracing::info!("stopping at once");
-            self.phase = Phase::Ending;
+            self.phase = Phase::EndReason;
         }
     }
 
@@ -629,6 +629,6 @@ mod tests {
         assert_eq!((end.phase, end.doing()), (Phase::Draining, "stopping"));
         assert!(end.at <= Instant::now() + Duration::from_secs(30));
         end.hurry();
-        assert_eq!(end.phase, Phase::Ending);
+        assert_eq!(end.phase, Phase::EndReason);
     }
 }

@@ -42,7 +42,7 @@ impl Display for Side {
 
 /// Why a request or session ended, and which side did it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Ending {
+pub enum EndReason {
     /// The exchange was completed.
     Complete,
     /// The proxy answered by itself, and refused nothing: `/health`, a redirect.
@@ -71,7 +71,7 @@ pub enum Ending {
     Drained,
 }
 
-impl Display for Ending {
+impl Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Complete => f.write_str("complete"),
@@ -93,7 +93,7 @@ impl Display for Ending {
 
 /// The entry of one request, or of the session it became.
 #[derive(Clone, Debug)]
-pub struct Ledger {
+pub struct AccessRecord {
     /// Who asked.
     pub client: IpAddr,
     /// The name that it showed the password of.
@@ -115,10 +115,10 @@ pub struct Ledger {
     /// From the request's head to its end.
     pub duration: Duration,
     /// Why it ended.
-    pub ending: Ending,
+    pub ending: EndReason,
 }
 
-impl Ledger {
+impl AccessRecord {
     /// The access log's line: the combined format, then what a desktop's operator asks for.
     pub fn line(&self, now: OffsetDateTime) -> String {
         let stamp = format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
@@ -219,7 +219,7 @@ impl AccessLog {
     }
 
     /// Writes the line of `ledger`.
-    pub fn write(&self, ledger: &Ledger) {
+    pub fn write(&self, ledger: &AccessRecord) {
         let Some(log) = &self.0 else { return };
         log.write(ledger.line(OffsetDateTime::now_utc()).as_bytes());
         if let Some(dropped) = log.untold() {
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_line_stays_one_line() {
-        let ledger = Ledger {
+        let ledger = AccessRecord {
             user: "ann b".to_owned(),
             client: IpAddr::from([192, 0, 2, 1]),
             request: "GET /\"\n HTTP/1.1".to_owned(),
@@ -263,7 +263,7 @@ mod tests {
             to_agent: 1,
             to_client: 22,
             duration: Duration::from_millis(333),
-            ending: Ending::Ended(Side::Client),
+            ending: EndReason::Ended(Side::Client),
         };
         assert_eq!(
             ledger.line(OffsetDateTime::UNIX_EPOCH),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::observe::access_log::{Ending, Ledger};
+use crate::observe::access_log::{AccessRecord, EndReason};
 
 /// Agents that are counted each by itself; the others are counted together, as [`OTHERS`].
 const AGENTS_MAX: usize = 4096;
@@ -193,7 +193,7 @@ impl Books {
     }
 
     /// A request or session is over.
-    pub fn close(&self, ledger: &Ledger) {
+    pub fn close(&self, ledger: &AccessRecord) {
         let Some(agent) = ledger.agent else { return };
         let book = self.known(agent.ip());
         let mut figures = book.figures.borrow_mut();
@@ -201,8 +201,11 @@ impl Books {
         figures.answers[class] += 1;
         figures.to_agent += ledger.to_agent;
         // What the proxy says itself comes from no agent.
-        figures.to_client +=
-            if matches!(ledger.ending, Ending::Answered | Ending::Refused) { 0 } else { ledger.to_client };
+        figures.to_client += if matches!(ledger.ending, EndReason::Answered | EndReason::Refused) {
+            0
+        } else {
+            ledger.to_client
+        };
         if ledger.status != 101 {
             figures.request.note(ledger.duration);
         }

@@ -14,7 +14,7 @@ pub enum Phase {
     /// Who is there gets one more answer, and no request is taken on after it; sessions go on.
     Draining,
     /// What still runs is ended cleanly.
-    Ending,
+    EndReason,
 }
 
 /// A worker's phase and the connections that wait for the next one.

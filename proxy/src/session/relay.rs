@@ -10,11 +10,11 @@ use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use crate::observe::access_log::{Ending, Side};
+use crate::observe::access_log::{EndReason, Side};
 use crate::runtime::drain::{Phase, Stop};
 use crate::session::close_frame;
 use crate::tls::TlsError;
-use crate::transport::endpoint::{End, Endpoint, Fault, RECEIVE_BYTES_MAX, Scratch};
+use crate::transport::endpoint::{End, Endpoint, EndpointError, RECEIVE_BYTES_MAX, Scratch};
 use crate::transport::net::{Net, Stream};
 use crate::transport::pipes::{PIPE_BYTES, Pipe, Pipes};
 
@@ -101,9 +101,9 @@ impl Direction {
 }
 
 /// Which side of a passage failed, the one that bytes come from or the one they go to.
-enum Broken {
-    From(Fault),
-    To(Fault),
+enum TransferError {
+    From(EndpointError),
+    To(EndpointError),
 }
 
 /// How a turn ended short of an error.
@@ -120,7 +120,7 @@ struct Relay<'a, S> {
     to_agent: Direction,
     to_client: Direction,
     /// What ended the first direction.
-    first: Option<Ending>,
+    first: Option<EndReason>,
 }
 
 /// Relays until both directions have ended, a side fails, a limit runs out or the worker ends.
@@ -128,7 +128,7 @@ pub async fn relay<N: Net>(
     client: &mut Endpoint<N::Stream>,
     agent: &mut Endpoint<N::Stream>,
     around: &Surroundings<'_, N>,
-) -> (Ending, Moved) {
+) -> (EndReason, Moved) {
     let mut relay =
         Relay { client, agent, to_agent: Direction::default(), to_client: Direction::default(), first: None };
     let ending = relay.run(around).await;
@@ -139,7 +139,7 @@ pub async fn relay<N: Net>(
 }
 
 impl<S: Stream> Relay<'_, S> {
-    async fn run<N: Net<Stream = S>>(&mut self, around: &Surroundings<'_, N>) -> Ending {
+    async fn run<N: Net<Stream = S>>(&mut self, around: &Surroundings<'_, N>) -> EndReason {
         if let Err((side, fault)) = self.pass_early_bytes() {
             return fault.ending(side);
         }
@@ -148,7 +148,7 @@ impl<S: Stream> Relay<'_, S> {
         let mut seen = self.progress();
         loop {
             let turn = poll_fn(|cx| {
-                if watch.poll(cx, Phase::Ending).is_ready() {
+                if watch.poll(cx, Phase::EndReason).is_ready() {
                     return Poll::Ready(Step::Drained);
                 }
                 if let Poll::Ready(step) = self.turn(cx, around) {
@@ -161,7 +161,7 @@ impl<S: Stream> Relay<'_, S> {
                 Step::Again => around.net.breathe().await,
                 Step::TimeUp if self.progress() == seen => {
                     let gone = self.first.filter(|_| self.to_client.state == State::Broken);
-                    return self.farewell(around.net, gone.unwrap_or(Ending::Idle)).await;
+                    return self.farewell(around.net, gone.unwrap_or(EndReason::Idle)).await;
                 }
                 Step::TimeUp | Step::Hurried => {
                     seen = self.progress();
@@ -169,13 +169,13 @@ impl<S: Stream> Relay<'_, S> {
                 }
                 Step::Ended(ending) => return ending,
                 Step::Failed(side, fault) => return self.failed(around.net, side, &fault).await,
-                Step::Drained => return self.farewell(around.net, Ending::Drained).await,
+                Step::Drained => return self.farewell(around.net, EndReason::Drained).await,
             }
         }
     }
 
     /// What was read together with the heads goes first.
-    fn pass_early_bytes(&mut self) -> Result<(), (Side, Fault)> {
+    fn pass_early_bytes(&mut self) -> Result<(), (Side, EndpointError)> {
         pass_early(self.client, self.agent, &mut self.to_agent).map_err(|fault| (Side::Agent, fault))?;
         pass_early(self.agent, self.client, &mut self.to_client).map_err(|fault| (Side::Client, fault))
     }
@@ -213,7 +213,7 @@ impl<S: Stream> Relay<'_, S> {
         };
         self.note_first_end();
         if self.to_agent.is_over() && self.to_client.is_over() {
-            return Poll::Ready(Step::Ended(self.first.unwrap_or(Ending::Idle)));
+            return Poll::Ready(Step::Ended(self.first.unwrap_or(EndReason::Idle)));
         }
         match (up, down) {
             _ if self.idle_limit(&around.limits) < limit => Poll::Ready(Step::Hurried),
@@ -227,15 +227,15 @@ impl<S: Stream> Relay<'_, S> {
             let client = self.client.end().map(|end| (Side::Client, end));
             let ended = client.or_else(|| self.agent.end().map(|end| (Side::Agent, end)));
             self.first = ended.map(|(side, end)| match end {
-                End::Clean => Ending::Ended(side),
-                End::Truncated => Ending::Truncated(side),
+                End::Clean => EndReason::Ended(side),
+                End::Truncated => EndReason::Truncated(side),
             });
         }
     }
 
     /// What a side sent before it failed is still brought to the other, but not called a clean end. The
     /// failed side is told why, if it is still there (a TLS alert).
-    async fn failed<N: Net>(&mut self, net: &N, side: Side, fault: &Fault) -> Ending {
+    async fn failed<N: Net>(&mut self, net: &N, side: Side, fault: &EndpointError) -> EndReason {
         let (failed, other) = match side {
             Side::Client => (&mut *self.client, &mut *self.agent),
             Side::Agent => (&mut *self.agent, &mut *self.client),
@@ -244,26 +244,28 @@ impl<S: Stream> Relay<'_, S> {
         let _ = net.timeout(FAREWELL, last_bytes).await;
         let _ = net.timeout(FAREWELL, failed.flush()).await;
         match self.first {
-            Some(ended @ (Ending::Ended(_) | Ending::Truncated(_))) => ended,
+            Some(ended @ (EndReason::Ended(_) | EndReason::Truncated(_))) => ended,
             _ => fault.ending(side),
         }
     }
 
     /// A side that has said that it ends, by `close_notify` or a WebSocket's close frame, has ended in order: many close
     /// the connection then without another word, or with what they have not read (a reset).
-    fn in_order(&self, ending: Ending) -> Ending {
+    fn in_order(&self, ending: EndReason) -> EndReason {
         let has_said_so = |side| match side {
             Side::Client => self.to_agent.is_closed || self.client.end() == Some(End::Clean),
             Side::Agent => self.to_client.is_closed || self.agent.end() == Some(End::Clean),
         };
         match ending {
-            Ending::Truncated(side) | Ending::Reset(side) if has_said_so(side) => Ending::Ended(side),
+            EndReason::Truncated(side) | EndReason::Reset(side) if has_said_so(side) => {
+                EndReason::Ended(side)
+            }
             ending => ending,
         }
     }
 
     /// Both sides are told that it is over, as far as they listen.
-    async fn farewell<N: Net>(&mut self, net: &N, ending: Ending) -> Ending {
+    async fn farewell<N: Net>(&mut self, net: &N, ending: EndReason) -> EndReason {
         let farewell = async { tokio::join!(self.client.finish(), self.agent.finish()) };
         let _ = net.timeout(FAREWELL, farewell).await;
         ending
@@ -284,7 +286,7 @@ fn pass_early<S: Stream>(
     from: &mut Endpoint<S>,
     to: &mut Endpoint<S>,
     direction: &mut Direction,
-) -> Result<(), Fault> {
+) -> Result<(), EndpointError> {
     let early = from.plain.len();
     direction.is_closed = !from.is_plain() && close_frame::ends_with_close(from.plain.filled());
     to.write(from.plain.filled())?;
@@ -302,24 +304,24 @@ enum Step {
     TimeUp,
     /// Less time is left from now on.
     Hurried,
-    Ended(Ending),
-    Failed(Side, Fault),
+    Ended(EndReason),
+    Failed(Side, EndpointError),
     Drained,
 }
 
 /// A side that takes no more may still have something to say, so it is read to its end; one that can't be read
 /// ends the session.
 fn settle(
-    turn: Poll<Result<Turn, Broken>>,
+    turn: Poll<Result<Turn, TransferError>>,
     from: Side,
     direction: &mut Direction,
-    first: &mut Option<Ending>,
+    first: &mut Option<EndReason>,
 ) -> Result<Turn, Step> {
     match turn {
         Poll::Pending => Ok(Turn::Over),
         Poll::Ready(Ok(turn)) => Ok(turn),
-        Poll::Ready(Err(Broken::From(fault))) => Err(Step::Failed(from, fault)),
-        Poll::Ready(Err(Broken::To(fault))) => {
+        Poll::Ready(Err(TransferError::From(fault))) => Err(Step::Failed(from, fault)),
+        Poll::Ready(Err(TransferError::To(fault))) => {
             direction.state = State::Broken;
             first.get_or_insert_with(|| fault.ending(from.other()));
             Ok(Turn::Over)
@@ -343,7 +345,7 @@ impl<N: Net> Passage<'_, '_, N> {
         from: &mut Endpoint<S>,
         to: &mut Endpoint<S>,
         direction: &mut Direction,
-    ) -> Poll<Result<Turn, Broken>> {
+    ) -> Poll<Result<Turn, TransferError>> {
         if !direction.may_go(self.net) {
             return Poll::Pending;
         }
@@ -358,16 +360,16 @@ impl<N: Net> Passage<'_, '_, N> {
         from: &mut Endpoint<S>,
         to: &mut Endpoint<S>,
         direction: &mut Direction,
-    ) -> Poll<Result<Turn, Broken>> {
+    ) -> Poll<Result<Turn, TransferError>> {
         if direction.is_over() {
             return Poll::Ready(Ok(Turn::Over));
         }
         let (mut left, mut receives) = (self.budget, 0);
         loop {
-            ready!(to.poll_flush(self.cx)).map_err(Broken::To)?;
-            ready!(self.drain_pipe(to, direction)).map_err(Broken::To)?;
+            ready!(to.poll_flush(self.cx)).map_err(TransferError::To)?;
+            ready!(self.drain_pipe(to, direction)).map_err(TransferError::To)?;
             if let Some(end) = from.end() {
-                ready!(to.poll_finish(self.cx, end == End::Clean)).map_err(Broken::To)?;
+                ready!(to.poll_finish(self.cx, end == End::Clean)).map_err(TransferError::To)?;
                 direction.state = State::Done;
                 return Poll::Ready(Ok(Turn::Over));
             }
@@ -376,7 +378,7 @@ impl<N: Net> Passage<'_, '_, N> {
             }
             receives += 1;
             let moved = if direction.spliced {
-                ready!(self.splice(from, direction)).map_err(Broken::From)?
+                ready!(self.splice(from, direction)).map_err(TransferError::From)?
             } else {
                 ready!(self.copy(from, to, direction, left))?
             };
@@ -391,7 +393,7 @@ impl<N: Net> Passage<'_, '_, N> {
         to: &mut Endpoint<S>,
         direction: &mut Direction,
         bytes_max: usize,
-    ) -> Poll<Result<usize, Broken>> {
+    ) -> Poll<Result<usize, TransferError>> {
         let by_tls = !from.is_plain();
         let plain_pair = !by_tls && to.is_plain();
         let bytes_max = if plain_pair { SPLICE_BYTES_MIN } else { bytes_max };
@@ -407,9 +409,9 @@ impl<N: Net> Passage<'_, '_, N> {
         let received = from.poll_open(self.cx, incoming, bytes_max, &mut sink);
         // What came before a fault, or before a key was used up, still goes out.
         let sent = to.send_sealed(self.cx, outgoing);
-        let received = ready!(received).map_err(Broken::From)?;
-        sealed.map_err(|error| Broken::To(error.into()))?;
-        sent.map_err(Broken::To)?;
+        let received = ready!(received).map_err(TransferError::From)?;
+        sealed.map_err(|error| TransferError::To(error.into()))?;
+        sent.map_err(TransferError::To)?;
         // Opening can oblige to an answer (a key update). Where it has to wait, a later turn sends it.
         let _ = from.poll_flush(self.cx);
         direction.spliced = plain_pair && received == SPLICE_BYTES_MIN && self.fit(direction);
@@ -429,7 +431,7 @@ impl<N: Net> Passage<'_, '_, N> {
         &mut self,
         from: &mut Endpoint<S>,
         direction: &mut Direction,
-    ) -> Poll<Result<usize, Fault>> {
+    ) -> Poll<Result<usize, EndpointError>> {
         let moved =
             direction.pipe.as_ref().and_then(|pipe| from.stream().poll_recv_pipe(self.cx, pipe, PIPE_BYTES));
         let Some(moved) = moved else {
@@ -461,7 +463,7 @@ impl<N: Net> Passage<'_, '_, N> {
         &mut self,
         to: &mut Endpoint<S>,
         direction: &mut Direction,
-    ) -> Poll<Result<(), Fault>> {
+    ) -> Poll<Result<(), EndpointError>> {
         while direction.piped > 0 {
             let Some(pipe) = &direction.pipe else { break };
             let Some(sent) = to.stream().poll_send_pipe(self.cx, pipe, direction.piped) else { break };

@@ -37,7 +37,7 @@ impl TlsError {
             Self::Protocol(error) => reasons::trouble(error),
             Self::NothingInCommon => Trouble::Suites,
             Self::TooOld { .. } => Trouble::Version,
-            Self::KeyExhausted | Self::TooFragmented | Self::NotReady => Trouble::Broken,
+            Self::KeyExhausted | Self::TooFragmented | Self::NotReady => Trouble::TransferError,
         }
     }
 }

@@ -41,7 +41,7 @@ pub enum Trouble {
     /// What it sends is no TLS at all.
     NoTls,
     /// It breaks the protocol.
-    Broken,
+    TransferError,
 }
 
 /// Sorts an error of a handshake.
@@ -66,7 +66,7 @@ pub(super) fn trouble(error: &Error) -> Trouble {
         Error::InvalidMessage(
             InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
         ) => Trouble::NoTls,
-        _ => Trouble::Broken,
+        _ => Trouble::TransferError,
     }
 }
 

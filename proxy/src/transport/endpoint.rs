@@ -8,7 +8,7 @@ use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use crate::observe::access_log::{Ending, Side};
+use crate::observe::access_log::{EndReason, Side};
 use crate::runtime::buffer::Buffer;
 use crate::tls::{HELD_BYTES_MAX, TlsEnd, TlsError, TlsState};
 use crate::transport::net::{Net, Stream};
@@ -40,7 +40,7 @@ impl Default for Scratch {
 
 /// Why a side can't go on.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum EndpointError {
     /// The socket failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -58,16 +58,16 @@ pub enum Fault {
     TimedOut,
 }
 
-impl Fault {
+impl EndpointError {
     /// Why a request or session has ended by it, as a fault of `side`.
-    pub fn ending(&self, side: Side) -> Ending {
+    pub fn ending(&self, side: Side) -> EndReason {
         match self {
-            Self::Io(error) if error.kind() == io::ErrorKind::TimedOut => Ending::Stalled(side),
-            Self::Io(_) => Ending::Reset(side),
-            Self::Tls(TlsError::KeyExhausted) => Ending::KeyExhausted(side),
-            Self::Tls(_) | Self::NoTls => Ending::BrokeTls(side),
-            Self::EndedEarly => Ending::Truncated(side),
-            Self::TimedOut => Ending::TimedOut(side),
+            Self::Io(error) if error.kind() == io::ErrorKind::TimedOut => EndReason::Stalled(side),
+            Self::Io(_) => EndReason::Reset(side),
+            Self::Tls(TlsError::KeyExhausted) => EndReason::KeyExhausted(side),
+            Self::Tls(_) | Self::NoTls => EndReason::BrokeTls(side),
+            Self::EndedEarly => EndReason::Truncated(side),
+            Self::TimedOut => EndReason::TimedOut(side),
         }
     }
 }
@@ -171,7 +171,7 @@ impl<S: Stream> Endpoint<S> {
         incoming: &mut [u8],
         bytes_max: usize,
         sink: &mut impl FnMut(&[u8]),
-    ) -> Poll<Result<usize, Fault>> {
+    ) -> Poll<Result<usize, EndpointError>> {
         if self.end.is_some() {
             return Poll::Ready(Ok(0));
         }
@@ -196,7 +196,11 @@ impl<S: Stream> Endpoint<S> {
     }
 
     /// Receives once behind [`Endpoint::plain`]. Gives the plaintext bytes gained; 0 only at the end.
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<Result<usize, Fault>> {
+    pub fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Poll<Result<usize, EndpointError>> {
         let before = self.plain.len();
         loop {
             let mut plain = std::mem::take(&mut self.plain);
@@ -214,7 +218,7 @@ impl<S: Stream> Endpoint<S> {
     }
 
     /// Sends what waits; ready when nothing does.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EndpointError>> {
         while !self.unsent.is_empty() {
             match ready!(self.stream.poll_send(cx, self.unsent.filled())) {
                 Ok(sent) => self.unsent.consume(sent),
@@ -230,7 +234,7 @@ impl<S: Stream> Endpoint<S> {
     }
 
     /// Encrypts `bytes` to be sent by the next flush.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), EndpointError> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -249,7 +253,7 @@ impl<S: Stream> Endpoint<S> {
 
     /// Sends what was sealed into `outgoing`, which is left empty: what the side can't take is kept here.
     /// Nothing older may wait.
-    pub fn send_sealed(&mut self, cx: &mut Context<'_>, outgoing: &mut Buffer) -> Result<(), Fault> {
+    pub fn send_sealed(&mut self, cx: &mut Context<'_>, outgoing: &mut Buffer) -> Result<(), EndpointError> {
         debug_assert!(self.unsent.is_empty(), "sealed records go out in the order they were sealed");
         while !outgoing.is_empty() {
             match self.stream.poll_send(cx, outgoing.filled()) {
@@ -270,20 +274,20 @@ impl<S: Stream> Endpoint<S> {
 
     /// Why a side that has ended its bytes does not listen either, if so. Reading would no longer tell a reset; sending
     /// nothing does (tcp(7): `EPIPE`).
-    pub fn reset(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
+    pub fn reset(&mut self, cx: &mut Context<'_>) -> Option<EndpointError> {
         match self.stream.poll_send(cx, &[]) {
             Poll::Ready(Err(error)) => Some(self.cut_by(error)),
             _ => None,
         }
     }
 
-    fn cut_by(&mut self, error: io::Error) -> Fault {
+    fn cut_by(&mut self, error: io::Error) -> EndpointError {
         self.cut = true;
         error.into()
     }
 
     /// Says that no more will be sent: `close_notify` where `clean`, and FIN, after what still waits.
-    pub fn poll_finish(&mut self, cx: &mut Context<'_>, clean: bool) -> Poll<Result<(), Fault>> {
+    pub fn poll_finish(&mut self, cx: &mut Context<'_>, clean: bool) -> Poll<Result<(), EndpointError>> {
         if !self.finished {
             self.finished = true;
             if clean {
@@ -299,7 +303,7 @@ impl<S: Stream> Endpoint<S> {
     }
 
     /// Drives the TLS handshake to its end.
-    pub async fn handshake(&mut self, scratch: &RefCell<Scratch>) -> Result<(), Fault> {
+    pub async fn handshake(&mut self, scratch: &RefCell<Scratch>) -> Result<(), EndpointError> {
         let begun = self.begin_handshake(&mut scratch.borrow_mut().incoming);
         let mut state = match begun {
             Ok(state) => state,
@@ -316,10 +320,10 @@ impl<S: Stream> Endpoint<S> {
     }
 
     /// With what is there already, if anything is.
-    fn begin_handshake(&mut self, incoming: &mut [u8]) -> Result<TlsState, Fault> {
+    fn begin_handshake(&mut self, incoming: &mut [u8]) -> Result<TlsState, EndpointError> {
         let held = self.tls.put_back(incoming);
         if is_text(&incoming[..held]) {
-            return Err(Fault::NoTls);
+            return Err(EndpointError::NoTls);
         }
         let plain = &mut self.plain;
         let sink = &mut |bytes: &[u8]| plain.push(bytes);
@@ -330,16 +334,16 @@ impl<S: Stream> Endpoint<S> {
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
-    ) -> Poll<Result<TlsState, Fault>> {
+    ) -> Poll<Result<TlsState, EndpointError>> {
         ready!(self.poll_flush(cx))?;
         let incoming = &mut scratch.incoming;
         let held = self.tls.put_back(incoming);
         let received = ready!(self.stream.poll_recv(cx, &mut incoming[held..held + FILL_BYTES]))?;
         if received == 0 {
-            return Poll::Ready(Err(Fault::EndedEarly));
+            return Poll::Ready(Err(EndpointError::EndedEarly));
         }
         if held == 0 && is_text(&incoming[..received]) {
-            return Poll::Ready(Err(Fault::NoTls));
+            return Poll::Ready(Err(EndpointError::NoTls));
         }
         let plain = &mut self.plain;
         let opened =
@@ -355,17 +359,17 @@ impl<S: Stream> Endpoint<S> {
     }
 
     /// [`Endpoint::poll_fill`], awaited.
-    pub async fn fill(&mut self, scratch: &RefCell<Scratch>) -> Result<usize, Fault> {
+    pub async fn fill(&mut self, scratch: &RefCell<Scratch>) -> Result<usize, EndpointError> {
         poll_fn(|cx| self.poll_fill(cx, &mut scratch.borrow_mut())).await
     }
 
     /// [`Endpoint::poll_flush`], awaited.
-    pub async fn flush(&mut self) -> Result<(), Fault> {
+    pub async fn flush(&mut self) -> Result<(), EndpointError> {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
     /// [`Endpoint::poll_finish`], awaited.
-    pub async fn finish(&mut self) -> Result<(), Fault> {
+    pub async fn finish(&mut self) -> Result<(), EndpointError> {
         poll_fn(|cx| self.poll_finish(cx, true)).await
     }
 

@@ -14,24 +14,24 @@ use crate::access::admission::{self, ClientPermit};
 use crate::access::proxy_protocol::{InvalidProxyHeader, ProxyHeader};
 use crate::access::rejections::{RejectCounters, RejectReason};
 use crate::access::route::Route;
-use crate::agents::pool::{Bound, PoolLimits, ReachError};
+use crate::agents::pool::{Bound, ConnectError, PoolLimits};
 use crate::http::h1::exchange::{Exchange, Failure, Method, Outcome, RequestContext};
 use crate::http::h1::head::{Framing, HeadEnd, HeadError, RequestHead};
 use crate::http::h1::keep_alive::Promise;
 use crate::http::local_response::LocalResponse;
 use crate::http::request_source::RequestSource;
-use crate::observe::access_log::{Ending, Side};
+use crate::observe::access_log::{EndReason, Side};
 use crate::runtime::drain::Phase;
 use crate::runtime::scheduler::Class;
 use crate::session::relay::{Moved, Surroundings, relay};
 use crate::tls::TlsEnd;
-use crate::transport::endpoint::{Endpoint, Fault, Scratch};
+use crate::transport::endpoint::{Endpoint, EndpointError, Scratch};
 use crate::transport::net::Net;
 use crate::worker::context::Worker;
 use crate::worker::eviction::Place;
 use crate::worker::failure_responses::{cause, head_took_too_long, not_tls, refused_for, reply_to};
 use crate::worker::policy::{asked, authorize, decide};
-use crate::worker::record_builder::Entry;
+use crate::worker::record_builder::RecordBuilder;
 
 /// How long a client that is to be left has to take its last bytes.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -68,7 +68,7 @@ struct Requested<S> {
     agent: SocketAddr,
     /// The head that the agent is to see.
     head: Vec<u8>,
-    entry: Entry,
+    entry: RecordBuilder,
 }
 
 /// A client, and the agent that has its request.
@@ -89,7 +89,7 @@ struct Connected<S> {
 struct Upgraded<S> {
     client: Box<Endpoint<S>>,
     agent: Box<Endpoint<S>>,
-    entry: Entry,
+    entry: RecordBuilder,
 }
 
 /// What comes after an answer: the next request, a session, or an end.
@@ -188,7 +188,7 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
         }
         let read = worker.net.timeout(config.front.head, read_proxy_header(&mut self.peer, worker));
         let proxy_header = tokio::select! {
-            read = read => read.unwrap_or(Err(Fault::TimedOut.into())),
+            read = read => read.unwrap_or(Err(EndpointError::TimedOut.into())),
             () = worker.last_call() => return None,
         };
         match proxy_header {
@@ -230,7 +230,7 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
             worker.net.timeout(worker.shared.config.front.head, ready.peer.handshake(&worker.scratch));
         let mut place = worker.handshakes.begin();
         let secure = tokio::select! {
-            done = handshake => done.unwrap_or(Err(Fault::TimedOut)),
+            done = handshake => done.unwrap_or(Err(EndpointError::TimedOut)),
             () = place.lost() => {
                 worker.shared.rejections.note(RejectReason::Handshake, client.ip());
                 return None;
@@ -239,11 +239,11 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
         };
         match secure {
             Ok(()) => Some(ready),
-            Err(Fault::NoTls) => {
+            Err(EndpointError::NoTls) => {
                 worker.shared.rejections.note(RejectReason::NotTls, client.ip());
                 ready.peer = Box::new(ready.peer.into_plain());
                 ready.secure = false;
-                let entry = Entry::new(client.ip(), false, worker.net.now());
+                let entry = RecordBuilder::new(client.ip(), false, worker.net.now());
                 if let NextStep::Closing(ready) = ready.refuse(worker, entry, &not_tls(), None).await {
                     ready.linger(worker).await;
                 }
@@ -263,7 +263,7 @@ enum ProxyHeaderError {
     #[error("{0}")]
     Malformed(#[from] InvalidProxyHeader),
     #[error("{0}")]
-    Fault(#[from] Fault),
+    EndpointError(#[from] EndpointError),
 }
 
 async fn read_proxy_header<N: Net>(
@@ -276,19 +276,19 @@ async fn read_proxy_header<N: Net>(
             return Ok(client);
         }
         if peer.fill(&worker.scratch).await? == 0 {
-            return Err(Fault::EndedEarly.into());
+            return Err(EndpointError::EndedEarly.into());
         }
     }
 }
 
 /// Counts a handshake that failed. One who has said nothing of it is no client: it only looked whether the port is open.
-fn note_no_tls(rejections: &RejectCounters, client: IpAddr, fault: &Fault, was_heard: bool) {
+fn note_no_tls(rejections: &RejectCounters, client: IpAddr, fault: &EndpointError, was_heard: bool) {
     match fault {
-        Fault::Tls(error) => match refused_for(error.trouble()) {
+        EndpointError::Tls(error) => match refused_for(error.trouble()) {
             RejectReason::HandshakeLeft => rejections.note_quietly(RejectReason::HandshakeLeft),
             why => rejections.note_with(why, client, error),
         },
-        Fault::TimedOut => rejections.note(RejectReason::HandshakeSlow, client),
+        EndpointError::TimedOut => rejections.note(RejectReason::HandshakeSlow, client),
         _ if was_heard => rejections.note_quietly(RejectReason::HandshakeLeft),
         _ => {}
     }
@@ -321,11 +321,11 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         if !self.wait_for_request(worker).await {
             return Err(self.close());
         }
-        let entry = Entry::new(self.client, self.secure, worker.net.now());
+        let entry = RecordBuilder::new(self.client, self.secure, worker.net.now());
         let length = match worker.net.timeout(worker.shared.config.front.head, self.read_head(worker)).await {
             Ok(Ok(length)) => length,
-            Ok(Err(HeadFault::Gone)) => return Err(NextStep::Closed),
-            Ok(Err(HeadFault::Refused(error))) => return Err(self.refuse_head(worker, entry, error).await),
+            Ok(Err(HeadFailure::Gone)) => return Err(NextStep::Closed),
+            Ok(Err(HeadFailure::Refused(error))) => return Err(self.refuse_head(worker, entry, error).await),
             Err(_) if self.peer.plain.is_empty() => return Err(self.close()),
             Err(_) => return Err(self.refuse(worker, entry, &head_took_too_long(), None).await),
         };
@@ -372,17 +372,17 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         if again { worker.stop.reached(Phase::Draining).await } else { worker.last_call().await }
     }
 
-    async fn read_head<N: Net<Stream = S>>(&mut self, worker: &Worker<N>) -> Result<usize, HeadFault> {
+    async fn read_head<N: Net<Stream = S>>(&mut self, worker: &Worker<N>) -> Result<usize, HeadFailure> {
         let mut scan = HeadEnd::default();
         let limits = &worker.shared.config.front.head_size;
         loop {
             let found = scan.find(self.peer.plain.filled(), limits);
-            if let Some(length) = found.map_err(HeadFault::Refused)? {
+            if let Some(length) = found.map_err(HeadFailure::Refused)? {
                 return Ok(length);
             }
             match self.peer.fill(&worker.scratch).await {
                 Ok(gained) if gained > 0 => {}
-                _ => return Err(HeadFault::Gone),
+                _ => return Err(HeadFailure::Gone),
             }
         }
     }
@@ -390,7 +390,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
     async fn route_request<N: Net<Stream = S>>(
         mut self,
         worker: &Worker<N>,
-        mut entry: Entry,
+        mut entry: RecordBuilder,
         length: usize,
     ) -> Result<Box<Requested<S>>, NextStep<S>> {
         let config = &worker.shared.config;
@@ -431,7 +431,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
     async fn refuse_head<N: Net<Stream = S>>(
         self,
         worker: &Worker<N>,
-        mut entry: Entry,
+        mut entry: RecordBuilder,
         error: HeadError,
     ) -> NextStep<S> {
         entry.note_bytes(self.peer.plain.filled());
@@ -447,7 +447,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
     async fn refuse<N: Net<Stream = S>>(
         mut self,
         worker: &Worker<N>,
-        mut entry: Entry,
+        mut entry: RecordBuilder,
         reply: &LocalResponse,
         asked: Option<&RequestContext>,
     ) -> NextStep<S> {
@@ -459,7 +459,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         let hsts = worker.shared.config.hsts.clone().filter(|_| entry.secure);
         let reply = hsts.into_iter().fold(reply.clone(), LocalResponse::with_header);
         let sent = self.send(worker, &reply.render(keep, head_only)).await;
-        let ending = if reply.status < 400 { Ending::Answered } else { Ending::Refused };
+        let ending = if reply.status < 400 { EndReason::Answered } else { EndReason::Refused };
         entry.ledger.to_client = if head_only { 0 } else { reply.body_bytes() as u64 };
         match sent {
             Ok(()) => entry.close(worker, reply.status, ending),
@@ -468,10 +468,14 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         if keep { self.next() } else { self.close() }
     }
 
-    async fn send<N: Net<Stream = S>>(&mut self, worker: &Worker<N>, bytes: &[u8]) -> Result<(), Fault> {
+    async fn send<N: Net<Stream = S>>(
+        &mut self,
+        worker: &Worker<N>,
+        bytes: &[u8],
+    ) -> Result<(), EndpointError> {
         self.peer.write(bytes)?;
         let sent = worker.net.timeout(worker.shared.config.front.stall, self.peer.flush()).await;
-        sent.unwrap_or(Err(Fault::TimedOut))
+        sent.unwrap_or(Err(EndpointError::TimedOut))
     }
 
     fn next(mut self) -> NextStep<S> {
@@ -492,7 +496,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
     }
 }
 
-enum HeadFault {
+enum HeadFailure {
     Gone,
     Refused(HeadError),
 }
@@ -549,7 +553,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
         let begun = worker.net.now();
         let reached =
             worker.net.timeout(worker.shared.config.front.connect, connect(worker, self.agent)).await;
-        match reached.unwrap_or(Err(ReachError::TimedOut)) {
+        match reached.unwrap_or(Err(ConnectError::TimedOut)) {
             Ok(agent) => {
                 worker.books.reached(self.agent.ip(), worker.net.now() - begun);
                 Ok(self.pair(agent))
@@ -591,14 +595,14 @@ impl<S: crate::transport::net::Stream> Requested<S> {
 async fn connect<N: Net>(
     worker: &Worker<N>,
     agent: SocketAddr,
-) -> Result<Box<Endpoint<N::Stream>>, ReachError> {
-    let stream = worker.net.connect(agent).await.map_err(ReachError::Refused)?;
+) -> Result<Box<Endpoint<N::Stream>>, ConnectError> {
+    let stream = worker.net.connect(agent).await.map_err(ConnectError::Refused)?;
     let Some(connector) = &worker.shared.connector else {
         return Ok(Box::new(Endpoint::new(stream, TlsEnd::plain())));
     };
-    let tls = connector.connect(agent.ip()).map_err(|error| ReachError::Handshake(error.into()))?;
+    let tls = connector.connect(agent.ip()).map_err(|error| ConnectError::Handshake(error.into()))?;
     let mut peer = Box::new(Endpoint::new(stream, tls));
-    peer.handshake(&worker.scratch).await.map_err(ReachError::Handshake)?;
+    peer.handshake(&worker.scratch).await.map_err(ConnectError::Handshake)?;
     Ok(peer)
 }
 
@@ -623,7 +627,7 @@ impl<S: crate::transport::net::Stream> Connected<S> {
         let outcome = tokio::select! {
             biased;
             outcome = exchange.run(&self.requested.asked, &self.requested.head) => outcome,
-            () = worker.stop.reached(Phase::Ending) => Err(Failure::Stopped),
+            () = worker.stop.reached(Phase::EndReason) => Err(Failure::Stopped),
         };
         (self.heard, self.bound, self.promise) = (exchange.heard, exchange.binds, exchange.promise);
         let ledger = &mut self.requested.entry.ledger;
@@ -647,7 +651,10 @@ impl<S: crate::transport::net::Stream> Connected<S> {
         let asked = &self.requested.asked;
         let unanswered = !self.heard
             && self.agent.plain.is_empty()
-            && matches!(failure, Failure::Fault(Side::Agent, Fault::Io(_) | Fault::EndedEarly, None));
+            && matches!(
+                failure,
+                Failure::Endpoint(Side::Agent, EndpointError::Io(_) | EndpointError::EndedEarly, None)
+            );
         self.reused && unanswered && asked.method != Method::Other && asked.framing == Framing::Empty
     }
 
@@ -665,7 +672,7 @@ impl<S: crate::transport::net::Stream> Connected<S> {
     ) -> NextStep<S> {
         let Self { requested, mut agent, bound, promise, .. } = self;
         let Requested { mut client, asked, agent: address, entry, .. } = *requested;
-        entry.close(worker, status, Ending::Complete);
+        entry.close(worker, status, EndReason::Complete);
         let running = worker.stop.phase() == Phase::Running;
         if keep_agent && running {
             agent.plain.release();
@@ -682,11 +689,11 @@ impl<S: crate::transport::net::Stream> Connected<S> {
     async fn failed<N: Net<Stream = S>>(self, worker: &Worker<N>, failure: Failure) -> NextStep<S> {
         let Requested { client, entry, agent, asked, .. } = *self.requested;
         let begun = match &failure {
-            Failure::Fault(side, fault, Some(status)) => {
+            Failure::Endpoint(side, fault, Some(status)) => {
                 Some((side, fault.to_string(), status, fault.ending(*side)))
             }
             Failure::Body(side, error, Some(status)) => {
-                Some((side, error.to_string(), status, Ending::BrokeHttp(*side)))
+                Some((side, error.to_string(), status, EndReason::BrokeHttp(*side)))
             }
             _ => None,
         };
@@ -700,7 +707,11 @@ impl<S: crate::transport::net::Stream> Connected<S> {
         match reply_to(&failure, agent.ip()) {
             None => {
                 let stopped = matches!(failure, Failure::Stopped);
-                entry.close(worker, 0, if stopped { Ending::Drained } else { Ending::Ended(Side::Client) });
+                entry.close(
+                    worker,
+                    0,
+                    if stopped { EndReason::Drained } else { EndReason::Ended(Side::Client) },
+                );
                 NextStep::Closed
             }
             Some(reply) => {
@@ -730,7 +741,7 @@ impl<S: crate::transport::net::Stream> Upgraded<S> {
         worker.net.become_class(Class::Front);
         // A slow client may still have to take what the agent said last.
         let patience = match ending {
-            Ending::Idle | Ending::Drained => FAREWELL,
+            EndReason::Idle | EndReason::Drained => FAREWELL,
             _ => worker.shared.config.front.stall,
         };
         let linger = async {
@@ -741,7 +752,7 @@ impl<S: crate::transport::net::Stream> Upgraded<S> {
         };
         tokio::select! {
             _ = linger => {}
-            () = worker.stop.reached(Phase::Ending) => {}
+            () = worker.stop.reached(Phase::EndReason) => {}
         }
     }
 }

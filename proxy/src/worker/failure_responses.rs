@@ -4,13 +4,13 @@
 use std::net::IpAddr;
 
 use crate::access::rejections::RejectReason;
-use crate::agents::pool::ReachError;
+use crate::agents::pool::ConnectError;
 use crate::http::h1::body::BodyError;
 use crate::http::h1::exchange::Failure;
 use crate::http::local_response::LocalResponse;
 use crate::observe::access_log::Side;
 use crate::tls::Trouble;
-use crate::transport::endpoint::Fault;
+use crate::transport::endpoint::EndpointError;
 
 pub(super) fn refused_for(trouble: Trouble) -> RejectReason {
     match trouble {
@@ -24,7 +24,7 @@ pub(super) fn refused_for(trouble: Trouble) -> RejectReason {
         Trouble::Alert => RejectReason::TlsAlert,
         Trouble::Left => RejectReason::HandshakeLeft,
         Trouble::NoTls => RejectReason::NotTls,
-        Trouble::Broken => RejectReason::TlsBroken,
+        Trouble::TransferError => RejectReason::TlsBroken,
     }
 }
 
@@ -37,18 +37,18 @@ pub(super) fn head_took_too_long() -> LocalResponse {
 }
 
 /// What the client is told; the details are for the operator, but for what has to be done at the agent.
-pub(super) fn cause(error: &ReachError) -> String {
+pub(super) fn cause(error: &ConnectError) -> String {
     match error {
-        ReachError::TimedOut => {
+        ConnectError::TimedOut => {
             "did not answer in time: is it running, and may this proxy reach it?".to_owned()
         }
-        ReachError::Refused(_) => "refused the connection: is its DCV server running?".to_owned(),
-        ReachError::Handshake(Fault::Tls(error))
+        ConnectError::Refused(_) => "refused the connection: is its DCV server running?".to_owned(),
+        ConnectError::Handshake(EndpointError::Tls(error))
             if matches!(error.trouble(), Trouble::Version | Trouble::Suites) =>
         {
             format!("failed in the TLS handshake: {error}.")
         }
-        ReachError::Handshake(_) => {
+        ConnectError::Handshake(_) => {
             "failed in the TLS handshake: does it speak HTTPS with a certificate this proxy accepts?"
                 .to_owned()
         }
@@ -71,14 +71,14 @@ pub(super) fn reply_to(failure: &Failure, agent: IpAddr) -> Option<LocalResponse
         Failure::Body(Side::Agent, ..) => {
             Some(bad_gateway(agent, "answered with what is no valid HTTP response"))
         }
-        Failure::Fault(Side::Client, Fault::TimedOut, _) => {
+        Failure::Endpoint(Side::Client, EndpointError::TimedOut, _) => {
             Some(LocalResponse::new(408, "The request's body did not come in time."))
         }
-        Failure::Fault(Side::Client, _, _) | Failure::Stopped => None,
-        Failure::Fault(Side::Agent, Fault::TimedOut, _) => {
+        Failure::Endpoint(Side::Client, _, _) | Failure::Stopped => None,
+        Failure::Endpoint(Side::Agent, EndpointError::TimedOut, _) => {
             Some(LocalResponse::new(504, format!("The desktop at {agent} did not answer in time.")))
         }
-        Failure::Fault(Side::Agent, _, _) => {
+        Failure::Endpoint(Side::Agent, _, _) => {
             Some(bad_gateway(agent, "closed the connection without an answer"))
         }
     }

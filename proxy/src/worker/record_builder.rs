@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::http::h1::head::{self, RequestHead, Version};
-use crate::observe::access_log::{Ending, Ledger};
+use crate::observe::access_log::{AccessRecord, EndReason};
 use crate::transport::net::Net;
 use crate::worker::context::Worker;
 
@@ -12,17 +12,17 @@ use crate::worker::context::Worker;
 const LOGGED_LINE_BYTES: usize = 1024;
 
 /// A ledger that is being written.
-pub(crate) struct Entry {
-    pub(crate) ledger: Ledger,
+pub(crate) struct RecordBuilder {
+    pub(crate) ledger: AccessRecord,
     /// Whether the client came by HTTPS.
     pub(crate) secure: bool,
     started: Instant,
 }
 
-impl Entry {
+impl RecordBuilder {
     /// Of a request that begins.
     pub(crate) fn new(client: IpAddr, secure: bool, started: Instant) -> Self {
-        let ledger = Ledger {
+        let ledger = AccessRecord {
             client,
             user: String::new(),
             request: String::new(),
@@ -33,7 +33,7 @@ impl Entry {
             to_agent: 0,
             to_client: 0,
             duration: Duration::ZERO,
-            ending: Ending::Refused,
+            ending: EndReason::Refused,
         };
         Self { ledger, secure, started }
     }
@@ -55,7 +55,7 @@ impl Entry {
     }
 
     /// It is over: it is counted, and written to the access log.
-    pub(crate) fn close<N: Net>(mut self, worker: &Worker<N>, status: u16, ending: Ending) {
+    pub(crate) fn close<N: Net>(mut self, worker: &Worker<N>, status: u16, ending: EndReason) {
         self.ledger.status = status;
         self.ledger.ending = ending;
         self.ledger.duration = worker.net.now() - self.started;

@@ -246,9 +246,9 @@ async fn drain(generations: &Generations, mut orders: watch::Receiver<Orders>) {
     tokio::select! {
         () = gone() => return,
         () = beats => {}
-        _ = orders.wait_for(|orders| orders.phase == Phase::Ending) => {}
+        _ = orders.wait_for(|orders| orders.phase == Phase::EndReason) => {}
     }
-    generations.enter(Phase::Ending);
+    generations.enter(Phase::EndReason);
     let _ = generations.current().net.timeout(GOODBYE, gone()).await;
 }
 

@@ -15,7 +15,7 @@ use crate::http::path_prefix::PathPrefix;
 use crate::http::rewrite::{self, ResponseRewrite};
 use crate::observe::access_log::Side;
 use crate::runtime::drain::{Phase, Stop};
-use crate::transport::endpoint::{End, Endpoint, FILL_BYTES, Fault, Scratch};
+use crate::transport::endpoint::{End, Endpoint, EndpointError, FILL_BYTES, Scratch};
 use crate::transport::net::{Net, Stream};
 
 /// Limits of an exchange.
@@ -96,7 +96,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub enum Failure {
     /// A side failed. Where `status` is none, the client has not been given anything yet.
-    Fault(Side, Fault, Option<u16>),
+    Endpoint(Side, EndpointError, Option<u16>),
     /// The body of a side breaks the rules of its framing; the same of `status`.
     Body(Side, BodyError, Option<u16>),
     /// The agent's head can't be passed on; the client has not been given anything yet.
@@ -113,9 +113,11 @@ impl Failure {
     /// A word for it, for counting.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Fault(Side::Client, ..) | Self::Body(Side::Client, ..) => "client",
-            Self::Fault(Side::Agent, _, None) | Self::Body(Side::Agent, _, None) => "no answer",
-            Self::Fault(Side::Agent, _, Some(_)) | Self::Body(Side::Agent, _, Some(_)) => "answer broken off",
+            Self::Endpoint(Side::Client, ..) | Self::Body(Side::Client, ..) => "client",
+            Self::Endpoint(Side::Agent, _, None) | Self::Body(Side::Agent, _, None) => "no answer",
+            Self::Endpoint(Side::Agent, _, Some(_)) | Self::Body(Side::Agent, _, Some(_)) => {
+                "answer broken off"
+            }
             Self::BadHead(_) => "no HTTP",
             Self::UnaskedUpgrade => "unasked upgrade",
             Self::TooManyInterim => "interim responses",
@@ -175,22 +177,22 @@ const TURN_RECEIVES: usize = 4;
 const INTERIM_MAX: usize = 64;
 
 /// Why a transfer failed.
-enum Broken {
+enum TransferError {
     /// The sender.
-    From(Fault),
+    From(EndpointError),
     /// What it sent.
     Body(BodyError),
     /// The receiver.
-    To(Fault),
+    To(EndpointError),
 }
 
-impl Broken {
+impl TransferError {
     /// The failure of a transfer from `side`.
     fn of(self, side: Side, status: Option<u16>) -> Failure {
         match self {
-            Self::From(fault) => Failure::Fault(side, fault, status),
+            Self::From(fault) => Failure::Endpoint(side, fault, status),
             Self::Body(error) => Failure::Body(side, error, status),
-            Self::To(fault) => Failure::Fault(side.other(), fault, status),
+            Self::To(fault) => Failure::Endpoint(side.other(), fault, status),
         }
     }
 }
@@ -217,14 +219,14 @@ impl<'a> Transfer<'a> {
         from: &mut Endpoint<S>,
         to: &mut Endpoint<S>,
         scratch: &mut Scratch,
-    ) -> Poll<Result<Turn, Broken>> {
+    ) -> Poll<Result<Turn, TransferError>> {
         let mut receives = 0;
         loop {
             let recoded = self.recode(from, to, scratch);
             let flushed = to.poll_flush(cx);
             // What was there before a body broke the rules has gone out by now, as far as the side takes it.
             let has_gained = recoded?;
-            ready!(flushed).map_err(Broken::To)?;
+            ready!(flushed).map_err(TransferError::To)?;
             if self.done {
                 return Poll::Ready(Ok(Turn::Done));
             }
@@ -235,7 +237,7 @@ impl<'a> Transfer<'a> {
                 return Poll::Ready(Ok(Turn::Again));
             }
             receives += 1;
-            if ready!(from.poll_fill(cx, scratch)).map_err(Broken::From)? == 0 {
+            if ready!(from.poll_fill(cx, scratch)).map_err(TransferError::From)? == 0 {
                 self.end_with_connection(from, to)?;
             }
         }
@@ -247,12 +249,12 @@ impl<'a> Transfer<'a> {
         from: &mut Endpoint<S>,
         to: &mut Endpoint<S>,
         scratch: &mut Scratch,
-    ) -> Result<bool, Broken> {
+    ) -> Result<bool, TransferError> {
         scratch.message.clear();
         scratch.message.extend_from_slice(std::mem::take(&mut self.head));
         let decoded = self.decode(from, &mut scratch.message);
-        to.write(&scratch.message).map_err(Broken::To)?;
-        decoded.map_err(Broken::Body)
+        to.write(&scratch.message).map_err(TransferError::To)?;
+        decoded.map_err(TransferError::Body)
     }
 
     fn decode<S: Stream>(
@@ -283,14 +285,14 @@ impl<'a> Transfer<'a> {
         &mut self,
         from: &Endpoint<S>,
         to: &mut Endpoint<S>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), TransferError> {
         if !self.decoder.ends_with_connection() || from.end() != Some(End::Clean) {
-            return Err(Broken::From(Fault::EndedEarly));
+            return Err(TransferError::From(EndpointError::EndedEarly));
         }
         let mut last = Vec::new();
         body::encode(self.framing, &BodyChunk::End(Vec::new()), &mut last);
         self.done = true;
-        to.write(&last).map_err(Broken::To)
+        to.write(&last).map_err(TransferError::To)
     }
 }
 
@@ -377,13 +379,13 @@ impl<N: Net> Exchange<'_, N> {
     }
 
     fn write_to_client(&mut self, head: &[u8]) -> Result<(), Failure> {
-        self.client.write(head).map_err(|fault| Failure::Fault(Side::Client, fault, None))
+        self.client.write(head).map_err(|fault| Failure::Endpoint(Side::Client, fault, None))
     }
 
     async fn send_interim(&mut self, status: u16) -> Result<(), Failure> {
         let sent = self.net.timeout(self.limits.response, self.client.flush()).await;
-        sent.unwrap_or(Err(Fault::TimedOut))
-            .map_err(|fault| Failure::Fault(Side::Client, fault, Some(status)))
+        sent.unwrap_or(Err(EndpointError::TimedOut))
+            .map_err(|fault| Failure::Endpoint(Side::Client, fault, Some(status)))
     }
 
     /// Waits for a whole response head, sending the request's body meanwhile.
@@ -424,10 +426,10 @@ impl<N: Net> Exchange<'_, N> {
 
     fn timed_out(&self, upload: &Transfer<'_>, status: Option<u16>) -> Failure {
         if status.is_none() && self.patience(self.limits.response) < self.limits.response {
-            return Failure::Fault(Side::Client, Fault::EndedEarly, None);
+            return Failure::Endpoint(Side::Client, EndpointError::EndedEarly, None);
         }
         let side = if upload.is_up_to_agent() || self.agent.is_behind() { Side::Agent } else { Side::Client };
-        Failure::Fault(side, Fault::TimedOut, status)
+        Failure::Endpoint(side, EndpointError::TimedOut, status)
     }
 
     fn poll_head(
@@ -444,7 +446,7 @@ impl<N: Net> Exchange<'_, N> {
             match self.poll_upload(cx, upload) {
                 Ok(turn) => again = turn,
                 // An agent that refuses a body may have said why: its answer is still read.
-                Err(Broken::To(_)) => *upload_broken = true,
+                Err(TransferError::To(_)) => *upload_broken = true,
                 Err(broken) => return Poll::Ready(Err(broken.of(Side::Client, None))),
             }
         }
@@ -464,7 +466,11 @@ impl<N: Net> Exchange<'_, N> {
     }
 
     /// Whether the turn was used up before the body.
-    fn poll_upload(&mut self, cx: &mut Context<'_>, upload: &mut Transfer<'_>) -> Result<bool, Broken> {
+    fn poll_upload(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &mut Transfer<'_>,
+    ) -> Result<bool, TransferError> {
         // Most requests are a head alone.
         if upload.done && upload.head.is_empty() && !self.agent.is_behind() {
             return Ok(false);
@@ -488,11 +494,11 @@ impl<N: Net> Exchange<'_, N> {
             }
             let filled = ready!(self.agent.poll_fill(cx, &mut self.scratch.borrow_mut()));
             let fault = match filled {
-                Ok(0) => Fault::EndedEarly,
+                Ok(0) => EndpointError::EndedEarly,
                 Ok(_) => continue,
                 Err(fault) => fault,
             };
-            return Poll::Ready(Err(Failure::Fault(Side::Agent, fault, None)));
+            return Poll::Ready(Err(Failure::Endpoint(Side::Agent, fault, None)));
         }
     }
 
@@ -501,12 +507,13 @@ impl<N: Net> Exchange<'_, N> {
         let may_half_close = self.may_half_close;
         let is_gone = |end| end == End::Truncated || !may_half_close;
         let fault = self.listener_failure(cx);
-        let fault = fault.or_else(|| self.client.end().is_some_and(is_gone).then_some(Fault::EndedEarly));
-        fault.map_or(Ok(()), |fault| Err(Failure::Fault(Side::Client, fault, None)))
+        let fault =
+            fault.or_else(|| self.client.end().is_some_and(is_gone).then_some(EndpointError::EndedEarly));
+        fault.map_or(Ok(()), |fault| Err(Failure::Endpoint(Side::Client, fault, None)))
     }
 
     /// Takes in what the client sends ahead, up to a limit, and finds out whether it is still there.
-    fn client_failure(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
+    fn client_failure(&mut self, cx: &mut Context<'_>) -> Option<EndpointError> {
         while self.client.plain.len() < FILL_BYTES && self.client.end().is_none() {
             match self.client.poll_fill(cx, &mut self.scratch.borrow_mut()) {
                 Poll::Ready(Ok(_)) => {}
@@ -519,7 +526,7 @@ impl<N: Net> Exchange<'_, N> {
 
     /// The same where nothing more is received: a client that has ended its side, or sent more ahead than is taken in, may
     /// be gone altogether.
-    fn listener_failure(&mut self, cx: &mut Context<'_>) -> Option<Fault> {
+    fn listener_failure(&mut self, cx: &mut Context<'_>) -> Option<EndpointError> {
         let is_unheard = |client: &Endpoint<_>| client.end().is_some() || client.plain.len() >= FILL_BYTES;
         self.client_failure(cx).or_else(|| is_unheard(self.client).then(|| self.client.reset(cx)).flatten())
     }
@@ -550,7 +557,9 @@ impl<N: Net> Exchange<'_, N> {
                 Event::Here(()) => break,
                 Event::Again => self.net.breathe().await,
                 Event::TimeUp if download.done => return Err(self.timed_out(upload, Some(status))),
-                Event::TimeUp => return Err(Failure::Fault(self.slow_side(), Fault::TimedOut, Some(status))),
+                Event::TimeUp => {
+                    return Err(Failure::Endpoint(self.slow_side(), EndpointError::TimedOut, Some(status)));
+                }
                 Event::Progress => {}
             }
             timer.set(self.net.sleep(self.patience(self.limits.response)));
@@ -580,7 +589,7 @@ impl<N: Net> Exchange<'_, N> {
         if !*upload_over {
             match self.poll_upload(cx, upload) {
                 Ok(turn) => again = turn,
-                Err(Broken::To(_)) => *upload_over = true,
+                Err(TransferError::To(_)) => *upload_over = true,
                 Err(broken) => {
                     // What the agent has said by now goes out first, as far as the client takes it.
                     let _ = download.poll(cx, self.agent, self.client, &mut self.scratch.borrow_mut());
@@ -602,7 +611,7 @@ impl<N: Net> Exchange<'_, N> {
             && !is_answered
             && let Some(fault) = self.listener_failure(cx)
         {
-            return Poll::Ready(Err(Failure::Fault(Side::Client, fault, Some(status))));
+            return Poll::Ready(Err(Failure::Endpoint(Side::Client, fault, Some(status))));
         }
         if again {
             return Poll::Ready(Ok(Event::Again));
