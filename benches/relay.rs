@@ -20,7 +20,7 @@ use dcv_splice::runtime::scheduler::Class;
 use dcv_splice::session::relay::{RelayLimits, Surroundings, relay};
 use dcv_splice::tls::TlsEnd;
 use dcv_splice::transport::endpoint::{Endpoint, Scratch};
-use dcv_splice::transport::net::{Net, Stream};
+use dcv_splice::transport::net::{Runtime, Stream};
 use dcv_splice::transport::pipes::Pipes;
 
 const FRAME_BYTES: usize = 20_000;
@@ -59,7 +59,7 @@ impl Stream for Memory {
 /// A worker on which nothing else happens.
 struct Quiet;
 
-impl Net for Quiet {
+impl Runtime for Quiet {
     type Stream = Memory;
     type Sleep = Pending<()>;
 

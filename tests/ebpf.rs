@@ -23,12 +23,12 @@ fn object() -> PathBuf {
 }
 
 /// A proxy that the kernel counts for.
-struct Counted {
+struct ConnectionSlot {
     proxy: Proxy,
     folder: TempDir,
 }
 
-impl Drop for Counted {
+impl Drop for ConnectionSlot {
     /// Killed, it could not remove its cgroup.
     fn drop(&mut self) {
         if !std::thread::panicking() {
@@ -37,7 +37,7 @@ impl Drop for Counted {
     }
 }
 
-impl Counted {
+impl ConnectionSlot {
     fn start(port: u16, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let control = format!("--control={}", folder.path().join("control").display());
@@ -177,7 +177,7 @@ async fn agent() -> (Faulty, Arc<Seen>) {
     (agent.await, seen)
 }
 
-async fn one(proxy: &Counted, prefix: &str, sends: usize, gets: usize, mode: Close) {
+async fn one(proxy: &ConnectionSlot, prefix: &str, sends: usize, gets: usize, mode: Close) {
     let number = MODES.iter().position(|it| *it == mode).unwrap();
     let mut client = proxy.session(&format!("{prefix}/{sends}/{gets}/{number}")).await;
     client.say(vec![9; gets]).await;
@@ -200,7 +200,7 @@ async fn one(proxy: &Counted, prefix: &str, sends: usize, gets: usize, mode: Clo
 #[tokio::test(flavor = "multi_thread")]
 async fn every_byte_is_accounted_for_however_a_session_ends() {
     let (agent, seen) = agent().await;
-    let proxy = Counted::start(agent.address.port(), &[]);
+    let proxy = ConnectionSlot::start(agent.address.port(), &[]);
     let prefix = format!("/{}", agent.address.ip());
     let mut connections = 0;
     for mode in MODES {
@@ -220,7 +220,7 @@ async fn every_byte_is_accounted_for_however_a_session_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_sessions_at_once_are_accounted_for() {
     let (agent, seen) = agent().await;
-    let proxy = Arc::new(Counted::start(agent.address.port(), &[]));
+    let proxy = Arc::new(ConnectionSlot::start(agent.address.port(), &[]));
     let prefix = format!("/{}", agent.address.ip());
     let sessions = (0..200).map(|number| {
         let (proxy, prefix) = (proxy.clone(), prefix.clone());
@@ -250,7 +250,7 @@ async fn an_agent_of_ipv6_is_accounted_for() {
             tokio::spawn(async move { serve(Line::new(stream), &seen).await });
         }
     });
-    let proxy = Counted::start(address.port(), &["--default-agent=::1"]);
+    let proxy = ConnectionSlot::start(address.port(), &["--default-agent=::1"]);
     for mode in MODES {
         one(&proxy, "", 10_000, 2_000, mode).await;
     }
@@ -262,7 +262,7 @@ async fn an_agent_of_ipv6_is_accounted_for() {
 async fn clients_are_accounted_for_by_listener() {
     let (agent, _) = agent().await;
     let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let proxy = Counted::start(agent.address.port(), &[&format!("--listen={at}")]);
+    let proxy = ConnectionSlot::start(agent.address.port(), &[&format!("--listen={at}")]);
     let asked = 20;
     for _ in 0..asked {
         let mut client = Line::secure(at).await;
@@ -285,7 +285,7 @@ async fn clients_are_accounted_for_by_listener() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_fail_are_counted_as_such() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let proxy = Counted::start(free.port(), &["--connect-ms=300"]);
+    let proxy = ConnectionSlot::start(free.port(), &["--connect-ms=300"]);
     let ask = async |agent: &str| {
         let mut client = Line::plain(proxy.proxy.address()).await;
         client.say(format!("GET /{agent}/ HTTP/1.1\r\nHost: p\r\nConnection: close\r\n\r\n")).await;
@@ -311,7 +311,7 @@ async fn connections_that_fail_are_counted_as_such() {
     assert_eq!(proxy.standing().kernel.unwrap().agents.len(), 1);
 }
 
-fn failures(proxy: &Counted, count: u64) -> KernelFigures {
+fn failures(proxy: &ConnectionSlot, count: u64) -> KernelFigures {
     eventually("they are counted", || {
         let others = proxy.kernel(OTHERS);
         (others.failed == count).then_some(others)
@@ -328,7 +328,7 @@ async fn what_a_reset_has_left_unacknowledged_is_shown() {
         agent.reset();
     })
     .await;
-    let proxy = Counted::start(agent.address.port(), &[]);
+    let proxy = ConnectionSlot::start(agent.address.port(), &[]);
     let mut client = proxy.session(&format!("/{}/", agent.address.ip())).await;
     client.say("word").await;
     client.rest().await;
@@ -364,7 +364,7 @@ async fn bytes_after_our_end_and_then_a_reset_may_be_one_byte_short() {
         }
     })
     .await;
-    let proxy = Counted::start(agent.address.port(), &[]);
+    let proxy = ConnectionSlot::start(agent.address.port(), &[]);
     let mut client = proxy.session(&format!("/{}/", agent.address.ip())).await;
     client.finish().await;
     client.rest().await;
@@ -381,7 +381,7 @@ async fn bytes_after_our_end_and_then_a_reset_may_be_one_byte_short() {
 async fn an_upgrade_counts_nothing_twice_and_leaves_nothing_behind() {
     let (agent, seen) = agent().await;
     let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut proxy = Counted::start(agent.address.port(), &[&format!("--listen-plain={at}")]);
+    let mut proxy = ConnectionSlot::start(agent.address.port(), &[&format!("--listen-plain={at}")]);
     let ip = agent.address.ip();
     let cgroup = proxy.proxy.until("says where", |log| {
         let (_, after) = log.split_once("the kernel counts connections of ")?;
@@ -426,7 +426,7 @@ async fn an_upgrade_counts_nothing_twice_and_leaves_nothing_behind() {
 async fn a_helper_that_hangs_keeps_nobody_from_the_other_figures() {
     let (agent, _) = agent().await;
     let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let proxy = Counted::start(agent.address.port(), &[&format!("--admin={admin}")]);
+    let proxy = ConnectionSlot::start(agent.address.port(), &[&format!("--admin={admin}")]);
     let pid = proxy.proxy.pid();
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     let helper = nix::unistd::Pid::from_raw(children.trim().parse().expect("one child"));
@@ -497,7 +497,7 @@ async fn what_is_lost_on_the_way_is_counted_once() {
     let port = agent.address.port();
     // One in eight segments to and from the agent; the table goes with the test.
     let table = Table::new(port);
-    let proxy = Counted::start(port, &["--connect-ms=20000"]);
+    let proxy = ConnectionSlot::start(port, &["--connect-ms=20000"]);
     for mode in [Close::AgentFirst, Close::ClientFirst, Close::Both] {
         one(&proxy, &format!("/{}", agent.address.ip()), 400_000, 300_000, mode).await;
     }

@@ -25,7 +25,7 @@ use dcv_splice::tls::{Acceptor, AgentTrust, Connector, TlsEnd};
 use dcv_splice::transport::endpoint::Endpoint;
 use dcv_splice::worker::connection;
 use dcv_splice::worker::context::{Shared, Worker};
-use dcv_splice::worker::load_balancer::Balance;
+use dcv_splice::worker::load_balancer::LoadBalancer;
 use harness::simulated::{Weather, World, wire};
 use plan::{Body, Ends, Exchange, Plan, Session};
 use talk::{Talk, decode, far_agent, far_client};
@@ -62,7 +62,7 @@ impl Fixture {
             log: AccessLog::default(),
             admission,
             passwords: None,
-            balance: Balance::new(1).0,
+            balance: LoadBalancer::new(1).0,
             rejections: Arc::default(),
             failures: Arc::default(),
             published: Published::default(),

@@ -1,5 +1,5 @@
 //! A network in memory on virtual time: streams that cut, delay, hold back and break what passes through them as
-//! a seed says. It stands under the proxy's real code through its `Net` and `Stream` traits; no socket, no real
+//! a seed says. It stands under the proxy's real code through its `Runtime` and `Stream` traits; no socket, no real
 //! clock.
 
 use std::cell::{Cell, RefCell};
@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use dcv_splice::runtime::scheduler::Class;
-use dcv_splice::transport::net::{Net, Stream};
+use dcv_splice::transport::net::{Runtime, Stream};
 
 /// How a wire treats what passes through it.
 #[derive(Clone, Copy, Debug)]
@@ -214,7 +214,7 @@ impl World {
     }
 }
 
-impl Net for World {
+impl Runtime for World {
     type Stream = Wire;
     type Sleep = tokio::time::Sleep;
 

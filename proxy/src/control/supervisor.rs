@@ -27,7 +27,7 @@ use crate::runtime::drain::Phase;
 use crate::transport::own_addresses::Own;
 use crate::worker::context::Shared;
 use crate::worker::listeners::{self, Listener};
-use crate::worker::load_balancer::Desk;
+use crate::worker::load_balancer::WorkerInbox;
 use crate::worker::thread::{self, Orders};
 
 /// Questions that may wait for the helper, which a slow disk may keep; further ones are refused. Fewer than commands that
@@ -443,7 +443,7 @@ fn kernel_account(found: Payload) -> Option<KernelAccount> {
 
 fn start_workers(
     orders: &watch::Receiver<Orders>,
-    desks: Vec<Desk>,
+    desks: Vec<WorkerInbox>,
     listeners: Vec<Listener>,
     own: &Own,
 ) -> io::Result<mpsc::UnboundedReceiver<Report>> {

@@ -16,7 +16,7 @@ use crate::os::files::Files;
 use crate::os::log::Target;
 use crate::tls::{self, Acceptor, Connector};
 use crate::worker::context::Shared;
-use crate::worker::load_balancer::{Balance, Desk};
+use crate::worker::load_balancer::{LoadBalancer, WorkerInbox};
 
 /// A configuration that can be run by.
 pub struct Prepared {
@@ -82,9 +82,9 @@ impl Prepared {
     }
 
     /// What the workers share at the start. Starts the thread of the passwords.
-    pub fn share(self, log: &AccessLog) -> io::Result<(Shared, Vec<Desk>, Target)> {
+    pub fn share(self, log: &AccessLog) -> io::Result<(Shared, Vec<WorkerInbox>, Target)> {
         let config = self.resolved.config;
-        let (balance, desks) = Balance::new(config.workers);
+        let (balance, desks) = LoadBalancer::new(config.workers);
         let shared = Shared {
             admission: Admission::new(config.clients.clone(), config.client_limits),
             passwords: passwords(config.passwords.as_ref(), self.users, None)?,

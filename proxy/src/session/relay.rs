@@ -15,7 +15,7 @@ use crate::runtime::drain::{Phase, Stop};
 use crate::session::close_frame;
 use crate::tls::TlsError;
 use crate::transport::endpoint::{End, Endpoint, EndpointError, RECEIVE_BYTES_MAX, Scratch};
-use crate::transport::net::{Net, Stream};
+use crate::transport::net::{Runtime, Stream};
 use crate::transport::pipes::{PIPE_BYTES, Pipe, Pipes};
 
 /// Limits of a relay.
@@ -95,7 +95,7 @@ impl Direction {
     }
 
     /// Whether it may have a turn now; if not, the task will be polled again when it may.
-    fn may_go(&self, net: &impl Net) -> bool {
+    fn may_go(&self, net: &impl Runtime) -> bool {
         self.streak < BULK_TURNS || self.is_over() || net.may_move_bulk()
     }
 }
@@ -124,7 +124,7 @@ struct Relay<'a, S> {
 }
 
 /// Relays until both directions have ended, a side fails, a limit runs out or the worker ends.
-pub async fn relay<N: Net>(
+pub async fn relay<N: Runtime>(
     client: &mut Endpoint<N::Stream>,
     agent: &mut Endpoint<N::Stream>,
     around: &Surroundings<'_, N>,
@@ -139,7 +139,7 @@ pub async fn relay<N: Net>(
 }
 
 impl<S: Stream> Relay<'_, S> {
-    async fn run<N: Net<Stream = S>>(&mut self, around: &Surroundings<'_, N>) -> EndReason {
+    async fn run<N: Runtime<Stream = S>>(&mut self, around: &Surroundings<'_, N>) -> EndReason {
         if let Err((side, fault)) = self.pass_early_bytes() {
             return fault.ending(side);
         }
@@ -194,7 +194,11 @@ impl<S: Stream> Relay<'_, S> {
     }
 
     /// One turn of each direction that has not ended.
-    fn turn<N: Net<Stream = S>>(&mut self, cx: &mut Context<'_>, around: &Surroundings<'_, N>) -> Poll<Step> {
+    fn turn<N: Runtime<Stream = S>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        around: &Surroundings<'_, N>,
+    ) -> Poll<Step> {
         let mut scratch = around.scratch.borrow_mut();
         let turn_bytes = around.limits.turn_bytes;
         let budget = if around.net.is_idle() { turn_bytes.max(TURN_BYTES_ALONE) } else { turn_bytes };
@@ -235,7 +239,7 @@ impl<S: Stream> Relay<'_, S> {
 
     /// What a side sent before it failed is still brought to the other, but not called a clean end. The
     /// failed side is told why, if it is still there (a TLS alert).
-    async fn failed<N: Net>(&mut self, net: &N, side: Side, fault: &EndpointError) -> EndReason {
+    async fn failed<N: Runtime>(&mut self, net: &N, side: Side, fault: &EndpointError) -> EndReason {
         let (failed, other) = match side {
             Side::Client => (&mut *self.client, &mut *self.agent),
             Side::Agent => (&mut *self.agent, &mut *self.client),
@@ -265,7 +269,7 @@ impl<S: Stream> Relay<'_, S> {
     }
 
     /// Both sides are told that it is over, as far as they listen.
-    async fn farewell<N: Net>(&mut self, net: &N, ending: EndReason) -> EndReason {
+    async fn farewell<N: Runtime>(&mut self, net: &N, ending: EndReason) -> EndReason {
         let farewell = async { tokio::join!(self.client.finish(), self.agent.finish()) };
         let _ = net.timeout(FAREWELL, farewell).await;
         ending
@@ -338,7 +342,7 @@ struct Passage<'a, 'c, N> {
     budget: usize,
 }
 
-impl<N: Net> Passage<'_, '_, N> {
+impl<N: Runtime> Passage<'_, '_, N> {
     /// A turn, if it is the direction's.
     fn turn<S: Stream>(
         &mut self,
@@ -525,7 +529,7 @@ mod tests {
         bulk_turns: Cell<usize>,
     }
 
-    impl Net for Busy {
+    impl Runtime for Busy {
         type Stream = Talker;
         type Sleep = Pending<()>;
 

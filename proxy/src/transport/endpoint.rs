@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::observe::access_log::{EndReason, Side};
 use crate::runtime::buffer::Buffer;
 use crate::tls::{HELD_BYTES_MAX, TlsEnd, TlsError, TlsState};
-use crate::transport::net::{Net, Stream};
+use crate::transport::net::{Runtime, Stream};
 
 /// Bytes of one receive during heads and bodies, where what was read may have to wait.
 pub const FILL_BYTES: usize = 16 * 1024;
@@ -376,7 +376,7 @@ impl<S: Stream> Endpoint<S> {
     /// Throws away what still comes until the side has ended too, `limit` at the most: a socket that is closed
     /// with unread bytes is reset, and what was sent before is lost with it (RFC 9112 9.6). Nothing is decrypted
     /// any more.
-    pub async fn linger<N: Net>(&mut self, net: &N, scratch: &RefCell<Scratch>, limit: Duration) {
+    pub async fn linger<N: Runtime>(&mut self, net: &N, scratch: &RefCell<Scratch>, limit: Duration) {
         let discard = async {
             while poll_fn(|cx| self.poll_discard(cx, &mut scratch.borrow_mut().incoming)).await {
                 net.sleep(LINGER_PAUSE).await;

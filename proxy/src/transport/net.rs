@@ -1,5 +1,5 @@
 //! What a connection asks of the outside world: streams that are read and written once they are ready, new
-//! streams to agents, the time, and its turn. Production is [`Kernel`]; the tests put a simulated wire in its place.
+//! streams to agents, the time, and its turn. Production is [`OsRuntime`]; the tests put a simulated wire in its place.
 //! Nothing here ever parks a buffer in the kernel: a wait can be given up without losing a byte.
 
 use std::future::poll_fn;
@@ -66,7 +66,7 @@ pub trait Stream {
 pub struct Elapsed;
 
 /// Where streams and the time come from.
-pub trait Net {
+pub trait Runtime {
     /// The streams it makes.
     type Stream: Stream;
     /// A wait for a time.
@@ -112,7 +112,7 @@ pub trait Net {
 
 /// The kernel's network, seen from inside a worker's loop.
 #[derive(Clone)]
-pub struct Kernel {
+pub struct OsRuntime {
     executor: Executor,
     stall: Duration,
     books: Rc<Books>,
@@ -120,11 +120,11 @@ pub struct Kernel {
     own: Own,
 }
 
-impl Net for Kernel {
-    type Stream = KernelStream;
+impl Runtime for OsRuntime {
+    type Stream = TcpStream;
     type Sleep = Sleep;
 
-    async fn connect(&self, agent: SocketAddr) -> io::Result<KernelStream> {
+    async fn connect(&self, agent: SocketAddr) -> io::Result<TcpStream> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(agent), kind, Some(Protocol::TCP))?;
         set_options(&socket, self.stall)?;
@@ -141,7 +141,7 @@ impl Net for Kernel {
             }
             None => {
                 let meter = Metered::Agent { book: self.books.agent(agent.ip()), _departure: departure };
-                Ok(KernelStream { socket, meter })
+                Ok(TcpStream { socket, meter })
             }
         }
     }
@@ -184,7 +184,7 @@ fn local_address<S: AsFd>(socket: &S) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| Errno::AFNOSUPPORT.into())
 }
 
-impl Kernel {
+impl OsRuntime {
     /// The network of that loop. `stall`: how long sent bytes may stay unacknowledged, or a closed window closed
     /// (`TCP_USER_TIMEOUT`, tcp(7)).
     /// `own`: where the proxy itself listens, which is never connected to. `books`: where its bytes are counted.
@@ -193,15 +193,15 @@ impl Kernel {
     }
 
     /// Accepts on a listening socket that doesn't block.
-    pub fn listen(&self, listener: std::net::TcpListener) -> io::Result<Door> {
+    pub fn listen(&self, listener: std::net::TcpListener) -> io::Result<Acceptor> {
         let socket = Watched::new(&self.executor, listener.into(), true)?;
-        Ok(Door { socket, own: self.own.clone() })
+        Ok(Acceptor { socket, own: self.own.clone() })
     }
 
     /// Takes on an accepted socket.
-    pub fn adopt(&self, socket: OwnedFd) -> io::Result<KernelStream> {
+    pub fn adopt(&self, socket: OwnedFd) -> io::Result<TcpStream> {
         let socket = Watched::new(&self.executor, socket, true)?;
-        Ok(KernelStream { socket, meter: Metered::Client(self.books.clients.clone()) })
+        Ok(TcpStream { socket, meter: Metered::Client(self.books.clients.clone()) })
     }
 }
 
@@ -229,16 +229,16 @@ pub fn set_options(socket: &Socket, stall: Duration) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(stall))
 }
 
-/// A connection that [`Door::accept`] gives up, as the proxy has made it itself; accept(2) fails by no such error.
+/// A connection that [`Acceptor::accept`] gives up, as the proxy has made it itself; accept(2) fails by no such error.
 pub const ITSELF: io::ErrorKind = io::ErrorKind::ConnectionRefused;
 
 /// A listening socket.
-pub struct Door {
+pub struct Acceptor {
     socket: Watched,
     own: Own,
 }
 
-impl Door {
+impl Acceptor {
     /// Sets what [`set_options`] has set, for connections that come from now on.
     pub fn set_stall(&self, stall: Duration) -> io::Result<()> {
         self.socket.with(|listener| SockRef::from(&listener).set_tcp_user_timeout(Some(stall)))
@@ -271,7 +271,7 @@ impl Door {
 }
 
 /// A TCP socket of the kernel.
-pub struct KernelStream {
+pub struct TcpStream {
     socket: Watched,
     meter: Metered,
 }
@@ -282,7 +282,7 @@ enum Metered {
     Client(Rc<Meter>),
 }
 
-impl KernelStream {
+impl TcpStream {
     fn meter(&self) -> &Meter {
         match &self.meter {
             Metered::Agent { book, .. } => &book.meter,
@@ -291,7 +291,7 @@ impl KernelStream {
     }
 }
 
-impl Stream for KernelStream {
+impl Stream for TcpStream {
     fn poll_recv(&mut self, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let call = |socket: BorrowedFd<'_>| recv(socket, &mut *into, RecvFlags::empty());
         let (_, received) = ready!(self.socket.poll_io(Interest::Read, call))?;

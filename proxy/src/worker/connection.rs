@@ -26,7 +26,7 @@ use crate::runtime::scheduler::Class;
 use crate::session::relay::{Moved, Surroundings, relay};
 use crate::tls::TlsEnd;
 use crate::transport::endpoint::{Endpoint, EndpointError, Scratch};
-use crate::transport::net::Net;
+use crate::transport::net::Runtime;
 use crate::worker::context::Worker;
 use crate::worker::eviction::Place;
 use crate::worker::failure_responses::{cause, head_took_too_long, not_tls, refused_for, reply_to};
@@ -105,7 +105,7 @@ enum NextStep<S> {
 /// Serves a connection to its end.
 ///
 /// `crowded`: there are as many connections as may be, and another one gives way once this client is let in.
-pub async fn serve<N: Net>(
+pub async fn serve<N: Runtime>(
     worker: &Worker<N>,
     stream: N::Stream,
     client: SocketAddr,
@@ -121,12 +121,12 @@ pub async fn serve<N: Net>(
 }
 
 /// Tells a client without TLS why it is not served. With TLS, the handshake would cost more than it is worth.
-pub async fn reject<N: Net>(worker: &Worker<N>, stream: N::Stream, why: RejectReason) {
+pub async fn reject<N: Runtime>(worker: &Worker<N>, stream: N::Stream, why: RejectReason) {
     send_rejection(worker, Endpoint::new(stream, TlsEnd::plain()), why).await;
 }
 
 /// Does not wait for it to listen.
-async fn send_rejection<N: Net>(worker: &Worker<N>, mut peer: Endpoint<N::Stream>, why: RejectReason) {
+async fn send_rejection<N: Runtime>(worker: &Worker<N>, mut peer: Endpoint<N::Stream>, why: RejectReason) {
     if peer.write(&admission::reply_to(why).render(false, false)).is_err() {
         return;
     }
@@ -140,7 +140,7 @@ async fn send_rejection<N: Net>(worker: &Worker<N>, mut peer: Endpoint<N::Stream
 }
 
 /// Everything before a session.
-async fn front<N: Net>(
+async fn front<N: Runtime>(
     worker: &Worker<N>,
     accepted: Accepted<N::Stream>,
 ) -> Option<(Box<Upgraded<N::Stream>>, ClientPermit)> {
@@ -171,7 +171,7 @@ async fn front<N: Net>(
 }
 
 /// Everything before the first request.
-async fn opened<N: Net>(
+async fn opened<N: Runtime>(
     worker: &Worker<N>,
     accepted: Accepted<N::Stream>,
 ) -> Option<(Ready<N::Stream>, ClientPermit)> {
@@ -181,7 +181,7 @@ async fn opened<N: Net>(
 
 impl<S: crate::transport::net::Stream> Accepted<S> {
     /// A balancer says first whom it speaks for.
-    async fn with_proxy_header<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> Option<Self> {
+    async fn with_proxy_header<N: Runtime<Stream = S>>(mut self, worker: &Worker<N>) -> Option<Self> {
         let config = &worker.shared.config;
         if !config.clients.is_proxy_protocol_source(self.client.ip()) {
             return Some(self);
@@ -200,7 +200,7 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
         }
     }
 
-    async fn admit<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Option<Admitted<S>> {
+    async fn admit<N: Runtime<Stream = S>>(self, worker: &Worker<N>) -> Option<Admitted<S>> {
         let why = match worker.shared.admission.admit(self.client.ip(), worker.net.now()) {
             // Where none has waited longer, it is its own place that it loses.
             Ok(_) if self.crowded && !worker.waiting.evict() => RejectReason::Full,
@@ -219,7 +219,7 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
         Ready { peer: Box::new(peer), client: client.ip(), secure, again: false, bound: Bound::none() }
     }
 
-    async fn secure<N: Net<Stream = S>>(self, worker: &Worker<N>) -> Option<Ready<S>> {
+    async fn secure<N: Runtime<Stream = S>>(self, worker: &Worker<N>) -> Option<Ready<S>> {
         let client = self.client;
         if !self.secure {
             return Some(self.unsecured());
@@ -266,7 +266,7 @@ enum ProxyHeaderError {
     EndpointError(#[from] EndpointError),
 }
 
-async fn read_proxy_header<N: Net>(
+async fn read_proxy_header<N: Runtime>(
     peer: &mut Endpoint<N::Stream>,
     worker: &Worker<N>,
 ) -> Result<Option<SocketAddr>, ProxyHeaderError> {
@@ -295,7 +295,7 @@ fn note_no_tls(rejections: &RejectCounters, client: IpAddr, fault: &EndpointErro
 }
 
 impl<S: crate::transport::net::Stream> Ready<S> {
-    async fn one_request<N: Net<Stream = S>>(self, worker: &Worker<N>, place: &Place<'_>) -> NextStep<S> {
+    async fn one_request<N: Runtime<Stream = S>>(self, worker: &Worker<N>, place: &Place<'_>) -> NextStep<S> {
         let client = self.client;
         let Some(asked) = place.hold(self.read_request(worker, place)).await else {
             worker.shared.rejections.note(RejectReason::Waiting, client);
@@ -313,7 +313,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
     }
 
     /// Reads a head and decides who answers it. Once the head is whole, nobody takes the client's place.
-    async fn read_request<N: Net<Stream = S>>(
+    async fn read_request<N: Runtime<Stream = S>>(
         mut self,
         worker: &Worker<N>,
         place: &Place<'_>,
@@ -334,7 +334,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
     }
 
     /// Waits for the first byte; false where the client leaves or is to leave.
-    async fn wait_for_request<N: Net<Stream = S>>(&mut self, worker: &Worker<N>) -> bool {
+    async fn wait_for_request<N: Runtime<Stream = S>>(&mut self, worker: &Worker<N>) -> bool {
         let front = &worker.shared.config.front;
         let (again, limit) = (self.again, if self.again { front.keep_alive } else { front.head });
         if self.peer.plain.is_empty() {
@@ -349,7 +349,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
 
     /// Takes in the first byte of a request; false where none comes. Some clients send an empty line behind a body, which
     /// is no beginning of a request; one more may stand in front of it, for [`HeadEnd`] to see.
-    async fn begin_request<N: Net<Stream = S>>(&mut self, worker: &Worker<N>) -> bool {
+    async fn begin_request<N: Runtime<Stream = S>>(&mut self, worker: &Worker<N>) -> bool {
         let mut may_skip = true;
         loop {
             match self.peer.plain.filled() {
@@ -368,11 +368,11 @@ impl<S: crate::transport::net::Stream> Ready<S> {
     }
 
     /// Ready once it is to leave: at once where it has been answered before.
-    async fn dismissed<N: Net<Stream = S>>(again: bool, worker: &Worker<N>) {
+    async fn dismissed<N: Runtime<Stream = S>>(again: bool, worker: &Worker<N>) {
         if again { worker.stop.reached(Phase::Draining).await } else { worker.last_call().await }
     }
 
-    async fn read_head<N: Net<Stream = S>>(&mut self, worker: &Worker<N>) -> Result<usize, HeadFailure> {
+    async fn read_head<N: Runtime<Stream = S>>(&mut self, worker: &Worker<N>) -> Result<usize, HeadFailure> {
         let mut scan = HeadEnd::default();
         let limits = &worker.shared.config.front.head_size;
         loop {
@@ -387,7 +387,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         }
     }
 
-    async fn route_request<N: Net<Stream = S>>(
+    async fn route_request<N: Runtime<Stream = S>>(
         mut self,
         worker: &Worker<N>,
         mut entry: RecordBuilder,
@@ -428,7 +428,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         }
     }
 
-    async fn refuse_head<N: Net<Stream = S>>(
+    async fn refuse_head<N: Runtime<Stream = S>>(
         self,
         worker: &Worker<N>,
         mut entry: RecordBuilder,
@@ -444,7 +444,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
     }
 
     /// Gives the proxy's own answer. The connection stays only where the request is known to its last byte.
-    async fn refuse<N: Net<Stream = S>>(
+    async fn refuse<N: Runtime<Stream = S>>(
         mut self,
         worker: &Worker<N>,
         mut entry: RecordBuilder,
@@ -468,7 +468,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         if keep { self.next() } else { self.close() }
     }
 
-    async fn send<N: Net<Stream = S>>(
+    async fn send<N: Runtime<Stream = S>>(
         &mut self,
         worker: &Worker<N>,
         bytes: &[u8],
@@ -489,7 +489,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
     }
 
     /// Ends the connection in order: what was sent is brought over, what still comes is thrown away.
-    async fn linger<N: Net<Stream = S>>(mut self, worker: &Worker<N>) {
+    async fn linger<N: Runtime<Stream = S>>(mut self, worker: &Worker<N>) {
         if let Ok(Ok(())) = worker.net.timeout(FAREWELL, self.peer.finish()).await {
             self.peer.linger(&worker.net, &worker.scratch, FAREWELL).await;
         }
@@ -502,7 +502,7 @@ enum HeadFailure {
 }
 
 impl<S: crate::transport::net::Stream> Requested<S> {
-    async fn answer<N: Net<Stream = S>>(
+    async fn answer<N: Runtime<Stream = S>>(
         self: Box<Self>,
         worker: &Worker<N>,
     ) -> Result<NextStep<S>, NextStep<S>> {
@@ -510,7 +510,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
     }
 
     /// Takes an idle connection to the agent, or makes one.
-    async fn reach_agent<N: Net<Stream = S>>(
+    async fn reach_agent<N: Runtime<Stream = S>>(
         mut self: Box<Self>,
         worker: &Worker<N>,
     ) -> Result<Connected<S>, NextStep<S>> {
@@ -546,7 +546,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
         self.client.bound.take(cx, scratch, self.agent, now, limits)
     }
 
-    async fn reach_anew<N: Net<Stream = S>>(
+    async fn reach_anew<N: Runtime<Stream = S>>(
         self: Box<Self>,
         worker: &Worker<N>,
     ) -> Result<Connected<S>, NextStep<S>> {
@@ -582,7 +582,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
         }
     }
 
-    async fn refuse<N: Net<Stream = S>>(
+    async fn refuse<N: Runtime<Stream = S>>(
         self: Box<Self>,
         worker: &Worker<N>,
         reply: &LocalResponse,
@@ -592,7 +592,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
     }
 }
 
-async fn connect<N: Net>(
+async fn connect<N: Runtime>(
     worker: &Worker<N>,
     agent: SocketAddr,
 ) -> Result<Box<Endpoint<N::Stream>>, ConnectError> {
@@ -607,7 +607,10 @@ async fn connect<N: Net>(
 }
 
 impl<S: crate::transport::net::Stream> Connected<S> {
-    async fn exchange<N: Net<Stream = S>>(mut self, worker: &Worker<N>) -> Result<NextStep<S>, NextStep<S>> {
+    async fn exchange<N: Runtime<Stream = S>>(
+        mut self,
+        worker: &Worker<N>,
+    ) -> Result<NextStep<S>, NextStep<S>> {
         let secure = self.requested.entry.secure;
         let mut exchange = Exchange {
             client: &mut self.requested.client.peer,
@@ -663,7 +666,7 @@ impl<S: crate::transport::net::Stream> Connected<S> {
         Box::new(Upgraded { client: client.peer, agent: self.agent, entry })
     }
 
-    fn answered<N: Net<Stream = S>>(
+    fn answered<N: Runtime<Stream = S>>(
         self,
         worker: &Worker<N>,
         status: u16,
@@ -686,7 +689,7 @@ impl<S: crate::transport::net::Stream> Connected<S> {
         if keep_client { client.next() } else { client.close() }
     }
 
-    async fn failed<N: Net<Stream = S>>(self, worker: &Worker<N>, failure: Failure) -> NextStep<S> {
+    async fn failed<N: Runtime<Stream = S>>(self, worker: &Worker<N>, failure: Failure) -> NextStep<S> {
         let Requested { client, entry, agent, asked, .. } = *self.requested;
         let begun = match &failure {
             Failure::Endpoint(side, fault, Some(status)) => {
@@ -724,7 +727,7 @@ impl<S: crate::transport::net::Stream> Connected<S> {
 }
 
 impl<S: crate::transport::net::Stream> Upgraded<S> {
-    async fn relay<N: Net<Stream = S>>(self: Box<Self>, worker: &Worker<N>) {
+    async fn relay<N: Runtime<Stream = S>>(self: Box<Self>, worker: &Worker<N>) {
         let Self { mut client, mut agent, mut entry } = *self;
         let _open = entry.ledger.agent.map(|agent| worker.books.begin_session(agent.ip()));
         worker.net.become_class(Class::Session);

@@ -18,11 +18,11 @@ use crate::observe::stats::{Books, Published};
 use crate::runtime::drain::{Phase, Stop};
 use crate::tls::{Acceptor, Connector};
 use crate::transport::endpoint::Scratch;
-use crate::transport::net::Net;
+use crate::transport::net::Runtime;
 use crate::transport::pipes::Pipes;
 use crate::worker::eviction::Waiting;
 use crate::worker::handshake_slots::Handshakes;
-use crate::worker::load_balancer::Balance;
+use crate::worker::load_balancer::LoadBalancer;
 
 /// How long a client that was let in before a stop or a reload has to say what it wants.
 const LAST_CALL: Duration = Duration::from_secs(5);
@@ -43,7 +43,7 @@ pub struct Shared {
     /// Who may ask; everybody where there is none.
     pub passwords: Option<Passwords>,
     /// Client connections of all workers.
-    pub balance: Balance,
+    pub balance: LoadBalancer,
     /// Who was turned away.
     pub rejections: Arc<RejectCounters>,
     /// What has failed with agents.
@@ -69,7 +69,7 @@ impl Shared {
 }
 
 /// What the connections of one worker share that came under the same settings.
-pub struct Worker<N: Net> {
+pub struct Worker<N: Runtime> {
     /// Where streams to agents come from.
     pub net: N,
     /// What all workers share.
@@ -90,7 +90,7 @@ pub struct Worker<N: Net> {
     pub stop: Stop,
 }
 
-impl<N: Net> Worker<N> {
+impl<N: Runtime> Worker<N> {
     /// A worker that has not accepted anything yet.
     pub fn new(net: N, shared: Shared) -> Self {
         let pool = Pool::new(shared.config.pool);

@@ -19,7 +19,7 @@ pub struct Connection {
     /// Whether it speaks TLS.
     pub secure: bool,
     /// Its place among those of a worker.
-    pub counted: Counted,
+    pub counted: ConnectionSlot,
     /// Where there are as many connections as may be: workers that may still have one that gives way to it, the one it
     /// is brought to among them. 0: there is room.
     pub seeks: usize,
@@ -27,7 +27,7 @@ pub struct Connection {
 
 /// How many connections each worker has. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Balance(Arc<Shares>);
+pub struct LoadBalancer(Arc<Shares>);
 
 #[derive(Debug)]
 struct Shares {
@@ -50,16 +50,16 @@ struct Share {
 
 /// Where one worker's connections arrive.
 #[derive(Debug)]
-pub struct Desk {
+pub struct WorkerInbox {
     /// The worker's number.
     pub worker: usize,
     /// Connections that other workers have accepted for it.
     pub arrivals: mpsc::UnboundedReceiver<Connection>,
 }
 
-impl Balance {
+impl LoadBalancer {
     /// Nobody is there yet.
-    pub fn new(workers: usize) -> (Self, Vec<Desk>) {
+    pub fn new(workers: usize) -> (Self, Vec<WorkerInbox>) {
         let (shares, desks) = (0..workers)
             .map(|worker| {
                 let (sender, arrivals) = mpsc::unbounded_channel();
@@ -69,7 +69,7 @@ impl Balance {
                     empty: Notify::new(),
                     arrivals: sender,
                 };
-                (share, Desk { worker, arrivals })
+                (share, WorkerInbox { worker, arrivals })
             })
             .unzip::<_, _, Vec<_>, Vec<_>>();
         (
@@ -84,21 +84,21 @@ impl Balance {
 
     /// A place with the worker that has the fewest connections, `own` where it is one of those; none where there are
     /// `max` in all.
-    pub fn place(&self, own: usize, max: usize) -> Option<Counted> {
+    pub fn place(&self, own: usize, max: usize) -> Option<ConnectionSlot> {
         let count = |worker: usize| self.0.workers[worker].count.load(Ordering::Relaxed);
         let others = (0..self.0.workers.len()).filter(|worker| count(*worker) < count(own));
         let worker = others.min_by_key(|worker| count(*worker)).unwrap_or(own);
         self.0.workers[worker].count.fetch_add(1, Ordering::Relaxed);
         let before = self.0.all.fetch_add(1, Ordering::Relaxed);
         // Where it is one too many, dropping it gives the place back.
-        Some(Counted { balance: self.clone(), worker }).filter(|_| before < max)
+        Some(ConnectionSlot { balance: self.clone(), worker }).filter(|_| before < max)
     }
 
     /// A place with that worker beyond what is allowed, for a connection that another one gives way to.
-    pub fn place_beyond(&self, worker: usize) -> Counted {
+    pub fn place_beyond(&self, worker: usize) -> ConnectionSlot {
         self.0.workers[worker].count.fetch_add(1, Ordering::Relaxed);
         self.0.all.fetch_add(1, Ordering::Relaxed);
-        Counted { balance: self.clone(), worker }
+        ConnectionSlot { balance: self.clone(), worker }
     }
 
     /// Brings a connection for which there was no room with its worker to the next one; gives it back where that has
@@ -153,7 +153,7 @@ impl Balance {
 
 /// Somebody who accepts connections.
 #[derive(Debug)]
-pub struct Accepting(Balance);
+pub struct Accepting(LoadBalancer);
 
 impl Drop for Accepting {
     fn drop(&mut self) {
@@ -166,13 +166,13 @@ impl Drop for Accepting {
 
 /// A connection's place, for as long as it lives.
 #[derive(Debug)]
-pub struct Counted {
-    balance: Balance,
+pub struct ConnectionSlot {
+    balance: LoadBalancer,
     /// Whose it is.
     pub worker: usize,
 }
 
-impl Drop for Counted {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let shares = &self.balance.0;
         shares.all.fetch_sub(1, Ordering::Relaxed);
@@ -190,14 +190,14 @@ mod tests {
 
     use super::*;
 
-    fn workers(places: &[Option<Counted>], of: usize) -> Vec<usize> {
+    fn workers(places: &[Option<ConnectionSlot>], of: usize) -> Vec<usize> {
         let count = |worker| places.iter().flatten().filter(|place| place.worker == worker).count();
         (0..of).map(count).collect()
     }
 
     #[test]
     fn sessions_are_spread_wherever_they_arrive() {
-        let (balance, _desks) = Balance::new(4);
+        let (balance, _desks) = LoadBalancer::new(4);
         let mut places: Vec<_> = (0..10).map(|_| balance.place(2, 100)).collect();
         assert_eq!(workers(&places, 4), [3, 2, 3, 2]);
         places.retain(|place| place.as_ref().is_some_and(|place| place.worker != 0));
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_connection_stays_where_it_came_in_unless_another_worker_has_fewer() {
-        let (balance, _desks) = Balance::new(3);
+        let (balance, _desks) = LoadBalancer::new(3);
         let places = [2, 1, 0].map(|own| balance.place(own, 100));
         assert_eq!(places.map(|place| place.map(|place| place.worker)), [Some(2), Some(1), Some(0)]);
     }
@@ -215,7 +215,7 @@ mod tests {
     /// Or a connection that one worker has accepted for another would be lost when both stop.
     #[test]
     fn a_worker_has_not_gone_while_any_door_is_open() {
-        let (balance, _desks) = Balance::new(2);
+        let (balance, _desks) = LoadBalancer::new(2);
         let doors = [balance.open_door(), balance.open_door()];
         let mut gone = std::pin::pin!(balance.gone(1));
         let mut poll = || gone.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn no_more_than_allowed_find_a_place_and_each_gives_its_own_back() {
-        let (balance, _desks) = Balance::new(2);
+        let (balance, _desks) = LoadBalancer::new(2);
         let places: Vec<_> = (0..5).map(|_| balance.place(0, 3)).collect();
         assert_eq!(places.iter().flatten().count(), 3);
         drop(places);

@@ -16,7 +16,7 @@ use crate::http::local_response::LocalResponse;
 use crate::http::path_prefix::{PathPrefix, Place};
 use crate::http::request_source::RequestSource;
 use crate::http::rewrite::{self, Prefix, RequestRewrite};
-use crate::transport::net::Net;
+use crate::transport::net::Runtime;
 use crate::worker::context::Worker;
 
 /// What the response will depend on.
@@ -35,7 +35,7 @@ pub(crate) fn asked(head: &RequestHead<'_>) -> RequestContext {
 
 /// The name that the client has shown the password of, where one is asked for; or why it is not answered. `/health` is
 /// for everybody who may come. Who made the connection has been let in; who is behind a trusted proxy has not.
-pub(crate) async fn authorize<N: Net>(
+pub(crate) async fn authorize<N: Runtime>(
     head: &RequestHead<'_>,
     route: Route<'_>,
     worker: &Worker<N>,
@@ -63,7 +63,7 @@ pub(crate) async fn authorize<N: Net>(
 }
 
 /// Who answers: an agent, with the head it is to see, or the proxy itself.
-pub(crate) fn decide<N: Net>(
+pub(crate) fn decide<N: Runtime>(
     head: &RequestHead<'_>,
     route: Route<'_>,
     worker: &Worker<N>,

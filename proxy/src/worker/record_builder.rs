@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::http::h1::head::{self, RequestHead, Version};
 use crate::observe::access_log::{AccessRecord, EndReason};
-use crate::transport::net::Net;
+use crate::transport::net::Runtime;
 use crate::worker::context::Worker;
 
 /// Bytes of a request line that the access log keeps.
@@ -55,7 +55,7 @@ impl RecordBuilder {
     }
 
     /// It is over: it is counted, and written to the access log.
-    pub(crate) fn close<N: Net>(mut self, worker: &Worker<N>, status: u16, ending: EndReason) {
+    pub(crate) fn close<N: Runtime>(mut self, worker: &Worker<N>, status: u16, ending: EndReason) {
         self.ledger.status = status;
         self.ledger.ending = ending;
         self.ledger.duration = worker.net.now() - self.started;

@@ -23,12 +23,12 @@ use crate::os::seccomp;
 use crate::runtime::drain::{Phase, Stop};
 use crate::runtime::executor::Executor;
 use crate::runtime::poller::Poller;
-use crate::transport::net::{Door, ITSELF, Kernel, Net};
+use crate::transport::net::{Acceptor, ITSELF, OsRuntime, Runtime};
 use crate::transport::own_addresses::Own;
 use crate::worker::connection;
 use crate::worker::context::{Shared, Worker};
 use crate::worker::listeners::Listener;
-use crate::worker::load_balancer::{Accepting, Connection, Desk};
+use crate::worker::load_balancer::{Accepting, Connection, WorkerInbox};
 
 /// Connections that are closed at once for want of descriptors.
 const SHED_MAX: usize = 4096;
@@ -58,9 +58,9 @@ struct Generations {
     number: usize,
     own: Own,
     /// Where it accepts, until it stops.
-    doors: RefCell<Vec<Weak<Door>>>,
-    current: RefCell<Rc<Worker<Kernel>>>,
-    former: RefCell<Vec<Weak<Worker<Kernel>>>>,
+    doors: RefCell<Vec<Weak<Acceptor>>>,
+    current: RefCell<Rc<Worker<OsRuntime>>>,
+    former: RefCell<Vec<Weak<Worker<OsRuntime>>>>,
     /// How far the worker itself has come.
     stop: Stop,
 }
@@ -68,7 +68,7 @@ struct Generations {
 impl Generations {
     fn new(executor: Executor, number: usize, own: Own, shared: Shared) -> Self {
         let books = Rc::new(Books::default());
-        let net = Kernel::new(executor.clone(), shared.config.front.stall, own.clone(), books.clone());
+        let net = OsRuntime::new(executor.clone(), shared.config.front.stall, own.clone(), books.clone());
         let worker = Worker { books, ..Worker::new(net, shared) };
         Self {
             executor,
@@ -81,7 +81,7 @@ impl Generations {
         }
     }
 
-    fn current(&self) -> Rc<Worker<Kernel>> {
+    fn current(&self) -> Rc<Worker<OsRuntime>> {
         self.current.borrow().clone()
     }
 
@@ -94,7 +94,7 @@ impl Generations {
             }
         }
         let current = self.current();
-        let net = Kernel::new(self.executor.clone(), stall, self.own.clone(), current.books.clone());
+        let net = OsRuntime::new(self.executor.clone(), stall, self.own.clone(), current.books.clone());
         let renewed = Rc::new(current.renewed(net, shared));
         let former = self.current.replace(renewed);
         retire(&former, Phase::Draining);
@@ -135,7 +135,7 @@ impl Generations {
     }
 
     /// Once a second: a sign of life, how it stands, and a look after what no event tells of.
-    fn beat(&self, worker: &Worker<Kernel>) {
+    fn beat(&self, worker: &Worker<OsRuntime>) {
         self.executor.look_again();
         worker.shared.balance.beat(self.number);
         worker.shared.published.put(self.number, worker.books.read());
@@ -150,7 +150,7 @@ impl Generations {
     }
 }
 
-fn retire(worker: &Worker<Kernel>, phase: Phase) {
+fn retire(worker: &Worker<OsRuntime>, phase: Phase) {
     worker.stop.enter(phase);
     worker.pool.borrow_mut().clear();
 }
@@ -158,7 +158,7 @@ fn retire(worker: &Worker<Kernel>, phase: Phase) {
 /// Serves on `listeners` until `orders` say otherwise and every connection has ended; `started` is called once it can.
 /// `own`: where any worker listens. Takes the calling thread; a panic of any connection becomes one of the worker.
 pub fn run(
-    desk: Desk,
+    desk: WorkerInbox,
     listeners: Vec<Listener>,
     mut orders: watch::Receiver<Orders>,
     own: Own,
@@ -190,7 +190,7 @@ fn no_ring(error: &io::Error) -> io::Error {
 
 async fn serve(
     generations: Rc<Generations>,
-    desk: Desk,
+    desk: WorkerInbox,
     listeners: Vec<Listener>,
     mut orders: watch::Receiver<Orders>,
     started: impl FnOnce(),
@@ -252,7 +252,7 @@ async fn drain(generations: &Generations, mut orders: watch::Receiver<Orders>) {
     let _ = generations.current().net.timeout(GOODBYE, gone()).await;
 }
 
-async fn reap_agents(worker: &Worker<Kernel>) {
+async fn reap_agents(worker: &Worker<OsRuntime>) {
     poll_fn(|cx| {
         worker.pool.borrow_mut().reap(cx, &mut worker.scratch.borrow_mut(), worker.net.now());
         Poll::Ready(())
@@ -261,7 +261,7 @@ async fn reap_agents(worker: &Worker<Kernel>) {
 }
 
 /// Accepts at one door until the worker stops.
-async fn accept(generations: Rc<Generations>, door: Rc<Door>, secure: bool, _accepting: Accepting) {
+async fn accept(generations: Rc<Generations>, door: Rc<Acceptor>, secure: bool, _accepting: Accepting) {
     let mut reserve = reserve();
     loop {
         let accepted = tokio::select! {
@@ -291,7 +291,7 @@ async fn accept(generations: Rc<Generations>, door: Rc<Door>, secure: bool, _acc
 /// this worker, or of the next one that has any.
 async fn admit(
     generations: &Generations,
-    worker: &Rc<Worker<Kernel>>,
+    worker: &Rc<Worker<OsRuntime>>,
     socket: OwnedFd,
     client: SocketAddr,
     secure: bool,
@@ -313,7 +313,7 @@ async fn admit(
     }
 }
 
-fn may_push_in(worker: &Worker<Kernel>, client: IpAddr) -> Result<(), RejectReason> {
+fn may_push_in(worker: &Worker<OsRuntime>, client: IpAddr) -> Result<(), RejectReason> {
     let Shared { admission, balance, config, .. } = &worker.shared;
     if balance.connections() >= config.front.connections_max + SEEKING_MAX {
         return Err(RejectReason::Full);
@@ -328,7 +328,7 @@ fn may_push_in(worker: &Worker<Kernel>, client: IpAddr) -> Result<(), RejectReas
 
 /// Without TLS it is told why.
 async fn refuse(
-    worker: &Worker<Kernel>,
+    worker: &Worker<OsRuntime>,
     socket: OwnedFd,
     client: SocketAddr,
     secure: bool,
@@ -366,7 +366,7 @@ fn reserve() -> Option<OwnedFd> {
 }
 
 /// Without a free file descriptor those who wait would wait for ever: the reserved one lets them be closed.
-async fn shed(worker: &Worker<Kernel>, door: &Door, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
+async fn shed(worker: &Worker<OsRuntime>, door: &Acceptor, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
     drop(reserved);
     for _ in 0..SHED_MAX {
         match door.poll_accept() {

@@ -18,7 +18,7 @@ use dcv_splice::tls::Acceptor;
 use dcv_splice::transport::net::Stream;
 use dcv_splice::worker::connection;
 use dcv_splice::worker::context::{Shared, Worker};
-use dcv_splice::worker::load_balancer::Balance;
+use dcv_splice::worker::load_balancer::LoadBalancer;
 use tokio::task::LocalSet;
 
 use crate::simulated::{Weather, Wire, World, wire};
@@ -130,7 +130,7 @@ fn shared() -> Shared {
         log: AccessLog::default(),
         admission,
         passwords: None,
-        balance: Balance::new(1).0,
+        balance: LoadBalancer::new(1).0,
         rejections: Arc::default(),
         failures: Arc::default(),
         published: Published::default(),

@@ -16,7 +16,7 @@ use crate::http::rewrite::{self, ResponseRewrite};
 use crate::observe::access_log::Side;
 use crate::runtime::drain::{Phase, Stop};
 use crate::transport::endpoint::{End, Endpoint, EndpointError, FILL_BYTES, Scratch};
-use crate::transport::net::{Net, Stream};
+use crate::transport::net::{Runtime, Stream};
 
 /// Limits of an exchange.
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +127,7 @@ impl Failure {
 }
 
 /// An exchange on its way.
-pub struct Exchange<'a, N: Net> {
+pub struct Exchange<'a, N: Runtime> {
     /// Who asked.
     pub client: &'a mut Endpoint<N::Stream>,
     /// Who answers.
@@ -307,7 +307,7 @@ enum Event<T> {
     TimeUp,
 }
 
-impl<N: Net> Exchange<'_, N> {
+impl<N: Runtime> Exchange<'_, N> {
     /// Runs the exchange to its end. `head` is what the agent is to see of the request's.
     pub async fn run(&mut self, asked: &RequestContext, head: &[u8]) -> Result<Outcome, Failure> {
         let decoder = Decoder::new(asked.framing, self.limits.body_bytes_max);
