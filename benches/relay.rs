@@ -75,9 +75,9 @@ impl Runtime for Quiet {
         pending()
     }
 
-    async fn breathe(&self) {}
+    async fn yield_now(&self) {}
 
-    fn become_class(&self, _: Class) {}
+    fn set_class(&self, _: Class) {}
 
     fn may_move_bulk(&self) -> bool {
         true

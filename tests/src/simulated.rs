@@ -232,7 +232,7 @@ impl Runtime for World {
         (self.on_connect)(agent)
     }
 
-    fn become_class(&self, _: Class) {}
+    fn set_class(&self, _: Class) {}
 
     /// Every other time that somebody asks; whoever has to wait is polled again.
     fn may_move_bulk(&self) -> bool {
@@ -247,7 +247,7 @@ impl Runtime for World {
         self.bulk.get()
     }
 
-    async fn breathe(&self) {
+    async fn yield_now(&self) {
         self.breaths.update(|breaths| breaths + 1);
         tokio::task::yield_now().await;
     }

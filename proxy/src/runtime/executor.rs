@@ -18,7 +18,7 @@ use slab::Slab;
 use crate::runtime::event::{Event, Token};
 use crate::runtime::poller::Poller;
 use crate::runtime::scheduler::{Class, Schedule, TaskId};
-use crate::runtime::timers::Alarms;
+use crate::runtime::timers::Timers;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -41,7 +41,7 @@ struct Inner {
     poller: RefCell<Poller>,
     sources: RefCell<Slab<Source>>,
     generation: Cell<u32>,
-    alarms: RefCell<Alarms>,
+    alarms: RefCell<Timers>,
     now: Cell<Instant>,
     inbox: Arc<Inbox>,
 }
@@ -74,29 +74,29 @@ impl Source {
 #[derive(Debug)]
 struct Inbox {
     woken: Mutex<Vec<TaskId>>,
-    bell: OwnedFd,
+    wakeup_fd: OwnedFd,
 }
 
 impl Inbox {
     fn put(&self, task: TaskId) {
         self.woken.lock().unwrap_or_else(PoisonError::into_inner).push(task);
         // A counter that can't be raised any more is not zero, and so rings already (eventfd(2)).
-        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        let _ = rustix::io::write(&self.wakeup_fd, &1_u64.to_ne_bytes());
     }
 
     fn take(&self) -> Vec<TaskId> {
-        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        let _ = rustix::io::read(&self.wakeup_fd, &mut [0; 8]);
         std::mem::take(&mut *self.woken.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// A task's number on an envelope for the inbox.
-struct Envelope {
+struct TaskWaker {
     task: TaskId,
     inbox: Arc<Inbox>,
 }
 
-impl Wake for Envelope {
+impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
         self.inbox.put(self.task);
     }
@@ -108,9 +108,9 @@ const BELL: Token = Token(u32::MAX as u64);
 impl Executor {
     /// A loop for the calling thread.
     pub fn new(mut poller: Poller) -> io::Result<Self> {
-        let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        poller.add(bell.as_fd(), BELL)?;
-        let inbox = Arc::new(Inbox { woken: Mutex::default(), bell });
+        let wakeup_fd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        poller.add(wakeup_fd.as_fd(), BELL)?;
+        let inbox = Arc::new(Inbox { woken: Mutex::default(), wakeup_fd });
         Ok(Self(Rc::new(Inner {
             schedule: Schedule::default(),
             tasks: RefCell::default(),
@@ -145,7 +145,7 @@ impl Executor {
         let mut tasks = self.0.tasks.borrow_mut();
         let slot = tasks.vacant_entry();
         let task = slot.key();
-        let waker = Waker::from(Arc::new(Envelope { task, inbox: self.0.inbox.clone() }));
+        let waker = Waker::from(Arc::new(TaskWaker { task, inbox: self.0.inbox.clone() }));
         slot.insert(Some((Box::pin(future), waker)));
         self.0.schedule.add(task);
     }
@@ -157,14 +157,14 @@ impl Executor {
 
     /// Notes what the running task does from here on. What it has waited for is over, and its alarm with it: a session
     /// would be woken for the limits of its request.
-    pub fn become_class(&self, class: Class) {
+    pub fn set_class(&self, class: Class) {
         self.0.alarms.borrow_mut().remove(self.0.schedule.current());
-        self.0.schedule.become_class(class);
+        self.0.schedule.set_class(class);
     }
 
     /// Whether nobody waits but the task that runs, as far as can be known without a system call.
     pub fn is_idle(&self) -> bool {
-        self.0.schedule.is_idle() && !self.0.poller.borrow_mut().has_news()
+        self.0.schedule.is_idle() && !self.0.poller.borrow_mut().has_events()
     }
 
     /// The time at which this round began.
@@ -207,7 +207,7 @@ impl Executor {
     fn collect(&self, events: &mut Vec<Event>) -> io::Result<()> {
         let is_idle = self.0.schedule.is_idle();
         let mut poller = self.0.poller.borrow_mut();
-        if is_idle || poller.has_news() {
+        if is_idle || poller.has_events() {
             let limit = if is_idle { self.next_alarm() } else { Some(Duration::ZERO) };
             poller.wait(limit, events)?;
         }
@@ -221,7 +221,7 @@ impl Executor {
         if event.token == BELL {
             self.0.inbox.take().into_iter().for_each(|task| self.0.schedule.wake(task));
             if event.ended {
-                self.0.poller.borrow_mut().add(self.0.inbox.bell.as_fd(), BELL)?;
+                self.0.poller.borrow_mut().add(self.0.inbox.wakeup_fd.as_fd(), BELL)?;
             }
             return Ok(());
         }
@@ -312,12 +312,12 @@ impl Future for Sleep {
 
 /// A socket whose readiness is known. Calls are made only when they may succeed; the task that meets one that
 /// can't be made yet is the one that is woken.
-pub struct Watched {
+pub struct RegisteredFd {
     executor: Executor,
     key: usize,
 }
 
-impl Watched {
+impl RegisteredFd {
     /// Watches a socket that doesn't block. `is_ready`: it may be used at once, as far as is known.
     pub fn new(executor: &Executor, socket: OwnedFd, is_ready: bool) -> io::Result<Self> {
         let key = executor.watch(socket, is_ready)?;
@@ -371,7 +371,7 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for RegisteredFd {
     fn drop(&mut self) {
         let inner = &self.executor.0;
         let Source { socket, token, .. } = inner.sources.borrow_mut().remove(self.key);
@@ -422,13 +422,13 @@ mod tests {
     }
 
     /// A watched socket, and the other end of it.
-    fn watched(executor: &Executor) -> (Watched, UnixStream) {
+    fn watched(executor: &Executor) -> (RegisteredFd, UnixStream) {
         let (near, far) = UnixStream::pair().expect("a pair");
         near.set_nonblocking(true).expect("a socket");
-        (Watched::new(executor, near.into(), false).expect("a socket"), far)
+        (RegisteredFd::new(executor, near.into(), false).expect("a socket"), far)
     }
 
-    async fn byte(socket: &Watched) -> u8 {
+    async fn byte(socket: &RegisteredFd) -> u8 {
         let mut byte = [0];
         poll_fn(|_| socket.poll_io(Interest::Read, |socket| rustix::io::read(socket, &mut byte)))
             .await
@@ -516,7 +516,7 @@ mod tests {
             let mut before = Box::pin(executor.sleep(Duration::from_millis(5)));
             poll_fn(|cx| Poll::Ready(before.as_mut().poll(cx).is_ready())).await;
             drop(before);
-            executor.become_class(Class::Session);
+            executor.set_class(Class::Session);
             let mut after = Box::pin(executor.sleep(Duration::from_millis(30)));
             let mut polls = 0;
             poll_fn(|cx| {
@@ -576,7 +576,7 @@ mod tests {
         for poller in [Poller::ring(), Poller::epoll()] {
             run_on(poller, |executor| async move {
                 let (before, mut far) = watched(&executor);
-                let name = |socket: &Watched| executor.0.sources.borrow()[socket.key].token;
+                let name = |socket: &RegisteredFd| executor.0.sources.borrow()[socket.key].token;
                 let (key, token) = (before.key, name(&before));
                 // Its news is there, but not collected yet.
                 executor.sleep(Duration::from_millis(1)).await;
@@ -601,7 +601,7 @@ mod tests {
     fn a_call_that_a_signal_interrupts_is_made_again() {
         run(|executor| async move {
             let (near, _far) = UnixStream::pair().expect("a pair");
-            let socket = Watched::new(&executor, near.into(), true).expect("a socket");
+            let socket = RegisteredFd::new(&executor, near.into(), true).expect("a socket");
             let mut results = [Err(Errno::INTR), Err(Errno::INTR), Ok(7)].into_iter();
             let call = |_: BorrowedFd<'_>| results.next().expect("no more calls");
             assert!(matches!(socket.poll_io(Interest::Read, call), Poll::Ready(Ok(7))));

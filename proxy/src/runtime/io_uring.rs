@@ -75,7 +75,7 @@ impl Ring {
     }
 
     /// Whether [`Ring::wait`] has something to do now; costs no system call.
-    pub fn has_news(&mut self) -> bool {
+    pub fn has_events(&mut self) -> bool {
         let (_, submission, completion) = self.ring.split();
         submission.taskrun() || !submission.is_empty() || !completion.is_empty()
     }

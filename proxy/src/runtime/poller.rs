@@ -52,9 +52,9 @@ impl Poller {
     }
 
     /// Whether [`Poller::wait`] may find something at once.
-    pub fn has_news(&mut self) -> bool {
+    pub fn has_events(&mut self) -> bool {
         match self {
-            Self::Ring(ring) => ring.has_news(),
+            Self::Ring(ring) => ring.has_events(),
             Self::Epoll(_) => true,
         }
     }
@@ -137,7 +137,7 @@ mod tests {
         both(|mut poller| {
             let (near, mut far) = pair();
             poller.add(near.as_fd(), TOKEN).expect("a socket");
-            assert!(poller.has_news(), "or a busy worker would not submit it");
+            assert!(poller.has_events(), "or a busy worker would not submit it");
             let events = found(&mut poller);
             assert!(
                 matches!(events[..], [event] if event.is_writable() && !event.is_readable()),

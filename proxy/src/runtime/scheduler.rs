@@ -12,14 +12,14 @@ pub type TaskId = usize;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Class {
     /// Everything before a session, which may cost CPU time: accept, handshakes, heads, bodies.
-    Front,
+    Setup,
     /// Relays frames and input events.
     Session,
 }
 
 /// Calls to sockets that one run of a front task may make: some 16 receives of `FILL_BYTES`
 /// at the most, which take well below a millisecond.
-pub const FRONT_CALLS: u32 = 16;
+pub const SETUP_CALLS: u32 = 16;
 /// Calls of one run of a session. A relay's own budget is smaller; this one holds where that fails.
 pub const SESSION_CALLS: u32 = 256;
 
@@ -53,7 +53,7 @@ impl Schedule {
         if tasks.len() <= task {
             tasks.resize_with(task + 1, || None);
         }
-        tasks[task] = Some(Entry { class: Class::Front, is_queued: false, wants_bulk: false });
+        tasks[task] = Some(Entry { class: Class::Setup, is_queued: false, wants_bulk: false });
         drop(tasks);
         self.wake(task);
     }
@@ -72,14 +72,14 @@ impl Schedule {
     pub fn wake(&self, task: TaskId) {
         self.change(task, |entry| {
             if !std::mem::replace(&mut entry.is_queued, true) {
-                let queue = if entry.class == Class::Front { &self.front } else { &self.sessions };
+                let queue = if entry.class == Class::Setup { &self.front } else { &self.sessions };
                 queue.borrow_mut().push_back(task);
             }
         });
     }
 
     /// Notes what the running task does from here on.
-    pub fn become_class(&self, class: Class) {
+    pub fn set_class(&self, class: Class) {
         self.change(self.current(), |entry| entry.class = class);
     }
 
@@ -148,7 +148,7 @@ impl Schedule {
     fn run(&self, task: TaskId, run: &mut impl FnMut(TaskId)) {
         self.current.set(task);
         self.change(task, |entry| {
-            self.calls.set(if entry.class == Class::Front { FRONT_CALLS } else { SESSION_CALLS });
+            self.calls.set(if entry.class == Class::Setup { SETUP_CALLS } else { SESSION_CALLS });
         });
         run(task);
     }
@@ -171,7 +171,7 @@ mod tests {
     fn sessions(schedule: &Schedule, count: usize) -> Vec<TaskId> {
         let tasks: Vec<_> = (0..count).inspect(|task| schedule.add(*task)).collect();
         for _ in &tasks {
-            round(schedule, |_| schedule.become_class(Class::Session));
+            round(schedule, |_| schedule.set_class(Class::Session));
         }
         tasks
     }
@@ -221,7 +221,7 @@ mod tests {
         };
         assert_eq!(round(&schedule, greedy), [session[0], 1]);
         assert_eq!(round(&schedule, greedy), [session[0], 1]);
-        assert_eq!(calls.into_inner(), [SESSION_CALLS, FRONT_CALLS].repeat(2));
+        assert_eq!(calls.into_inner(), [SESSION_CALLS, SETUP_CALLS].repeat(2));
     }
 
     #[test]

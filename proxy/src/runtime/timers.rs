@@ -9,12 +9,12 @@ use crate::runtime::scheduler::TaskId;
 
 /// The alarms of one worker's tasks.
 #[derive(Debug, Default)]
-pub struct Alarms {
+pub struct Timers {
     by_task: Vec<Option<Instant>>,
     in_order: BTreeSet<(Instant, TaskId)>,
 }
 
-impl Alarms {
+impl Timers {
     /// Lets `task` run at `time`, if it does not run earlier anyway.
     pub fn set(&mut self, task: TaskId, time: Instant) {
         if self.by_task.len() <= task {
@@ -57,7 +57,7 @@ mod tests {
 
     use super::*;
 
-    fn rung(alarms: &mut Alarms, now: Instant) -> Vec<TaskId> {
+    fn rung(alarms: &mut Timers, now: Instant) -> Vec<TaskId> {
         std::iter::from_fn(|| alarms.take(now)).collect()
     }
 
@@ -65,7 +65,7 @@ mod tests {
     fn the_earliest_alarm_of_a_task_rings_once() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut alarms = Alarms::default();
+        let mut alarms = Timers::default();
         for (task, seconds) in [(3, 30), (1, 20), (3, 10), (3, 40), (0, 20)] {
             alarms.set(task, after(seconds));
         }
@@ -79,7 +79,7 @@ mod tests {
     fn a_task_that_has_rung_may_ask_again_and_one_that_has_ended_rings_no_more() {
         let start = Instant::now();
         let later = start + Duration::from_secs(1);
-        let mut alarms = Alarms::default();
+        let mut alarms = Timers::default();
         alarms.set(2, start);
         assert_eq!(rung(&mut alarms, start), [2]);
         alarms.set(2, later);

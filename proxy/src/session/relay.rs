@@ -158,7 +158,7 @@ impl<S: Stream> Relay<'_, S> {
                 idle.as_mut().poll(cx).map(|()| Step::TimeUp)
             });
             match turn.await {
-                Step::Again => around.net.breathe().await,
+                Step::Again => around.net.yield_now().await,
                 Step::TimeUp if self.progress() == seen => {
                     let gone = self.first.filter(|_| self.to_client.state == State::Broken);
                     return self.farewell(around.net, gone.unwrap_or(EndReason::Idle)).await;
@@ -545,9 +545,9 @@ mod tests {
             pending()
         }
 
-        async fn breathe(&self) {}
+        async fn yield_now(&self) {}
 
-        fn become_class(&self, _: Class) {}
+        fn set_class(&self, _: Class) {}
 
         fn may_move_bulk(&self) -> bool {
             let left = self.bulk_turns.get();

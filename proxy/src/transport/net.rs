@@ -17,7 +17,7 @@ use rustix::pipe::{SpliceFlags, splice};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::observe::stats::{AgentBook, Books, Meter};
-use crate::runtime::executor::{Executor, Interest, Sleep, Watched};
+use crate::runtime::executor::{Executor, Interest, RegisteredFd, Sleep};
 use crate::runtime::scheduler::Class;
 use crate::transport::networks::canonical;
 use crate::transport::own_addresses::{Departure, Own};
@@ -82,10 +82,10 @@ pub trait Runtime {
     fn sleep(&self, time: Duration) -> Self::Sleep;
 
     /// Lets every other task that is ready have its turn before this one goes on.
-    fn breathe(&self) -> impl Future<Output = ()>;
+    fn yield_now(&self) -> impl Future<Output = ()>;
 
     /// Notes what the running task does from here on, and so when it has its turns.
-    fn become_class(&self, class: Class);
+    fn set_class(&self, class: Class);
 
     /// Whether it is the running task's turn to move bulk. If not, it will be: then the task is polled again.
     fn may_move_bulk(&self) -> bool;
@@ -131,7 +131,7 @@ impl Runtime for OsRuntime {
         // Before the handshake, in which the window's scale is told.
         socket.set_recv_buffer_size(AGENT_RECEIVE_BYTES)?;
         let departure = self.own.depart(agent, || begin_connecting(&socket, agent))?.map(Box::new);
-        let socket = Watched::new(&self.executor, socket.into(), false)?;
+        let socket = RegisteredFd::new(&self.executor, socket.into(), false)?;
         // Writable once it is connected, or has failed (connect(2)).
         poll_fn(|_| socket.poll_io(Interest::Write, |_| Ok(()))).await?;
         match socket.with(|socket| SockRef::from(&socket).take_error())? {
@@ -154,12 +154,12 @@ impl Runtime for OsRuntime {
         self.executor.sleep(time)
     }
 
-    async fn breathe(&self) {
+    async fn yield_now(&self) {
         self.executor.yield_now().await;
     }
 
-    fn become_class(&self, class: Class) {
-        self.executor.become_class(class);
+    fn set_class(&self, class: Class) {
+        self.executor.set_class(class);
     }
 
     fn may_move_bulk(&self) -> bool {
@@ -194,13 +194,13 @@ impl OsRuntime {
 
     /// Accepts on a listening socket that doesn't block.
     pub fn listen(&self, listener: std::net::TcpListener) -> io::Result<Acceptor> {
-        let socket = Watched::new(&self.executor, listener.into(), true)?;
+        let socket = RegisteredFd::new(&self.executor, listener.into(), true)?;
         Ok(Acceptor { socket, own: self.own.clone() })
     }
 
     /// Takes on an accepted socket.
     pub fn adopt(&self, socket: OwnedFd) -> io::Result<TcpStream> {
-        let socket = Watched::new(&self.executor, socket, true)?;
+        let socket = RegisteredFd::new(&self.executor, socket, true)?;
         Ok(TcpStream { socket, meter: Metered::Client(self.books.clients.clone()) })
     }
 }
@@ -234,7 +234,7 @@ pub const ITSELF: io::ErrorKind = io::ErrorKind::ConnectionRefused;
 
 /// A listening socket.
 pub struct Acceptor {
-    socket: Watched,
+    socket: RegisteredFd,
     own: Own,
 }
 
@@ -272,7 +272,7 @@ impl Acceptor {
 
 /// A TCP socket of the kernel.
 pub struct TcpStream {
-    socket: Watched,
+    socket: RegisteredFd,
     meter: Metered,
 }
 

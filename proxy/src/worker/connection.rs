@@ -156,7 +156,7 @@ async fn front<N: Runtime>(
             NextStep::Next(next) => {
                 // Requests that were sent ahead are a step of front work each.
                 if !next.peer.plain.is_empty() {
-                    worker.net.breathe().await;
+                    worker.net.yield_now().await;
                 }
                 ready = next;
             }
@@ -516,7 +516,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
     ) -> Result<Connected<S>, NextStep<S>> {
         if self.client.peer.is_put_off() {
             // In a run that may do nothing more, a good connection can't be told from a bad one.
-            worker.net.breathe().await;
+            worker.net.yield_now().await;
         }
         let idle = poll_fn(|cx| {
             let (mut scratch, now) = (worker.scratch.borrow_mut(), worker.net.now());
@@ -730,7 +730,7 @@ impl<S: crate::transport::net::Stream> Upgraded<S> {
     async fn relay<N: Runtime<Stream = S>>(self: Box<Self>, worker: &Worker<N>) {
         let Self { mut client, mut agent, mut entry } = *self;
         let _open = entry.ledger.agent.map(|agent| worker.books.begin_session(agent.ip()));
-        worker.net.become_class(Class::Session);
+        worker.net.set_class(Class::Session);
         let around = Surroundings {
             net: &worker.net,
             scratch: &worker.scratch,
@@ -741,7 +741,7 @@ impl<S: crate::transport::net::Stream> Upgraded<S> {
         let (ending, Moved { to_agent, to_client }) = relay(&mut client, &mut agent, &around).await;
         (entry.ledger.to_agent, entry.ledger.to_client) = (to_agent, to_client);
         entry.close(worker, 101, ending);
-        worker.net.become_class(Class::Front);
+        worker.net.set_class(Class::Setup);
         // A slow client may still have to take what the agent said last.
         let patience = match ending {
             EndReason::Idle | EndReason::Drained => FAREWELL,

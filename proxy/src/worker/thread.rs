@@ -283,7 +283,7 @@ async fn accept(generations: Rc<Generations>, door: Rc<Acceptor>, secure: bool, 
             }
         }
         // A burst of connections is one step of front work each.
-        worker.net.breathe().await;
+        worker.net.yield_now().await;
     }
 }
 
@@ -373,7 +373,7 @@ async fn shed(worker: &Worker<OsRuntime>, door: &Acceptor, reserved: Option<Owne
             Poll::Ready(Ok((_, client))) => {
                 worker.shared.rejections.note(RejectReason::Descriptors, client.ip())
             }
-            Poll::Pending if door.is_put_off() => worker.net.breathe().await,
+            Poll::Pending if door.is_put_off() => worker.net.yield_now().await,
             _ => break,
         }
     }

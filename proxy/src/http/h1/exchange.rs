@@ -402,7 +402,7 @@ impl<N: Runtime> Exchange<'_, N> {
                     .await?;
             match event {
                 Event::Here(length) => return Ok(length),
-                Event::Again => self.net.breathe().await,
+                Event::Again => self.net.yield_now().await,
                 Event::TimeUp => return Err(self.timed_out(upload, None)),
                 Event::Progress => {}
             }
@@ -555,7 +555,7 @@ impl<N: Runtime> Exchange<'_, N> {
             self.to_client = download.moved;
             match event? {
                 Event::Here(()) => break,
-                Event::Again => self.net.breathe().await,
+                Event::Again => self.net.yield_now().await,
                 Event::TimeUp if download.done => return Err(self.timed_out(upload, Some(status))),
                 Event::TimeUp => {
                     return Err(Failure::Endpoint(self.slow_side(), EndpointError::TimedOut, Some(status)));
