@@ -17,9 +17,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use dcv_splice::runtime::buffer::Buffer;
 use dcv_splice::runtime::drain::Stop;
 use dcv_splice::runtime::scheduler::Class;
-use dcv_splice::session::relay::{RelayLimits, Surroundings, relay};
+use dcv_splice::session::relay::{RelayContext, RelayLimits, relay};
 use dcv_splice::tls::TlsEnd;
-use dcv_splice::transport::endpoint::{Endpoint, Scratch};
+use dcv_splice::transport::endpoint::{Endpoint, WorkerBuffers};
 use dcv_splice::transport::net::{Runtime, Stream};
 use dcv_splice::transport::pipes::Pipes;
 
@@ -98,9 +98,9 @@ fn turn(criterion: &mut Criterion) {
         let (mut client_peer, mut agent_peer) =
             (Endpoint::new(near.clone(), to_client), Endpoint::new(far.clone(), to_agent));
         let (scratch, pipes, stop) =
-            (RefCell::<Scratch>::default(), RefCell::<Pipes>::default(), Stop::default());
+            (RefCell::<WorkerBuffers>::default(), RefCell::<Pipes>::default(), Stop::default());
         let around =
-            Surroundings { net: &Quiet, scratch: &scratch, pipes: &pipes, stop: &stop, limits: LIMITS };
+            RelayContext { net: &Quiet, scratch: &scratch, pipes: &pipes, stop: &stop, limits: LIMITS };
         let mut session = pin!(relay(&mut client_peer, &mut agent_peer, &around));
         let frame: Vec<u8> = (0..FRAME_BYTES).map(|at| at.to_le_bytes()[0]).collect();
         let mut pass = || {

@@ -9,7 +9,7 @@ use std::task::Context;
 use std::time::{Duration, Instant};
 
 use crate::http::h1::keep_alive::Promise;
-use crate::transport::endpoint::{Endpoint, EndpointError, Scratch};
+use crate::transport::endpoint::{Endpoint, EndpointError, WorkerBuffers};
 use crate::transport::net::Stream;
 
 /// Limits of the pool.
@@ -78,7 +78,7 @@ impl<S: Stream> Pool<S> {
     pub fn take(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &mut Scratch,
+        scratch: &mut WorkerBuffers,
         agent: SocketAddr,
         now: Instant,
     ) -> Option<(Box<Endpoint<S>>, Promise)> {
@@ -100,7 +100,7 @@ impl<S: Stream> Pool<S> {
     }
 
     /// Drops what has been idle for too long or was ended by its agent.
-    pub fn reap(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) {
+    pub fn reap(&mut self, cx: &mut Context<'_>, scratch: &mut WorkerBuffers, now: Instant) {
         for idle in self.idle.values_mut() {
             idle.retain_mut(|candidate| candidate.is_good(cx, scratch, now, &self.limits) != Some(false));
         }
@@ -126,7 +126,7 @@ impl<S: Stream> Bound<S> {
     pub fn take(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &mut Scratch,
+        scratch: &mut WorkerBuffers,
         agent: SocketAddr,
         now: Instant,
         limits: &PoolLimits,
@@ -151,11 +151,11 @@ impl<S: Stream> Idle<S> {
     fn is_good(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &mut Scratch,
+        scratch: &mut WorkerBuffers,
         now: Instant,
         limits: &PoolLimits,
     ) -> Option<bool> {
-        if self.is_over(now, limits) { Some(false) } else { self.peer.is_quiet(cx, scratch) }
+        if self.is_over(now, limits) { Some(false) } else { self.peer.is_reusable(cx, scratch) }
     }
 
     fn is_over(&self, now: Instant, limits: &PoolLimits) -> bool {

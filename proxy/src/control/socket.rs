@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long whoever asks waits for what comes of it: longer than an upgrade may take.
 const ANSWER: Duration = Duration::from_mins(2);
 /// How long answers have to get to whoever asked, at the end.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Before a good answer; anything else is before a bad one.
 const GOOD: &str = "ok ";
 
@@ -155,7 +155,7 @@ impl Hearing {
         self.task.abort();
         let all = u32::try_from(HEARD_MAX).unwrap_or(u32::MAX);
         // Who has said nothing so far is not waited for.
-        let _ = tokio::time::timeout(FAREWELL, self.places.acquire_many(all)).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.places.acquire_many(all)).await;
     }
 }
 

@@ -470,7 +470,7 @@ mod tests {
             }
             (rounds, read.get())
         });
-        assert!(rounds >= read / scheduler::FRONT_CALLS as usize, "{rounds} rounds for {read} calls");
+        assert!(rounds >= read / scheduler::SETUP_CALLS as usize, "{rounds} rounds for {read} calls");
         let is_timed_out = run(|executor| async move {
             let (socket, mut far) = watched(&executor);
             far.write_all(&vec![1; BYTES]).expect("room");

@@ -21,7 +21,7 @@ const COMPLETIONS: u32 = 4096;
 /// In `user_data`: the completion is that of a cancellation.
 const CANCELLATION: u64 = 1 << 63;
 /// How long sockets have to be let go of at the end.
-const GOODBYE: Duration = Duration::from_secs(1);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A ring whose work is done only inside its own calls (`IORING_SETUP_DEFER_TASKRUN`, Linux 6.1), so that no
 /// interrupt disturbs a turn. It belongs to the thread that made it.
@@ -121,9 +121,9 @@ fn event(completion: &cqueue::Entry, closing: &mut HashMap<Token, OwnedFd>) -> O
 impl Drop for Ring {
     /// Whoever is left is told that it is over, before the program ends.
     fn drop(&mut self) {
-        let end = Instant::now() + GOODBYE;
+        let end = Instant::now() + EXIT_TIMEOUT;
         while !self.closing.is_empty() && Instant::now() < end {
-            if self.wait(Some(GOODBYE), &mut Vec::new()).is_err() {
+            if self.wait(Some(EXIT_TIMEOUT), &mut Vec::new()).is_err() {
                 return;
             }
         }

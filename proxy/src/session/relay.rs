@@ -14,7 +14,7 @@ use crate::observe::access_log::{EndReason, Side};
 use crate::runtime::drain::{Phase, Stop};
 use crate::session::close_frame;
 use crate::tls::TlsError;
-use crate::transport::endpoint::{End, Endpoint, EndpointError, RECEIVE_BYTES_MAX, Scratch};
+use crate::transport::endpoint::{End, Endpoint, EndpointError, RECEIVE_BYTES_MAX, WorkerBuffers};
 use crate::transport::net::{Runtime, Stream};
 use crate::transport::pipes::{PIPE_BYTES, Pipe, Pipes};
 
@@ -41,7 +41,7 @@ const SPLICE_BYTES_MIN: usize = 16 * 1024;
 
 /// What a relay has moved, in plaintext bytes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Moved {
+pub struct ByteCounts {
     /// From the client to the agent.
     pub to_agent: u64,
     /// From the agent to the client.
@@ -50,11 +50,11 @@ pub struct Moved {
 
 /// What a relay needs of its worker.
 #[derive(Debug)]
-pub struct Surroundings<'a, N> {
+pub struct RelayContext<'a, N> {
     /// For letting others have their turn.
     pub net: &'a N,
     /// The worker's buffers.
-    pub scratch: &'a RefCell<Scratch>,
+    pub scratch: &'a RefCell<WorkerBuffers>,
     /// The worker's spare pipes.
     pub pipes: &'a RefCell<Pipes>,
     /// Whether the worker is about to end.
@@ -80,7 +80,7 @@ struct Direction {
     moved: u64,
     state: State,
     /// Turns used up in a row.
-    streak: u8,
+    full_turns: u8,
     /// Bytes moved inside the kernel that the receiver has not taken yet.
     piped: usize,
     pipe: Option<Pipe>,
@@ -96,7 +96,7 @@ impl Direction {
 
     /// Whether it may have a turn now; if not, the task will be polled again when it may.
     fn may_go(&self, net: &impl Runtime) -> bool {
-        self.streak < BULK_TURNS || self.is_over() || net.may_move_bulk()
+        self.full_turns < BULK_TURNS || self.is_over() || net.may_move_bulk()
     }
 }
 
@@ -127,19 +127,19 @@ struct Relay<'a, S> {
 pub async fn relay<N: Runtime>(
     client: &mut Endpoint<N::Stream>,
     agent: &mut Endpoint<N::Stream>,
-    around: &Surroundings<'_, N>,
-) -> (EndReason, Moved) {
+    around: &RelayContext<'_, N>,
+) -> (EndReason, ByteCounts) {
     let mut relay =
         Relay { client, agent, to_agent: Direction::default(), to_client: Direction::default(), first: None };
     let ending = relay.run(around).await;
     let ending = relay.in_order(ending);
     relay.return_pipes(&mut around.pipes.borrow_mut());
-    let moved = Moved { to_agent: relay.to_agent.moved, to_client: relay.to_client.moved };
+    let moved = ByteCounts { to_agent: relay.to_agent.moved, to_client: relay.to_client.moved };
     (ending, moved)
 }
 
 impl<S: Stream> Relay<'_, S> {
-    async fn run<N: Runtime<Stream = S>>(&mut self, around: &Surroundings<'_, N>) -> EndReason {
+    async fn run<N: Runtime<Stream = S>>(&mut self, around: &RelayContext<'_, N>) -> EndReason {
         if let Err((side, fault)) = self.pass_early_bytes() {
             return fault.ending(side);
         }
@@ -187,7 +187,7 @@ impl<S: Stream> Relay<'_, S> {
     fn idle_limit(&self, limits: &RelayLimits) -> Duration {
         match self.first {
             // An agent that waits for a client who is gone to listen takes nothing itself.
-            Some(_) if self.to_client.state == State::Broken => limits.half_closed_idle.min(FAREWELL),
+            Some(_) if self.to_client.state == State::Broken => limits.half_closed_idle.min(CLOSE_TIMEOUT),
             Some(_) => limits.half_closed_idle,
             None => limits.idle,
         }
@@ -197,12 +197,12 @@ impl<S: Stream> Relay<'_, S> {
     fn turn<N: Runtime<Stream = S>>(
         &mut self,
         cx: &mut Context<'_>,
-        around: &Surroundings<'_, N>,
+        around: &RelayContext<'_, N>,
     ) -> Poll<Step> {
         let mut scratch = around.scratch.borrow_mut();
         let turn_bytes = around.limits.turn_bytes;
         let budget = if around.net.is_idle() { turn_bytes.max(TURN_BYTES_ALONE) } else { turn_bytes };
-        let mut passage = Passage { cx, scratch: &mut scratch, pipes: around.pipes, net: around.net, budget };
+        let mut passage = Pump { cx, scratch: &mut scratch, pipes: around.pipes, net: around.net, budget };
         let limit = self.idle_limit(&around.limits);
         // Input events are small and somebody waits for what they do: they go first.
         let up = passage.turn(self.client, self.agent, &mut self.to_agent);
@@ -245,8 +245,8 @@ impl<S: Stream> Relay<'_, S> {
             Side::Agent => (&mut *self.agent, &mut *self.client),
         };
         let last_bytes = poll_fn(|cx| other.poll_finish(cx, false));
-        let _ = net.timeout(FAREWELL, last_bytes).await;
-        let _ = net.timeout(FAREWELL, failed.flush()).await;
+        let _ = net.timeout(CLOSE_TIMEOUT, last_bytes).await;
+        let _ = net.timeout(CLOSE_TIMEOUT, failed.flush()).await;
         match self.first {
             Some(ended @ (EndReason::Ended(_) | EndReason::Truncated(_))) => ended,
             _ => fault.ending(side),
@@ -271,7 +271,7 @@ impl<S: Stream> Relay<'_, S> {
     /// Both sides are told that it is over, as far as they listen.
     async fn farewell<N: Runtime>(&mut self, net: &N, ending: EndReason) -> EndReason {
         let farewell = async { tokio::join!(self.client.finish(), self.agent.finish()) };
-        let _ = net.timeout(FAREWELL, farewell).await;
+        let _ = net.timeout(CLOSE_TIMEOUT, farewell).await;
         ending
     }
 
@@ -291,17 +291,17 @@ fn pass_early<S: Stream>(
     to: &mut Endpoint<S>,
     direction: &mut Direction,
 ) -> Result<(), EndpointError> {
-    let early = from.plain.len();
-    direction.is_closed = !from.is_plain() && close_frame::ends_with_close(from.plain.filled());
-    to.write(from.plain.filled())?;
-    from.plain.consume(early);
+    let early = from.read_buf.len();
+    direction.is_closed = !from.is_plain() && close_frame::ends_with_close(from.read_buf.filled());
+    to.write(from.read_buf.filled())?;
+    from.read_buf.consume(early);
     from.rest();
     direction.moved += early as u64;
     Ok(())
 }
 
 /// How long a side that is to be left has to take its last bytes.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 enum Step {
     Again,
@@ -334,15 +334,15 @@ fn settle(
 }
 
 /// What one turn works with.
-struct Passage<'a, 'c, N> {
+struct Pump<'a, 'c, N> {
     cx: &'a mut Context<'c>,
-    scratch: &'a mut Scratch,
+    scratch: &'a mut WorkerBuffers,
     pipes: &'a RefCell<Pipes>,
     net: &'a N,
     budget: usize,
 }
 
-impl<N: Runtime> Passage<'_, '_, N> {
+impl<N: Runtime> Pump<'_, '_, N> {
     /// A turn, if it is the direction's.
     fn turn<S: Stream>(
         &mut self,
@@ -355,7 +355,7 @@ impl<N: Runtime> Passage<'_, '_, N> {
         }
         let turn = self.pass(from, to, direction);
         let is_used_up = matches!(turn, Poll::Ready(Ok(Turn::Again)));
-        direction.streak = if is_used_up { direction.streak.saturating_add(1) } else { 0 };
+        direction.full_turns = if is_used_up { direction.full_turns.saturating_add(1) } else { 0 };
         turn
     }
 
@@ -401,7 +401,7 @@ impl<N: Runtime> Passage<'_, '_, N> {
         let by_tls = !from.is_plain();
         let plain_pair = !by_tls && to.is_plain();
         let bytes_max = if plain_pair { SPLICE_BYTES_MIN } else { bytes_max };
-        let Scratch { incoming, outgoing, .. } = &mut *self.scratch;
+        let WorkerBuffers { incoming, outgoing, .. } = &mut *self.scratch;
         let mut sealed: Result<(), TlsError> = Ok(());
         let mut sink = |plain: &[u8]| {
             direction.moved += plain.len() as u64;
@@ -579,7 +579,7 @@ mod tests {
         let (scratch, pipes, stop) = (RefCell::default(), RefCell::default(), Stop::default());
         let limits =
             RelayLimits { turn_bytes: TURN_BYTES, idle: Duration::MAX, half_closed_idle: Duration::MAX };
-        let around = Surroundings { net: &net, scratch: &scratch, pipes: &pipes, stop: &stop, limits };
+        let around = RelayContext { net: &net, scratch: &scratch, pipes: &pipes, stop: &stop, limits };
         let mut session = pin!(relay(&mut client_peer, &mut agent_peer, &around));
         let mut runs =
             || assert!(session.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());

@@ -22,7 +22,7 @@ pub const RECEIVE_BYTES_MAX: usize = 256 * 1024;
 
 /// The buffers of a worker, lent to the connection whose turn it is.
 #[derive(Debug)]
-pub struct Scratch {
+pub struct WorkerBuffers {
     /// Where bytes are received and decrypted.
     pub incoming: Box<[u8]>,
     /// Where bytes are encrypted, to be sent at once.
@@ -31,7 +31,7 @@ pub struct Scratch {
     pub message: Vec<u8>,
 }
 
-impl Default for Scratch {
+impl Default for WorkerBuffers {
     fn default() -> Self {
         let incoming = vec![0; HELD_BYTES_MAX + RECEIVE_BYTES_MAX].into_boxed_slice();
         Self { incoming, outgoing: Buffer::default(), message: Vec::new() }
@@ -86,9 +86,9 @@ pub struct Endpoint<S> {
     stream: S,
     tls: TlsEnd,
     /// Plaintext received and not yet used.
-    pub plain: Buffer,
+    pub read_buf: Buffer,
     /// Ciphertext that the side could not take yet.
-    unsent: Buffer,
+    write_buf: Buffer,
     end: Option<End>,
     /// Whether it rests between two messages for long, and holds no memory then.
     rests: bool,
@@ -103,8 +103,8 @@ impl<S: Stream> Endpoint<S> {
         Self {
             stream,
             tls,
-            plain: Buffer::default(),
-            unsent: Buffer::default(),
+            read_buf: Buffer::default(),
+            write_buf: Buffer::default(),
             end: None,
             rests: false,
             finished: false,
@@ -135,7 +135,7 @@ impl<S: Stream> Endpoint<S> {
     /// The same side with TLS from here on: what was read of it and not used is the beginning of that.
     #[must_use]
     pub fn begin_tls(self, mut tls: TlsEnd) -> Self {
-        tls.begin_with(self.plain.filled());
+        tls.begin_with(self.read_buf.filled());
         Self::new(self.stream, tls)
     }
 
@@ -148,8 +148,8 @@ impl<S: Stream> Endpoint<S> {
     /// Holds no memory between two messages from here on.
     pub fn rest(&mut self) {
         self.rests = true;
-        self.plain.free();
-        self.unsent.free();
+        self.read_buf.free();
+        self.write_buf.free();
     }
 
     /// The stream, for moving bytes inside the kernel; only for sides without TLS.
@@ -182,7 +182,7 @@ impl<S: Stream> Endpoint<S> {
             self.note_end();
             return Poll::Ready(Ok(0));
         }
-        match self.tls.open(&mut incoming[..held + received], sink, &mut self.unsent) {
+        match self.tls.open(&mut incoming[..held + received], sink, &mut self.write_buf) {
             Ok(TlsState::PeerEnded) => self.end = Some(End::Clean),
             Ok(_) => {}
             Err(error) => {
@@ -195,22 +195,22 @@ impl<S: Stream> Endpoint<S> {
         Poll::Ready(Ok(received))
     }
 
-    /// Receives once behind [`Endpoint::plain`]. Gives the plaintext bytes gained; 0 only at the end.
+    /// Receives once behind [`Endpoint::read_buf`]. Gives the plaintext bytes gained; 0 only at the end.
     pub fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &mut Scratch,
+        scratch: &mut WorkerBuffers,
     ) -> Poll<Result<usize, EndpointError>> {
-        let before = self.plain.len();
+        let before = self.read_buf.len();
         loop {
-            let mut plain = std::mem::take(&mut self.plain);
+            let mut read_buf = std::mem::take(&mut self.read_buf);
             let opened =
-                self.poll_open(cx, &mut scratch.incoming, FILL_BYTES, &mut |bytes| plain.push(bytes));
-            self.plain = plain;
+                self.poll_open(cx, &mut scratch.incoming, FILL_BYTES, &mut |bytes| read_buf.push(bytes));
+            self.read_buf = read_buf;
             // A side that takes no more may have said why: whoever writes to it finds that out.
             let _ = self.poll_flush(cx);
             ready!(opened)?;
-            let gained = self.plain.len() - before;
+            let gained = self.read_buf.len() - before;
             if gained > 0 || self.end.is_some() {
                 return Poll::Ready(Ok(gained));
             }
@@ -219,16 +219,16 @@ impl<S: Stream> Endpoint<S> {
 
     /// Sends what waits; ready when nothing does.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EndpointError>> {
-        while !self.unsent.is_empty() {
-            match ready!(self.stream.poll_send(cx, self.unsent.filled())) {
-                Ok(sent) => self.unsent.consume(sent),
+        while !self.write_buf.is_empty() {
+            match ready!(self.stream.poll_send(cx, self.write_buf.filled())) {
+                Ok(sent) => self.write_buf.consume(sent),
                 Err(error) => return Poll::Ready(Err(self.cut_by(error))),
             }
         }
         if self.rests {
-            self.unsent.free();
+            self.write_buf.free();
         } else {
-            self.unsent.release();
+            self.write_buf.release();
         }
         Poll::Ready(Ok(()))
     }
@@ -238,12 +238,12 @@ impl<S: Stream> Endpoint<S> {
         if bytes.is_empty() {
             return Ok(());
         }
-        Ok(self.tls.seal(bytes, &mut self.unsent)?)
+        Ok(self.tls.seal(bytes, &mut self.write_buf)?)
     }
 
     /// Whether sealed bytes wait for the side to take them.
-    pub fn is_behind(&self) -> bool {
-        !self.unsent.is_empty()
+    pub fn has_pending_write(&self) -> bool {
+        !self.write_buf.is_empty()
     }
 
     /// Encrypts `bytes` behind a buffer of the worker's, for [`Endpoint::send_sealed`].
@@ -254,7 +254,7 @@ impl<S: Stream> Endpoint<S> {
     /// Sends what was sealed into `outgoing`, which is left empty: what the side can't take is kept here.
     /// Nothing older may wait.
     pub fn send_sealed(&mut self, cx: &mut Context<'_>, outgoing: &mut Buffer) -> Result<(), EndpointError> {
-        debug_assert!(self.unsent.is_empty(), "sealed records go out in the order they were sealed");
+        debug_assert!(self.write_buf.is_empty(), "sealed records go out in the order they were sealed");
         while !outgoing.is_empty() {
             match self.stream.poll_send(cx, outgoing.filled()) {
                 Poll::Ready(Ok(sent)) => outgoing.consume(sent),
@@ -264,7 +264,7 @@ impl<S: Stream> Endpoint<S> {
                     return Err(self.cut_by(error));
                 }
                 Poll::Pending => {
-                    self.unsent.push(outgoing.filled());
+                    self.write_buf.push(outgoing.filled());
                     outgoing.clear();
                 }
             }
@@ -291,7 +291,7 @@ impl<S: Stream> Endpoint<S> {
         if !self.finished {
             self.finished = true;
             if clean {
-                self.tls.close(&mut self.unsent)?;
+                self.tls.close(&mut self.write_buf)?;
             }
         }
         ready!(self.poll_flush(cx))?;
@@ -303,7 +303,7 @@ impl<S: Stream> Endpoint<S> {
     }
 
     /// Drives the TLS handshake to its end.
-    pub async fn handshake(&mut self, scratch: &RefCell<Scratch>) -> Result<(), EndpointError> {
+    pub async fn handshake(&mut self, scratch: &RefCell<WorkerBuffers>) -> Result<(), EndpointError> {
         let begun = self.begin_handshake(&mut scratch.borrow_mut().incoming);
         let mut state = match begun {
             Ok(state) => state,
@@ -325,15 +325,15 @@ impl<S: Stream> Endpoint<S> {
         if is_text(&incoming[..held]) {
             return Err(EndpointError::NoTls);
         }
-        let plain = &mut self.plain;
-        let sink = &mut |bytes: &[u8]| plain.push(bytes);
-        Ok(self.tls.open(&mut incoming[..held], sink, &mut self.unsent)?)
+        let read_buf = &mut self.read_buf;
+        let sink = &mut |bytes: &[u8]| read_buf.push(bytes);
+        Ok(self.tls.open(&mut incoming[..held], sink, &mut self.write_buf)?)
     }
 
     fn poll_handshake(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &mut Scratch,
+        scratch: &mut WorkerBuffers,
     ) -> Poll<Result<TlsState, EndpointError>> {
         ready!(self.poll_flush(cx))?;
         let incoming = &mut scratch.incoming;
@@ -345,9 +345,9 @@ impl<S: Stream> Endpoint<S> {
         if held == 0 && is_text(&incoming[..received]) {
             return Poll::Ready(Err(EndpointError::NoTls));
         }
-        let plain = &mut self.plain;
+        let read_buf = &mut self.read_buf;
         let opened =
-            self.tls.open(&mut incoming[..held + received], &mut |p| plain.push(p), &mut self.unsent);
+            self.tls.open(&mut incoming[..held + received], &mut |p| read_buf.push(p), &mut self.write_buf);
         if opened.is_err() {
             // The alert that says why; the peer may not be there to take it.
             let _ = self.poll_flush(cx);
@@ -359,7 +359,7 @@ impl<S: Stream> Endpoint<S> {
     }
 
     /// [`Endpoint::poll_fill`], awaited.
-    pub async fn fill(&mut self, scratch: &RefCell<Scratch>) -> Result<usize, EndpointError> {
+    pub async fn fill(&mut self, scratch: &RefCell<WorkerBuffers>) -> Result<usize, EndpointError> {
         poll_fn(|cx| self.poll_fill(cx, &mut scratch.borrow_mut())).await
     }
 
@@ -376,7 +376,7 @@ impl<S: Stream> Endpoint<S> {
     /// Throws away what still comes until the side has ended too, `limit` at the most: a socket that is closed
     /// with unread bytes is reset, and what was sent before is lost with it (RFC 9112 9.6). Nothing is decrypted
     /// any more.
-    pub async fn linger<N: Runtime>(&mut self, net: &N, scratch: &RefCell<Scratch>, limit: Duration) {
+    pub async fn linger<N: Runtime>(&mut self, net: &N, scratch: &RefCell<WorkerBuffers>, limit: Duration) {
         let discard = async {
             while poll_fn(|cx| self.poll_discard(cx, &mut scratch.borrow_mut().incoming)).await {
                 net.sleep(LINGER_PAUSE).await;
@@ -394,8 +394,8 @@ impl<S: Stream> Endpoint<S> {
 
     /// Whether an idle side is still there and has said nothing: it may be used for another request. None where that
     /// can't be told in this run of the task.
-    pub fn is_quiet(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Option<bool> {
-        let quiet = self.plain.is_empty() && self.unsent.is_empty() && self.end.is_none();
+    pub fn is_reusable(&mut self, cx: &mut Context<'_>, scratch: &mut WorkerBuffers) -> Option<bool> {
+        let quiet = self.read_buf.is_empty() && self.write_buf.is_empty() && self.end.is_none();
         // Session tickets and the like are no answer; they are taken in and the socket is empty then.
         let quiet = quiet && self.poll_fill(cx, scratch).is_pending();
         (!quiet || !self.stream.is_put_off()).then_some(quiet)

@@ -23,9 +23,9 @@ use crate::http::request_source::RequestSource;
 use crate::observe::access_log::{EndReason, Side};
 use crate::runtime::drain::Phase;
 use crate::runtime::scheduler::Class;
-use crate::session::relay::{Moved, Surroundings, relay};
+use crate::session::relay::{ByteCounts, RelayContext, relay};
 use crate::tls::TlsEnd;
-use crate::transport::endpoint::{Endpoint, EndpointError, Scratch};
+use crate::transport::endpoint::{Endpoint, EndpointError, WorkerBuffers};
 use crate::transport::net::Runtime;
 use crate::worker::context::Worker;
 use crate::worker::eviction::Place;
@@ -34,7 +34,7 @@ use crate::worker::policy::{asked, authorize, decide};
 use crate::worker::record_builder::RecordBuilder;
 
 /// How long a client that is to be left has to take its last bytes.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 struct Accepted<S> {
     peer: Endpoint<S>,
@@ -155,7 +155,7 @@ async fn front<N: Runtime>(
         match ready.one_request(worker, &place).await {
             NextStep::Next(next) => {
                 // Requests that were sent ahead are a step of front work each.
-                if !next.peer.plain.is_empty() {
+                if !next.peer.read_buf.is_empty() {
                     worker.net.yield_now().await;
                 }
                 ready = next;
@@ -271,8 +271,8 @@ async fn read_proxy_header<N: Runtime>(
     worker: &Worker<N>,
 ) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     loop {
-        if let Some(ProxyHeader { length, client }) = ProxyHeader::read(peer.plain.filled())? {
-            peer.plain.consume(length);
+        if let Some(ProxyHeader { length, client }) = ProxyHeader::read(peer.read_buf.filled())? {
+            peer.read_buf.consume(length);
             return Ok(client);
         }
         if peer.fill(&worker.scratch).await? == 0 {
@@ -326,7 +326,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
             Ok(Ok(length)) => length,
             Ok(Err(HeadFailure::Gone)) => return Err(NextStep::Closed),
             Ok(Err(HeadFailure::Refused(error))) => return Err(self.refuse_head(worker, entry, error).await),
-            Err(_) if self.peer.plain.is_empty() => return Err(self.close()),
+            Err(_) if self.peer.read_buf.is_empty() => return Err(self.close()),
             Err(_) => return Err(self.refuse(worker, entry, &head_took_too_long(), None).await),
         };
         place.leave();
@@ -337,8 +337,8 @@ impl<S: crate::transport::net::Stream> Ready<S> {
     async fn wait_for_request<N: Runtime<Stream = S>>(&mut self, worker: &Worker<N>) -> bool {
         let front = &worker.shared.config.front;
         let (again, limit) = (self.again, if self.again { front.keep_alive } else { front.head });
-        if self.peer.plain.is_empty() {
-            self.peer.plain.release();
+        if self.peer.read_buf.is_empty() {
+            self.peer.read_buf.release();
         }
         tokio::select! {
             biased;
@@ -352,9 +352,9 @@ impl<S: crate::transport::net::Stream> Ready<S> {
     async fn begin_request<N: Runtime<Stream = S>>(&mut self, worker: &Worker<N>) -> bool {
         let mut may_skip = true;
         loop {
-            match self.peer.plain.filled() {
+            match self.peer.read_buf.filled() {
                 [b'\r', b'\n', ..] if may_skip => {
-                    self.peer.plain.consume(2);
+                    self.peer.read_buf.consume(2);
                     may_skip = false;
                 }
                 bytes if bytes.is_empty() || (may_skip && bytes == b"\r") => {
@@ -376,7 +376,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         let mut scan = HeadEnd::default();
         let limits = &worker.shared.config.front.head_size;
         loop {
-            let found = scan.find(self.peer.plain.filled(), limits);
+            let found = scan.find(self.peer.read_buf.filled(), limits);
             if let Some(length) = found.map_err(HeadFailure::Refused)? {
                 return Ok(length);
             }
@@ -394,7 +394,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         length: usize,
     ) -> Result<Box<Requested<S>>, NextStep<S>> {
         let config = &worker.shared.config;
-        let head = match RequestHead::parse(&self.peer.plain.filled()[..length], &config.front.head_size) {
+        let head = match RequestHead::parse(&self.peer.read_buf.filled()[..length], &config.front.head_size) {
             Ok(head) => head,
             Err(error) => return Err(self.refuse_head(worker, entry, error).await),
         };
@@ -418,7 +418,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
                 Err(reply)
             }
         };
-        self.peer.plain.consume(length);
+        self.peer.read_buf.consume(length);
         match decision {
             Ok((agent, head)) => {
                 entry.ledger.agent = Some(agent);
@@ -434,7 +434,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         mut entry: RecordBuilder,
         error: HeadError,
     ) -> NextStep<S> {
-        entry.note_bytes(self.peer.plain.filled());
+        entry.note_bytes(self.peer.read_buf.filled());
         worker.shared.rejections.note(RejectReason::Head, self.client);
         let mut reply = LocalResponse::new(error.status(), error.to_string());
         if error == HeadError::Method {
@@ -490,8 +490,8 @@ impl<S: crate::transport::net::Stream> Ready<S> {
 
     /// Ends the connection in order: what was sent is brought over, what still comes is thrown away.
     async fn linger<N: Runtime<Stream = S>>(mut self, worker: &Worker<N>) {
-        if let Ok(Ok(())) = worker.net.timeout(FAREWELL, self.peer.finish()).await {
-            self.peer.linger(&worker.net, &worker.scratch, FAREWELL).await;
+        if let Ok(Ok(())) = worker.net.timeout(CLOSE_TIMEOUT, self.peer.finish()).await {
+            self.peer.linger(&worker.net, &worker.scratch, CLOSE_TIMEOUT).await;
         }
     }
 }
@@ -536,7 +536,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
     fn take_bound(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &mut Scratch,
+        scratch: &mut WorkerBuffers,
         now: Instant,
         limits: &PoolLimits,
     ) -> Option<(Box<Endpoint<S>>, Promise)> {
@@ -653,7 +653,7 @@ impl<S: crate::transport::net::Stream> Connected<S> {
     fn may_retry(&self, failure: &Failure) -> bool {
         let asked = &self.requested.asked;
         let unanswered = !self.heard
-            && self.agent.plain.is_empty()
+            && self.agent.read_buf.is_empty()
             && matches!(
                 failure,
                 Failure::Endpoint(Side::Agent, EndpointError::Io(_) | EndpointError::EndedEarly, None)
@@ -678,7 +678,7 @@ impl<S: crate::transport::net::Stream> Connected<S> {
         entry.close(worker, status, EndReason::Complete);
         let running = worker.stop.phase() == Phase::Running;
         if keep_agent && running {
-            agent.plain.release();
+            agent.read_buf.release();
             let now = worker.net.now();
             if !bound {
                 worker.pool.borrow_mut().put(address, agent, promise, now);
@@ -731,26 +731,26 @@ impl<S: crate::transport::net::Stream> Upgraded<S> {
         let Self { mut client, mut agent, mut entry } = *self;
         let _open = entry.ledger.agent.map(|agent| worker.books.begin_session(agent.ip()));
         worker.net.set_class(Class::Session);
-        let around = Surroundings {
+        let around = RelayContext {
             net: &worker.net,
             scratch: &worker.scratch,
             pipes: &worker.pipes,
             stop: &worker.stop,
             limits: worker.shared.config.relay,
         };
-        let (ending, Moved { to_agent, to_client }) = relay(&mut client, &mut agent, &around).await;
+        let (ending, ByteCounts { to_agent, to_client }) = relay(&mut client, &mut agent, &around).await;
         (entry.ledger.to_agent, entry.ledger.to_client) = (to_agent, to_client);
         entry.close(worker, 101, ending);
         worker.net.set_class(Class::Setup);
         // A slow client may still have to take what the agent said last.
         let patience = match ending {
-            EndReason::Idle | EndReason::Drained => FAREWELL,
+            EndReason::Idle | EndReason::Drained => CLOSE_TIMEOUT,
             _ => worker.shared.config.front.stall,
         };
         let linger = async {
             tokio::join!(
                 client.linger(&worker.net, &worker.scratch, patience),
-                agent.linger(&worker.net, &worker.scratch, FAREWELL)
+                agent.linger(&worker.net, &worker.scratch, CLOSE_TIMEOUT)
             )
         };
         tokio::select! {

@@ -17,7 +17,7 @@ use crate::observe::failures::Failures;
 use crate::observe::stats::{Books, Published};
 use crate::runtime::drain::{Phase, Stop};
 use crate::tls::{Acceptor, Connector};
-use crate::transport::endpoint::Scratch;
+use crate::transport::endpoint::WorkerBuffers;
 use crate::transport::net::Runtime;
 use crate::transport::pipes::Pipes;
 use crate::worker::eviction::Waiting;
@@ -77,7 +77,7 @@ pub struct Worker<N: Runtime> {
     /// Idle connections to agents.
     pub pool: RefCell<Pool<N::Stream>>,
     /// Buffers for whose turn it is.
-    pub scratch: Rc<RefCell<Scratch>>,
+    pub scratch: Rc<RefCell<WorkerBuffers>>,
     /// Spare pipes.
     pub pipes: Rc<RefCell<Pipes>>,
     /// Clients' TLS handshakes in flight.

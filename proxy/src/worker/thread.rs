@@ -39,7 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections beyond `--connections-max` that look for one that gives way to them; more are turned away at once.
 const SEEKING_MAX: usize = 64;
 /// How long connections have to say goodbye once the drain time is over.
-const GOODBYE: Duration = Duration::from_secs(5);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a worker is told.
 #[derive(Clone, Debug)]
@@ -249,7 +249,7 @@ async fn drain(generations: &Generations, mut orders: watch::Receiver<Orders>) {
         _ = orders.wait_for(|orders| orders.phase == Phase::EndReason) => {}
     }
     generations.enter(Phase::EndReason);
-    let _ = generations.current().net.timeout(GOODBYE, gone()).await;
+    let _ = generations.current().net.timeout(EXIT_TIMEOUT, gone()).await;
 }
 
 async fn reap_agents(worker: &Worker<OsRuntime>) {

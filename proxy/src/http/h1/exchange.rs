@@ -15,7 +15,7 @@ use crate::http::path_prefix::PathPrefix;
 use crate::http::rewrite::{self, ResponseRewrite};
 use crate::observe::access_log::Side;
 use crate::runtime::drain::{Phase, Stop};
-use crate::transport::endpoint::{End, Endpoint, EndpointError, FILL_BYTES, Scratch};
+use crate::transport::endpoint::{End, Endpoint, EndpointError, FILL_BYTES, WorkerBuffers};
 use crate::transport::net::{Runtime, Stream};
 
 /// Limits of an exchange.
@@ -135,7 +135,7 @@ pub struct Exchange<'a, N: Runtime> {
     /// For letting others have their turn.
     pub net: &'a N,
     /// The worker's buffers.
-    pub scratch: &'a RefCell<Scratch>,
+    pub scratch: &'a RefCell<WorkerBuffers>,
     /// Whether a client that has ended its side in order still waits for the answer (RFC 9112 9.6).
     pub may_half_close: bool,
     /// Whether the client is to stay.
@@ -170,7 +170,7 @@ struct Transfer<'a> {
 }
 
 /// Receives of one body before the other body, and then the other tasks, have their turns: half of what a run of the
-/// task may do ([`FRONT_CALLS`](crate::runtime::scheduler::FRONT_CALLS)) is left to the other body.
+/// task may do ([`SETUP_CALLS`](crate::runtime::scheduler::SETUP_CALLS)) is left to the other body.
 const TURN_RECEIVES: usize = 4;
 /// Interim responses to one request. Servers send one or two; those that say every few seconds that they still work
 /// (102) stay below it within the time that an agent has to answer.
@@ -218,7 +218,7 @@ impl<'a> Transfer<'a> {
         cx: &mut Context<'_>,
         from: &mut Endpoint<S>,
         to: &mut Endpoint<S>,
-        scratch: &mut Scratch,
+        scratch: &mut WorkerBuffers,
     ) -> Poll<Result<Turn, TransferError>> {
         let mut receives = 0;
         loop {
@@ -248,7 +248,7 @@ impl<'a> Transfer<'a> {
         &mut self,
         from: &mut Endpoint<S>,
         to: &mut Endpoint<S>,
-        scratch: &mut Scratch,
+        scratch: &mut WorkerBuffers,
     ) -> Result<bool, TransferError> {
         scratch.message.clear();
         scratch.message.extend_from_slice(std::mem::take(&mut self.head));
@@ -267,7 +267,7 @@ impl<'a> Transfer<'a> {
         }
         let mut used = 0;
         while !self.done {
-            let (took, piece) = self.decoder.next(&from.plain.filled()[used..])?;
+            let (took, piece) = self.decoder.next(&from.read_buf.filled()[used..])?;
             used += took;
             let Some(piece) = piece else { break };
             if let BodyChunk::Data(data) = &piece {
@@ -276,7 +276,7 @@ impl<'a> Transfer<'a> {
             self.done = matches!(piece, BodyChunk::End(_));
             body::encode(self.framing, &piece, message);
         }
-        from.plain.consume(used);
+        from.read_buf.consume(used);
         Ok(used > 0 || self.done)
     }
 
@@ -330,7 +330,7 @@ impl<N: Runtime> Exchange<'_, N> {
             let length = self.response_head(upload, timer.as_mut()).await?;
             self.heard = true;
             let head = ResponseHead::parse(
-                &self.agent.plain.filled()[..length],
+                &self.agent.read_buf.filled()[..length],
                 &self.limits.head,
                 asked.method == Method::Head,
             )
@@ -354,7 +354,7 @@ impl<N: Runtime> Exchange<'_, N> {
             let mut out = Vec::with_capacity(length + 128);
             rewrite::response(&head, &passing, &mut out);
             let from = head.framing;
-            self.agent.plain.consume(length);
+            self.agent.read_buf.consume(length);
             match status {
                 101 => {
                     self.write_to_client(&out)?;
@@ -421,14 +421,18 @@ impl<N: Runtime> Exchange<'_, N> {
 
     /// Whether the client may have another request, if only one that it has sent ahead.
     fn may_ask_again(&self) -> bool {
-        self.client.end().is_none() || !self.client.plain.is_empty()
+        self.client.end().is_none() || !self.client.read_buf.is_empty()
     }
 
     fn timed_out(&self, upload: &Transfer<'_>, status: Option<u16>) -> Failure {
         if status.is_none() && self.patience(self.limits.response) < self.limits.response {
             return Failure::Endpoint(Side::Client, EndpointError::EndedEarly, None);
         }
-        let side = if upload.is_up_to_agent() || self.agent.is_behind() { Side::Agent } else { Side::Client };
+        let side = if upload.is_up_to_agent() || self.agent.has_pending_write() {
+            Side::Agent
+        } else {
+            Side::Client
+        };
         Failure::Endpoint(side, EndpointError::TimedOut, status)
     }
 
@@ -472,7 +476,7 @@ impl<N: Runtime> Exchange<'_, N> {
         upload: &mut Transfer<'_>,
     ) -> Result<bool, TransferError> {
         // Most requests are a head alone.
-        if upload.done && upload.head.is_empty() && !self.agent.is_behind() {
+        if upload.done && upload.head.is_empty() && !self.agent.has_pending_write() {
             return Ok(false);
         }
         let mut scratch = self.scratch.borrow_mut();
@@ -488,7 +492,8 @@ impl<N: Runtime> Exchange<'_, N> {
         scan: &mut HeadEnd,
     ) -> Poll<Result<Event<usize>, Failure>> {
         loop {
-            let found = scan.find(self.agent.plain.filled(), &self.limits.head).map_err(Failure::BadHead)?;
+            let found =
+                scan.find(self.agent.read_buf.filled(), &self.limits.head).map_err(Failure::BadHead)?;
             if let Some(length) = found {
                 return Poll::Ready(Ok(Event::Here(length)));
             }
@@ -514,7 +519,7 @@ impl<N: Runtime> Exchange<'_, N> {
 
     /// Takes in what the client sends ahead, up to a limit, and finds out whether it is still there.
     fn client_failure(&mut self, cx: &mut Context<'_>) -> Option<EndpointError> {
-        while self.client.plain.len() < FILL_BYTES && self.client.end().is_none() {
+        while self.client.read_buf.len() < FILL_BYTES && self.client.end().is_none() {
             match self.client.poll_fill(cx, &mut self.scratch.borrow_mut()) {
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(fault)) => return Some(fault),
@@ -527,7 +532,7 @@ impl<N: Runtime> Exchange<'_, N> {
     /// The same where nothing more is received: a client that has ended its side, or sent more ahead than is taken in, may
     /// be gone altogether.
     fn listener_failure(&mut self, cx: &mut Context<'_>) -> Option<EndpointError> {
-        let is_unheard = |client: &Endpoint<_>| client.end().is_some() || client.plain.len() >= FILL_BYTES;
+        let is_unheard = |client: &Endpoint<_>| client.end().is_some() || client.read_buf.len() >= FILL_BYTES;
         self.client_failure(cx).or_else(|| is_unheard(self.client).then(|| self.client.reset(cx)).flatten())
     }
 
@@ -564,7 +569,7 @@ impl<N: Runtime> Exchange<'_, N> {
             }
             timer.set(self.net.sleep(self.patience(self.limits.response)));
         }
-        let agent_quiet = self.agent.end().is_none() && self.agent.plain.is_empty();
+        let agent_quiet = self.agent.end().is_none() && self.agent.read_buf.is_empty();
         Ok(Outcome::Answered {
             status,
             keep_client: keep_client && upload.done,
@@ -573,7 +578,7 @@ impl<N: Runtime> Exchange<'_, N> {
     }
 
     fn slow_side(&self) -> Side {
-        if self.client.is_behind() { Side::Client } else { Side::Agent }
+        if self.client.has_pending_write() { Side::Client } else { Side::Agent }
     }
 
     fn poll_bodies(
@@ -596,7 +601,7 @@ impl<N: Runtime> Exchange<'_, N> {
                     return Poll::Ready(Err(broken.of(Side::Client, Some(status))));
                 }
             }
-            *upload_over |= upload.done && !self.agent.is_behind();
+            *upload_over |= upload.done && !self.agent.has_pending_write();
         }
         let polled = download.poll(cx, self.agent, self.client, &mut self.scratch.borrow_mut());
         match polled {
@@ -606,7 +611,7 @@ impl<N: Runtime> Exchange<'_, N> {
             Poll::Ready(Ok(Turn::Done)) | Poll::Pending => {}
         }
         // Once it has the answer, it may leave while the agent takes the rest of the request.
-        let is_answered = download.done && !self.client.is_behind();
+        let is_answered = download.done && !self.client.has_pending_write();
         if upload.done
             && !is_answered
             && let Some(fault) = self.listener_failure(cx)
