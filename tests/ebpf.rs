@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dcv_splice::observe::metrics::Standing;
+use dcv_splice::observe::metrics::ProcessStatus;
 use dcv_splice::observe::stats::{KernelFigures, OTHERS};
 use harness::faulty::Faulty;
 use harness::line::Line;
@@ -58,7 +58,7 @@ impl ConnectionSlot {
         Self { proxy, folder }
     }
 
-    fn standing(&self) -> Standing {
+    fn standing(&self) -> ProcessStatus {
         let mut stream = std::os::unix::net::UnixStream::connect(self.folder.path().join("control")).unwrap();
         std::io::Write::write_all(&mut stream, b"figures\n").unwrap();
         let said = std::io::read_to_string(stream).unwrap();
@@ -77,8 +77,9 @@ impl ConnectionSlot {
             (kernel.closed + kernel.failed >= connections).then_some(())
         });
         // The proxy publishes its own once a second.
-        let own =
-            |standing: &Standing| standing.figures.agents.get(&agent).map(|it| it.wire).unwrap_or_default();
+        let own = |standing: &ProcessStatus| {
+            standing.figures.agents.get(&agent).map(|it| it.wire).unwrap_or_default()
+        };
         let settled = eventually("both accounts are the same", || {
             let standing = self.standing();
             let kernel = standing.kernel.as_ref()?.agents.get(&agent)?;

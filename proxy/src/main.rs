@@ -14,11 +14,11 @@ use dcv_splice::config::{Command, CommandLine, EbpfMode, Resolved, Settings};
 use dcv_splice::control::admin::Sources;
 use dcv_splice::control::helper::{self, Answer, HelperClient, Payload, Predecessor};
 use dcv_splice::control::service_account;
-use dcv_splice::control::socket::{self, Hearing, Wish, Wished};
+use dcv_splice::control::socket::{self, ControlCommand, ControlRequest, ControlServer};
 use dcv_splice::control::supervisor::{Signals, Supervisor};
 use dcv_splice::control::validation::Prepared;
 use dcv_splice::os::cgroup::Cgroup;
-use dcv_splice::os::files::{Delivered, Glance};
+use dcv_splice::os::files::{DryRun, PassedFiles};
 use dcv_splice::os::log::{Finish, Log, Target};
 use dcv_splice::os::sandbox::confine;
 use dcv_splice::os::systemd;
@@ -55,10 +55,10 @@ fn run_command(line: CommandLine) -> Result<(), Failure> {
         None | Some(Command::Run(_)) => run(settings),
         Some(Command::Check(_)) => check(&settings),
         Some(Command::Pin { agent }) => pin(agent),
-        Some(Command::Reload(at)) => ask(&at.control, Wish::Reload),
-        Some(Command::Upgrade(at)) => ask(&at.control, Wish::Upgrade),
-        Some(Command::Reopen(at)) => ask_all(&at.control, Wish::Reopen),
-        Some(Command::Status(at)) => ask_all(&at.control, Wish::Status),
+        Some(Command::Reload(at)) => ask(&at.control, ControlCommand::Reload),
+        Some(Command::Upgrade(at)) => ask(&at.control, ControlCommand::Upgrade),
+        Some(Command::Reopen(at)) => ask_all(&at.control, ControlCommand::Reopen),
+        Some(Command::Status(at)) => ask_all(&at.control, ControlCommand::Status),
         Some(Command::Helper(_)) => helper::serve(settings).map_err(Failure::from),
         Some(Command::Exec { program }) => helper::exec(&program).map_err(Failure::from),
     }
@@ -107,19 +107,19 @@ fn parse() -> Result<CommandLine, Failure> {
     if asks || !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
         error.exit();
     }
-    match Prepared::new(&Settings::of(std::env::args_os()), &Glance) {
+    match Prepared::new(&Settings::of(std::env::args_os()), &DryRun) {
         Err(reason) => Err(unusable(reason)),
         Ok(_) => error.exit(),
     }
 }
 
 fn check(settings: &Settings) -> Result<(), Failure> {
-    let prepared = Prepared::new(settings, &Glance);
+    let prepared = Prepared::new(settings, &DryRun);
     let mut problems: Vec<_> =
         prepared.as_ref().err().iter().flat_map(|text| text.lines().map(str::to_owned)).collect();
-    if let (Some(resolved), _) = settings.examine(&Glance) {
+    if let (Some(resolved), _) = settings.examine(&DryRun) {
         problems.extend(control_problem(&resolved));
-        let look = || Prepared::new(settings, &Glance).err();
+        let look = || Prepared::new(settings, &DryRun).err();
         match service_account::as_account(resolved.config.file.as_deref(), look) {
             Ok(found) => {
                 let found = found.flatten().unwrap_or_default();
@@ -158,14 +158,14 @@ fn pin(agent: SocketAddr) -> Result<(), Failure> {
     Ok(())
 }
 
-fn ask(control: &Path, wish: Wish) -> Result<(), Failure> {
+fn ask(control: &Path, wish: ControlCommand) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let said = runtime.block_on(socket::ask(control, wish)).map_err(|reason| failed(&reason))?;
     Ok(io::stdout().write_all(format!("{said}\n").as_bytes())?)
 }
 
 /// Asks those that drain too; where one can't do it, the first such reason is the result.
-fn ask_all(control: &Path, wish: Wish) -> Result<(), Failure> {
+fn ask_all(control: &Path, wish: ControlCommand) -> Result<(), Failure> {
     let all = socket::all(control);
     if all.is_empty() {
         return ask(control, wish);
@@ -201,8 +201,8 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
 /// What serves, and what an operator reaches it by.
 struct Started {
     supervisor: Supervisor,
-    granted: mpsc::Receiver<Wished>,
-    hearing: Option<Hearing>,
+    granted: mpsc::Receiver<ControlRequest>,
+    hearing: Option<ControlServer>,
     /// Comes to its end when all has ended.
     log: Finish,
 }
@@ -259,7 +259,7 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
         supervisor
             .show(listener, Sources { own: wishes.clone(), former: former.collect(), listeners: own })?;
     }
-    let hearing = control.map(|listener| Hearing::begin(listener, wishes)).transpose()?;
+    let hearing = control.map(|listener| ControlServer::begin(listener, wishes)).transpose()?;
     take_over(&mut supervisor, predecessor).await?;
     supervisor.open().await;
     systemd::ready("serving");
@@ -301,7 +301,7 @@ async fn count(helper: &HelperClient) -> Result<PathBuf, String> {
 }
 
 /// The configuration's files; of a configuration that can't be used, why.
-async fn first_files(helper: &HelperClient) -> Result<Delivered, Failure> {
+async fn first_files(helper: &HelperClient) -> Result<PassedFiles, Failure> {
     let Answer { outcome, .. } = helper.next().await?;
     match outcome.map_err(unusable)? {
         Payload::Files(files) => Ok(files),

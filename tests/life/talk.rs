@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use dcv_splice::transport::endpoint::{End, Endpoint, EndpointError, Scratch};
+use dcv_splice::transport::endpoint::{End, Endpoint, EndpointError, WorkerBuffers};
 use harness::simulated::Wire;
 
 use tokio::time::Instant;
@@ -51,7 +51,7 @@ async fn client_says(peer: &mut Endpoint<Wire>, plan: &Plan, talk: &mut Talk) ->
     peer.write(&[head.as_bytes(), early].concat())?;
     let upgraded = converse(peer, &scratch, |heard| decode(heard, "GET", false)).await?;
     let Some(upgraded) = upgraded.filter(|message| message.status == "101") else { return Ok(()) };
-    peer.plain.consume(upgraded.used);
+    peer.read_buf.consume(upgraded.used);
     tokio::time::sleep(session.pause).await;
     let first = matches!(session.ends, Ends::ClientFirst | Ends::ClientCut);
     session_talk(peer, &scratch, rest, first, session.ends == Ends::ClientCut, talk).await
@@ -59,15 +59,15 @@ async fn client_says(peer: &mut Endpoint<Wire>, plan: &Plan, talk: &mut Talk) ->
 
 async fn hear_message(
     peer: &mut Endpoint<Wire>,
-    scratch: &RefCell<Scratch>,
+    scratch: &RefCell<WorkerBuffers>,
     talk: &mut Talk,
     method: &str,
 ) -> Result<bool, EndpointError> {
     loop {
         let heard = converse(peer, scratch, |heard| decode(heard, method, false)).await?;
-        let ended = || decode(peer.plain.filled(), method, peer.end() == Some(End::Clean));
+        let ended = || decode(peer.read_buf.filled(), method, peer.end() == Some(End::Clean));
         let Some(message) = heard.or_else(ended) else { return Ok(false) };
-        peer.plain.consume(message.used);
+        peer.read_buf.consume(message.used);
         if !message.status.starts_with('1') {
             talk.messages.push(format!("{} {}", message.status, digest(&message.body)));
             return Ok(true);
@@ -97,13 +97,13 @@ async fn agent_says(
             converse(peer, &scratch, |heard| Some(heard.windows(4).position(|w| w == b"\r\n\r\n")? + 4))
                 .await?;
         let Some(length) = head else { return peer.finish().await };
-        let path = String::from_utf8_lossy(&peer.plain.filled()[..length])
+        let path = String::from_utf8_lossy(&peer.read_buf.filled()[..length])
             .split(' ')
             .nth(1)
             .unwrap_or("")
             .to_owned();
         let Ok(number) = path.trim_start_matches('/').parse::<usize>() else {
-            peer.plain.consume(length);
+            peer.read_buf.consume(length);
             let Some(session) = &plan.session else { return Ok(()) };
             return agent_session(peer, &scratch, session, talk).await;
         };
@@ -116,7 +116,7 @@ async fn agent_says(
             return Ok(());
         };
         talk.messages.push(format!("{number}:{}", digest(&request.body)));
-        peer.plain.consume(request.used);
+        peer.read_buf.consume(request.used);
         if !exchange.early {
             answer(peer, exchange)?;
         }
@@ -140,7 +140,7 @@ fn answer(peer: &mut Endpoint<Wire>, exchange: &Exchange) -> Result<(), Endpoint
 
 async fn agent_session(
     peer: &mut Endpoint<Wire>,
-    scratch: &RefCell<Scratch>,
+    scratch: &RefCell<WorkerBuffers>,
     session: &Session,
     talk: &mut Talk,
 ) -> Result<(), EndpointError> {
@@ -154,7 +154,7 @@ async fn agent_session(
 /// Says `rest` and hears the other side to its end; who is not first goes on after it has heard that.
 async fn session_talk(
     peer: &mut Endpoint<Wire>,
-    scratch: &RefCell<Scratch>,
+    scratch: &RefCell<WorkerBuffers>,
     rest: &[u8],
     first: bool,
     cut: bool,
@@ -169,7 +169,7 @@ async fn session_talk(
     }
     let heard = converse(peer, scratch, |_| None::<()>).await;
     let end = peer.end();
-    let bytes = peer.plain.filled().to_vec();
+    let bytes = peer.read_buf.filled().to_vec();
     talk.session = Some((bytes, end.unwrap_or(End::Truncated)));
     heard?;
     if !first {
@@ -183,7 +183,7 @@ async fn session_talk(
 fn while_hearing(
     cx: &mut Context<'_>,
     peer: &mut Endpoint<Wire>,
-    scratch: &RefCell<Scratch>,
+    scratch: &RefCell<WorkerBuffers>,
     say: impl Fn(&mut Endpoint<Wire>, &mut Context<'_>) -> Poll<Result<(), EndpointError>>,
 ) -> Poll<Result<(), EndpointError>> {
     while let Poll::Ready(gained) = peer.poll_fill(cx, &mut scratch.borrow_mut())? {
@@ -197,13 +197,13 @@ fn while_hearing(
 /// Says what was written and hears on until `enough` finds what it looks for; none at the end of the stream.
 async fn converse<T>(
     peer: &mut Endpoint<Wire>,
-    scratch: &RefCell<Scratch>,
+    scratch: &RefCell<WorkerBuffers>,
     mut enough: impl FnMut(&[u8]) -> Option<T>,
 ) -> Result<Option<T>, EndpointError> {
     poll_fn(|cx| {
         let flushed = peer.poll_flush(cx)?;
         loop {
-            if let Some(found) = enough(peer.plain.filled()) {
+            if let Some(found) = enough(peer.read_buf.filled()) {
                 return Poll::Ready(Ok(Some(found)));
             }
             match peer.poll_fill(cx, &mut scratch.borrow_mut())? {

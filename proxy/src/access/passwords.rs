@@ -359,7 +359,7 @@ mod tests {
     fn passwords(file: &Path, agents: &[&str]) -> Passwords {
         let agents = agents.iter().map(|net| net.parse().expect("a net")).collect::<Vec<_>>().into();
         let rules = PasswordRules { file: file.to_owned(), agents };
-        let users = rules.read(&crate::os::files::Disk::default()).expect("users");
+        let users = rules.read(&crate::os::files::FileSystem::default()).expect("users");
         Passwords::start(&rules, users).expect("a thread")
     }
 

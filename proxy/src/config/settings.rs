@@ -250,7 +250,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::os::files::Disk;
+    use crate::os::files::FileSystem;
 
     /// The file that is shipped.
     const EXAMPLE: &str = include_str!("../../../packaging/dcv-splice.toml");
@@ -266,7 +266,7 @@ mod tests {
         fs::write(&path, text).expect("room");
         let config = format!("--config={}", path.display());
         let all: Vec<_> = flags.iter().copied().chain([&*config]).collect();
-        let resolved = settings(&all).resolve(&Disk::default());
+        let resolved = settings(&all).resolve(&FileSystem::default());
         resolved.map_err(|text| text.replace(&format!("{}/", folder.path().display()), ""))
     }
 
@@ -278,7 +278,7 @@ mod tests {
     fn the_example_says_what_holds_without_it_and_names_every_setting() {
         let from = |resolved: Resolved| Config { file: None, ..resolved.config };
         let with = from(resolve(EXAMPLE, &[]).expect("a configuration"));
-        let without = from(settings(&[]).resolve(&Disk::default()).expect("a configuration"));
+        let without = from(settings(&[]).resolve(&FileSystem::default()).expect("a configuration"));
         assert_eq!(format!("{with:?}"), format!("{without:?}"));
         let command = Flags::augment_args(clap::Command::new("dcv-splice"));
         for key in command.get_arguments().filter_map(Arg::get_long).filter(|key| *key != "config") {
@@ -382,7 +382,8 @@ mod tests {
         // What a flag says is not blamed on the file.
         let error = wrong("agents = [\"10.0.0.0/8\"]", &["--default-agent=192.0.2.1"]);
         assert!(error.starts_with("--default-agent 192.0.2.1"), "{error}");
-        let error = settings(&["--config=/nowhere/f.toml"]).resolve(&Disk::default()).expect_err("no file");
+        let error =
+            settings(&["--config=/nowhere/f.toml"]).resolve(&FileSystem::default()).expect_err("no file");
         assert!(error.starts_with("--config /nowhere/f.toml: "), "{error}");
     }
 

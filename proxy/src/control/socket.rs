@@ -33,7 +33,7 @@ const GOOD: &str = "ok ";
 
 /// What an operator wants.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Wish {
+pub enum ControlCommand {
     /// The configuration and its files are to be read again.
     Reload,
     /// The access log is to be opened again.
@@ -42,13 +42,13 @@ pub enum Wish {
     Upgrade,
     /// How it is, for people.
     Status,
-    /// The same for programs: a [`Standing`](crate::observe::metrics::Standing) as JSON.
+    /// The same for programs: a [`ProcessStatus`](crate::observe::metrics::Standing) as JSON.
     Figures,
     /// The same without the kernel's account, which is the helper's to read.
     OwnFigures,
 }
 
-impl Wish {
+impl ControlCommand {
     const ALL: [(&str, Self); 6] = [
         ("reload", Self::Reload),
         ("reopen", Self::Reopen),
@@ -71,7 +71,7 @@ impl Wish {
 pub type Outcome = Result<String, String>;
 
 /// A wish, and where what comes of it goes.
-pub type Wished = (Wish, oneshot::Sender<Outcome>);
+pub type ControlRequest = (ControlCommand, oneshot::Sender<Outcome>);
 
 /// The socket of one process among those that were started for `path`.
 pub fn of_process(path: &Path, process: u32) -> PathBuf {
@@ -135,14 +135,14 @@ fn is_listened_to(path: &Path) -> bool {
 }
 
 /// Who hears wishes.
-pub struct Hearing {
+pub struct ControlServer {
     task: JoinHandle<()>,
     places: Arc<Semaphore>,
 }
 
-impl Hearing {
+impl ControlServer {
     /// Hears wishes from now on.
-    pub fn begin(listener: UnixListener, wishes: mpsc::Sender<Wished>) -> io::Result<Self> {
+    pub fn begin(listener: UnixListener, wishes: mpsc::Sender<ControlRequest>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let places = Arc::new(Semaphore::new(HEARD_MAX));
@@ -159,7 +159,11 @@ impl Hearing {
     }
 }
 
-async fn hear(listener: tokio::net::UnixListener, wishes: mpsc::Sender<Wished>, places: Arc<Semaphore>) {
+async fn hear(
+    listener: tokio::net::UnixListener,
+    wishes: mpsc::Sender<ControlRequest>,
+    places: Arc<Semaphore>,
+) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -179,11 +183,11 @@ async fn hear(listener: tokio::net::UnixListener, wishes: mpsc::Sender<Wished>, 
     }
 }
 
-async fn grant(mut stream: tokio::net::UnixStream, wishes: &mpsc::Sender<Wished>) -> io::Result<()> {
+async fn grant(mut stream: tokio::net::UnixStream, wishes: &mpsc::Sender<ControlRequest>) -> io::Result<()> {
     let mut word = String::new();
     let mut said = BufReader::new((&mut stream).take(COMMAND_BYTES_MAX));
     tokio::time::timeout(PATIENCE, said.read_line(&mut word)).await??;
-    let outcome = match Wish::of(word.trim_end()) {
+    let outcome = match ControlCommand::of(word.trim_end()) {
         None => Err("there is no such command".to_owned()),
         Some(wish) => {
             let (answer, answered) = oneshot::channel();
@@ -200,7 +204,7 @@ async fn grant(mut stream: tokio::net::UnixStream, wishes: &mpsc::Sender<Wished>
 }
 
 /// Tells the process that runs what is wanted, and waits for what comes of it.
-pub async fn ask(path: &Path, wish: Wish) -> Outcome {
+pub async fn ask(path: &Path, wish: ControlCommand) -> Outcome {
     let told = |error: io::Error| format!("{}: {error}: does it run, with this --control?", path.display());
     let said = tokio::time::timeout(ANSWER, inquire(path, wish)).await;
     let answer = said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(told)?;
@@ -211,7 +215,7 @@ pub async fn ask(path: &Path, wish: Wish) -> Outcome {
     }
 }
 
-async fn inquire(path: &Path, wish: Wish) -> io::Result<String> {
+async fn inquire(path: &Path, wish: ControlCommand) -> io::Result<String> {
     let mut stream = tokio::net::UnixStream::connect(path).await?;
     stream.write_all(format!("{}\n", wish.word()).as_bytes()).await?;
     let mut answer = String::new();

@@ -14,12 +14,12 @@ use tokio::task::JoinHandle;
 use crate::config::{AccessLogTo, Settings};
 use crate::control::admin::{self, Sources};
 use crate::control::helper::{Answer, FIGURES, HelperClient, MessageKind, Payload, TRUNCATED};
-use crate::control::socket::{HEARD_MAX, Outcome, Wish, Wished};
+use crate::control::socket::{ControlCommand, ControlRequest, HEARD_MAX, Outcome};
 use crate::control::validation::{Prepared, open_log};
 use crate::observe::access_log::AccessLog;
-use crate::observe::metrics::Standing;
+use crate::observe::metrics::ProcessStatus;
 use crate::observe::stats::KernelAccount;
-use crate::os::files::{Delivered, Files};
+use crate::os::files::{Files, PassedFiles};
 use crate::os::log::{Finish, Log, Target};
 use crate::os::seccomp;
 use crate::os::systemd;
@@ -28,7 +28,7 @@ use crate::transport::own_addresses::Own;
 use crate::worker::context::Shared;
 use crate::worker::listeners::{self, Listener};
 use crate::worker::load_balancer::WorkerInbox;
-use crate::worker::thread::{self, Orders};
+use crate::worker::thread::{self, WorkerCommand};
 
 /// Questions that may wait for the helper, which a slow disk may keep; further ones are refused. Fewer than commands that
 /// are heard at a time, so that `status` is always answered.
@@ -66,7 +66,7 @@ pub struct Supervisor {
     log: Finish,
     /// The program's own log.
     own_log: Log,
-    orders: watch::Sender<Orders>,
+    orders: watch::Sender<WorkerCommand>,
     reports: mpsc::UnboundedReceiver<Report>,
     /// Listening sockets, for the next process.
     sockets: Vec<TcpListener>,
@@ -99,7 +99,7 @@ impl Supervisor {
         let (shared, desks, lines) = prepared.share(&AccessLog::to(log.0.clone()))?;
         log.0.change(lines);
         let (orders, told) =
-            watch::channel(Orders { open: false, phase: Phase::Running, shared: shared.clone() });
+            watch::channel(WorkerCommand { open: false, phase: Phase::Running, shared: shared.clone() });
         let reports = start_workers(&told, desks, listeners, own)?;
         seccomp::forbid_rings();
         let (waiting, since) = (VecDeque::new(), Instant::now());
@@ -124,7 +124,7 @@ impl Supervisor {
             admin: None,
         };
         supervisor.started().await?;
-        supervisor.helper.ask(MessageKind::Taken).await?;
+        supervisor.helper.ask(MessageKind::Applied).await?;
         Ok(supervisor)
     }
 
@@ -177,14 +177,22 @@ impl Supervisor {
     }
 
     /// Supervises until everything has ended.
-    pub async fn run(self, mut signals: Signals, mut wishes: mpsc::Receiver<Wished>) -> io::Result<()> {
+    pub async fn run(
+        self,
+        mut signals: Signals,
+        mut wishes: mpsc::Receiver<ControlRequest>,
+    ) -> io::Result<()> {
         let rejections = self.shared.rejections.clone();
         let ended = self.serve(&mut signals, &mut wishes).await;
         tracing::info!("turned away: {rejections}");
         ended
     }
 
-    async fn serve(mut self, signals: &mut Signals, wishes: &mut mpsc::Receiver<Wished>) -> io::Result<()> {
+    async fn serve(
+        mut self,
+        signals: &mut Signals,
+        wishes: &mut mpsc::Receiver<ControlRequest>,
+    ) -> io::Result<()> {
         let mut watchdog = systemd::Watchdog::new();
         let stop = loop {
             tokio::select! {
@@ -206,29 +214,35 @@ impl Supervisor {
     }
 
     /// Does what was wished, or asks the helper to.
-    async fn grant(&mut self, wish: Wish, answer: Option<oneshot::Sender<Outcome>>) {
+    async fn grant(&mut self, wish: ControlCommand, answer: Option<oneshot::Sender<Outcome>>) {
         let asked = match wish {
-            Wish::Status | Wish::Figures | Wish::OwnFigures => return self.look(wish, answer).await,
+            ControlCommand::Status | ControlCommand::Figures | ControlCommand::OwnFigures => {
+                return self.look(wish, answer).await;
+            }
             _ if self.alone => Err(io::Error::other("the helper has ended: only a restart helps")),
             _ if self.waiting.len() >= QUESTIONS_MAX => {
                 Err(io::Error::other("the helper has not answered what it was asked before: is a disk slow?"))
             }
-            Wish::Reload | Wish::Upgrade if self.upgrading => {
+            ControlCommand::Reload | ControlCommand::Upgrade if self.upgrading => {
                 Err(io::Error::other("an upgrade is under way: ask the process that serves then"))
             }
-            Wish::Reload => self.helper.ask(MessageKind::Reload).await.map(|()| MessageKind::Reload),
-            Wish::Reopen => self.helper.ask(MessageKind::Reopen).await.map(|()| MessageKind::Reopen),
-            Wish::Upgrade => {
+            ControlCommand::Reload => {
+                self.helper.ask(MessageKind::Reload).await.map(|()| MessageKind::Reload)
+            }
+            ControlCommand::Reopen => {
+                self.helper.ask(MessageKind::Reopen).await.map(|()| MessageKind::Reopen)
+            }
+            ControlCommand::Upgrade => {
                 let sockets = self.sockets.iter().map(AsFd::as_fd);
                 self.helper.ask_upgrade(sockets).await.map(|()| MessageKind::Upgrade)
             }
         };
         match asked {
             Ok(kind) => {
-                if wish == Wish::Reload {
+                if wish == ControlCommand::Reload {
                     systemd::reloading();
                 }
-                self.upgrading |= wish == Wish::Upgrade;
+                self.upgrading |= wish == ControlCommand::Upgrade;
                 self.waiting.push_back((kind, answer));
             }
             Err(error) => {
@@ -274,8 +288,8 @@ impl Supervisor {
             (MessageKind::Changed, Err(reason)) if reason == TRUNCATED => {
                 self.helper.ask(MessageKind::Changed).await
             }
-            (MessageKind::Reload, Ok(_)) => self.helper.ask(MessageKind::Taken).await,
-            (MessageKind::Reload, Err(_)) => self.helper.ask(MessageKind::Declined).await,
+            (MessageKind::Reload, Ok(_)) => self.helper.ask(MessageKind::Applied).await,
+            (MessageKind::Reload, Err(_)) => self.helper.ask(MessageKind::Rejected).await,
             _ => Ok(()),
         };
         if let Err(error) = follow_up {
@@ -309,7 +323,7 @@ impl Supervisor {
         self.lookers = None;
     }
 
-    fn replace(&mut self, files: &Delivered) -> Outcome {
+    fn replace(&mut self, files: &PassedFiles) -> Outcome {
         let prepared = Prepared::new(&self.settings, files)?;
         let log = AccessLog::to(self.log.0.clone());
         let (shared, lines) = prepared.replace(&self.shared, &log).map_err(|error| error.to_string())?;
@@ -319,7 +333,7 @@ impl Supervisor {
         Ok(String::new())
     }
 
-    fn reopen(&mut self, files: &Delivered) -> Outcome {
+    fn reopen(&mut self, files: &PassedFiles) -> Outcome {
         let to = &self.shared.config.access_log;
         if matches!(to, AccessLogTo::File(_)) {
             self.log.0.change(open_log(to, files).map_err(|(_, error)| error.to_string())?);
@@ -328,15 +342,15 @@ impl Supervisor {
     }
 
     /// Tells how it stands, people or programs; the kernel's account is the helper's to read.
-    async fn look(&mut self, wish: Wish, answer: Option<oneshot::Sender<Outcome>>) {
+    async fn look(&mut self, wish: ControlCommand, answer: Option<oneshot::Sender<Outcome>>) {
         match (wish, answer) {
-            (Wish::Figures, Some(looker)) if self.ask_figures().await => {
+            (ControlCommand::Figures, Some(looker)) if self.ask_figures().await => {
                 let lookers = self.lookers.get_or_insert_default();
                 // Some of a helper that does not answer have gone.
                 lookers.retain(|looker| !looker.is_closed());
                 lookers.push(looker);
             }
-            (Wish::Status, answer) => tell(answer, Ok(self.status())),
+            (ControlCommand::Status, answer) => tell(answer, Ok(self.status())),
             (_, answer) => tell(answer, self.figures(None)),
         }
     }
@@ -348,21 +362,21 @@ impl Supervisor {
     }
 
     fn figures(&self, kernel: Option<KernelAccount>) -> Outcome {
-        let standing = Standing { kernel, ..self.standing() };
+        let standing = ProcessStatus { kernel, ..self.standing() };
         serde_json::to_string(&standing).map_err(|error| error.to_string())
     }
 
     fn status(&self) -> String {
-        let Standing { process, version, doing, seconds, connections, .. } = self.standing();
+        let ProcessStatus { process, version, doing, seconds, connections, .. } = self.standing();
         let alone = if self.alone { ", without its helper: restart it to reload" } else { "" };
         format!(
             "process {process}, version {version}, {doing}, for {seconds} s, connections {connections}{alone}"
         )
     }
 
-    fn standing(&self) -> Standing {
+    fn standing(&self) -> ProcessStatus {
         let Shared { balance, rejections, published, config, .. } = &self.shared;
-        Standing {
+        ProcessStatus {
             process: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             doing: self.doing.to_owned(),
@@ -384,7 +398,7 @@ impl Supervisor {
         mut self,
         why: Stop,
         signals: &mut Signals,
-        wishes: &mut mpsc::Receiver<Wished>,
+        wishes: &mut mpsc::Receiver<ControlRequest>,
     ) -> io::Result<()> {
         self.sockets.clear();
         if self.upgrading
@@ -412,13 +426,13 @@ impl Supervisor {
                         end.hurry();
                         self.doing = end.doing();
                     }
-                    Some(Wish::Reopen) => self.grant(Wish::Reopen, None).await,
+                    Some(ControlCommand::Reopen) => self.grant(ControlCommand::Reopen, None).await,
                     Some(wish) => tracing::warn!("{wish:?}: it is stopping"),
                 },
                 Some((wish, answer)) = wishes.recv() => match wish {
-                    Wish::Status | Wish::Figures | Wish::OwnFigures => self.look(wish, Some(answer)).await,
-                    Wish::Reopen => self.grant(wish, Some(answer)).await,
-                    Wish::Reload | Wish::Upgrade => tell(Some(answer), Err("it is stopping".to_owned())),
+                    ControlCommand::Status | ControlCommand::Figures | ControlCommand::OwnFigures => self.look(wish, Some(answer)).await,
+                    ControlCommand::Reopen => self.grant(wish, Some(answer)).await,
+                    ControlCommand::Reload | ControlCommand::Upgrade => tell(Some(answer), Err("it is stopping".to_owned())),
                 },
                 answer = self.helper.next(), if !self.alone => drop(self.take(answer).await),
                 () = tokio::time::sleep_until(end.at.into()), if end.phase == Phase::Draining => {
@@ -442,7 +456,7 @@ fn kernel_account(found: Payload) -> Option<KernelAccount> {
 }
 
 fn start_workers(
-    orders: &watch::Receiver<Orders>,
+    orders: &watch::Receiver<WorkerCommand>,
     desks: Vec<WorkerInbox>,
     listeners: Vec<Listener>,
     own: &Own,
@@ -538,8 +552,8 @@ fn words(kind: MessageKind) -> (&'static str, &'static str) {
             ("the process before is reached by --control", "no process is reached by --control")
         }
         MessageKind::Account | MessageKind::Figures => ("the kernel counts", "the kernel does not count"),
-        MessageKind::Taken
-        | MessageKind::Declined
+        MessageKind::Applied
+        | MessageKind::Rejected
         | MessageKind::Unfit
         | MessageKind::Serving
         | MessageKind::Sockets
@@ -593,13 +607,13 @@ impl Signals {
     }
 
     /// The next wish; none where it is to stop.
-    async fn next(&mut self) -> Option<Wish> {
+    async fn next(&mut self) -> Option<ControlCommand> {
         tokio::select! {
             _ = self.terminate.recv() => None,
             _ = self.interrupt.recv() => None,
-            _ = self.hangup.recv() => Some(Wish::Reload),
-            _ = self.user1.recv() => Some(Wish::Reopen),
-            _ = self.user2.recv() => Some(Wish::Upgrade),
+            _ = self.hangup.recv() => Some(ControlCommand::Reload),
+            _ = self.user1.recv() => Some(ControlCommand::Reopen),
+            _ = self.user2.recv() => Some(ControlCommand::Upgrade),
         }
     }
 }

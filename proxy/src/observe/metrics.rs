@@ -72,7 +72,7 @@ fn thousandths(weight: &str) -> u32 {
 /// How it stands with a process.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
-pub struct Standing {
+pub struct ProcessStatus {
     /// Its id.
     pub process: u32,
     /// Its version.
@@ -102,7 +102,7 @@ pub struct Standing {
 }
 
 /// The text of all processes; the one that serves comes first.
-pub fn render(standings: Vec<Standing>, format: Format) -> Result<String, fmt::Error> {
+pub fn render(standings: Vec<ProcessStatus>, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("dcv_splice");
     registry.register_collector(Box::new(All(Arc::new(standings))));
     let mut text = String::new();
@@ -140,7 +140,7 @@ fn classic(text: &str) -> String {
 }
 
 #[derive(Debug)]
-struct All(Arc<Vec<Standing>>);
+struct All(Arc<Vec<ProcessStatus>>);
 
 /// A label and its value.
 type Label = (&'static str, String);
@@ -148,7 +148,7 @@ type Label = (&'static str, String);
 /// A figure: its name, what it says, its kind, and where it is found.
 type Row<T> = (&'static str, &'static str, MetricType, fn(&T) -> u64);
 
-const OF_PROCESS: [Row<Standing>; 9] = [
+const OF_PROCESS: [Row<ProcessStatus>; 9] = [
     ("uptime_seconds", "Time since it serves", MetricType::Gauge, |it| it.seconds),
     ("connections", "Client connections that are open", MetricType::Gauge, |it| it.connections),
     ("workers", "Threads that serve", MetricType::Gauge, |it| it.workers),
@@ -296,7 +296,7 @@ impl All {
         self.unaccounted(encoder)
     }
 
-    fn accounts(&self) -> impl Iterator<Item = (&Standing, &KernelAccount)> {
+    fn accounts(&self) -> impl Iterator<Item = (&ProcessStatus, &KernelAccount)> {
         self.0.iter().filter_map(|standing| Some((standing, standing.kernel.as_ref()?)))
     }
 
@@ -396,7 +396,7 @@ fn number(metric: &mut MetricEncoder<'_>, kind: MetricType, labels: &[Label], va
     }
 }
 
-fn process(standing: &Standing) -> Label {
+fn process(standing: &ProcessStatus) -> Label {
     ("process", standing.process.to_string())
 }
 
@@ -411,7 +411,7 @@ mod tests {
     /// Without it readers refuse the whole text.
     #[test]
     fn every_histogram_has_all_of_its_times_in_the_last_bucket() {
-        let mut standing = Standing::default();
+        let mut standing = ProcessStatus::default();
         let address = IpAddr::from([10, 0, 0, 5]);
         let mut figures = AgentFigures::default();
         figures.connect.note(std::time::Duration::from_secs(100));
@@ -441,9 +441,10 @@ mod tests {
     }
 
     /// A process with something of everything.
-    fn full() -> Standing {
+    fn full() -> ProcessStatus {
         let address = IpAddr::from([10, 0, 0, 5]);
-        let mut standing = Standing { refused: vec![("full".to_owned(), 2)], ..Standing::default() };
+        let mut standing =
+            ProcessStatus { refused: vec![("full".to_owned(), 2)], ..ProcessStatus::default() };
         standing.figures.agents.insert(address, AgentFigures { answers: [1; 6], ..AgentFigures::default() });
         let kernel =
             KernelFigures { connect_times: vec![1, 2], round_trips: vec![3], ..KernelFigures::default() };

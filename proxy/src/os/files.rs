@@ -25,9 +25,9 @@ pub trait Files {
 
 /// Files of the disk, which are remembered.
 #[derive(Debug, Default)]
-pub struct Disk(RefCell<BTreeMap<PathBuf, io::Result<File>>>);
+pub struct FileSystem(RefCell<BTreeMap<PathBuf, io::Result<File>>>);
 
-impl Disk {
+impl FileSystem {
     /// What was asked for, and came of it.
     pub fn into_asked(self) -> BTreeMap<PathBuf, io::Result<File>> {
         self.0.into_inner()
@@ -42,7 +42,7 @@ impl Disk {
     }
 }
 
-impl Files for Disk {
+impl Files for FileSystem {
     fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
         // What was read first is what was validated, whatever stands there later.
         if let Some(Ok(opened)) = self.0.borrow().get(file) {
@@ -81,9 +81,9 @@ fn open_log(file: &Path) -> io::Result<File> {
 
 /// Files of the disk, for somebody who only wants to know whether they can be used: nothing is made.
 #[derive(Debug, Default)]
-pub struct Glance;
+pub struct DryRun;
 
-impl Files for Glance {
+impl Files for DryRun {
     fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
         read_whole(&open_regular(file)?)
     }
@@ -104,21 +104,21 @@ impl Files for Glance {
 
 /// Files that somebody else has opened.
 #[derive(Debug, Default)]
-pub struct Delivered(BTreeMap<PathBuf, File>);
+pub struct PassedFiles(BTreeMap<PathBuf, File>);
 
-impl FromIterator<(PathBuf, File)> for Delivered {
+impl FromIterator<(PathBuf, File)> for PassedFiles {
     fn from_iter<T: IntoIterator<Item = (PathBuf, File)>>(files: T) -> Self {
         Self(files.into_iter().collect())
     }
 }
 
-impl Delivered {
+impl PassedFiles {
     fn file(&self, file: &Path) -> io::Result<&File> {
         self.0.get(file).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "was not delivered"))
     }
 }
 
-impl Files for Delivered {
+impl Files for PassedFiles {
     fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
         read_whole(self.file(file)?)
     }
@@ -133,14 +133,14 @@ impl Files for Delivered {
 }
 
 /// Files of which one is known already.
-pub struct Knowing<'a> {
+pub struct CachedText<'a> {
     /// Where the others come from.
     pub files: &'a dyn Files,
     /// The one, and what it says.
     pub known: Option<&'a (PathBuf, Vec<u8>)>,
 }
 
-impl Files for Knowing<'_> {
+impl Files for CachedText<'_> {
     fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
         match self.known {
             Some((known, text)) if known == file => Ok(text.clone()),
@@ -191,14 +191,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
         std::fs::write(&path, "one").expect("room");
-        let disk = Disk::default();
+        let disk = FileSystem::default();
         assert_eq!(disk.read(&path).expect("a file"), b"one");
         assert!(disk.read(&folder.path().join("absent")).is_err());
         std::fs::rename(&path, folder.path().join("old")).expect("a file");
         std::fs::write(&path, "two").expect("room");
         let asked = disk.into_asked();
         assert_eq!(asked.len(), 2);
-        let delivered: Delivered =
+        let delivered: PassedFiles =
             asked.into_iter().filter_map(|(path, file)| Some((path, file.ok()?))).collect();
         assert_eq!(delivered.read(&path).expect("a file"), b"one");
         assert_eq!(delivered.read(&path).expect("a file"), b"one");
@@ -210,7 +210,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
         std::fs::write(&path, "one").expect("room");
-        let disk = Disk::default();
+        let disk = FileSystem::default();
         assert_eq!(disk.read(&path).expect("a file"), b"one");
         std::fs::remove_file(&path).expect("a file");
         std::fs::write(&path, "two").expect("room");
@@ -224,7 +224,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("log");
         std::fs::write(&path, "one\n").expect("room");
-        let disk = Disk::default();
+        let disk = FileSystem::default();
         disk.append(&path).expect("a log").write_all(b"two\n").expect("room");
         assert_eq!(std::fs::read(&path).expect("a file"), b"one\ntwo\n");
     }
@@ -234,16 +234,16 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let fifo = folder.path().join("fifo");
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).expect("a fifo");
-        for files in [&Disk::default() as &dyn Files, &Glance] {
+        for files in [&FileSystem::default() as &dyn Files, &DryRun] {
             assert_eq!(files.read(&fifo).expect_err("no file").to_string(), "is no regular file");
             assert!(files.append(&fifo).is_err(), "nobody reads it");
         }
         let log = folder.path().join("log");
-        Glance.append(&log).expect("it could be made");
+        DryRun.append(&log).expect("it could be made");
         assert!(!log.exists());
-        assert!(Glance.append(&folder.path().join("absent/log")).is_err());
-        Disk::default().append(&log).expect("a log");
-        assert!(Glance.append(&log).is_ok() && Glance.read(&log).is_ok());
+        assert!(DryRun.append(&folder.path().join("absent/log")).is_err());
+        FileSystem::default().append(&log).expect("a log");
+        assert!(DryRun.append(&log).is_ok() && DryRun.read(&log).is_ok());
     }
 
     #[test]

@@ -23,7 +23,7 @@ const SPARE: &str = "/dev/null";
 
 /// What was given up.
 #[derive(Debug)]
-pub struct Confined {
+pub struct SandboxReport {
     /// The program and what it starts can't gain privileges.
     pub no_new_privileges: io::Result<()>,
     /// No capability is left, of root either (capabilities(7)).
@@ -37,8 +37,8 @@ pub struct Confined {
 }
 
 /// Gives up what serving doesn't need. Agents are reached at `agent_port`.
-pub fn confine(agent_port: u16) -> Confined {
-    Confined {
+pub fn confine(agent_port: u16) -> SandboxReport {
+    SandboxReport {
         no_new_privileges: rustix::thread::set_no_new_privs(true),
         no_capabilities: drop_capabilities(),
         no_core_dumps: forbid_core_dumps(),
@@ -72,7 +72,7 @@ fn restrict(agent_port: u16) -> Result<RulesetStatus, RulesetError> {
     Ok(rules.restrict_self()?.ruleset)
 }
 
-impl fmt::Display for Confined {
+impl fmt::Display for SandboxReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.landlock {
             Ok(RulesetStatus::FullyEnforced) => f.write_str("confined to its sockets")?,

@@ -23,7 +23,7 @@ use rustls::{
 use super::end::{Acceptor, Connector};
 use super::material::{CertificateError, CertificatePair, belong_together, certificates, private_key};
 use super::trust::{Authorities, Clients, signed_in_tls12, signed_in_tls13};
-use crate::os::files::{Disk, Files};
+use crate::os::files::{FileSystem, Files};
 
 /// TLS sessions to agents that are remembered for resumption; each agent keeps up to 8 tickets.
 const AGENT_SESSIONS_MAX: usize = 4096;
@@ -107,7 +107,7 @@ impl fmt::Display for Pin {
 impl Acceptor {
     /// From PEM files, chosen by server name and key type; one made in memory where there are none.
     pub fn new(pairs: &[CertificatePair]) -> Result<Self, Vec<CertificateError>> {
-        Self::demanding(pairs, &ClientDemands::default(), &Disk::default())
+        Self::demanding(pairs, &ClientDemands::default(), &FileSystem::default())
     }
 
     /// The same for clients who do what is asked of them. The errors are all that there are.
@@ -162,7 +162,7 @@ impl Acceptor {
 impl Connector {
     /// A connector that accepts the certificates `trust` says.
     pub fn new(trust: &AgentTrust) -> Result<Self, CertificateError> {
-        Self::reading(trust, &Disk::default())
+        Self::reading(trust, &FileSystem::default())
     }
 
     /// The same, with files from `files`.

@@ -359,7 +359,7 @@ mod tests {
         Connector::with_provider(
             Arc::new(provider),
             &AgentTrust::Anything,
-            &crate::os::files::Disk::default(),
+            &crate::os::files::FileSystem::default(),
         )
         .expect("a suite that is known")
     }

@@ -43,7 +43,7 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a worker is told.
 #[derive(Clone, Debug)]
-pub struct Orders {
+pub struct WorkerCommand {
     /// Whether connections are accepted; once they are, `phase` says until when.
     pub open: bool,
     /// How far stopping is to come.
@@ -53,7 +53,7 @@ pub struct Orders {
 }
 
 /// A worker under its settings, and under former ones for as long as connections go by them.
-struct Generations {
+struct ConfigGenerations {
     executor: Executor,
     number: usize,
     own: Own,
@@ -65,7 +65,7 @@ struct Generations {
     stop: Stop,
 }
 
-impl Generations {
+impl ConfigGenerations {
     fn new(executor: Executor, number: usize, own: Own, shared: Shared) -> Self {
         let books = Rc::new(Books::default());
         let net = OsRuntime::new(executor.clone(), shared.config.front.stall, own.clone(), books.clone());
@@ -160,14 +160,14 @@ fn retire(worker: &Worker<OsRuntime>, phase: Phase) {
 pub fn run(
     desk: WorkerInbox,
     listeners: Vec<Listener>,
-    mut orders: watch::Receiver<Orders>,
+    mut orders: watch::Receiver<WorkerCommand>,
     own: Own,
     started: impl FnOnce() + 'static,
 ) -> io::Result<()> {
     let shared = orders.borrow_and_update().shared.clone();
     let executor = Executor::new(poller(shared.config.readiness)?)?;
     seccomp::forbid_rings();
-    let generations = Rc::new(Generations::new(executor.clone(), desk.worker, own, shared));
+    let generations = Rc::new(ConfigGenerations::new(executor.clone(), desk.worker, own, shared));
     executor.run(serve(generations, desk, listeners, orders, started))?
 }
 
@@ -189,10 +189,10 @@ fn no_ring(error: &io::Error) -> io::Error {
 }
 
 async fn serve(
-    generations: Rc<Generations>,
+    generations: Rc<ConfigGenerations>,
     desk: WorkerInbox,
     listeners: Vec<Listener>,
-    mut orders: watch::Receiver<Orders>,
+    mut orders: watch::Receiver<WorkerCommand>,
     started: impl FnOnce(),
 ) -> io::Result<()> {
     started();
@@ -215,7 +215,7 @@ async fn serve(
             }
             changed = orders.changed() => {
                 changed.map_err(io::Error::other)?;
-                let Orders { phase, shared, .. } = orders.borrow_and_update().clone();
+                let WorkerCommand { phase, shared, .. } = orders.borrow_and_update().clone();
                 if phase >= Phase::Draining {
                     break;
                 }
@@ -232,7 +232,7 @@ async fn serve(
 }
 
 /// No connection is taken on any more; those that are there end by themselves or are ended.
-async fn drain(generations: &Generations, mut orders: watch::Receiver<Orders>) {
+async fn drain(generations: &ConfigGenerations, mut orders: watch::Receiver<WorkerCommand>) {
     let Shared { balance, .. } = generations.current().shared.clone();
     let gone = || balance.gone(generations.number);
     generations.enter(Phase::Draining);
@@ -261,7 +261,7 @@ async fn reap_agents(worker: &Worker<OsRuntime>) {
 }
 
 /// Accepts at one door until the worker stops.
-async fn accept(generations: Rc<Generations>, door: Rc<Acceptor>, secure: bool, _accepting: Accepting) {
+async fn accept(generations: Rc<ConfigGenerations>, door: Rc<Acceptor>, secure: bool, _accepting: Accepting) {
     let mut reserve = reserve();
     loop {
         let accepted = tokio::select! {
@@ -290,7 +290,7 @@ async fn accept(generations: Rc<Generations>, door: Rc<Acceptor>, secure: bool, 
 /// Gives a connection to the worker that has the fewest. Where there are as many as may be, one that waits gives way: of
 /// this worker, or of the next one that has any.
 async fn admit(
-    generations: &Generations,
+    generations: &ConfigGenerations,
     worker: &Rc<Worker<OsRuntime>>,
     socket: OwnedFd,
     client: SocketAddr,
@@ -341,7 +341,7 @@ async fn refuse(
 }
 
 /// Serves what other workers have accepted.
-async fn receive(generations: Rc<Generations>, mut arrivals: mpsc::UnboundedReceiver<Connection>) {
+async fn receive(generations: Rc<ConfigGenerations>, mut arrivals: mpsc::UnboundedReceiver<Connection>) {
     while let Some(connection) = arrivals.recv().await {
         generations.start(connection).await;
         generations.executor.yield_now().await;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::observe::metrics::Standing;
+use crate::observe::metrics::ProcessStatus;
 use crate::observe::stats::{AgentFigures, Figures, KernelFigures, OTHERS, TIMES_MS, Times, Wire};
 
 const STYLE: &str = "
@@ -20,7 +20,7 @@ th { font-weight: 600; color: var(--soft); } th:first-child, td:first-child { te
 ";
 
 /// The page of all processes; the one that serves comes first.
-pub(super) fn render(standings: &[Standing]) -> String {
+pub(super) fn render(standings: &[ProcessStatus]) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -47,7 +47,7 @@ pub(super) fn render(standings: &[Standing]) -> String {
     page.into_string()
 }
 
-fn processes(standings: &[Standing]) -> Markup {
+fn processes(standings: &[ProcessStatus]) -> Markup {
     html! {
         h2 { "Processes" }
         .wide { table {
@@ -64,7 +64,7 @@ fn processes(standings: &[Standing]) -> Markup {
     }
 }
 
-fn agents(standing: &Standing) -> Markup {
+fn agents(standing: &ProcessStatus) -> Markup {
     let agents = &standing.figures.agents;
     if agents.is_empty() {
         return html! { p.soft { "No agent has been asked for yet." } };
@@ -96,7 +96,7 @@ fn agent(address: IpAddr, figures: &AgentFigures) -> Markup {
 }
 
 /// What the kernel has counted, where it does.
-fn kernel(standing: &Standing) -> Markup {
+fn kernel(standing: &ProcessStatus) -> Markup {
     let Some(account) = &standing.kernel else { return html! {} };
     html! {
         h2 { "By the kernel's account" }
@@ -141,7 +141,7 @@ fn half(times: &[u64]) -> String {
     }
 }
 
-fn refused(standings: &[Standing]) -> Markup {
+fn refused(standings: &[ProcessStatus]) -> Markup {
     let all = || standings.iter().flat_map(|standing| &standing.refused).filter(|(_, count)| *count > 0);
     html! {
         h2 { "Turned away" }
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn what_the_two_accounts_differ_by_is_shown() {
         let agent = IpAddr::from([10, 0, 0, 5]);
-        let mut standing = Standing::default();
+        let mut standing = ProcessStatus::default();
         assert!(!render(&[standing.clone()]).contains("kernel"));
         let mut figures = AgentFigures::default();
         (figures.wire.received, figures.wire.sent) = (100, 50);
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_page_names_every_agent() {
-        let mut standing = Standing::default();
+        let mut standing = ProcessStatus::default();
         standing.figures.agents.insert([10, 0, 0, 5].into(), AgentFigures::default());
         standing.figures.agents.insert(OTHERS, AgentFigures { unreachable: 3, ..AgentFigures::default() });
         let page = render(&[standing]);

@@ -10,10 +10,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::control::socket::{self, Wish, Wished};
+use crate::control::socket::{self, ControlCommand, ControlRequest};
 use crate::http::h1::head::{self, HeadEnd, HeadError, HeadLimits, RequestHead};
 use crate::http::local_response::LocalResponse;
-use crate::observe::metrics::{self, Format, Standing};
+use crate::observe::metrics::{self, Format, ProcessStatus};
 use crate::transport::own_addresses::Own;
 
 /// Clients at a time; the others wait.
@@ -30,7 +30,7 @@ const HEAD: HeadLimits = HeadLimits { head_bytes_max: 8192, line_bytes_max: 1024
 #[derive(Clone, Debug)]
 pub struct Sources {
     /// This process.
-    pub own: mpsc::Sender<Wished>,
+    pub own: mpsc::Sender<ControlRequest>,
     /// The control sockets of those that drain.
     pub former: Arc<[PathBuf]>,
     /// Where the proxy itself listens: none of its clients reaches this by it.
@@ -126,25 +126,25 @@ async fn metrics(sources: &Sources, format: Format) -> LocalResponse {
 }
 
 /// How it stands with this process, and with those that drain.
-async fn standings(sources: &Sources) -> Vec<Standing> {
+async fn standings(sources: &Sources) -> Vec<ProcessStatus> {
     let mut standings = Vec::from_iter(own(&sources.own).await);
     for path in sources.former.iter() {
         // Most have ended by now.
-        let said = tokio::time::timeout(STANDING, socket::ask(path, Wish::Figures)).await;
+        let said = tokio::time::timeout(STANDING, socket::ask(path, ControlCommand::Figures)).await;
         standings.extend(said.ok().and_then(Result::ok).and_then(|said| serde_json::from_str(&said).ok()));
     }
     standings
 }
 
 /// With the kernel's account where it can be had soon.
-async fn own(wishes: &mpsc::Sender<Wished>) -> Option<Standing> {
-    match tokio::time::timeout(STANDING, own_by(wishes, Wish::Figures)).await {
+async fn own(wishes: &mpsc::Sender<ControlRequest>) -> Option<ProcessStatus> {
+    match tokio::time::timeout(STANDING, own_by(wishes, ControlCommand::Figures)).await {
         Ok(standing) => standing,
-        Err(_) => own_by(wishes, Wish::OwnFigures).await,
+        Err(_) => own_by(wishes, ControlCommand::OwnFigures).await,
     }
 }
 
-async fn own_by(wishes: &mpsc::Sender<Wished>, wish: Wish) -> Option<Standing> {
+async fn own_by(wishes: &mpsc::Sender<ControlRequest>, wish: ControlCommand) -> Option<ProcessStatus> {
     let (answer, answered) = oneshot::channel();
     wishes.send((wish, answer)).await.ok()?;
     serde_json::from_str(&answered.await.ok()?.ok()?).ok()

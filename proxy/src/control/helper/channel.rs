@@ -22,7 +22,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use crate::config::Settings;
-use crate::os::files::Delivered;
+use crate::os::files::PassedFiles;
 
 /// Bytes of a message; the names of all files have to fit.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
@@ -40,9 +40,9 @@ pub enum MessageKind {
     /// The configuration and its files, read again.
     Reload = b'r',
     /// The configuration of the last answer to a reload is gone by; it has no answer.
-    Taken = b't',
+    Applied = b't',
     /// It is not gone by; it has no answer.
-    Declined = b'd',
+    Rejected = b'd',
     /// Files that have changed; nobody asks for it. As a question it says that they have not arrived, and has no answer.
     Changed = b'c',
     /// Files that have changed and do not fit together yet; nobody asks for it. The text says why.
@@ -69,8 +69,8 @@ impl MessageKind {
     fn of(code: u8) -> Option<Self> {
         let all = [
             Self::Reload,
-            Self::Taken,
-            Self::Declined,
+            Self::Applied,
+            Self::Rejected,
             Self::Changed,
             Self::Unfit,
             Self::Reopen,
@@ -118,7 +118,7 @@ impl Message {
         message
     }
 
-    pub(super) fn files(self) -> Delivered {
+    pub(super) fn files(self) -> PassedFiles {
         let names =
             self.text.split(|byte| *byte == 0).map(|name| Path::new(OsStr::from_bytes(name)).to_owned());
         names.zip(self.descriptors.into_iter().map(File::from)).collect()
@@ -203,7 +203,7 @@ pub struct Answer {
 #[derive(Debug)]
 pub enum Payload {
     /// Files.
-    Files(Delivered),
+    Files(PassedFiles),
     /// Something to tell.
     Text(String),
 }

@@ -22,7 +22,7 @@ use super::exec::{predecessors, start_next};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
 use crate::control::socket;
 use crate::control::validation::Prepared;
-use crate::os::files::{Disk, Files, Knowing, read_whole};
+use crate::os::files::{CachedText, FileSystem, Files, read_whole};
 use crate::os::sandbox;
 
 /// How often files are looked at.
@@ -62,9 +62,9 @@ struct HelperServer {
     predecessor: Option<u32>,
     sockets: Vec<OwnedFd>,
     /// What the serving process goes by.
-    kept: Option<Kept>,
+    kept: Option<ActiveConfig>,
     /// What it will go by, if it says so.
-    offered: Option<Kept>,
+    offered: Option<ActiveConfig>,
     /// By which the next change is seen.
     watched: BTreeMap<PathBuf, Option<Stamp>>,
     /// Since when they do not fit together.
@@ -78,7 +78,7 @@ struct HelperServer {
 }
 
 /// A configuration, what its file said when it was asked for, and what its other files were then.
-struct Kept {
+struct ActiveConfig {
     config: Config,
     text: Option<(PathBuf, Vec<u8>)>,
     watched: BTreeMap<PathBuf, Option<Stamp>>,
@@ -146,11 +146,11 @@ impl HelperServer {
                 return Ok(());
             }
             MessageKind::Reload => self.reload(),
-            MessageKind::Declined => {
+            MessageKind::Rejected => {
                 self.offered = None;
                 return Ok(());
             }
-            MessageKind::Taken => {
+            MessageKind::Applied => {
                 self.take();
                 return Ok(());
             }
@@ -180,14 +180,14 @@ impl HelperServer {
     }
 
     fn reload(&mut self) -> Message {
-        let disk = Disk::default();
+        let disk = FileSystem::default();
         // Of settings that are wrong, the files are told of too.
         let all = |text| Prepared::new(&self.settings, &disk).err().unwrap_or(text);
         let resolved = self.settings.resolve(&disk).map_err(all).and_then(|resolved| self.allow(resolved));
         let prepared = resolved.and_then(|resolved| Prepared::of(resolved, &disk));
-        let offered = prepared.and_then(|prepared| Offer::new(prepared.config(), disk, None));
+        let offered = prepared.and_then(|prepared| Candidate::new(prepared.config(), disk, None));
         match offered {
-            Ok(Offer { kept, files }) => {
+            Ok(Candidate { kept, files }) => {
                 self.offered = Some(kept);
                 Message::with_files(MessageKind::Reload, files)
             }
@@ -224,12 +224,12 @@ impl HelperServer {
         if seen == self.watched && !is_overdue {
             return None;
         }
-        let disk = Disk::default();
+        let disk = FileSystem::default();
         let text = self.kept.as_ref().and_then(|kept| kept.text.as_ref());
-        let prepared = Prepared::new(&self.settings, &Knowing { files: &disk, known: text });
-        let offered = prepared.and_then(|prepared| Offer::new(prepared.config(), disk, text));
+        let prepared = Prepared::new(&self.settings, &CachedText { files: &disk, known: text });
+        let offered = prepared.and_then(|prepared| Candidate::new(prepared.config(), disk, text));
         match offered {
-            Ok(Offer { kept, files }) => {
+            Ok(Candidate { kept, files }) => {
                 self.watched = kept.watched;
                 self.unfit = None;
                 Some(Message::with_files(MessageKind::Changed, files))
@@ -257,7 +257,7 @@ impl HelperServer {
         let Some(AccessLogTo::File(path)) = access_log else {
             return Message::with_files(MessageKind::Reopen, Vec::new());
         };
-        match Disk::default().append(path) {
+        match FileSystem::default().append(path) {
             Ok(file) => Message::with_files(MessageKind::Reopen, vec![(path.clone(), file)]),
             Err(error) => Message::outcome(
                 MessageKind::Reopen,
@@ -344,14 +344,14 @@ impl HelperServer {
 }
 
 /// A configuration that can be run by, and its files.
-struct Offer {
-    kept: Kept,
+struct Candidate {
+    kept: ActiveConfig,
     files: Vec<(PathBuf, File)>,
 }
 
-impl Offer {
+impl Candidate {
     /// `disk`: where its files were read. `known`: what its own file said, where that was known before.
-    fn new(config: &Config, disk: Disk, known: Option<&(PathBuf, Vec<u8>)>) -> Result<Self, String> {
+    fn new(config: &Config, disk: FileSystem, known: Option<&(PathBuf, Vec<u8>)>) -> Result<Self, String> {
         let mut asked = disk.into_asked();
         let read = |path: &PathBuf| {
             let file = asked.remove(path)?.ok()?;
@@ -369,7 +369,7 @@ impl Offer {
             let file = in_memory(text).map_err(|error| format!("{}: {error}", path.display()))?;
             files.push((path.clone(), file));
         }
-        Ok(Self { kept: Kept { config: config.clone(), text, watched }, files })
+        Ok(Self { kept: ActiveConfig { config: config.clone(), text, watched }, files })
     }
 }
 
@@ -440,9 +440,9 @@ mod tests {
             ask(MessageKind::Reload).await;
             ask(MessageKind::Reopen).await;
             assert_eq!(hear().await, MessageKind::Reopen, "the second waits for what becomes of the first");
-            ask(MessageKind::Taken).await;
+            ask(MessageKind::Applied).await;
             assert_eq!(hear().await, MessageKind::Reload);
-            ask(MessageKind::Declined).await;
+            ask(MessageKind::Rejected).await;
             ask(MessageKind::Reload).await;
             assert_eq!(hear().await, MessageKind::Reload);
             drop(serving);
