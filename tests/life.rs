@@ -19,7 +19,7 @@ use clap::Parser;
 use dcv_splice::access::admission::Admission;
 use dcv_splice::config::CommandLine;
 use dcv_splice::observe::access_log::AccessLog;
-use dcv_splice::observe::stats::Published;
+use dcv_splice::observe::stats::StatsSnapshot;
 use dcv_splice::runtime::drain::Phase;
 use dcv_splice::tls::{Acceptor, AgentTrust, Connector, TlsEnd};
 use dcv_splice::transport::endpoint::Endpoint;
@@ -65,7 +65,7 @@ impl Fixture {
             balance: LoadBalancer::new(1).0,
             rejections: Arc::default(),
             failures: Arc::default(),
-            published: Published::default(),
+            published: StatsSnapshot::default(),
         }
     }
 }

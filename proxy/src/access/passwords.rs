@@ -106,13 +106,13 @@ pub struct Passwords(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     agents: Networks,
-    questions: SyncSender<Question>,
-    book: Arc<Book>,
+    questions: SyncSender<PasswordCheck>,
+    book: Arc<KnownPasswords>,
 }
 
 /// What is remembered, by workers and the thread.
 #[derive(Debug)]
-struct Book {
+struct KnownPasswords {
     key: hmac::Key,
     users: Mutex<Arc<Users>>,
     known: Mutex<HashSet<[u8; 32]>>,
@@ -120,7 +120,7 @@ struct Book {
 }
 
 #[derive(Debug)]
-struct Question {
+struct PasswordCheck {
     credentials: Credentials,
     digest: [u8; 32],
     answer: oneshot::Sender<bool>,
@@ -155,7 +155,7 @@ impl Passwords {
     pub fn start(rules: &PasswordRules, users: Users) -> io::Result<Self> {
         let mut random = [0; 32];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no random numbers"))?;
-        let book = Arc::new(Book {
+        let book = Arc::new(KnownPasswords {
             key: hmac::Key::new(hmac::HMAC_SHA256, &random),
             users: Mutex::new(Arc::new(users)),
             known: Mutex::default(),
@@ -204,7 +204,7 @@ impl Passwords {
         let asking = book.begin(client, now())?;
         let name = credentials.name.clone();
         let (answer, answered) = oneshot::channel();
-        match self.0.questions.try_send(Question { credentials, digest, answer }) {
+        match self.0.questions.try_send(PasswordCheck { credentials, digest, answer }) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return Err(AuthError::Busy),
         }
@@ -214,7 +214,7 @@ impl Passwords {
     }
 }
 
-impl Book {
+impl KnownPasswords {
     /// Says nothing of the password to who has not the key of this run. The address is part of it: nobody else may try
     /// passwords against it, which takes no time. The length keeps name and password apart.
     fn digest(&self, client: IpAddr, credentials: &Credentials) -> [u8; 32] {
@@ -240,7 +240,7 @@ impl Book {
     }
 
     /// A client wants to be compared.
-    fn begin(&self, address: IpAddr, now: Instant) -> Result<Asking<'_>, AuthError> {
+    fn begin(&self, address: IpAddr, now: Instant) -> Result<AuthAttempt<'_>, AuthError> {
         let mut clients = self.clients();
         if clients.len() >= REMEMBERED_MAX && !clients.contains_key(&address) {
             clients.retain(|_, client| client.asking > 0 || now < client.until + REMEMBERED);
@@ -263,17 +263,17 @@ impl Book {
             return Err(AuthError::Busy);
         }
         client.asking += 1;
-        Ok(Asking { book: self, address })
+        Ok(AuthAttempt { book: self, address })
     }
 }
 
 /// A client whose password is being compared.
-struct Asking<'a> {
-    book: &'a Book,
+struct AuthAttempt<'a> {
+    book: &'a KnownPasswords,
     address: IpAddr,
 }
 
-impl Asking<'_> {
+impl AuthAttempt<'_> {
     fn judge(&self, is_known: bool, now: Instant) {
         let mut clients = self.book.clients();
         let Some(client) = clients.get_mut(&self.address) else { return };
@@ -290,7 +290,7 @@ impl Asking<'_> {
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for AuthAttempt<'_> {
     fn drop(&mut self) {
         let mut clients = self.book.clients();
         let Some(client) = clients.get_mut(&self.address) else { return };
@@ -301,7 +301,7 @@ impl Drop for Asking<'_> {
     }
 }
 
-impl Book {
+impl KnownPasswords {
     fn users(&self) -> MutexGuard<'_, Arc<Users>> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -314,14 +314,14 @@ impl Book {
     }
 
     /// Answers until nobody can ask any more.
-    fn compare(&self, asked: &Receiver<Question>) {
+    fn compare(&self, asked: &Receiver<PasswordCheck>) {
         while let Ok(question) = asked.recv() {
             self.answer(question);
         }
     }
 
-    fn answer(&self, question: Question) {
-        let Question { credentials, digest, answer } = question;
+    fn answer(&self, question: PasswordCheck) {
+        let PasswordCheck { credentials, digest, answer } = question;
         // Who has gone meanwhile costs nothing, and the connections of one page ask the same.
         if answer.is_closed() {
             return;

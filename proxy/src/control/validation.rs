@@ -11,7 +11,7 @@ use crate::access::htpasswd::Users;
 use crate::access::passwords::{PasswordRules, Passwords};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
 use crate::observe::access_log::AccessLog;
-use crate::observe::stats::Published;
+use crate::observe::stats::StatsSnapshot;
 use crate::os::files::Files;
 use crate::os::log::Target;
 use crate::tls::{self, Acceptor, Connector};
@@ -94,7 +94,7 @@ impl Prepared {
             balance,
             rejections: Arc::default(),
             failures: Arc::default(),
-            published: Published::new(config.workers),
+            published: StatsSnapshot::new(config.workers),
             config: Arc::new(config),
         };
         Ok((shared, desks, self.lines))

@@ -68,12 +68,12 @@ impl Wire {
 
 /// Counts what goes over sockets.
 #[derive(Debug, Default)]
-pub struct Meter {
+pub struct ByteCounter {
     received: Cell<u64>,
     sent: Cell<u64>,
 }
 
-impl Meter {
+impl ByteCounter {
     /// So many bytes were received.
     pub fn received(&self, bytes: usize) {
         self.received.set(self.received.get() + bytes as u64);
@@ -129,20 +129,20 @@ impl AgentFigures {
 
 /// What a worker counts of one agent.
 #[derive(Debug, Default)]
-pub struct AgentBook {
+pub struct AgentCounters {
     figures: RefCell<AgentFigures>,
     /// Of its sockets.
-    pub meter: Meter,
+    pub meter: ByteCounter,
 }
 
-impl AgentBook {
+impl AgentCounters {
     fn read(&self) -> AgentFigures {
         AgentFigures { wire: self.meter.read(), ..self.figures.borrow().clone() }
     }
 }
 
 /// A session, which is counted as open until it is dropped.
-pub struct OpenSession(Rc<AgentBook>);
+pub struct OpenSession(Rc<AgentCounters>);
 
 impl Drop for OpenSession {
     fn drop(&mut self) {
@@ -152,22 +152,22 @@ impl Drop for OpenSession {
 
 /// What a worker counts.
 #[derive(Debug, Default)]
-pub struct Books {
-    agents: RefCell<BTreeMap<IpAddr, Rc<AgentBook>>>,
+pub struct WorkerStats {
+    agents: RefCell<BTreeMap<IpAddr, Rc<AgentCounters>>>,
     /// Of clients' sockets.
-    pub clients: Rc<Meter>,
+    pub clients: Rc<ByteCounter>,
 }
 
-impl Books {
+impl WorkerStats {
     /// The book of an agent that was reached.
-    pub fn agent(&self, agent: IpAddr) -> Rc<AgentBook> {
+    pub fn agent(&self, agent: IpAddr) -> Rc<AgentCounters> {
         let mut agents = self.agents.borrow_mut();
         let key = if agents.len() < AGENTS_MAX || agents.contains_key(&agent) { agent } else { OTHERS };
         agents.entry(key).or_default().clone()
     }
 
     /// The book of an agent, or of the others where it was never reached.
-    fn known(&self, agent: IpAddr) -> Rc<AgentBook> {
+    fn known(&self, agent: IpAddr) -> Rc<AgentCounters> {
         let found = self.agents.borrow().get(&agent).cloned();
         found.unwrap_or_else(|| self.agents.borrow_mut().entry(OTHERS).or_default().clone())
     }
@@ -309,9 +309,9 @@ pub struct KernelAccount {
 
 /// What workers have published. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Published(Arc<[Mutex<Figures>]>);
+pub struct StatsSnapshot(Arc<[Mutex<Figures>]>);
 
-impl Published {
+impl StatsSnapshot {
     /// Nothing yet.
     pub fn new(workers: usize) -> Self {
         Self((0..workers).map(|_| Mutex::default()).collect())
@@ -355,9 +355,9 @@ mod tests {
 
     #[test]
     fn what_workers_count_is_summed_up_and_survives_being_written_down() {
-        let published = Published::new(2);
+        let published = StatsSnapshot::new(2);
         for worker in 0..2 {
-            let books = Books::default();
+            let books = WorkerStats::default();
             books.reached(AGENT, Duration::from_millis(3));
             books.agent(AGENT).meter.sent(10);
             books.clients.received(7);
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn who_asks_for_strangers_makes_no_new_books() {
-        let books = Books::default();
+        let books = WorkerStats::default();
         for last in 0..=255 {
             books.missed(IpAddr::from([10, 0, 0, last]));
         }

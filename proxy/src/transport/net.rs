@@ -16,7 +16,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, acceptfrom_with, 
 use rustix::pipe::{SpliceFlags, splice};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::observe::stats::{AgentBook, Books, Meter};
+use crate::observe::stats::{AgentCounters, ByteCounter, WorkerStats};
 use crate::runtime::executor::{Executor, Interest, RegisteredFd, Sleep};
 use crate::runtime::scheduler::Class;
 use crate::transport::networks::canonical;
@@ -115,7 +115,7 @@ pub trait Runtime {
 pub struct OsRuntime {
     executor: Executor,
     stall: Duration,
-    books: Rc<Books>,
+    books: Rc<WorkerStats>,
     /// Where the proxy itself listens.
     own: Own,
 }
@@ -188,7 +188,7 @@ impl OsRuntime {
     /// The network of that loop. `stall`: how long sent bytes may stay unacknowledged, or a closed window closed
     /// (`TCP_USER_TIMEOUT`, tcp(7)).
     /// `own`: where the proxy itself listens, which is never connected to. `books`: where its bytes are counted.
-    pub fn new(executor: Executor, stall: Duration, own: Own, books: Rc<Books>) -> Self {
+    pub fn new(executor: Executor, stall: Duration, own: Own, books: Rc<WorkerStats>) -> Self {
         Self { executor, stall, books, own }
     }
 
@@ -278,12 +278,12 @@ pub struct TcpStream {
 
 /// Whose bytes they are.
 enum Metered {
-    Agent { book: Rc<AgentBook>, _departure: Option<Box<Departure>> },
-    Client(Rc<Meter>),
+    Agent { book: Rc<AgentCounters>, _departure: Option<Box<Departure>> },
+    Client(Rc<ByteCounter>),
 }
 
 impl TcpStream {
-    fn meter(&self) -> &Meter {
+    fn meter(&self) -> &ByteCounter {
         match &self.meter {
             Metered::Agent { book, .. } => &book.meter,
             Metered::Client(meter) => meter,

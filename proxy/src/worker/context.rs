@@ -14,7 +14,7 @@ use crate::agents::pool::Pool;
 use crate::config::Config;
 use crate::observe::access_log::AccessLog;
 use crate::observe::failures::Failures;
-use crate::observe::stats::{Books, Published};
+use crate::observe::stats::{StatsSnapshot, WorkerStats};
 use crate::runtime::drain::{Phase, Stop};
 use crate::tls::{Acceptor, Connector};
 use crate::transport::endpoint::WorkerBuffers;
@@ -49,7 +49,7 @@ pub struct Shared {
     /// What has failed with agents.
     pub failures: Arc<Failures>,
     /// What workers have counted.
-    pub published: Published,
+    pub published: StatsSnapshot,
 }
 
 impl Shared {
@@ -85,7 +85,7 @@ pub struct Worker<N: Runtime> {
     /// Clients that ask for nothing.
     pub waiting: Rc<Waiting>,
     /// What it counts.
-    pub books: Rc<Books>,
+    pub books: Rc<WorkerStats>,
     /// How far stopping has come.
     pub stop: Stop,
 }

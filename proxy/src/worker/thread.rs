@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use crate::access::rejections::RejectReason;
 use crate::config::Readiness;
 use crate::observe::failures::OTHERS;
-use crate::observe::stats::Books;
+use crate::observe::stats::WorkerStats;
 use crate::os::seccomp;
 use crate::runtime::drain::{Phase, Stop};
 use crate::runtime::executor::Executor;
@@ -67,7 +67,7 @@ struct ConfigGenerations {
 
 impl ConfigGenerations {
     fn new(executor: Executor, number: usize, own: Own, shared: Shared) -> Self {
-        let books = Rc::new(Books::default());
+        let books = Rc::new(WorkerStats::default());
         let net = OsRuntime::new(executor.clone(), shared.config.front.stall, own.clone(), books.clone());
         let worker = Worker { books, ..Worker::new(net, shared) };
         Self {
@@ -371,7 +371,7 @@ async fn shed(worker: &Worker<OsRuntime>, door: &Acceptor, reserved: Option<Owne
     for _ in 0..SHED_MAX {
         match door.poll_accept() {
             Poll::Ready(Ok((_, client))) => {
-                worker.shared.rejections.note(RejectReason::Descriptors, client.ip())
+                worker.shared.rejections.note(RejectReason::Descriptors, client.ip());
             }
             Poll::Pending if door.is_put_off() => worker.net.yield_now().await,
             _ => break,

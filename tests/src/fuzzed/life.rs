@@ -13,7 +13,7 @@ use dcv_splice::access::admission::Admission;
 use dcv_splice::config::CommandLine;
 use dcv_splice::http::h1::head::{HeadEnd, HeadLimits, RequestHead};
 use dcv_splice::observe::access_log::AccessLog;
-use dcv_splice::observe::stats::Published;
+use dcv_splice::observe::stats::StatsSnapshot;
 use dcv_splice::tls::Acceptor;
 use dcv_splice::transport::net::Stream;
 use dcv_splice::worker::connection;
@@ -133,7 +133,7 @@ fn shared() -> Shared {
         balance: LoadBalancer::new(1).0,
         rejections: Arc::default(),
         failures: Arc::default(),
-        published: Published::default(),
+        published: StatsSnapshot::default(),
     }
 }
 

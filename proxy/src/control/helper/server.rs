@@ -48,9 +48,9 @@ pub fn serve(settings: Settings) -> io::Result<()> {
         sandbox::forbid_core_dumps()?;
         let line = HelperChannel::new(io::stdin().as_fd().try_clone_to_owned()?)?;
         let mut server = HelperServer::new(settings)?;
-        let served = server.serve(&line).await;
+        let ended = server.serve(&line).await;
         server.leave();
-        served
+        ended
     })
 }
 
@@ -448,8 +448,8 @@ mod tests {
             drop(serving);
         };
         let both = async { tokio::join!(server.serve(&one), told) };
-        let (served, ()) = tokio::time::timeout(Duration::from_mins(1), both).await.expect("it answers");
-        served.expect("an end");
+        let (ended, ()) = tokio::time::timeout(Duration::from_mins(1), both).await.expect("it answers");
+        ended.expect("an end");
     }
 
     /// One that goes by these flags.
