@@ -1,10 +1,10 @@
-//! Who was turned away, and why: a counter for each reason. The log tells the first time of each, the second, the fourth,
-//! the eighth and so on, so that nobody fills a disk by being turned away. Never asked where nobody is.
+//! Clients and requests that were rejected: a counter for each reason. The log tells the first time of each, the second, the fourth,
+//! the eighth and so on, so that nobody fills a disk by being rejected. Never asked where nobody is.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Why a client or a request of its is turned away.
+/// Why a client or a request is rejected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RejectReason {
     /// The client comes from where none may.

@@ -218,10 +218,10 @@ impl AccessLog {
         self.0.is_some()
     }
 
-    /// Writes the line of `ledger`.
-    pub fn write(&self, ledger: &AccessRecord) {
+    /// Writes the line of `record`.
+    pub fn write(&self, record: &AccessRecord) {
         let Some(log) = &self.0 else { return };
-        log.write(ledger.line(OffsetDateTime::now_utc()).as_bytes());
+        log.write(record.line(OffsetDateTime::now_utc()).as_bytes());
         if let Some(dropped) = log.untold() {
             tracing::warn!("the access log does not take its lines: {dropped} were dropped so far");
         }
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_line_stays_one_line() {
-        let ledger = AccessRecord {
+        let record = AccessRecord {
             user: "ann b".to_owned(),
             client: IpAddr::from([192, 0, 2, 1]),
             request: "GET /\"\n HTTP/1.1".to_owned(),
@@ -266,7 +266,7 @@ mod tests {
             ending: EndReason::Ended(Side::Client),
         };
         assert_eq!(
-            ledger.line(OffsetDateTime::UNIX_EPOCH),
+            record.line(OffsetDateTime::UNIX_EPOCH),
             "192.0.2.1 - ann\\x20b [01/Jan/1970:00:00:00 +0000] \"GET /\\x22\\x0a HTTP/1.1\" 200 22 \"https://p/?token=***\" \"-\" \
              agent=10.0.0.5:8443 to_agent=1 to_client=22 ms=333 ending=client-ended\n"
         );

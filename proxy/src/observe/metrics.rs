@@ -93,7 +93,7 @@ pub struct ProcessStatus {
     pub log_lines_dropped: u64,
     /// Lines of the access log that were dropped.
     pub access_log_lines_dropped: u64,
-    /// Who was turned away, by reason.
+    /// Rejected connections and requests, by reason.
     pub refused: Vec<(String, u64)>,
     /// What is counted of agents and clients.
     pub figures: Figures,

@@ -193,21 +193,21 @@ impl WorkerStats {
     }
 
     /// A request or session is over.
-    pub fn close(&self, ledger: &AccessRecord) {
-        let Some(agent) = ledger.agent else { return };
+    pub fn close(&self, record: &AccessRecord) {
+        let Some(agent) = record.agent else { return };
         let book = self.known(agent.ip());
         let mut figures = book.figures.borrow_mut();
-        let class = usize::from(ledger.status / 100).min(figures.answers.len() - 1);
+        let class = usize::from(record.status / 100).min(figures.answers.len() - 1);
         figures.answers[class] += 1;
-        figures.to_agent += ledger.to_agent;
+        figures.to_agent += record.to_agent;
         // What the proxy says itself comes from no agent.
-        figures.to_client += if matches!(ledger.ending, EndReason::Answered | EndReason::Refused) {
+        figures.to_client += if matches!(record.ending, EndReason::Answered | EndReason::Refused) {
             0
         } else {
-            ledger.to_client
+            record.to_client
         };
-        if ledger.status != 101 {
-            figures.request.note(ledger.duration);
+        if record.status != 101 {
+            figures.request.note(record.duration);
         }
     }
 

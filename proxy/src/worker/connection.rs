@@ -2,7 +2,7 @@
 //! so what a phase has not earned yet (an agent, a parsed head) can't be touched.
 //!
 //! ```text
-//! Accepted → Admitted → Secured → Requested → Paired → { exchange → Secured | Upgraded } → closed, its ledger written
+//! Accepted → Admitted → Ready → Requested → Connected → { exchange → Ready | Upgraded } → closed, its record written
 //! ```
 
 use std::future::poll_fn;
@@ -68,7 +68,7 @@ struct Requested<S> {
     agent: SocketAddr,
     /// The head that the agent is to see.
     head: Vec<u8>,
-    entry: RecordBuilder,
+    builder: RecordBuilder,
 }
 
 /// A client, and the agent that has its request.
@@ -89,7 +89,7 @@ struct Connected<S> {
 struct Upgraded<S> {
     client: Box<Endpoint<S>>,
     agent: Box<Endpoint<S>>,
-    entry: RecordBuilder,
+    builder: RecordBuilder,
 }
 
 /// What comes after an answer: the next request, a session, or an end.
@@ -243,8 +243,8 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
                 worker.shared.rejections.note(RejectReason::NotTls, client.ip());
                 ready.peer = Box::new(ready.peer.into_plain());
                 ready.secure = false;
-                let entry = RecordBuilder::new(client.ip(), false, worker.net.now());
-                if let NextStep::Closing(ready) = ready.refuse(worker, entry, &not_tls(), None).await {
+                let builder = RecordBuilder::new(client.ip(), false, worker.net.now());
+                if let NextStep::Closing(ready) = ready.refuse(worker, builder, &not_tls(), None).await {
                     ready.linger(worker).await;
                 }
                 None
@@ -321,16 +321,18 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         if !self.wait_for_request(worker).await {
             return Err(self.close());
         }
-        let entry = RecordBuilder::new(self.client, self.secure, worker.net.now());
+        let builder = RecordBuilder::new(self.client, self.secure, worker.net.now());
         let length = match worker.net.timeout(worker.shared.config.front.head, self.read_head(worker)).await {
             Ok(Ok(length)) => length,
             Ok(Err(HeadFailure::Gone)) => return Err(NextStep::Closed),
-            Ok(Err(HeadFailure::Refused(error))) => return Err(self.refuse_head(worker, entry, error).await),
+            Ok(Err(HeadFailure::Refused(error))) => {
+                return Err(self.refuse_head(worker, builder, error).await);
+            }
             Err(_) if self.peer.read_buf.is_empty() => return Err(self.close()),
-            Err(_) => return Err(self.refuse(worker, entry, &head_took_too_long(), None).await),
+            Err(_) => return Err(self.refuse(worker, builder, &head_took_too_long(), None).await),
         };
         place.leave();
-        self.route_request(worker, entry, length).await
+        self.route_request(worker, builder, length).await
     }
 
     /// Waits for the first byte; false where the client leaves or is to leave.
@@ -390,27 +392,27 @@ impl<S: crate::transport::net::Stream> Ready<S> {
     async fn route_request<N: Runtime<Stream = S>>(
         mut self,
         worker: &Worker<N>,
-        mut entry: RecordBuilder,
+        mut builder: RecordBuilder,
         length: usize,
     ) -> Result<Box<Requested<S>>, NextStep<S>> {
         let config = &worker.shared.config;
         let head = match RequestHead::parse(&self.peer.read_buf.filled()[..length], &config.front.head_size) {
             Ok(head) => head,
-            Err(error) => return Err(self.refuse_head(worker, entry, error).await),
+            Err(error) => return Err(self.refuse_head(worker, builder, error).await),
         };
         if worker.shared.log.is_on() {
-            entry.note(&head);
+            builder.note(&head);
         }
         let origin =
             RequestSource::of(self.client, self.secure, &head.headers, &config.clients.trusted_proxies);
-        (entry.ledger.client, entry.secure) = (origin.client, origin.secure);
+        (builder.record.client, builder.secure) = (origin.client, origin.secure);
         let mut asked = asked(&head);
         // A trusted proxy speaks for others, whatever it says.
         asked.login.is_for_another |= origin.trusted;
         let route = Route::of_request(head.host, head.path, worker.shared.config.agent_domain.as_ref());
         let decision = match authorize(&head, route, worker, &origin).await {
             Ok(user) => {
-                entry.ledger.user = user.unwrap_or_default();
+                builder.record.user = user.unwrap_or_default();
                 decide(&head, route, worker, &origin, &mut asked)
             }
             Err((why, reply)) => {
@@ -421,33 +423,33 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         self.peer.read_buf.consume(length);
         match decision {
             Ok((agent, head)) => {
-                entry.ledger.agent = Some(agent);
-                Ok(Box::new(Requested { client: self, asked, agent, head, entry }))
+                builder.record.agent = Some(agent);
+                Ok(Box::new(Requested { client: self, asked, agent, head, builder }))
             }
-            Err(reply) => Err(self.refuse(worker, entry, &reply, Some(&asked)).await),
+            Err(reply) => Err(self.refuse(worker, builder, &reply, Some(&asked)).await),
         }
     }
 
     async fn refuse_head<N: Runtime<Stream = S>>(
         self,
         worker: &Worker<N>,
-        mut entry: RecordBuilder,
+        mut builder: RecordBuilder,
         error: HeadError,
     ) -> NextStep<S> {
-        entry.note_bytes(self.peer.read_buf.filled());
+        builder.note_bytes(self.peer.read_buf.filled());
         worker.shared.rejections.note(RejectReason::Head, self.client);
         let mut reply = LocalResponse::new(error.status(), error.to_string());
         if error == HeadError::Method {
             reply = reply.with_header("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         }
-        self.refuse(worker, entry, &reply, None).await
+        self.refuse(worker, builder, &reply, None).await
     }
 
     /// Gives the proxy's own answer. The connection stays only where the request is known to its last byte.
     async fn refuse<N: Runtime<Stream = S>>(
         mut self,
         worker: &Worker<N>,
-        mut entry: RecordBuilder,
+        mut builder: RecordBuilder,
         reply: &LocalResponse,
         asked: Option<&RequestContext>,
     ) -> NextStep<S> {
@@ -456,14 +458,14 @@ impl<S: crate::transport::net::Stream> Ready<S> {
             |asked: &RequestContext| asked.keep_alive && asked.framing == Framing::Empty && !asked.websocket;
         let keep = running && asked.is_some_and(whole);
         let head_only = asked.is_some_and(|asked| asked.method == Method::Head);
-        let hsts = worker.shared.config.hsts.clone().filter(|_| entry.secure);
+        let hsts = worker.shared.config.hsts.clone().filter(|_| builder.secure);
         let reply = hsts.into_iter().fold(reply.clone(), LocalResponse::with_header);
         let sent = self.send(worker, &reply.render(keep, head_only)).await;
         let ending = if reply.status < 400 { EndReason::Answered } else { EndReason::Refused };
-        entry.ledger.to_client = if head_only { 0 } else { reply.body_bytes() as u64 };
+        builder.record.to_client = if head_only { 0 } else { reply.body_bytes() as u64 };
         match sent {
-            Ok(()) => entry.close(worker, reply.status, ending),
-            Err(fault) => entry.close(worker, reply.status, fault.ending(Side::Client)),
+            Ok(()) => builder.close(worker, reply.status, ending),
+            Err(fault) => builder.close(worker, reply.status, fault.ending(Side::Client)),
         }
         if keep { self.next() } else { self.close() }
     }
@@ -587,8 +589,8 @@ impl<S: crate::transport::net::Stream> Requested<S> {
         worker: &Worker<N>,
         reply: &LocalResponse,
     ) -> NextStep<S> {
-        let Self { client, entry, asked, .. } = *self;
-        client.refuse(worker, entry, reply, Some(&asked)).await
+        let Self { client, builder, asked, .. } = *self;
+        client.refuse(worker, builder, reply, Some(&asked)).await
     }
 }
 
@@ -611,7 +613,7 @@ impl<S: crate::transport::net::Stream> Connected<S> {
         mut self,
         worker: &Worker<N>,
     ) -> Result<NextStep<S>, NextStep<S>> {
-        let secure = self.requested.entry.secure;
+        let secure = self.requested.builder.secure;
         let mut exchange = Exchange {
             client: &mut self.requested.client.peer,
             agent: &mut self.agent,
@@ -633,8 +635,8 @@ impl<S: crate::transport::net::Stream> Connected<S> {
             () = worker.stop.reached(Phase::EndReason) => Err(Failure::Stopped),
         };
         (self.heard, self.bound, self.promise) = (exchange.heard, exchange.binds, exchange.promise);
-        let ledger = &mut self.requested.entry.ledger;
-        (ledger.to_agent, ledger.to_client) = (exchange.to_agent, exchange.to_client);
+        let record = &mut self.requested.builder.record;
+        (record.to_agent, record.to_client) = (exchange.to_agent, exchange.to_client);
         match outcome {
             Ok(Outcome::Upgraded) => Ok(NextStep::Upgraded(self.upgrade())),
             Ok(Outcome::Answered { status, keep_client, keep_agent }) => {
@@ -662,8 +664,8 @@ impl<S: crate::transport::net::Stream> Connected<S> {
     }
 
     fn upgrade(self) -> Box<Upgraded<S>> {
-        let Requested { client, entry, .. } = *self.requested;
-        Box::new(Upgraded { client: client.peer, agent: self.agent, entry })
+        let Requested { client, builder, .. } = *self.requested;
+        Box::new(Upgraded { client: client.peer, agent: self.agent, builder })
     }
 
     fn answered<N: Runtime<Stream = S>>(
@@ -674,8 +676,8 @@ impl<S: crate::transport::net::Stream> Connected<S> {
         keep_agent: bool,
     ) -> NextStep<S> {
         let Self { requested, mut agent, bound, promise, .. } = self;
-        let Requested { mut client, asked, agent: address, entry, .. } = *requested;
-        entry.close(worker, status, EndReason::Complete);
+        let Requested { mut client, asked, agent: address, builder, .. } = *requested;
+        builder.close(worker, status, EndReason::Complete);
         let running = worker.stop.phase() == Phase::Running;
         if keep_agent && running {
             agent.read_buf.release();
@@ -690,7 +692,7 @@ impl<S: crate::transport::net::Stream> Connected<S> {
     }
 
     async fn failed<N: Runtime<Stream = S>>(self, worker: &Worker<N>, failure: Failure) -> NextStep<S> {
-        let Requested { client, entry, agent, asked, .. } = *self.requested;
+        let Requested { client, builder, agent, asked, .. } = *self.requested;
         let begun = match &failure {
             Failure::Endpoint(side, fault, Some(status)) => {
                 Some((side, fault.to_string(), status, fault.ending(*side)))
@@ -701,16 +703,16 @@ impl<S: crate::transport::net::Stream> Connected<S> {
             _ => None,
         };
         if let Some((side, fault, status, ending)) = begun {
-            let client = entry.ledger.client;
+            let client = builder.record.client;
             let what = format_args!("{client} and agent {agent}: the {side}: {fault}, after status {status}");
             worker.shared.inform(failure.kind(), agent.ip(), what);
-            entry.close(worker, *status, ending);
+            builder.close(worker, *status, ending);
             return NextStep::Closed;
         }
         match reply_to(&failure, agent.ip()) {
             None => {
                 let stopped = matches!(failure, Failure::Stopped);
-                entry.close(
+                builder.close(
                     worker,
                     0,
                     if stopped { EndReason::Drained } else { EndReason::Ended(Side::Client) },
@@ -718,9 +720,9 @@ impl<S: crate::transport::net::Stream> Connected<S> {
                 NextStep::Closed
             }
             Some(reply) => {
-                let what = format_args!("{} and agent {agent}: {failure:?}", entry.ledger.client);
+                let what = format_args!("{} and agent {agent}: {failure:?}", builder.record.client);
                 worker.shared.inform(failure.kind(), agent.ip(), what);
-                client.refuse(worker, entry, &reply, Some(&asked)).await
+                client.refuse(worker, builder, &reply, Some(&asked)).await
             }
         }
     }
@@ -728,8 +730,8 @@ impl<S: crate::transport::net::Stream> Connected<S> {
 
 impl<S: crate::transport::net::Stream> Upgraded<S> {
     async fn relay<N: Runtime<Stream = S>>(self: Box<Self>, worker: &Worker<N>) {
-        let Self { mut client, mut agent, mut entry } = *self;
-        let _open = entry.ledger.agent.map(|agent| worker.books.begin_session(agent.ip()));
+        let Self { mut client, mut agent, mut builder } = *self;
+        let _open = builder.record.agent.map(|agent| worker.books.begin_session(agent.ip()));
         worker.net.set_class(Class::Session);
         let around = RelayContext {
             net: &worker.net,
@@ -739,8 +741,8 @@ impl<S: crate::transport::net::Stream> Upgraded<S> {
             limits: worker.shared.config.relay,
         };
         let (ending, ByteCounts { to_agent, to_client }) = relay(&mut client, &mut agent, &around).await;
-        (entry.ledger.to_agent, entry.ledger.to_client) = (to_agent, to_client);
-        entry.close(worker, 101, ending);
+        (builder.record.to_agent, builder.record.to_client) = (to_agent, to_client);
+        builder.close(worker, 101, ending);
         worker.net.set_class(Class::Setup);
         // A slow client may still have to take what the agent said last.
         let patience = match ending {

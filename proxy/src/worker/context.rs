@@ -44,7 +44,7 @@ pub struct Shared {
     pub passwords: Option<Passwords>,
     /// Client connections of all workers.
     pub balance: LoadBalancer,
-    /// Who was turned away.
+    /// Rejected connections and requests.
     pub rejections: Arc<RejectCounters>,
     /// What has failed with agents.
     pub failures: Arc<Failures>,

@@ -1,4 +1,4 @@
-//! The ledger of a request while it runs: what is known is noted, and at the end it is counted and written once.
+//! The access record of a request while it runs: what is known is noted, and at the end it is counted and written once.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -11,9 +11,9 @@ use crate::worker::context::Worker;
 /// Bytes of a request line that the access log keeps.
 const LOGGED_LINE_BYTES: usize = 1024;
 
-/// A ledger that is being written.
+/// An access record that is being built.
 pub(crate) struct RecordBuilder {
-    pub(crate) ledger: AccessRecord,
+    pub(crate) record: AccessRecord,
     /// Whether the client came by HTTPS.
     pub(crate) secure: bool,
     started: Instant,
@@ -22,7 +22,7 @@ pub(crate) struct RecordBuilder {
 impl RecordBuilder {
     /// Of a request that begins.
     pub(crate) fn new(client: IpAddr, secure: bool, started: Instant) -> Self {
-        let ledger = AccessRecord {
+        let record = AccessRecord {
             client,
             user: String::new(),
             request: String::new(),
@@ -35,32 +35,32 @@ impl RecordBuilder {
             duration: Duration::ZERO,
             ending: EndReason::Refused,
         };
-        Self { ledger, secure, started }
+        Self { record, secure, started }
     }
 
     /// Of a head that is understood.
     pub(crate) fn note(&mut self, head: &RequestHead<'_>) {
         let version = if head.version == Version::Http11 { "HTTP/1.1" } else { "HTTP/1.0" };
         let path: String = head.path.chars().take(LOGGED_LINE_BYTES).collect();
-        self.ledger.request = format!("{} {path} {version}", head.method);
-        self.ledger.referer = first_value(head, "referer");
-        self.ledger.user_agent = first_value(head, "user-agent");
+        self.record.request = format!("{} {path} {version}", head.method);
+        self.record.referer = first_value(head, "referer");
+        self.record.user_agent = first_value(head, "user-agent");
     }
 
     /// Of a head that can't be parsed, what stands in its first line.
     pub(crate) fn note_bytes(&mut self, bytes: &[u8]) {
         let line = bytes.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
         let line = &line[..line.len().min(LOGGED_LINE_BYTES)];
-        self.ledger.request = String::from_utf8_lossy(line).into_owned();
+        self.record.request = String::from_utf8_lossy(line).into_owned();
     }
 
     /// It is over: it is counted, and written to the access log.
     pub(crate) fn close<N: Runtime>(mut self, worker: &Worker<N>, status: u16, ending: EndReason) {
-        self.ledger.status = status;
-        self.ledger.ending = ending;
-        self.ledger.duration = worker.net.now() - self.started;
-        worker.books.close(&self.ledger);
-        worker.shared.log.write(&self.ledger);
+        self.record.status = status;
+        self.record.ending = ending;
+        self.record.duration = worker.net.now() - self.started;
+        worker.books.close(&self.record);
+        worker.shared.log.write(&self.record);
     }
 }
 

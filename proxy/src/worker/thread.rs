@@ -36,7 +36,7 @@ const SHED_MAX: usize = 4096;
 const REAP: Duration = Duration::from_secs(1);
 /// How long a worker leaves a failing listener alone.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Connections beyond `--connections-max` that look for one that gives way to them; more are turned away at once.
+/// Connections beyond `--connections-max` that look for one that gives way to them; more are rejected at once.
 const SEEKING_MAX: usize = 64;
 /// How long connections have to say goodbye once the drain time is over.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! The page that shows how it stands: each process, each agent, who was turned away. Pure.
+//! The status page: each process, each agent, rejected connections. Pure.
 
 use std::net::IpAddr;
 

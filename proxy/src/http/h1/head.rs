@@ -1,4 +1,4 @@
-//! Message heads: where one ends, and what it says. Pure: bytes in, values or a refusal out.
+//! Message heads: where one ends, and what it says. Pure: bytes in, values or an error out.
 //! One parse, one meaning: what another parser could read in a second way is refused, never repaired
 //! (RFC 9112 2.2, 3, 5, 6.3).
 
@@ -90,7 +90,7 @@ pub enum HeadError {
 }
 
 impl HeadError {
-    /// The status of the refusal.
+    /// The status of the response.
     pub fn status(self) -> u16 {
         match self {
             Self::TooLong | Self::TooManyHeaders | Self::ConnectionOptions => 431,
