@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use dcv_splice::observe::metrics::ProcessStatus;
 use dcv_splice::observe::stats::{KernelFigures, OTHERS};
-use harness::faulty::Faulty;
-use harness::line::Line;
 use harness::process::{Process, eventually};
 use harness::proxy::{self, Proxy};
+use harness::raw_client::RawClient;
+use harness::scripted_agent::ScriptedAgent;
 use tempfile::TempDir;
 
 fn object() -> PathBuf {
@@ -91,8 +91,8 @@ impl ConnectionSlot {
         settled
     }
 
-    async fn session(&self, path: &str) -> Line {
-        let mut client = Line::plain(self.proxy.address()).await;
+    async fn session(&self, path: &str) -> RawClient {
+        let mut client = RawClient::plain(self.proxy.address()).await;
         client
             .say(format!(
                 "GET {path} HTTP/1.1\r\nHost: proxy\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
@@ -137,7 +137,7 @@ const MODES: [Close; 5] =
 const LATE: usize = 100_000;
 
 /// An agent that sends so many bytes as the path says, gets so many, and closes as it says.
-async fn serve(mut agent: Line, seen: &Seen) {
+async fn serve(mut agent: RawClient, seen: &Seen) {
     let Some(head) = agent.head().await else { return };
     seen.got.fetch_add(head.len() as u64, Ordering::SeqCst);
     let path = head.split(' ').nth(1).unwrap().trim_start_matches('/').to_owned();
@@ -168,10 +168,10 @@ async fn serve(mut agent: Line, seen: &Seen) {
     agent.rest().await;
 }
 
-async fn agent() -> (Faulty, Arc<Seen>) {
+async fn agent() -> (ScriptedAgent, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
     let counting = seen.clone();
-    let agent = Faulty::plain(move |_, line| {
+    let agent = ScriptedAgent::plain(move |_, line| {
         let seen = counting.clone();
         async move { serve(line, &seen).await }
     });
@@ -248,7 +248,7 @@ async fn an_agent_of_ipv6_is_accounted_for() {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let seen = counting.clone();
-            tokio::spawn(async move { serve(Line::new(stream), &seen).await });
+            tokio::spawn(async move { serve(RawClient::new(stream), &seen).await });
         }
     });
     let proxy = ConnectionSlot::start(address.port(), &["--default-agent=::1"]);
@@ -266,7 +266,7 @@ async fn clients_are_accounted_for_by_listener() {
     let proxy = ConnectionSlot::start(agent.address.port(), &[&format!("--listen={at}")]);
     let asked = 20;
     for _ in 0..asked {
-        let mut client = Line::secure(at).await;
+        let mut client = RawClient::secure(at).await;
         client.say("GET /health HTTP/1.1\r\nHost: p\r\nConnection: close\r\n\r\n").await;
         assert_eq!(client.answer().await.unwrap().status, 200);
         client.finish().await;
@@ -288,7 +288,7 @@ async fn connections_that_fail_are_counted_as_such() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let proxy = ConnectionSlot::start(free.port(), &["--connect-ms=300"]);
     let ask = async |agent: &str| {
-        let mut client = Line::plain(proxy.proxy.address()).await;
+        let mut client = RawClient::plain(proxy.proxy.address()).await;
         client.say(format!("GET /{agent}/ HTTP/1.1\r\nHost: p\r\nConnection: close\r\n\r\n")).await;
         client.answer().await.unwrap().status
     };
@@ -322,7 +322,7 @@ fn failures(proxy: &ConnectionSlot, count: u64) -> KernelFigures {
 /// What comes right before a reset is acknowledged by nobody: the account says so, and what the two differ by is shown.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_reset_has_left_unacknowledged_is_shown() {
-    let agent = Faulty::plain(|_, mut agent| async move {
+    let agent = ScriptedAgent::plain(|_, mut agent| async move {
         agent.head().await;
         agent.say(SWITCH).await;
         agent.bytes(4).await;
@@ -350,7 +350,7 @@ async fn what_a_reset_has_left_unacknowledged_is_shown() {
 async fn bytes_after_our_end_and_then_a_reset_may_be_one_byte_short() {
     let seen = Arc::new(Seen::default());
     let counting = seen.clone();
-    let agent = Faulty::plain(move |_, mut agent| {
+    let agent = ScriptedAgent::plain(move |_, mut agent| {
         let seen = counting.clone();
         async move {
             let head = agent.head().await.unwrap();
@@ -396,7 +396,7 @@ async fn an_upgrade_counts_nothing_twice_and_leaves_nothing_behind() {
     let mut upgrade = Process::start(proxy::command(&["upgrade", &control]));
     assert_eq!(upgrade.wait().code(), Some(0), "{}", upgrade.log());
     eventually("the old process has gone, and its cgroup", || (!cgroup.exists()).then_some(()));
-    let mut client = Line::plain(at).await;
+    let mut client = RawClient::plain(at).await;
     let path = format!("/{ip}/5000/5/0");
     client
         .say(format!(
@@ -432,7 +432,7 @@ async fn a_helper_that_hangs_keeps_nobody_from_the_other_figures() {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     let helper = nix::unistd::Pid::from_raw(children.trim().parse().expect("one child"));
     let look = async || {
-        let mut client = Line::plain(admin).await;
+        let mut client = RawClient::plain(admin).await;
         client.say("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         client.answer().await.expect("an answer").text()
     };

@@ -22,10 +22,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use harness::certificates::{Identity, KeyKind};
-use harness::faulty::Faulty;
-use harness::line::{Answer, End, Line, Secure};
 use harness::process::Process;
 use harness::proxy::{self, Proxy};
+use harness::raw_client::{Answer, End, RawClient, Secure};
+use harness::scripted_agent::ScriptedAgent;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -177,8 +177,8 @@ impl Service {
         words[1].parse().unwrap_or_else(|_| panic!("no process in {status}"))
     }
 
-    async fn client(&self) -> Line<Secure> {
-        Line::secure(self.files.address).await
+    async fn client(&self) -> RawClient<Secure> {
+        RawClient::secure(self.files.address).await
     }
 
     fn request(&self, path: &str) -> String {
@@ -192,7 +192,7 @@ impl Service {
         client.answer().await.expect("an answer")
     }
 
-    async fn session(&self, path: &str) -> Line<Secure> {
+    async fn session(&self, path: &str) -> RawClient<Secure> {
         let mut client = self.client().await;
         let upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -229,8 +229,8 @@ fn frame(number: usize) -> Vec<u8> {
 }
 
 /// An agent whose `/stream` sends sixty frames a second, whose other sessions echo, and which answers other requests.
-async fn agent() -> Faulty {
-    Faulty::secure(|_, mut agent: Line<Secure>| async move {
+async fn agent() -> ScriptedAgent {
+    ScriptedAgent::secure(|_, mut agent: RawClient<Secure>| async move {
         while let Some(head) = agent.head().await {
             if !head.contains("websocket") {
                 agent.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
@@ -270,7 +270,7 @@ async fn agent() -> Faulty {
     .await
 }
 
-async fn echoes(client: &mut Line<Secure>) {
+async fn echoes(client: &mut RawClient<Secure>) {
     client.say("ping").await;
     assert_eq!(client.bytes(4).await, b"ping");
 }

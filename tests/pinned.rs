@@ -7,10 +7,10 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use harness::faulty::Faulty;
-use harness::front::Front;
-use harness::line::Line;
 use harness::network::runs_in_a_network_of_its_own;
+use harness::proxy_under_test::ProxyUnderTest;
+use harness::raw_client::RawClient;
+use harness::scripted_agent::ScriptedAgent;
 use tokio::task::JoinSet;
 
 /// Payload that both sockets of the proxy may hold for one session, whoever takes nothing.
@@ -51,7 +51,7 @@ async fn settled(proxy: SocketAddr, agent: SocketAddr) -> usize {
 }
 
 /// Says so many bytes, or without end.
-async fn says(line: &mut Line, bytes: usize) {
+async fn says(line: &mut RawClient, bytes: usize) {
     let burst = vec![7; 64 * 1024];
     let mut left = bytes;
     while left > 0 && line.tcp().writable().await.is_ok() {
@@ -68,7 +68,7 @@ const WARM_UP_BYTES: usize = 64 << 20;
 
 /// A side that has taken that much and takes nothing more, and the other, which says more than that.
 async fn stall(is_client: bool) {
-    let agent = Faulty::plain(move |_, mut line| async move {
+    let agent = ScriptedAgent::plain(move |_, mut line| async move {
         line.head().await;
         line.say("HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n").await;
         if is_client {
@@ -79,9 +79,9 @@ async fn stall(is_client: bool) {
         }
     })
     .await;
-    let front = Front::start(agent.address, &["--agent-tls=off"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--agent-tls=off"]).await;
     let proxy = front.plain();
-    let mut client = Line::plain(proxy).await;
+    let mut client = RawClient::plain(proxy).await;
     client.say(front.upgrade("/ws")).await;
     client.head().await.unwrap();
     let mut tasks = JoinSet::new();

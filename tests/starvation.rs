@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use dcv_splice::runtime::buffer::Buffer;
 use dcv_splice::tls::{AgentTrust, Connector, HELD_BYTES_MAX, TlsEnd};
-use harness::faulty::Faulty;
-use harness::front::Front;
-use harness::line::Line;
 use harness::network::runs_in_a_network_of_its_own;
+use harness::proxy_under_test::ProxyUnderTest;
+use harness::raw_client::RawClient;
+use harness::scripted_agent::ScriptedAgent;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -29,12 +29,12 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(15);
 const BURST_BYTES: usize = 256 * 1024;
 
 /// Whoever asks for `/attack` is answered by `attack`; everybody else has a WebSocket that echoes.
-async fn agent<F>(attack: impl Fn(Line) -> F + Send + Sync + 'static) -> Faulty
+async fn agent<F>(attack: impl Fn(RawClient) -> F + Send + Sync + 'static) -> ScriptedAgent
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let attack = Arc::new(attack);
-    Faulty::plain(move |_, mut line| {
+    ScriptedAgent::plain(move |_, mut line| {
         let attack = attack.clone();
         async move {
             let Some(head) = line.head().await else { return };
@@ -53,14 +53,14 @@ where
     .await
 }
 
-async fn no_attack(_: Line) {}
+async fn no_attack(_: RawClient) {}
 
 const FLAGS: [&str; 4] =
     ["--agent-tls=off", "--drain-s=2", "--client-rate=1000000", "--client-connections-max=4000"];
 
 /// Has a neighbour echo while `attack` goes on, which ends with what this returns; then stops the proxy.
-async fn neighbours_go_on(mut front: Front, attack: JoinSet<()>) {
-    let mut neighbour = Line::plain(front.plain()).await;
+async fn neighbours_go_on(mut front: ProxyUnderTest, attack: JoinSet<()>) {
+    let mut neighbour = RawClient::plain(front.plain()).await;
     neighbour.say(front.upgrade("/echo")).await;
     neighbour.head().await.unwrap();
     let start = Instant::now();
@@ -125,14 +125,14 @@ fn filled_request() -> Vec<u8> {
 
 starves_nobody!(requests_that_fill_a_receive_each, async {
     let agent = agent(no_attack).await;
-    let front = Front::start(agent.address, &FLAGS).await;
+    let front = ProxyUnderTest::start(agent.address, &FLAGS).await;
     let attack = floods(front.plain(), Vec::new(), &filled_request());
     neighbours_go_on(front, attack).await;
 });
 
 starves_nobody!(requests_without_a_byte_too_many, async {
     let agent = agent(no_attack).await;
-    let front = Front::start(agent.address, &FLAGS).await;
+    let front = ProxyUnderTest::start(agent.address, &FLAGS).await;
     let attack = floods(front.plain(), Vec::new(), b"GET /health HTTP/1.1\r\nHost: p\r\n\r\n");
     neighbours_go_on(front, attack).await;
 });
@@ -150,7 +150,7 @@ async fn agent_that_sends(first: &'static str, again: &'static str) {
         }
     })
     .await;
-    let front = Front::start(agent.address, &FLAGS).await;
+    let front = ProxyUnderTest::start(agent.address, &FLAGS).await;
     let asked = front.request("GET /attack", "").into_bytes();
     let attack = floods(front.plain(), asked, &[]);
     neighbours_go_on(front, attack).await;
@@ -165,7 +165,7 @@ starves_nobody!(
 starves_nobody!(a_response_without_end, agent_that_sends("HTTP/1.1 200 x\r\n\r\n", "xxxxxxxxxxxxxxxx"));
 
 /// An agent that takes everything it is sent.
-async fn agent_that_takes() -> Faulty {
+async fn agent_that_takes() -> ScriptedAgent {
     agent(|mut line| async move {
         let mut buffer = vec![0; BURST_BYTES];
         let stream = line.tcp();
@@ -186,7 +186,7 @@ async fn agent_that_takes() -> Faulty {
 
 starves_nobody!(a_request_in_chunks_of_one_byte, async {
     let agent = agent_that_takes().await;
-    let front = Front::start(agent.address, &FLAGS).await;
+    let front = ProxyUnderTest::start(agent.address, &FLAGS).await;
     let head = front.request("POST /attack", "Transfer-Encoding: chunked\r\n").into_bytes();
     let attack = floods(front.plain(), head, b"1\r\nx\r\n");
     neighbours_go_on(front, attack).await;
@@ -199,7 +199,7 @@ starves_nobody!(a_session_that_never_stops, async {
         while line.try_say(&burst).await {}
     })
     .await;
-    let front = Front::start(agent.address, &FLAGS).await;
+    let front = ProxyUnderTest::start(agent.address, &FLAGS).await;
     let asked = front.upgrade("/attack").into_bytes();
     let attack = floods(front.plain(), asked, &[]);
     neighbours_go_on(front, attack).await;
@@ -207,7 +207,7 @@ starves_nobody!(a_session_that_never_stops, async {
 
 starves_nobody!(what_follows_a_refused_request, async {
     let agent = agent(no_attack).await;
-    let front = Front::start(agent.address, &FLAGS).await;
+    let front = ProxyUnderTest::start(agent.address, &FLAGS).await;
     let attack = floods(front.plain(), b"NO HTTP\r\n\r\n".to_vec(), &[b'x'; 1024]);
     neighbours_go_on(front, attack).await;
 });
@@ -222,7 +222,7 @@ starves_nobody!(proxy_headers, async {
     let to = proxy.address();
     let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x0f\x00"[..], &[0; 2000]].concat();
     let attack = floods(to, Vec::new(), &header);
-    let mut neighbour = Line::plain(to).await;
+    let mut neighbour = RawClient::plain(to).await;
     neighbour.say("PROXY UNKNOWN\r\nGET /127.0.0.1/echo HTTP/1.1\r\nHost: p\r\n").await;
     neighbour
         .say("Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
@@ -241,7 +241,7 @@ starves_nobody!(proxy_headers, async {
 
 starves_nobody!(connections_that_come_and_go, async {
     let agent = agent(no_attack).await;
-    let front = Front::start(agent.address, &FLAGS).await;
+    let front = ProxyUnderTest::start(agent.address, &FLAGS).await;
     let to = front.plain();
     let mut attack = JoinSet::new();
     for _ in 0..8 {
@@ -258,7 +258,7 @@ starves_nobody!(connections_that_come_and_go, async {
 // Whole requests in TLS records of one byte each.
 starves_nobody!(records_of_one_byte, async {
     let agent = agent(no_attack).await;
-    let front = Front::start(agent.address, &FLAGS).await;
+    let front = ProxyUnderTest::start(agent.address, &FLAGS).await;
     let to = front.secure();
     let mut attack = JoinSet::new();
     attack.spawn(async move {
@@ -307,7 +307,7 @@ async fn handshake(to: SocketAddr) -> Option<(TcpStream, TlsEnd)> {
 // A hello in records of one byte each, from connection after connection.
 starves_nobody!(hellos_in_pieces_of_one_byte, async {
     let agent = agent(no_attack).await;
-    let front = Front::start(agent.address, &FLAGS).await;
+    let front = ProxyUnderTest::start(agent.address, &FLAGS).await;
     // A ClientHello of 16 KiB (RFC 8446 4) that never comes to its end.
     let hello = [&[1, 0, 0x3f, 0xff][..], &[0; 16 * 1024]].concat();
     let pieces: Vec<u8> = hello.iter().flat_map(|byte| [22, 3, 3, 0, 1, *byte]).collect();
@@ -320,7 +320,7 @@ starves_nobody!(an_admin_page_that_is_asked_for_without_end, async {
     let agent = agent(no_attack).await;
     let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let flag = format!("--admin={admin}");
-    let front = Front::start(agent.address, &[&FLAGS[..], &[&flag]].concat()).await;
+    let front = ProxyUnderTest::start(agent.address, &[&FLAGS[..], &[&flag]].concat()).await;
     let mut attack = JoinSet::new();
     for _ in 0..32 {
         let more = floods(admin, b"GET /metrics HTTP/1.1\r\nHost: p\r\n\r\n".to_vec(), &[]);
@@ -334,7 +334,7 @@ starves_nobody!(a_control_socket_that_is_asked_without_end, async {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control");
     let flag = format!("--control={}", path.display());
-    let front = Front::start(agent.address, &[&FLAGS[..], &[&flag]].concat()).await;
+    let front = ProxyUnderTest::start(agent.address, &[&FLAGS[..], &[&flag]].concat()).await;
     let mut attack = JoinSet::new();
     for command in
         [&b"status\n"[..], b"figures\n", b"reload\n", b"reopen\n", b"no such command\n", b""].repeat(3)

@@ -2,19 +2,19 @@
 
 use std::net::{SocketAddr, TcpListener};
 
-use harness::line::{Answer, Line};
 use harness::process::eventually;
+use harness::raw_client::{Answer, RawClient};
 
 use super::{Service, agent, echoes};
 
 async fn get(admin: SocketAddr, line: &str) -> Answer {
-    let mut client = Line::plain(admin).await;
+    let mut client = RawClient::plain(admin).await;
     client.say(format!("{line} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
     client.answer_to(line.split(' ').next().unwrap()).await.expect("an answer")
 }
 
 /// A service that shows figures, and where.
-async fn shown() -> (harness::faulty::Faulty, Service, SocketAddr) {
+async fn shown() -> (harness::scripted_agent::ScriptedAgent, Service, SocketAddr) {
     let agent = agent().await;
     let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let service = Service::start(agent.address, &format!("admin = \"{admin}\"\n"));
@@ -205,7 +205,7 @@ async fn it_answers_what_it_has_and_nothing_else() {
     }
     // Those who say nothing, or no end of it, keep others waiting no longer than their time.
     let silent: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(admin).unwrap()).collect();
-    let mut endless = Line::plain(admin).await;
+    let mut endless = RawClient::plain(admin).await;
     endless.try_say("GET / HTTP/1.1\r\n".to_owned() + &"a: b\r\n".repeat(10_000)).await;
     drop(silent);
     assert_eq!(get(admin, "GET /health").await.status, 200);

@@ -5,9 +5,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use harness::line::End;
 use harness::process::{Process, eventually};
 use harness::proxy;
+use harness::raw_client::End;
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 
@@ -104,7 +104,7 @@ async fn lines_that_find_no_room_are_counted_and_told() {
     service
         .proxy
         .until("tells it", |log| log.contains("the access log does not take its lines").then_some(()));
-    let mut reader = harness::line::Line::plain(admin).await;
+    let mut reader = harness::raw_client::RawClient::plain(admin).await;
     reader.say("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     let text = reader.answer().await.expect("an answer").text();
     let value = |name: &str| -> u64 {
@@ -139,7 +139,7 @@ async fn a_log_that_nobody_reads_keeps_no_command_and_no_client_waiting() {
     }
     does("reopen");
     assert!(does("status").contains("serving"));
-    let mut client = harness::line::Line::secure(files.address).await;
+    let mut client = harness::raw_client::RawClient::secure(files.address).await;
     client.say("GET /health HTTP/1.1\r\nHost: proxy\r\n\r\n").await;
     assert_eq!(client.answer().await.expect("an answer").status, 200);
     process.signal(Signal::SIGTERM);

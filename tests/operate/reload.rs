@@ -5,9 +5,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
-use harness::line::{End, Line, Secure};
 use harness::process::{Process, eventually};
 use harness::proxy;
+use harness::raw_client::{End, RawClient, Secure};
 use nix::sys::signal::Signal;
 
 use super::{Files, Service, agent, echoes, replace};
@@ -279,7 +279,7 @@ async fn to_check_makes_nothing() {
 async fn a_client_that_keeps_its_connection_gets_the_answer_it_waits_for_and_comes_anew() {
     let (begun, mut told) = tokio::sync::mpsc::unbounded_channel();
     let (tell, answer) = tokio::sync::watch::channel(false);
-    let agent = harness::faulty::Faulty::secure(move |_, mut agent: Line<Secure>| {
+    let agent = harness::scripted_agent::ScriptedAgent::secure(move |_, mut agent: RawClient<Secure>| {
         let (begun, mut answer) = (begun.clone(), answer.clone());
         async move {
             while agent.head().await.is_some() {

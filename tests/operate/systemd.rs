@@ -83,7 +83,7 @@ async fn it_serves_on_sockets_that_were_opened_for_it() {
     let files = Files::new(agent.address);
     let socket = TcpListener::bind(files.address).unwrap();
     // Who comes before it runs waits for it.
-    let early = tokio::spawn(harness::line::Line::secure(files.address));
+    let early = tokio::spawn(harness::raw_client::RawClient::secure(files.address));
     let command = with_sockets(&files.command(proxy::binary()), vec![socket]);
     let service = Service::start_by(files, command);
     early.await.unwrap();
@@ -118,7 +118,7 @@ async fn it_does_not_ask_itself_by_a_socket_of_both_families() {
         let port = format!("--agent-port={}", socket.local_addr().unwrap().port());
         let flags = [&*port, "--agents=127.0.0.0/8", "--agent-tls=off"];
         let (proxy, address) = at_socket(socket, &flags);
-        let mut client = harness::line::Line::plain(address).await;
+        let mut client = harness::raw_client::RawClient::plain(address).await;
         let path = "/127.0.0.1".repeat(1_000);
         client.say(format!("GET {path}/x HTTP/1.1\r\nHost: p\r\n\r\n")).await;
         assert_eq!(client.answer().await.unwrap().status, 502, "{at}");
@@ -137,7 +137,7 @@ async fn an_ipv4_client_at_a_socket_of_both_families_is_an_ipv4_client() {
     let ask = |path: &str, credentials: &str| {
         let head = format!("GET {path} HTTP/1.1\r\nHost: p\r\n{credentials}Connection: close\r\n\r\n");
         async move {
-            let mut client = harness::line::Line::plain(at).await;
+            let mut client = harness::raw_client::RawClient::plain(at).await;
             client.say(head).await;
             client.answer().await.unwrap().status
         }

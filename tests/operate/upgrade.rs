@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use harness::line::{End, Line};
 use harness::process::{Process, eventually};
 use harness::proxy;
+use harness::raw_client::{End, RawClient};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,7 +22,7 @@ fn knock(address: std::net::SocketAddr) -> (Arc<AtomicBool>, tokio::task::JoinHa
     let knocking = tokio::spawn(async move {
         let mut answered = 0;
         while !stopped.load(Ordering::Relaxed) {
-            let mut client = Line::secure(address).await;
+            let mut client = RawClient::secure(address).await;
             client.say("GET /health HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n").await;
             assert_eq!(client.answer().await.expect("an answer").status, 200);
             answered += 1;
@@ -253,10 +253,10 @@ async fn an_upgrade_takes_up_what_a_reload_can_not() {
     service.refuses("reload");
     service.does("upgrade");
     assert_eq!(service.ask("/x").await.status, 200);
-    Line::secure(more).await;
+    RawClient::secure(more).await;
     service.files.configure(&format!("listen = \"{more}\"\nworkers = 1\n"));
     service.does("upgrade");
-    Line::secure(more).await;
+    RawClient::secure(more).await;
     eventually("it listens no longer where it is not to", || {
         std::net::TcpStream::connect(service.files.address).is_err().then_some(())
     });

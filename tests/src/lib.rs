@@ -2,13 +2,13 @@
 pub mod agent;
 pub mod certificates;
 pub mod debian;
-pub mod faulty;
-pub mod front;
 pub mod fuzzed;
-pub mod line;
 pub mod network;
 pub mod process;
 pub mod proxy;
+pub mod proxy_under_test;
 pub mod raw;
+pub mod raw_client;
+pub mod scripted_agent;
 pub mod simulated;
 pub mod sshd;

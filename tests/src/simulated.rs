@@ -16,7 +16,7 @@ use dcv_splice::transport::net::{Runtime, Stream};
 
 /// How a wire treats what passes through it.
 #[derive(Clone, Copy, Debug)]
-pub struct Weather {
+pub struct NetworkConditions {
     /// The most bytes that one receive or send moves.
     pub chunk_max: usize,
     /// Bytes that wait in one direction before the sender is held back.
@@ -25,7 +25,7 @@ pub struct Weather {
     pub reluctance: u8,
 }
 
-impl Weather {
+impl NetworkConditions {
     /// Some weather between calm and foul, for a life in which `bytes` are on their way. The more they are, the
     /// larger the pieces: a few hundred cuts find what a million would.
     pub fn of(rng: &mut fastrand::Rng, bytes: usize) -> Self {
@@ -58,14 +58,14 @@ impl Lane {
 pub struct Wire {
     incoming: Rc<RefCell<Lane>>,
     outgoing: Rc<RefCell<Lane>>,
-    weather: Weather,
+    weather: NetworkConditions,
     rng: fastrand::Rng,
     /// Receives and sends until the wire breaks; none: never.
     breaks_in: Option<Rc<Cell<u32>>>,
 }
 
 /// A wire with its two ends. Only the first breaks after `breaks_in` receives and sends.
-pub fn wire(weather: Weather, seed: u64, breaks_in: Option<Rc<Cell<u32>>>) -> (Wire, Wire) {
+pub fn wire(weather: NetworkConditions, seed: u64, breaks_in: Option<Rc<Cell<u32>>>) -> (Wire, Wire) {
     let (one, two) = <(Rc<RefCell<Lane>>, Rc<RefCell<Lane>>)>::default();
     let mut rng = fastrand::Rng::with_seed(seed);
     let near = Wire { incoming: one.clone(), outgoing: two.clone(), weather, rng: rng.fork(), breaks_in };

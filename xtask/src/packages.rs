@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
 const NEEDED: [(&str, &[&str]); 10] = [
-    ("wire", &["bubblewrap", "curl", "iproute2", "nginx-light", "openssl"]),
+    ("interop", &["bubblewrap", "curl", "iproute2", "nginx-light", "openssl"]),
     ("ebpf", &["libcap2-bin", "nftables"]),
-    ("faults", &["openssl"]),
+    ("fault_injection", &["openssl"]),
     ("pinned", &["iproute2"]),
     ("session", &["openssh-client", "openssh-server"]),
     ("deploy", &["binutils", "dpkg-dev", "mmdebstrap", "openssh-client"]),
@@ -108,6 +108,14 @@ fn as_root() -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Or its packages would not be installed, and nobody would be told.
+    #[test]
+    fn each_target_that_needs_packages_exists() {
+        let root = crate::root();
+        let absent = NEEDED.iter().filter(|(target, _)| !root.join(format!("tests/{target}.rs")).is_file());
+        assert_eq!(absent.map(|(target, _)| *target).collect::<Vec<_>>(), [""; 0]);
+    }
 
     #[test]
     fn only_what_dpkg_calls_installed_is_present() {

@@ -270,37 +270,40 @@ mod tests {
     }
 
     fn steps(filters: &str, ready: &str) -> Vec<String> {
-        let plan = Plan::new(words("heads wire"), &words(filters));
+        let plan = Plan::new(words("conformance interop"), &words(filters));
         plan.steps(&words(ready)).iter().map(|step| step.join(" ")).collect()
     }
 
     #[test]
     fn without_a_filter_the_whole_workspace_is_tested() {
-        let tests = "test --workspace --no-fail-fast --lib --bins --test heads --test wire";
-        assert_eq!(steps("", "heads wire"), [tests, "test --workspace --no-fail-fast --doc"]);
+        let tests = "test --workspace --no-fail-fast --lib --bins --test conformance --test interop";
+        assert_eq!(steps("", "conformance interop"), [tests, "test --workspace --no-fail-fast --doc"]);
     }
 
     #[test]
     fn a_skipped_target_is_not_selected() {
-        assert_eq!(steps("", "heads")[0], "test --workspace --no-fail-fast --lib --bins --test heads");
-        assert_eq!(steps("wire", ""), [""; 0]);
+        assert_eq!(
+            steps("", "conformance")[0],
+            "test --workspace --no-fail-fast --lib --bins --test conformance"
+        );
+        assert_eq!(steps("interop", ""), [""; 0]);
     }
 
     #[test]
     fn a_filter_is_a_target_or_part_of_a_tests_name() {
-        let all_of_wire = "test --workspace --no-fail-fast --test wire";
-        assert_eq!(steps("wire", "wire"), [all_of_wire]);
-        assert_eq!(steps("wire early", "wire"), [format!("{all_of_wire} -- early")]);
-        assert_eq!(steps("early", "heads")[1], "test --workspace --no-fail-fast --doc -- early");
+        let all_of_interop = "test --workspace --no-fail-fast --test interop";
+        assert_eq!(steps("interop", "interop"), [all_of_interop]);
+        assert_eq!(steps("interop early", "interop"), [format!("{all_of_interop} -- early")]);
+        assert_eq!(steps("early", "conformance")[1], "test --workspace --no-fail-fast --doc -- early");
     }
 
     #[test]
     fn test_targets_are_those_cargo_lists() {
         let metadata = serde_json::json!({"packages": [
-            {"targets": [{"kind": ["lib"], "name": "harness"}, {"kind": ["test"], "name": "life", "test": true}]},
-            {"targets": [{"kind": ["test"], "name": "wire"}, {"kind": ["test"], "name": "off", "test": false}]},
+            {"targets": [{"kind": ["lib"], "name": "harness"}, {"kind": ["test"], "name": "simulation", "test": true}]},
+            {"targets": [{"kind": ["test"], "name": "interop"}, {"kind": ["test"], "name": "off", "test": false}]},
         ]});
-        assert_eq!(test_targets(&metadata), ["life", "wire"]);
+        assert_eq!(test_targets(&metadata), ["simulation", "interop"]);
         assert_eq!(test_targets(&Value::Null), [""; 0]);
     }
 

@@ -21,7 +21,7 @@ use dcv_splice::worker::context::{Shared, Worker};
 use dcv_splice::worker::load_balancer::LoadBalancer;
 use tokio::task::LocalSet;
 
-use crate::simulated::{Weather, Wire, World, wire};
+use crate::simulated::{NetworkConditions, Wire, World, wire};
 
 use super::choice;
 
@@ -157,8 +157,11 @@ fn check(received: &[u8]) {
 
 async fn live(options: u8, data: &[u8]) -> Rc<Agents> {
     let agents = Rc::new(Agents::default());
-    let weather =
-        Weather { chunk_max: 1 + usize::from(options) * 8, capacity: 1 << 20, reluctance: options % 40 };
+    let weather = NetworkConditions {
+        chunk_max: 1 + usize::from(options) * 8,
+        capacity: 1 << 20,
+        reluctance: options % 40,
+    };
     let made = agents.clone();
     let on_connect = move |_| {
         let (near, far) = wire(weather, 7, None);

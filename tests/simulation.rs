@@ -1,0 +1,361 @@
+//! Whole lives of a connection over a simulated wire on virtual time: the proxy's real code from accept to close,
+//! a client and agents that say what a seed planned, and wires that cut, delay, hold back and break. Every life
+//! is bounded in virtual time.
+// A test's future may be large: there is one.
+#![allow(clippy::unwrap_used, clippy::large_futures)]
+
+#[path = "simulation/plan.rs"]
+mod plan;
+#[path = "simulation/talk.rs"]
+mod talk;
+
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use dcv_splice::access::admission::Admission;
+use dcv_splice::config::CommandLine;
+use dcv_splice::observe::access_log::AccessLog;
+use dcv_splice::observe::stats::StatsSnapshot;
+use dcv_splice::runtime::drain::Phase;
+use dcv_splice::tls::{Acceptor, AgentTrust, Connector, TlsEnd};
+use dcv_splice::transport::endpoint::Endpoint;
+use dcv_splice::worker::connection;
+use dcv_splice::worker::context::{Shared, Worker};
+use dcv_splice::worker::load_balancer::LoadBalancer;
+use harness::simulated::{NetworkConditions, World, wire};
+use plan::{Body, Ends, Exchange, Plan, Session};
+use talk::{FarEnd, decode, far_agent, far_client};
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+
+/// The agent of every request.
+const AGENT: &str = "10.1.2.3:8443";
+
+/// What the lives of one test share; making a certificate takes longer than living.
+struct Fixture {
+    proxy: Acceptor,
+    agent: Acceptor,
+    connector: Connector,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self {
+            proxy: Acceptor::new(&[]).unwrap(),
+            agent: Acceptor::new(&[]).unwrap(),
+            connector: Connector::new(&AgentTrust::Anything).unwrap(),
+        }
+    }
+
+    fn shared(&self, plan: &Plan, flags: &[&str]) -> Shared {
+        let line = ["dcv-splice", "--agents", "10.0.0.0/8", "--workers", "1"].iter().chain(flags);
+        let config = CommandLine::parse_from(line).flags.resolve().unwrap();
+        let admission = Admission::new(config.clients.clone(), config.client_limits);
+        Shared {
+            config: Arc::new(config),
+            acceptor: self.proxy.clone(),
+            connector: plan.agent_tls.then(|| self.connector.clone()),
+            log: AccessLog::default(),
+            admission,
+            passwords: None,
+            balance: LoadBalancer::new(1).0,
+            rejections: Arc::default(),
+            failures: Arc::default(),
+            published: StatsSnapshot::default(),
+        }
+    }
+}
+
+/// What is left of a life.
+struct Life {
+    client: FarEnd,
+    agents: Vec<FarEnd>,
+    start: Instant,
+    took: Duration,
+    asked: Vec<SocketAddr>,
+}
+
+/// Where a life's wires break, counted in receives and sends of the proxy.
+#[derive(Clone, Default)]
+struct Breaks {
+    client: Option<Rc<Cell<u32>>>,
+    agent: Option<Rc<Cell<u32>>>,
+}
+
+async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: Breaks) -> Life {
+    let plan = Rc::new(plan);
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let (weather, agent_weather) =
+        (NetworkConditions::of(&mut rng, plan.size()), NetworkConditions::of(&mut rng, plan.size()));
+    let agents = Rc::new(RefCell::new(Vec::new()));
+    let next = Rc::new(Cell::new(0));
+    let on_connect = {
+        let (plan, agents, next, acceptor) =
+            (plan.clone(), agents.clone(), next.clone(), fixture.agent.clone());
+        let rng = RefCell::new(rng.fork());
+        move |_| {
+            let (near, far) = wire(agent_weather, rng.borrow_mut().u64(..), breaks.agent.clone());
+            let tls = if plan.agent_tls { acceptor.accept().unwrap() } else { TlsEnd::plain() };
+            let (plan, agents, next) = (plan.clone(), agents.clone(), next.clone());
+            tokio::task::spawn_local(async move {
+                let talk = far_agent(Endpoint::new(far, tls), &plan, &next).await;
+                agents.borrow_mut().push(talk);
+            });
+            Ok(near)
+        }
+    };
+    let world = World::new(Duration::from_millis(1), on_connect);
+    let worker = Worker::new(world, fixture.shared(&plan, flags));
+    let (near, far) = wire(weather, seed, breaks.client);
+    let tls = if plan.client_tls {
+        fixture.connector.connect(IpAddr::from([192, 0, 2, 9])).unwrap()
+    } else {
+        TlsEnd::plain()
+    };
+    let start = Instant::now();
+    let local = LocalSet::new();
+    let whole = local.run_until(async {
+        let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
+        let served = worker.net.run(connection::serve(&worker, near, client, plan.client_tls, false));
+        let (client, ()) = tokio::join!(far_client(Endpoint::new(far, tls), &plan), served);
+        worker.stop.enter(Phase::Draining);
+        worker.pool.borrow_mut().clear();
+        client
+    });
+    let client =
+        tokio::time::timeout(BOUND, whole).await.unwrap_or_else(|_| panic!("seed {seed}: no end in sight"));
+    let _ = tokio::time::timeout(BOUND, local).await;
+    let asked = worker.net.asked.borrow().clone();
+    Life { client, agents: agents.take(), start, took: start.elapsed(), asked }
+}
+
+/// No life may take longer than this, whatever breaks in it: the limits of the flags below, and some more.
+const BOUND: Duration = Duration::from_secs(400);
+
+fn on_virtual_time(lives: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.unwrap().block_on(lives);
+}
+
+#[test]
+fn every_byte_arrives_in_every_weather() {
+    on_virtual_time(async {
+        let fixture = Fixture::new();
+        for seed in 0..2000 {
+            let plan = Plan::of(seed);
+            let life = live(&fixture, plan.clone(), seed, &[], Breaks::default()).await;
+            check_whole(&plan, &life, seed);
+        }
+    });
+}
+
+fn check_whole(plan: &Plan, life: &Life, seed: u64) {
+    let agents: Vec<&FarEnd> = life.agents.iter().collect();
+    let asked: Vec<_> = agents.iter().flat_map(|talk| &talk.messages).collect();
+    assert_eq!(asked.len(), plan.exchanges.len(), "seed {seed}: requests seen by agents, {plan:?}");
+    assert_eq!(life.client.messages.len(), plan.exchanges.len(), "seed {seed}: answers");
+    for (number, exchange) in plan.exchanges.iter().enumerate() {
+        let request = asked.iter().find(|message| message.starts_with(&format!("{number}:"))).unwrap();
+        assert!(request.ends_with(&exchange.request.digest()), "seed {seed}: request {number}: {request}");
+        let answer = &life.client.messages[number];
+        assert!(answer.ends_with(&exchange.response.digest()), "seed {seed}: answer {number}: {answer}");
+    }
+    if let Some(session) = &plan.session {
+        let agent = agents.iter().find_map(|talk| talk.session.as_ref()).unwrap();
+        let client = life.client.session.as_ref().unwrap();
+        assert_eq!(agent.0, session.to_agent, "seed {seed}: to the agent");
+        assert_eq!(client.0, session.to_client, "seed {seed}: to the client");
+        assert_eq!((agent.1, client.1), session.ends_seen(plan), "seed {seed}: {plan:?}");
+    }
+    assert!(life.asked.iter().all(|agent| agent.to_string() == AGENT), "seed {seed}: {:?}", life.asked);
+    assert!(life.took < Duration::from_secs(10), "seed {seed} took {:?}", life.took);
+}
+
+/// Breaks one wire after 1, 2, 3, ... receives and sends, until a life goes through whole.
+fn break_everywhere(breaks: impl Fn(Rc<Cell<u32>>) -> Breaks) {
+    on_virtual_time(async {
+        let fixture = Fixture::new();
+        let mut broken = 0;
+        for seed in 0..60 {
+            let plan = Plan::of(seed);
+            let step = 1 + u32::try_from(seed % 3).unwrap();
+            for at in (1..120).step_by(step as usize) {
+                let left = Rc::new(Cell::new(at));
+                let life = live(&fixture, plan.clone(), seed, LIMITS, breaks(left.clone())).await;
+                check_prefix(&plan, &life, seed, at);
+                if left.get() > 0 {
+                    break;
+                }
+                broken += 1;
+            }
+        }
+        assert!(broken > 1000, "only {broken} lives were broken");
+    });
+}
+
+const LIMITS: &[&str] = &[
+    "--head-s",
+    "5",
+    "--body-gap-s",
+    "5",
+    "--response-s",
+    "5",
+    "--keep-alive-s",
+    "5",
+    "--relay-idle-s",
+    "20",
+    "--half-closed-s",
+    "5",
+];
+
+/// Nothing may be made up: what arrived is the beginning of what was sent.
+fn check_prefix(plan: &Plan, life: &Life, seed: u64, at: u32) {
+    let what = format!("seed {seed} broken at {at}");
+    for (number, answer) in life.client.messages.iter().enumerate() {
+        let planned = plan.exchanges[number].response.digest();
+        assert!(answer.ends_with(&planned) || is_refusal(answer), "{what}: answer {number}: {answer}");
+    }
+    let Some(session) = &plan.session else { return };
+    if let Some((got, _)) = &life.client.session {
+        let at = got.iter().zip(&session.to_client).position(|(a, b)| a != b);
+        assert!(
+            session.to_client.starts_with(got),
+            "{what}: to the client: {} {} {at:?} {plan:?}",
+            got.len(),
+            session.to_client.len()
+        );
+    }
+    for (got, _) in life.agents.iter().filter_map(|talk| talk.session.as_ref()) {
+        assert!(session.to_agent.starts_with(got), "{what}: to the agent");
+    }
+    assert!(life.took < Duration::from_mins(2), "{what} took {:?}", life.took);
+}
+
+fn is_refusal(answer: &str) -> bool {
+    ["502 ", "504 ", "408 "].iter().any(|status| answer.starts_with(status))
+}
+
+#[test]
+fn a_client_that_breaks_anywhere_is_a_clear_end() {
+    break_everywhere(|left| Breaks { client: Some(left), agent: None });
+}
+
+#[test]
+fn an_agent_that_breaks_anywhere_is_a_clear_end() {
+    break_everywhere(|left| Breaks { client: None, agent: Some(left) });
+}
+
+/// A client that says nothing at all, or only the beginning of something, is ended by its limit.
+#[test]
+fn a_silent_client_is_dropped_after_the_head_time() {
+    on_virtual_time(async {
+        let fixture = Fixture::new();
+        for (client_tls, said, limit) in [
+            (true, &b""[..], 60),
+            (false, b"", 62),
+            (false, b"GET /10.1.2.3/ HTTP/1.1\r\nHo", 62),
+            (true, b"\x16\x03\x01", 60),
+        ] {
+            let plan = Plan { client_tls, agent_tls: false, exchanges: Vec::new(), session: None };
+            let worker = Worker::new(nobody(), fixture.shared(&plan, &[]));
+            let (near, mut far) =
+                wire(NetworkConditions { chunk_max: 100, capacity: 1000, reluctance: 0 }, 1, None);
+            let start = Instant::now();
+            let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
+            std::future::poll_fn(|cx| {
+                dcv_splice::transport::net::Stream::poll_send(&mut far, cx, said).map(drop)
+            })
+            .await;
+            tokio::time::timeout(BOUND, connection::serve(&worker, near, client, client_tls, false))
+                .await
+                .unwrap();
+            let took = start.elapsed().as_secs();
+            assert!((60..=limit).contains(&took), "{took} s after {said:?}");
+        }
+    });
+}
+
+/// Others have their turn between requests that were sent ahead, however many there are.
+#[test]
+fn requests_that_were_sent_ahead_are_answered_a_turn_at_a_time() {
+    on_virtual_time(async {
+        let plan = Plan { client_tls: false, agent_tls: false, exchanges: Vec::new(), session: None };
+        let worker = Worker::new(nobody(), Fixture::new().shared(&plan, &[]));
+        let (near, mut far) =
+            wire(NetworkConditions { chunk_max: 100_000, capacity: 100_000, reluctance: 0 }, 1, None);
+        let said = b"GET /health HTTP/1.1\r\nHost: p\r\n\r\n".repeat(10);
+        std::future::poll_fn(|cx| {
+            dcv_splice::transport::net::Stream::poll_send(&mut far, cx, &said).map(drop)
+        })
+        .await;
+        let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
+        tokio::time::timeout(BOUND, connection::serve(&worker, near, client, false, false)).await.unwrap();
+        assert_eq!(worker.net.breaths.get(), 9);
+    });
+}
+
+fn nobody() -> World {
+    World::new(Duration::ZERO, |_| Err(std::io::ErrorKind::ConnectionRefused.into()))
+}
+
+/// One exchange whose answer waits until the client's body has come whole, or does not.
+#[test]
+fn an_early_answer_arrives_while_the_request_is_still_sent() {
+    on_virtual_time(async {
+        let fixture = Fixture::new();
+        for seed in 0..50 {
+            let mut plan = Plan::of(seed);
+            plan.session = None;
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let request = Body::chunked(&mut rng, 300_000);
+            let response = Body::length(&mut rng, 10_000);
+            plan.exchanges = vec![Exchange { request, response, early: true, interim: 0 }];
+            let life = live(&fixture, plan.clone(), seed, &[], Breaks::default()).await;
+            check_whole(&plan, &life, seed);
+        }
+    });
+}
+
+/// One side stops reading: the other is held back and nothing is lost once it reads on.
+#[test]
+fn a_reader_that_stops_holds_the_sender_back() {
+    on_virtual_time(async {
+        let fixture = Fixture::new();
+        for seed in 0..20 {
+            let mut plan = Plan::of(seed);
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let ends = Ends::AgentFirst;
+            let to_client = Body::length(&mut rng, 3_000_000).bytes;
+            plan.exchanges.clear();
+            plan.session = Some(Session {
+                to_agent: vec![7; 10],
+                to_client,
+                early: (5, 5),
+                ends,
+                pause: Duration::from_mins(1),
+            });
+            let life = live(&fixture, plan.clone(), seed, &[], Breaks::default()).await;
+            let got = &life.client.session.as_ref().unwrap().0;
+            assert_eq!(got, &plan.session.as_ref().unwrap().to_client, "seed {seed}");
+            // The wires take 2 MiB of it at the most; the rest must wait with the agent, not in the proxy.
+            let said = life.agents.iter().find_map(|talk| talk.said).unwrap();
+            assert!(
+                said - life.start >= Duration::from_mins(1),
+                "seed {seed}: said after {:?}",
+                said - life.start
+            );
+        }
+    });
+}
+
+#[test]
+fn the_decoder_of_the_test_knows_a_broken_message() {
+    assert!(decode(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell", "GET", true).is_none());
+    assert!(
+        decode(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", "GET", true).is_none()
+    );
+}
