@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use dcv_splice::config::{Command, CommandLine, EbpfMode, Resolved, Settings};
 use dcv_splice::control::admin::Sources;
 use dcv_splice::control::helper::{self, Answer, HelperClient, Payload, Predecessor};
@@ -96,6 +96,11 @@ fn unusable(reason: String) -> Failure {
 
 /// Flags whose values can't be meant are told of all together, and with what the file says; clap tells of the first.
 fn parse() -> Result<CommandLine, Failure> {
+    if std::env::args_os().len() == 1 {
+        // Whoever only looks what this is would not want a port opened to the world.
+        eprintln!("{}", CommandLine::command().render_help());
+        return Err(unusable("no flags are given: nothing is served".to_owned()));
+    }
     let error = match CommandLine::try_parse() {
         Ok(line) => return Ok(line),
         Err(error) => error,

@@ -113,6 +113,18 @@ fn a_password_file_or_a_staple_that_can_not_be_meant_is_unusable() {
     unusable(&[&cert, &key, &cert, &key, &word], "1 --ocsp but 2 --cert");
 }
 
+/// Or whoever looks what it is would open a port to the world.
+#[test]
+fn without_flags_it_tells_its_flags_and_serves_nothing() {
+    let output = std::process::Command::new(proxy::binary()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("--listen") && said.contains("--agents") && !said.contains("listening on"),
+        "{said}"
+    );
+}
+
 #[test]
 fn flags_that_make_no_sense_are_unusable() {
     unusable(&["--listen=nowhere"], "--listen");

@@ -34,6 +34,12 @@ pub(crate) struct Args {
 
 /// Builds the proxy, starts everything and waits for Ctrl-C, SIGTERM or the proxy's end.
 pub(crate) fn run(args: &Args) -> Result<(), String> {
+    // A build takes minutes: what would fail behind it is tried first.
+    let proxy = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
+    let agents = DESKTOPS.map(|(ip, _)| (SocketAddr::from((ip, args.agent_port)), "--agent-port"));
+    for (address, flag) in [(proxy, "--port")].into_iter().chain(agents) {
+        drop(std::net::TcpListener::bind(address).map_err(|error| unusable(address, flag, &error))?);
+    }
     let proxy = build()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| format!("no tokio runtime: {error}"))?.block_on(show(args, &proxy))
