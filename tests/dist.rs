@@ -68,10 +68,10 @@ fn the_package_has_sums_of_its_files_and_documents_that_policy_wants() {
     let files = inside("find usr lib -type f | LC_ALL=C sort");
     assert_eq!(summed, files);
     let documents = "usr/share/doc/dcv-splice";
-    for document in ["changelog.gz", "changelog.Debian.gz", "operate.md.gz", "THIRD-PARTY.gz"] {
+    for document in ["changelog.gz", "changelog.Debian.gz", "operations.md.gz", "THIRD-PARTY.gz"] {
         inside(&format!("gzip --test {documents}/{document}"));
     }
-    assert!(inside(&format!("zcat {documents}/operate.md.gz")).starts_with("# Operating dcv-splice"));
+    assert!(inside(&format!("zcat {documents}/operations.md.gz")).starts_with("# Operating dcv-splice"));
     let notice = inside(&format!("zcat {documents}/THIRD-PARTY.gz"));
     assert!(notice.contains("\nrustls 0.") && notice.contains("Permission is hereby granted"));
     assert!(inside(&format!("cat {documents}/copyright")).contains("THIRD-PARTY.gz"));

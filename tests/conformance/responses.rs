@@ -359,7 +359,7 @@ fn locations(port: u16) -> Vec<Passed> {
     each.chain(own_port).chain(others).collect()
 }
 
-/// Every other header line with a path, a host or a reach of its own, as docs/operate.md has them.
+/// Every other header line with a path, a host or a reach of its own, as docs/operations.md has them.
 fn others() -> Vec<Passed> {
     const CHANGED: [(&str, &str, &str); 24] = [
         ("Refresh", "0; url=/login", "0; url=/127.0.0.2/login"),

@@ -258,7 +258,7 @@ fn what_serves_and_is_still_not_as_it_should_be_is_warned_of() {
 /// Each as it is written there; those that ask for a password are given one.
 #[test]
 fn the_commands_of_the_manual_make_what_serves() {
-    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operate.md");
+    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
     let manual = fs::read_to_string(manual).unwrap();
     let section = manual.split("### Made with openssl\n").nth(1).unwrap().split("\n## ").next().unwrap();
     let commands: Vec<_> = section.lines().filter(|line| line.starts_with("openssl ")).collect();

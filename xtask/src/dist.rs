@@ -128,12 +128,12 @@ fn documents(tree: &Path, version: &str) -> Result<(), String> {
     );
     let documents = tree.join("usr/share/doc").join(NAME);
     let changes = read(&crate::root().join("CHANGELOG.md"))?;
-    let guide = read(&crate::root().join("docs/operate.md"))?;
+    let guide = read(&crate::root().join("docs/operations.md"))?;
     let notice = licences::notice(NAME)?.into_bytes();
     for (file, text) in [
         ("changelog", changes),
         ("changelog.Debian", own.into_bytes()),
-        ("operate.md", guide),
+        ("operations.md", guide),
         ("THIRD-PARTY", notice),
     ] {
         put(&documents.join(file), &text, 0o644)?;

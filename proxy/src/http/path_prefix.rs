@@ -1,4 +1,4 @@
-//! Paths and hosts in a response that mean the agent, as the client has to see them. Pure. docs/operate.md has the table
+//! Paths and hosts in a response that mean the agent, as the client has to see them. Pure. docs/operations.md has the table
 //! of what becomes of each header.
 
 use std::net::IpAddr;
