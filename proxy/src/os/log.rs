@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 use crate::os::seccomp;
 
@@ -306,7 +307,8 @@ fn write_all(mut to: &File, mut bytes: &[u8]) -> u64 {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Somebody who has the same pipe or terminal open has set it not to block (open(2), `O_NONBLOCK`).
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if poll(&mut [PollFd::new(to, PollFlags::OUT)], None).is_err() {
+                let waited = poll(&mut [PollFd::new(to, PollFlags::OUT)], None);
+                if waited.is_err_and(|error| error != Errno::INTR) {
                     break;
                 }
             }
