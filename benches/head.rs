@@ -25,7 +25,7 @@ const HEAD: &[u8] = b"GET /10.150.248.181/ws?v=2 HTTP/1.1\r\n\
     Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
     Sec-WebSocket-Protocol: dcv\r\n\r\n";
 const LIMITS: HeadLimits =
-    HeadLimits { head_bytes_max: 32 * 1024, line_bytes_max: 16 * 1024, headers_max: 100 };
+    HeadLimits { header_size_max: 32 * 1024, request_line_max: 16 * 1024, header_count_max: 100 };
 
 /// The head that the agent is to see.
 fn rewritten(agents: &AllowedAgents, out: &mut Vec<u8>) {

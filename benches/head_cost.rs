@@ -17,7 +17,7 @@ use dcv_splice::observe::access_log::redact;
 use dcv_splice::transport::networks::Networks;
 
 const LIMITS: HeadLimits =
-    HeadLimits { head_bytes_max: 32 * 1024, line_bytes_max: 16 * 1024, headers_max: 100 };
+    HeadLimits { header_size_max: 32 * 1024, request_line_max: 16 * 1024, header_count_max: 100 };
 /// The size of every head, a little below the limit.
 const HEAD_BYTES: usize = 31 * 1024;
 /// The most that one may cost, in times of the ordinary one.
@@ -77,7 +77,7 @@ fn understand_response(head: &[u8]) -> usize {
 /// A head with as many of these lines as there is room for, a hundred at the most.
 fn head(start: &str, lines: impl Iterator<Item = String>) -> Vec<u8> {
     let mut head = start.to_owned();
-    for line in lines.take(LIMITS.headers_max - 2) {
+    for line in lines.take(LIMITS.header_count_max - 2) {
         if head.len() + line.len() + 4 > HEAD_BYTES {
             break;
         }
@@ -99,7 +99,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\n";
 /// A head of that many bytes, a little less or more, whose lines are as long as those of browsers or, where there would be
 /// too many of them, longer.
 fn ordinary(start: &str, bytes: usize) -> Vec<u8> {
-    let count = (bytes / 60).clamp(1, LIMITS.headers_max - 4);
+    let count = (bytes / 60).clamp(1, LIMITS.header_count_max - 4);
     let value = "v".repeat((bytes - start.len().min(bytes)) / count - "X-Field-10: ".len() - 2);
     head(start, (10..10 + count).map(|n| format!("X-Field-{n}: {value}")))
 }

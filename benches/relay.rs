@@ -25,7 +25,7 @@ use dcv_splice::transport::pipes::Pipes;
 
 const FRAME_BYTES: usize = 20_000;
 const LIMITS: RelayLimits =
-    RelayLimits { turn_bytes: 64 * 1024, idle: Duration::MAX, half_closed_idle: Duration::MAX };
+    RelayLimits { budget: 64 * 1024, idle_timeout: Duration::MAX, half_closed_timeout: Duration::MAX };
 
 /// Bytes on their way to the relay and from it.
 #[derive(Clone, Default)]

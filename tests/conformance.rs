@@ -74,7 +74,7 @@ fn plain_http_is_told_that_the_port_speaks_https() {
 
 #[test]
 fn an_agent_that_keeps_its_prefix_sees_it() {
-    ProxyUnderTest::start(&["--prefix=keep", &format!("--default-agent={AGENT}")])
+    ProxyUnderTest::start(&["--path-prefix=keep", &format!("--default-agent={AGENT}")])
         .check(&hosts::kept_prefix());
 }
 
@@ -157,7 +157,7 @@ fn what_a_browser_takes_is_decided_by_the_host_it_sees_and_not_by_the_one_that_a
 
 #[test]
 fn an_agent_that_keeps_its_prefix_has_its_paths_untouched() {
-    let front = ProxyUnderTest::start(&["--prefix=keep"]);
+    let front = ProxyUnderTest::start(&["--path-prefix=keep"]);
     let fields = "Location: /127.0.0.2/x\r\nSet-Cookie: a=1; Path=/127.0.0.2/\r\nLink: </127.0.0.2/x>\r\n";
     let own = "Content-Location: https://127.0.0.2:443/127.0.0.2/x\r\nSet-Cookie: a=1; Domain=127.0.0.2\r\n\
         Clear-Site-Data: \"*\"\r\nService-Worker-Allowed: /\r\nservice-worker-allowed: /127.0.0.2/\r\n";
@@ -198,7 +198,7 @@ impl ProxyUnderTest {
             "--agent-tls=off",
             // The agents serve one connection at a time.
             "--agent-idle-max=0",
-            "--body-bytes-max=65536",
+            "--body-max=65536B",
             &format!("--cert={}", path("cert.pem")),
             &format!("--key={}", path("key.pem")),
         ];

@@ -22,8 +22,10 @@ fn a_configuration_is_applied_and_the_one_before_is_kept_beside_it() {
     fs::set_permissions(far.root.file(CONFIG), fs::Permissions::from_mode(0o640)).expect("it is there");
     let owner = fs::metadata(far.root.file("/etc/dcv-splice")).expect("it is there").gid();
     std::os::unix::fs::chown(far.root.file(CONFIG), None, Some(owner)).expect("the test is root");
-    let config =
-        far.write("it's a 100%h \"name\".toml", &far.with("hsts-s = 77\ndefault-agent = \"10.0.0.5\"\n"));
+    let config = far.write(
+        "it's a 100%h \"name\".toml",
+        &far.with("hsts-max-age = \"77s\"\ndefault-agent = \"10.0.0.5\"\n"),
+    );
     let said = succeed(&mut far.deploy(&config));
     assert_eq!(far.config(), fs::read_to_string(config).expect("it was written"));
     assert_eq!(far.backups(), [before]);
@@ -40,7 +42,8 @@ fn a_configuration_is_applied_and_the_one_before_is_kept_beside_it() {
 fn a_package_is_upgraded_before_its_configuration_is_applied() {
     let far = FarSide::new();
     let plain = format!("127.0.0.1:{}", free_port());
-    let config = far.write("new.toml", &far.with(&format!("hsts-s = 77\nlisten-plain = [\"{plain}\"]\n")));
+    let config =
+        far.write("new.toml", &far.with(&format!("hsts-max-age = \"77s\"\nlisten-plain = [\"{plain}\"]\n")));
     let mut deploy = far.deploy(&config);
     deploy.arg("--package").arg(package(2)).args(["--health", &format!("http://{plain}/health")]);
     let said = succeed(&mut deploy);
@@ -53,13 +56,13 @@ fn a_package_is_upgraded_before_its_configuration_is_applied() {
 #[test]
 fn the_command_hands_all_that_it_is_told_to_the_script() {
     let far = FarSide::new();
-    let config = far.write("new.toml", &far.with("hsts-s = 77\n"));
+    let config = far.write("new.toml", &far.with("hsts-max-age = \"77s\"\n"));
     let mut deploy = far.deploy_by(xtask(&["deploy"]), &config);
     let said = succeed(deploy.arg("--package").arg(package(2)));
     assert!(said.contains(&format!("  {}/AGENT/", far.url())), "{said}");
     assert!(far.root.run("dpkg-query --show dcv-splice").ends_with("-2\n"));
     assert!(far.headers().contains("max-age=77"));
-    let worse = far.write("worse.toml", &far.with("hsts-s = \"a year\"\n"));
+    let worse = far.write("worse.toml", &far.with("hsts-max-age = \"a year\"\n"));
     fail(
         1,
         "nothing was changed",
@@ -72,7 +75,7 @@ fn a_package_that_does_not_serve_gives_way_to_the_one_that_was_deployed_before()
     let far = FarSide::new();
     let config = far.write("new.toml", &far.with(""));
     succeed(far.deploy(&config).arg("--package").arg(package(2)));
-    let worse = far.write("worse.toml", &far.with("hsts-s = 77\n"));
+    let worse = far.write("worse.toml", &far.with("hsts-max-age = \"77s\"\n"));
     fail(
         1,
         "the configuration from before is served",
@@ -86,7 +89,7 @@ fn a_package_that_does_not_serve_gives_way_to_the_one_that_was_deployed_before()
 #[test]
 fn without_a_connection_it_says_so_and_nothing_happens() {
     let far = FarSide::new();
-    let config = far.write("new.toml", &far.with("hsts-s = 77\n"));
+    let config = far.write("new.toml", &far.with("hsts-max-age = \"77s\"\n"));
     let closed = free_port().to_string();
     fail(1, "no SSH to", far.deploy(&config).args(["--ssh-port", &closed]));
     fail(1, "no SSH to", far.deploy(&config).arg("--key").arg(far.sshd.stranger()));
@@ -98,7 +101,7 @@ fn without_a_connection_it_says_so_and_nothing_happens() {
 #[test]
 fn a_configuration_that_is_refused_changes_nothing() {
     let far = FarSide::new();
-    let bad = far.write("bad.toml", &far.with("hsts-s = \"a year\"\n"));
+    let bad = far.write("bad.toml", &far.with("hsts-max-age = \"a year\"\n"));
     fail(1, "nothing was changed", &mut far.deploy(&bad));
     fail(1, "nothing was changed", far.deploy(&bad).arg("--package").arg(package(2)));
     assert!(far.root.run("dpkg-query --show dcv-splice").ends_with("-1\n"));
@@ -122,7 +125,7 @@ fn a_key_that_only_root_can_read_is_found_before_anything_changes() {
 fn one_that_does_not_answer_is_rolled_back() {
     let far = FarSide::new();
     let before = far.config();
-    let config = far.write("new.toml", &far.with("hsts-s = 77\n"));
+    let config = far.write("new.toml", &far.with("hsts-max-age = \"77s\"\n"));
     fail(1, "the configuration from before is served", unhealthy(&mut far.deploy(&config)));
     assert_eq!(far.config(), before);
     assert_eq!(far.backups(), [before]);
@@ -147,7 +150,7 @@ fn one_that_is_not_taken_over_is_rolled_back() {
 #[test]
 fn a_connection_that_breaks_leaves_no_half_of_a_deploy() {
     let far = FarSide::new();
-    let config = far.write("new.toml", &far.with("hsts-s = 77\n"));
+    let config = far.write("new.toml", &far.with("hsts-max-age = \"77s\"\n"));
     let mut deploy = far.deploy(&config);
     unhealthy(&mut deploy);
     let begun = Process::start(deploy);
@@ -161,7 +164,7 @@ fn a_connection_that_breaks_leaves_no_half_of_a_deploy() {
 #[test]
 fn sudo_is_used_where_it_is_asked_for_and_must_want_no_password() {
     let far = FarSide::new();
-    let config = far.write("new.toml", &far.with("hsts-s = 77\n"));
+    let config = far.write("new.toml", &far.with("hsts-max-age = \"77s\"\n"));
     far.sudo("echo 'sudo: a password is required' >&2; exit 1");
     fail(1, "a password is required", far.deploy(&config).arg("--sudo"));
     far.is_untouched();

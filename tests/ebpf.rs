@@ -45,7 +45,7 @@ impl ConnectionSlot {
             (format!("--ebpf-object={}", object().display()), format!("--agent-port={port}"));
         let mut all = vec!["--listen-plain=127.0.0.1:0", "--agent-tls=off", "--ebpf=require", "--workers=2"];
         all.extend([
-            "--agent-idle-s=1",
+            "--agent-keepalive-timeout=1s",
             "--agents=127.0.0.0/8",
             "--agents=::1/128",
             &control,
@@ -286,7 +286,7 @@ async fn clients_are_accounted_for_by_listener() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_fail_are_counted_as_such() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let proxy = ConnectionSlot::start(free.port(), &["--connect-ms=300"]);
+    let proxy = ConnectionSlot::start(free.port(), &["--connect-timeout=300ms"]);
     let ask = async |agent: &str| {
         let mut client = RawClient::plain(proxy.proxy.address()).await;
         client.say(format!("GET /{agent}/ HTTP/1.1\r\nHost: p\r\nConnection: close\r\n\r\n")).await;
@@ -498,7 +498,7 @@ async fn what_is_lost_on_the_way_is_counted_once() {
     let port = agent.address.port();
     // One in eight segments to and from the agent; the table goes with the test.
     let table = Table::new(port);
-    let proxy = ConnectionSlot::start(port, &["--connect-ms=20000"]);
+    let proxy = ConnectionSlot::start(port, &["--connect-timeout=20000ms"]);
     for mode in [Close::AgentFirst, Close::ClientFirst, Close::Both] {
         one(&proxy, &format!("/{}", agent.address.ip()), 400_000, 300_000, mode).await;
     }

@@ -25,7 +25,7 @@ const HALF_A_HELLO: &[u8] = &[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
 
 async fn front() -> (Agent, ProxyUnderTest) {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let flags = ["--agent-idle-s=1", "--client-rate=100000", "--connect-ms=60000"];
+    let flags = ["--agent-keepalive-timeout=1s", "--client-rate=100000", "--connect-timeout=60000ms"];
     let front = ProxyUnderTest::start(agent.address, &flags).await;
     (agent, front)
 }

@@ -198,18 +198,18 @@ fn break_everywhere(breaks: impl Fn(Rc<Cell<u32>>) -> Breaks) {
 }
 
 const LIMITS: &[&str] = &[
-    "--head-s",
-    "5",
-    "--body-gap-s",
-    "5",
-    "--response-s",
-    "5",
-    "--keep-alive-s",
-    "5",
-    "--relay-idle-s",
-    "20",
-    "--half-closed-s",
-    "5",
+    "--header-timeout",
+    "5s",
+    "--body-idle-timeout",
+    "5s",
+    "--response-timeout",
+    "5s",
+    "--client-keepalive-timeout",
+    "5s",
+    "--session-idle-timeout",
+    "20s",
+    "--half-closed-timeout",
+    "5s",
 ];
 
 /// Nothing may be made up: what arrived is the beginning of what was sent.

@@ -56,7 +56,7 @@ where
 async fn no_attack(_: RawClient) {}
 
 const FLAGS: [&str; 4] =
-    ["--agent-tls=off", "--drain-s=2", "--client-rate=1000000", "--client-connections-max=4000"];
+    ["--agent-tls=off", "--drain-timeout=2s", "--client-rate=1000000", "--client-connections-max=4000"];
 
 /// Has a neighbour echo while `attack` goes on, which ends with what this returns; then stops the proxy.
 async fn neighbours_go_on(mut front: ProxyUnderTest, attack: JoinSet<()>) {

@@ -109,10 +109,13 @@ fn parse() -> Result<CommandLine, Failure> {
     let asks = std::env::args_os()
         .nth(1)
         .is_some_and(|word| !word.as_encoded_bytes().starts_with(b"-") && !runs(word));
-    if asks || !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
+    let settings = Settings::of(std::env::args_os());
+    let is_told_here = matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue)
+        || settings.has_renamed_flags();
+    if asks || !is_told_here {
         error.exit();
     }
-    match Prepared::new(&Settings::of(std::env::args_os()), &DryRun) {
+    match Prepared::new(&settings, &DryRun) {
         Err(reason) => Err(unusable(reason)),
         Ok(_) => error.exit(),
     }
@@ -359,8 +362,8 @@ fn warn(prepared: &Prepared) {
     }
     match raise_open_files() {
         // Each session is one socket of the client and one of the agent.
-        Ok(Some(limit)) if limit < 2 * config.front.connections_max as u64 => {
-            let max = config.front.connections_max;
+        Ok(Some(limit)) if limit < 2 * config.limits.connections_max as u64 => {
+            let max = config.limits.connections_max;
             tracing::warn!(
                 "{limit} open files are too few for --connections-max {max}: raise LimitNOFILE or ulimit -n"
             );

@@ -247,7 +247,7 @@ fn bad_chunks() -> Vec<Row> {
         .collect()
 }
 
-/// Of a proxy with `--body-bytes-max 65536`.
+/// Of a proxy with `--body-max 65536B`.
 fn limits() -> Vec<Row> {
     let most = "b".repeat(65536);
     let chunk = format!("10000\r\n{most}\r\n0\r\n\r\n");

@@ -175,7 +175,7 @@ pub(crate) fn agents_own() -> Vec<Row> {
     ]
 }
 
-/// Rows of a proxy with `--prefix keep`.
+/// Rows of a proxy with `--path-prefix keep`.
 pub(crate) fn kept_prefix() -> Vec<Row> {
     let same = |target: &str, told: &str| {
         let request = head(&format!("GET {target} HTTP/1.1"), &["Host: h"]);

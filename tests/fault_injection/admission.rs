@@ -39,8 +39,11 @@ pub(super) fn logs(front: &ProxyUnderTest, words: &str, count: usize) {
 
 pub(super) async fn front(flags: &[&str]) -> (Agent, ProxyUnderTest) {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let front =
-        ProxyUnderTest::start(agent.address, &[&["--agent-idle-s=1", "--head-s=2"], flags].concat()).await;
+    let front = ProxyUnderTest::start(
+        agent.address,
+        &[&["--agent-keepalive-timeout=1s", "--header-timeout=2s"], flags].concat(),
+    )
+    .await;
     (agent, front)
 }
 
@@ -65,7 +68,7 @@ async fn a_client_from_where_none_may_come_is_told_so_or_left() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_has_so_many_connections_and_others_are_served() {
-    let (_agent, front) = front(&["--client-connections-max=3", "--keep-alive-s=60"]).await;
+    let (_agent, front) = front(&["--client-connections-max=3", "--client-keepalive-timeout=60s"]).await;
     let mut open = Vec::new();
     for _ in 0..3 {
         let mut client = stranger(&front).await;

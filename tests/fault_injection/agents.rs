@@ -13,7 +13,7 @@ use tokio::time::timeout;
 /// Far more than any limit of these tests.
 const LATE: Duration = Duration::from_secs(20);
 
-const LIMITS: [&str; 3] = ["--connect-ms=1000", "--response-s=1", "--body-gap-s=1"];
+const LIMITS: [&str; 3] = ["--connect-timeout=1000ms", "--response-timeout=1s", "--body-idle-timeout=1s"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_refuses_is_a_502() {
@@ -305,7 +305,7 @@ async fn upgraded_then(end: fn(RawClient<Secure>), seen: End, booked: &str) {
         end(agent);
     });
     let agent = agent.await;
-    let front = ProxyUnderTest::start(agent.address, &["--half-closed-s=1"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--half-closed-timeout=1s"]).await;
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.upgrade("/ws")).await;
     assert_eq!(client.answer().await.unwrap().status, 101);

@@ -29,7 +29,7 @@ async fn agent(says: &'static str, clean: bool) -> ScriptedAgent {
 /// What a client over TLS gets of it: the body, and whether it looks whole.
 async fn seen(says: &'static str, clean: bool) -> (String, bool) {
     let agent = agent(says, clean).await;
-    let front = ProxyUnderTest::start(agent.address, &["--response-s=2"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--response-timeout=2s"]).await;
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.request("GET /", "")).await;
     let answer = client.answer().await.expect("a head");
@@ -93,7 +93,7 @@ async fn an_agent_that_pauses_in_its_body_for_too_long_is_cut_off() {
         agent.rest().await;
     });
     let agent = agent.await;
-    let front = ProxyUnderTest::start(agent.address, &["--response-s=1"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--response-timeout=1s"]).await;
     let began = Instant::now();
     let answer = front.ask("GET /").await;
     assert!(!answer.whole && answer.text() == "short" && began.elapsed() < LATE);
@@ -152,7 +152,7 @@ async fn an_early_200_with_keep_alive_does_not_end_the_upload() {
         }
     });
     let agent = agent.await;
-    let front = ProxyUnderTest::start(agent.address, &["--agent-idle-s=1"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--agent-keepalive-timeout=1s"]).await;
     let mut client = RawClient::secure(front.secure()).await;
     for upload in 1..=2 {
         client.say(front.request("POST /", &format!("Content-Length: {UPLOAD}\r\n"))).await;
@@ -178,7 +178,8 @@ async fn an_agent_that_stops_reading_an_upload_is_a_504() {
         drop(agent);
     });
     let agent = agent.await;
-    let front = ProxyUnderTest::start(agent.address, &["--body-gap-s=1", "--response-s=1"]).await;
+    let front =
+        ProxyUnderTest::start(agent.address, &["--body-idle-timeout=1s", "--response-timeout=1s"]).await;
     let began = Instant::now();
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.request("POST /", &format!("Content-Length: {UPLOAD}\r\n"))).await;
@@ -219,7 +220,7 @@ async fn an_upload_over_the_limit_is_a_413_also_in_chunks() {
         agent.rest().await;
     });
     let agent = agent.await;
-    let front = ProxyUnderTest::start(agent.address, &["--body-bytes-max=1000"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--body-max=1000B"]).await;
     for (framing, body) in [
         ("Content-Length: 1001\r\n", ""),
         ("Transfer-Encoding: chunked\r\n", "3e8\r\n"),
@@ -259,7 +260,8 @@ const EXPECTING: &str = "Expect: 100-continue\r\nContent-Length: 5\r\n";
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_waits_for_a_100_is_not_blamed_for_its_agents_hesitation() {
     let agent = hesitant(Some(2500)).await;
-    let front = ProxyUnderTest::start(agent.address, &["--body-gap-s=1", "--response-s=30"]).await;
+    let front =
+        ProxyUnderTest::start(agent.address, &["--body-idle-timeout=1s", "--response-timeout=30s"]).await;
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.request("POST /", EXPECTING)).await;
     assert_eq!(client.answer().await.unwrap().status, 100);
@@ -273,7 +275,8 @@ async fn a_client_that_waits_for_a_100_is_not_blamed_for_its_agents_hesitation()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_was_let_wait_for_its_100_has_all_the_time_for_its_body() {
     let agent = hesitant(Some(2000)).await;
-    let front = ProxyUnderTest::start(agent.address, &["--body-gap-s=30", "--response-s=3"]).await;
+    let front =
+        ProxyUnderTest::start(agent.address, &["--body-idle-timeout=30s", "--response-timeout=3s"]).await;
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.request("POST /", EXPECTING)).await;
     assert_eq!(client.answer().await.unwrap().status, 100);
@@ -288,7 +291,8 @@ async fn a_client_that_was_let_wait_for_its_100_has_all_the_time_for_its_body() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_waits_for_a_100_in_vain_gets_a_504() {
     let agent = hesitant(None).await;
-    let front = ProxyUnderTest::start(agent.address, &["--body-gap-s=1", "--response-s=2"]).await;
+    let front =
+        ProxyUnderTest::start(agent.address, &["--body-idle-timeout=1s", "--response-timeout=2s"]).await;
     let mut client = RawClient::secure(front.secure()).await;
     let began = Instant::now();
     client.say(front.request("POST /", EXPECTING)).await;
@@ -301,7 +305,8 @@ async fn a_client_that_waits_for_a_100_in_vain_gets_a_504() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_was_told_to_continue_and_does_not_gets_a_408() {
     let agent = hesitant(Some(0)).await;
-    let front = ProxyUnderTest::start(agent.address, &["--body-gap-s=1", "--response-s=2"]).await;
+    let front =
+        ProxyUnderTest::start(agent.address, &["--body-idle-timeout=1s", "--response-timeout=2s"]).await;
     let mut client = RawClient::secure(front.secure()).await;
     let began = Instant::now();
     client.say(front.request("POST /", EXPECTING)).await;

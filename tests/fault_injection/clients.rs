@@ -16,7 +16,7 @@ use harness::scripted_agent::ScriptedAgent;
 use tokio::sync::mpsc;
 
 const LATE: Duration = Duration::from_secs(20);
-const LIMITS: [&str; 3] = ["--head-s=1", "--body-gap-s=1", "--keep-alive-s=1"];
+const LIMITS: [&str; 3] = ["--header-timeout=1s", "--body-idle-timeout=1s", "--client-keepalive-timeout=1s"];
 /// What stands between two programs: the buffers of two sockets at either side of the proxy, and TLS.
 const BUFFERED_MAX: usize = 64 << 20;
 
@@ -141,7 +141,9 @@ async fn a_kept_client_connection_is_ended_after_its_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_line_behind_a_body_is_no_beginning_of_a_request() {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let front = ProxyUnderTest::start(agent.address, &["--head-s=1", "--keep-alive-s=60"]).await;
+    let front =
+        ProxyUnderTest::start(agent.address, &["--header-timeout=1s", "--client-keepalive-timeout=60s"])
+            .await;
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.request("POST /x", "Content-Length: 2\r\n") + "ab\r\n").await;
     assert_eq!(client.answer().await.unwrap().status, 200);
@@ -198,7 +200,7 @@ async fn when_a_client_resets_while_its_answer_pauses_the_agent_is_let_go() {
         "HTTP/1.1 200 OK\r\n\r\n",
     ] {
         let (agent, mut told) = watched(answer).await;
-        let front = ProxyUnderTest::start(agent.address, &["--response-s=600"]).await;
+        let front = ProxyUnderTest::start(agent.address, &["--response-timeout=600s"]).await;
         let mut secure = RawClient::secure(front.secure()).await;
         secure.say(front.request("GET /", "")).await;
         assert!(secure.head().await.is_some());
@@ -302,7 +304,7 @@ fn stands_still(counter: &AtomicUsize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_nothing_for_the_stall_time_is_let_go() {
     let (agent, _) = generous("HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").await;
-    let front = ProxyUnderTest::start(agent.address, &["--stall-s=1"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--tcp-user-timeout=1s"]).await;
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.upgrade("/ws")).await;
     assert!(client.head().await.is_some());
@@ -313,7 +315,7 @@ async fn a_client_that_takes_nothing_for_the_stall_time_is_let_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_client_gets_every_byte() {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let front = ProxyUnderTest::start(agent.address, &["--agent-idle-s=1"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--agent-keepalive-timeout=1s"]).await;
     for path in ["bytes", "chunked"] {
         let mut client = RawClient::secure(front.secure()).await;
         client.say(front.request(&format!("GET /{path}/3000000"), "Connection: close\r\n")).await;
@@ -435,7 +437,12 @@ async fn clients_over_the_limit_are_turned_away_and_the_others_served() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_ask_for_nothing_give_way_to_new_ones_and_sessions_and_running_requests_never_do() {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let limits = ["--connections-max=12", "--head-s=600", "--keep-alive-s=600", "--agent-idle-s=1"];
+    let limits = [
+        "--connections-max=12",
+        "--header-timeout=600s",
+        "--client-keepalive-timeout=600s",
+        "--agent-keepalive-timeout=1s",
+    ];
     let flags = [&limits[..], &["--workers=2"]].concat();
     let front = ProxyUnderTest::start(agent.address, &flags).await;
     let mut sessions = Vec::new();

@@ -34,7 +34,7 @@ async fn ending(
         }
     });
     let agent = agent.await;
-    let front = ProxyUnderTest::start(agent.address, &["--half-closed-s=1"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--half-closed-timeout=1s"]).await;
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.upgrade("/ws")).await;
     assert_eq!(client.answer().await.unwrap().status, 101);
@@ -94,7 +94,7 @@ async fn who_resets_after_the_other_side_has_ended_in_order_is_not_the_end() {
         agent.rest().await;
     });
     let agent = agent.await;
-    let front = ProxyUnderTest::start(agent.address, &["--half-closed-s=600"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--half-closed-timeout=600s"]).await;
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.upgrade("/ws")).await;
     assert_eq!(client.answer().await.unwrap().status, 101);

@@ -175,7 +175,7 @@ async fn flipped(front: &ProxyUnderTest, tls13: bool, first: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_does_not_decrypt_ends_its_connection_and_nothing_else() {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let mut front = ProxyUnderTest::start(agent.address, &["--drain-s=1"]).await;
+    let mut front = ProxyUnderTest::start(agent.address, &["--drain-timeout=1s"]).await;
     for tls13 in [true, false] {
         for (first, status) in [
             ("", ""),

@@ -133,14 +133,20 @@ fn flags_that_make_no_sense_are_unusable() {
     unusable(&["--admin=9443"], "write 0.0.0.0:9443");
     unusable(&["--agents=10.0.0.0/40"], "--agents");
     unusable(&["--workers=0"], "--workers");
-    unusable(&["--head-s=0"], "--head-s");
-    unusable(&["--head-bytes-max=1"], "--head-bytes-max");
-    unusable(&["--headers-max=0"], "--headers-max");
+    unusable(&["--header-timeout=0s"], "--header-timeout");
+    unusable(&["--header-timeout=60"], "the unit is missing: write 60s or 60ms");
+    unusable(&["--head-s=60"], "--head-s is now --header-timeout: write --header-timeout=60s");
+    unusable(
+        &["run", "--line-bytes-max", "9"],
+        "--line-bytes-max is now --request-line-max: write --request-line-max=9B",
+    );
+    unusable(&["--header-size-max=1B"], "--header-size-max");
+    unusable(&["--header-count-max=0"], "--header-count-max");
     unusable(&["--connections-max=0"], "--connections-max");
     unusable(&["--handshakes-max=0"], "--handshakes-max");
     // The kernel takes it in milliseconds, of which there are not so many.
-    unusable(&["--stall-s=3000000"], "--stall-s");
-    unusable(&["--stall-s=2147484"], "--stall-s");
+    unusable(&["--tcp-user-timeout=3000000s"], "--tcp-user-timeout");
+    unusable(&["--tcp-user-timeout=2147484s"], "--tcp-user-timeout");
     unusable(&["--agent-prot=1"], "--agent-port");
     unusable(&["--listen=127.0.0.1:4433", "--listen-plain=127.0.0.1:4433"], "127.0.0.1:4433");
     unusable(&["--access-log=/nowhere/at/all"], "/nowhere/at/all");
@@ -150,11 +156,12 @@ fn flags_that_make_no_sense_are_unusable() {
 fn check_prints_what_it_would_run_by_and_binds_nothing() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = format!("--listen={}", taken.local_addr().unwrap());
-    let (code, output, log) = run(&["check", &listen, "--agents=10.0.0.0/8", "--connect-ms=1234"]);
+    let (code, output, log) = run(&["check", &listen, "--agents=10.0.0.0/8", "--connect-timeout=1234ms"]);
     assert_eq!(code, 0, "{log}");
     assert!(output.contains("agents = [\"10.0.0.0/8\"]  # flag"), "{output}");
     assert!(
-        output.contains("connect-ms = 1234  # flag") && output.contains("head-s = 60  # default"),
+        output.contains("connect-timeout = \"1234ms\"  # flag")
+            && output.contains("header-timeout = \"60s\"  # default"),
         "{output}"
     );
 }

@@ -128,7 +128,7 @@ async fn who_guesses_behind_a_trusted_proxy_waits_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn browsers_are_held_to_https_by_how_they_came_to_a_trusted_proxy() {
-    let (_agent, front) = front(&[TRUST, "--hsts-s=77"]).await;
+    let (_agent, front) = front(&[TRUST, "--hsts-max-age=77s"]).await;
     let hsts = |answer: &Answer| answer.header("strict-transport-security").map(str::to_owned);
     for (said, is_held) in [("https", true), ("http", false), ("https, http", false), ("", false)] {
         for path in ["/127.0.0.1/x", "/health", "/127.0.0.1", "/10.9.9.9/x"] {
@@ -151,7 +151,7 @@ async fn nobody_gives_way_to_whom_a_balancer_names_before_that_client_is_let_in(
     const LET_IN: &str = "PROXY TCP4 192.0.2.7 198.51.100.1 5000 443\r\n";
     const DENIED: &str = "PROXY TCP4 192.0.2.66 198.51.100.1 5000 443\r\n";
     let flags = ["--proxy-protocol=127.0.0.9/32", "--connections-max=3", "--deny-clients=192.0.2.64/26"];
-    let (_agent, front) = front(&[&flags[..], &["--keep-alive-s=600"]].concat()).await;
+    let (_agent, front) = front(&[&flags[..], &["--client-keepalive-timeout=600s"]].concat()).await;
     let ask = "GET /health HTTP/1.1\r\nHost: p\r\n\r\n";
     let mut waiting = Vec::new();
     for _ in 0..3 {

@@ -42,7 +42,7 @@ async fn is_answered<S: Wire>(mut client: RawClient<S>, request: &str, paths: &[
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_ends_its_side_behind_its_request_is_answered() {
     let agent = slow().await;
-    let front = ProxyUnderTest::start(agent.address, &["--agent-idle-s=1"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--agent-keepalive-timeout=1s"]).await;
     let get = front.request("GET /a", "");
     let old = get.replace("HTTP/1.1", "HTTP/1.0").replace("Host", "Connection: keep-alive\r\nHost");
     let requests: [(String, &[&str]); 5] = [
@@ -81,7 +81,7 @@ async fn watched(answer: &'static str) -> (ScriptedAgent, mpsc::UnboundedReceive
 async fn a_client_that_has_ended_its_side_is_not_waited_for_longer_than_a_half_closed_session() {
     for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"] {
         let (agent, mut told) = watched(answer).await;
-        let flags = ["--half-closed-s=1", "--response-s=600", "--body-gap-s=600"];
+        let flags = ["--half-closed-timeout=1s", "--response-timeout=600s", "--body-idle-timeout=600s"];
         let front = ProxyUnderTest::start(agent.address, &flags).await;
         let mut client = RawClient::plain(front.plain()).await;
         client.say(front.request("GET /", "")).await;
@@ -95,7 +95,8 @@ async fn a_client_that_has_ended_its_side_is_not_waited_for_longer_than_a_half_c
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_gone_has_its_agent_let_go_at_once() {
-    const PATIENT: [&str; 3] = ["--half-closed-s=600", "--response-s=600", "--body-gap-s=600"];
+    const PATIENT: [&str; 3] =
+        ["--half-closed-timeout=600s", "--response-timeout=600s", "--body-idle-timeout=600s"];
     for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"] {
         let (agent, mut told) = watched(answer).await;
         let front = ProxyUnderTest::start(agent.address, &PATIENT).await;
@@ -120,7 +121,8 @@ async fn a_client_that_is_gone_has_its_agent_let_go_at_once() {
 /// So much that nothing more of it is taken in, and its end stands behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_has_sent_much_ahead_and_is_gone_has_its_agent_let_go_at_once() {
-    const PATIENT: [&str; 3] = ["--half-closed-s=600", "--response-s=600", "--body-gap-s=600"];
+    const PATIENT: [&str; 3] =
+        ["--half-closed-timeout=600s", "--response-timeout=600s", "--body-idle-timeout=600s"];
     for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"] {
         let (agent, mut told) = watched(answer).await;
         let front = ProxyUnderTest::start(agent.address, &PATIENT).await;
@@ -136,7 +138,8 @@ async fn a_client_that_has_sent_much_ahead_and_is_gone_has_its_agent_let_go_at_o
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_stream_and_the_end_of_a_client_that_asked_for_a_websocket_are_no_half_close() {
-    const PATIENT: [&str; 3] = ["--half-closed-s=600", "--response-s=600", "--body-gap-s=600"];
+    const PATIENT: [&str; 3] =
+        ["--half-closed-timeout=600s", "--response-timeout=600s", "--body-idle-timeout=600s"];
     let (agent, mut told) = watched("").await;
     let front = ProxyUnderTest::start(agent.address, &PATIENT).await;
     let mut cut = RawClient::secure(front.secure()).await;

@@ -50,7 +50,7 @@ async fn stale(how: Stale) -> (ScriptedAgent, Arc<Mutex<Vec<String>>>) {
 async fn a_get_on_a_connection_that_has_gone_stale_is_sent_once_more() {
     for how in [Stale::Closes, Stale::Cuts, Stale::Resets] {
         let (agent, seen) = stale(how).await;
-        let front = ProxyUnderTest::start(agent.address, &["--agent-idle-s=1"]).await;
+        let front = ProxyUnderTest::start(agent.address, &["--agent-keepalive-timeout=1s"]).await;
         assert_eq!(front.ask("GET /first").await.status, 200);
         let answer = front.ask("GET /second").await;
         assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
@@ -65,7 +65,7 @@ async fn a_get_on_a_connection_that_has_gone_stale_is_sent_once_more() {
 async fn a_post_on_a_connection_that_has_gone_stale_is_a_502_and_is_never_sent_twice() {
     for how in [Stale::Closes, Stale::Cuts, Stale::Resets] {
         let (agent, seen) = stale(how).await;
-        let front = ProxyUnderTest::start(agent.address, &["--agent-idle-s=1"]).await;
+        let front = ProxyUnderTest::start(agent.address, &["--agent-keepalive-timeout=1s"]).await;
         assert_eq!(front.ask("GET /first").await.status, 200);
         assert_eq!(front.ask("POST /second").await.status, 502);
         assert_eq!(*seen.lock().unwrap(), ["GET /first HTTP/1.1", "POST /second HTTP/1.1"]);
@@ -121,7 +121,7 @@ async fn a_kept_connection_that_its_agent_has_closed_is_not_used_again() {
         agent.say(OK).await;
     });
     let agent = agent.await;
-    let front = ProxyUnderTest::start(agent.address, &["--agent-idle-s=60"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--agent-keepalive-timeout=60s"]).await;
     assert_eq!(front.ask("GET /").await.status, 200);
     // The proxy notices without being asked anything.
     front.releases();
@@ -139,7 +139,7 @@ async fn a_kept_connection_on_which_its_agent_speaks_unasked_is_not_used_again()
         agent.rest().await;
     });
     let agent = agent.await;
-    let front = ProxyUnderTest::start(agent.address, &["--agent-idle-s=60"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--agent-keepalive-timeout=60s"]).await;
     assert_eq!(front.ask("GET /").await.text(), "ok");
     front.releases();
     assert_eq!(front.ask("GET /").await.text(), "ok");
@@ -149,7 +149,7 @@ async fn a_kept_connection_on_which_its_agent_speaks_unasked_is_not_used_again()
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_agent_connection_is_given_up_after_its_time() {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let front = ProxyUnderTest::start(agent.address, &["--agent-idle-s=1"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--agent-keepalive-timeout=1s"]).await;
     for _ in 0..3 {
         assert_eq!(front.ask("GET /x").await.status, 200);
     }
@@ -162,7 +162,9 @@ async fn an_idle_agent_connection_is_given_up_after_its_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_was_restarted_is_reached_again() {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let front = ProxyUnderTest::start(agent.address, &["--agent-idle-s=60", "--connect-ms=1000"]).await;
+    let front =
+        ProxyUnderTest::start(agent.address, &["--agent-keepalive-timeout=60s", "--connect-timeout=1000ms"])
+            .await;
     assert_eq!(front.ask("GET /x").await.status, 200);
     let listen = agent.address;
     drop(agent);
@@ -181,7 +183,7 @@ async fn connections_used(said: &'static str, pause: Duration) -> usize {
         }
     });
     let agent = agent.await;
-    let front = ProxyUnderTest::start(agent.address, &["--agent-idle-s=600"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--agent-keepalive-timeout=600s"]).await;
     assert_eq!(front.ask("POST /").await.status, 200);
     tokio::time::sleep(pause).await;
     assert_eq!(front.ask("POST /").await.status, 200);

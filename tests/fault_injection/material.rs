@@ -325,11 +325,11 @@ fn everything_that_is_wrong_is_told_at_once() {
 #[test]
 fn values_that_can_not_be_meant_are_told_of_with_all_else_that_is_wrong() {
     let folder = Folder::new();
-    folder.put("f.toml", "agnts = []\nhead-s = 0\ncontrol = \"absent/control\"\ncert = \"absent.cert\"\nkey = \"absent.key\"\n");
+    folder.put("f.toml", "agnts = []\nheader-timeout = \"0s\"\ncontrol = \"absent/control\"\ncert = \"absent.cert\"\nkey = \"absent.key\"\n");
     let flags = ["--config=f.toml", "--listen=:8443", "--workers", "0"];
     let told = [
         "f.toml:1:1: there is no agnts",
-        "f.toml:2:10: invalid value '0' for '--head-s <S>'",
+        "f.toml:2:18: invalid value '0s' for '--header-timeout <TIME>'",
         "invalid value ':8443' for '--listen <ADDR:PORT>': write 0.0.0.0:8443",
         "invalid value '0' for '--workers <N>'",
         "f.toml:4:8: absent.cert: ",

@@ -54,7 +54,7 @@ fn refuses(front: &ProxyUnderTest) {
 #[tokio::test(flavor = "multi_thread")]
 async fn kept_connections_are_ended_in_order_and_the_exit_is_prompt() {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let mut front = ProxyUnderTest::start(agent.address, &["--drain-s=60"]).await;
+    let mut front = ProxyUnderTest::start(agent.address, &["--drain-timeout=60s"]).await;
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.request("GET /x", "")).await;
     assert_eq!(client.answer().await.unwrap().status, 200);
@@ -68,7 +68,7 @@ async fn kept_connections_are_ended_in_order_and_the_exit_is_prompt() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_never_asked_does_not_keep_it_from_stopping() {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let mut front = ProxyUnderTest::start(agent.address, &["--drain-s=60"]).await;
+    let mut front = ProxyUnderTest::start(agent.address, &["--drain-timeout=60s"]).await;
     let _silent = RawClient::plain(front.plain()).await;
     let _secured = RawClient::secure(front.secure()).await;
     let began = Instant::now();
@@ -80,7 +80,7 @@ async fn a_client_that_never_asked_does_not_keep_it_from_stopping() {
 #[tokio::test(flavor = "multi_thread")]
 async fn half_a_handshake_does_not_keep_it_from_stopping() {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let mut front = ProxyUnderTest::start(agent.address, &["--drain-s=60"]).await;
+    let mut front = ProxyUnderTest::start(agent.address, &["--drain-timeout=60s"]).await;
     let before = front.proxy.descriptors();
     let mut client = RawClient::plain(front.secure()).await;
     client.say([22, 3, 1]).await;
@@ -94,7 +94,7 @@ async fn half_a_handshake_does_not_keep_it_from_stopping() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_was_taken_is_answered_and_its_connection_not_kept() {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let mut front = ProxyUnderTest::start(agent.address, &["--drain-s=60"]).await;
+    let mut front = ProxyUnderTest::start(agent.address, &["--drain-timeout=60s"]).await;
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.request("GET /slow/1500", "")).await;
     eventually("the agent is asked", || (!agent.seen.requests().is_empty()).then_some(()));
@@ -108,14 +108,14 @@ async fn a_request_that_was_taken_is_answered_and_its_connection_not_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_goes_on_and_its_end_is_the_programs() {
     let agent = echo().await;
-    let mut front = ProxyUnderTest::start(agent.address, &["--drain-s=60"]).await;
+    let mut front = ProxyUnderTest::start(agent.address, &["--drain-timeout=60s"]).await;
     let mut client = session(&front).await;
     front.proxy.signal(Signal::SIGTERM);
     refuses(&front);
     for _ in 0..10 {
         echoes(&mut client).await;
     }
-    assert!(front.proxy.log().contains("sessions may go on for 60 s"));
+    assert!(front.proxy.log().contains("sessions may go on for 1m"));
     client.finish().await;
     assert_eq!(client.rest().await, (Vec::new(), End::Clean));
     assert_eq!(front.proxy.wait().code(), Some(0));
@@ -125,7 +125,7 @@ async fn a_session_goes_on_and_its_end_is_the_programs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_drain_time_is_over_a_session_is_ended_in_order() {
     let agent = echo().await;
-    let mut front = ProxyUnderTest::start(agent.address, &["--drain-s=1"]).await;
+    let mut front = ProxyUnderTest::start(agent.address, &["--drain-timeout=1s"]).await;
     let mut client = session(&front).await;
     let began = Instant::now();
     front.proxy.signal(Signal::SIGTERM);
@@ -138,7 +138,7 @@ async fn when_the_drain_time_is_over_a_session_is_ended_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_sigterm_ends_the_sessions_at_once() {
     let agent = echo().await;
-    let mut front = ProxyUnderTest::start(agent.address, &["--drain-s=600"]).await;
+    let mut front = ProxyUnderTest::start(agent.address, &["--drain-timeout=600s"]).await;
     let mut client = session(&front).await;
     let began = Instant::now();
     front.proxy.signal(Signal::SIGTERM);
@@ -164,7 +164,7 @@ async fn a_second_sigterm_ends_a_request_whose_agent_is_silent_and_books_it() {
         }
     });
     let agent = agent.await;
-    let mut front = ProxyUnderTest::start(agent.address, &["--drain-s=600"]).await;
+    let mut front = ProxyUnderTest::start(agent.address, &["--drain-timeout=600s"]).await;
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.request("GET /silence", "")).await;
     soon(told.recv()).await.expect("the agent is asked");
@@ -186,7 +186,7 @@ async fn a_second_sigterm_ends_an_answer_that_pauses_and_books_it() {
         agent.rest().await;
     });
     let agent = agent.await;
-    let mut front = ProxyUnderTest::start(agent.address, &["--drain-s=600"]).await;
+    let mut front = ProxyUnderTest::start(agent.address, &["--drain-timeout=600s"]).await;
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.request("GET /half", "")).await;
     assert!(client.head().await.is_some());
@@ -221,7 +221,7 @@ async fn when_the_drain_time_is_over_an_agent_is_told_whatever_its_client_does()
         }
     });
     let agent = agent.await;
-    let mut front = ProxyUnderTest::start(agent.address, &["--drain-s=1"]).await;
+    let mut front = ProxyUnderTest::start(agent.address, &["--drain-timeout=1s"]).await;
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.upgrade("/ws")).await;
     assert_eq!(client.answer().await.unwrap().status, 101);

@@ -19,7 +19,7 @@ async fn agent(identity: &Identity) -> Agent {
 /// The status of a request to an agent with this certificate where these flags verify it.
 async fn status(identity: &Identity, flags: &[&str]) -> u16 {
     let agent = agent(identity).await;
-    let flags: Vec<&str> = [&["--agent-tls=verify", "--agent-idle-s=1"], flags].concat();
+    let flags: Vec<&str> = [&["--agent-tls=verify", "--agent-keepalive-timeout=1s"], flags].concat();
     let front = ProxyUnderTest::start(agent.address, &flags).await;
     let answer = front.ask("GET /x").await;
     assert_eq!(agent.seen.requests().len(), usize::from(answer.status == 200));

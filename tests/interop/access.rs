@@ -39,7 +39,12 @@ fn replace(file: &Path, line: &str) {
 async fn who_waits_for_a_password_to_be_compared_gives_way_to_nobody() {
     let (agent, folder) = (agent().await, tempfile::tempdir().unwrap());
     let slow = format!("ann:{}\n", bcrypt::hash("one", 8).unwrap());
-    let limits = ["--connections-max=2", "--head-s=600", "--keep-alive-s=600", "--agent-idle-s=1"];
+    let limits = [
+        "--connections-max=2",
+        "--header-timeout=600s",
+        "--client-keepalive-timeout=600s",
+        "--agent-keepalive-timeout=1s",
+    ];
     let front =
         ProxyUnderTest::start(agent.address, &[&[&*htpasswd(&folder, &slow)][..], &limits].concat()).await;
     let shown = "Authorization: Basic YW5uOm9uZQ==\r\nConnection: close\r\n";
@@ -85,7 +90,7 @@ async fn who_shows_no_password_is_asked_for_one_and_the_agent_never_hears_of_it(
 async fn who_guesses_is_told_to_wait_and_who_is_known_goes_on() {
     let (agent, folder) = (agent().await, tempfile::tempdir().unwrap());
     let users = htpasswd(&folder, &user("ann", "one"));
-    let front = ProxyUnderTest::start(agent.address, &[&users, "--agent-idle-s=1"]).await;
+    let front = ProxyUnderTest::start(agent.address, &[&users, "--agent-keepalive-timeout=1s"]).await;
     assert_eq!(ask(&front, &agent, &["-u", "ann:one"]).status, 200);
     let guesses: Vec<_> =
         (0..20).map(|guess| ask(&front, &agent, &["-u", &format!("ann:{guess}")])).collect();
@@ -137,7 +142,7 @@ async fn passwords_may_be_for_some_agents_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn browsers_are_held_to_https_where_that_is_asked_for() {
     let agent = agent().await;
-    for (flags, line) in [(&["--hsts-s=1000"][..], Some("max-age=1000")), (&[], None)] {
+    for (flags, line) in [(&["--hsts-max-age=1000s"][..], Some("max-age=1000")), (&[], None)] {
         let front = ProxyUnderTest::start(agent.address, flags).await;
         let path = format!("{}/x", agent.address.ip());
         for path in [path.as_str(), "health", "8.8.8.8/"] {

@@ -93,7 +93,7 @@ async fn a_session_is_one_line_at_its_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_of_a_request_is_written_anywhere() {
-    let (_agent, front) = started(&["--agents=127.0.0.9/32", "--connect-ms=500"]).await;
+    let (_agent, front) = started(&["--agents=127.0.0.9/32", "--connect-timeout=500ms"]).await;
     let curl = Curl::new();
     let host = format!("https://{}", front.secure());
     let queries = [

@@ -75,7 +75,7 @@ async fn five_thousand_idle_sessions_all_echo_and_leave_nothing_behind() {
 async fn five_hundred_sessions_with_tls_on_both_legs_all_echo_and_leave_nothing_behind() {
     let count = affordable(500);
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let front = ProxyUnderTest::start(agent.address, &["--workers=2", "--connect-ms=60000"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--workers=2", "--connect-timeout=60000ms"]).await;
     let secure = front.secure();
     live(&agent, &front, count, || RawClient::secure(secure)).await;
 }

@@ -16,7 +16,7 @@ use crate::sockets::{MIB, echoes};
 #[tokio::test(flavor = "multi_thread")]
 async fn epoll_serves_where_there_is_no_ring() {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let front = ProxyUnderTest::start(agent.address, &["--readiness=epoll", "--workers=2"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--io-backend=epoll", "--workers=2"]).await;
     assert_eq!(rings(front.proxy.pid()), 0);
     let secure = front.secure();
     echoes(RawClient::secure(secure).await, 16 * MIB).await;
@@ -60,7 +60,7 @@ async fn where_a_ring_is_not_permitted_it_says_so_and_serves_by_epoll() {
 
     // Who insists on a ring is told that there is none.
     let mut refused =
-        Process::start(confined(&[&flags[..], &["--readiness=io-uring"]].concat())).without_grace();
+        Process::start(confined(&[&flags[..], &["--io-backend=io-uring"]].concat())).without_grace();
     assert_eq!(refused.wait().code(), Some(1), "{}", refused.log());
     assert!(refused.log().contains("io_uring can't be used"), "{}", refused.log());
 }
@@ -68,7 +68,7 @@ async fn where_a_ring_is_not_permitted_it_says_so_and_serves_by_epoll() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_worker_has_a_ring_of_its_own() {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let front = ProxyUnderTest::start(agent.address, &["--readiness=io-uring", "--workers=3"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--io-backend=io-uring", "--workers=3"]).await;
     eventually("each has", || (rings(front.proxy.pid()) == 3).then_some(()));
 }
 

@@ -233,7 +233,7 @@ fn a_handshake_that_takes_too_long_and_a_certificate_that_has_expired_are_counte
         (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
     let cert = files.file("cert", params.self_signed(&key).unwrap().pem().as_bytes());
     let shown = format!("-cert {cert} -key {}", files.file("key", key.serialize_pem().as_bytes()));
-    let mut proxy = proxy(&[&format!("--client-ca={cert}"), "--head-s=1"]);
+    let mut proxy = proxy(&[&format!("--client-ca={cert}"), "--header-timeout=1s"]);
     let _silent = std::net::TcpStream::connect(proxy.address()).unwrap();
     proxy.until("tells of the silent one", |log| {
         log.contains("it took too long in its TLS handshake").then_some(())

@@ -142,7 +142,7 @@ async fn echoes_are_the_same_byte_for_byte_over_mixed_legs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn echoes_are_the_same_byte_for_byte_in_the_smallest_turns() {
-    let (_agent, front) = started(AgentTls::Both, &["--turn-bytes=4096"]).await;
+    let (_agent, front) = started(AgentTls::Both, &["--relay-budget=4096B"]).await;
     echoes(RawClient::secure(front.secure()).await, 8 * MIB).await;
 }
 
@@ -189,9 +189,16 @@ async fn pings_are_answered_by_the_agent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_was_idle_for_a_while_still_echoes() {
-    let (_agent, front) =
-        started(AgentTls::Both, &["--response-s=1", "--keep-alive-s=1", "--head-s=1", "--agent-idle-s=1"])
-            .await;
+    let (_agent, front) = started(
+        AgentTls::Both,
+        &[
+            "--response-timeout=1s",
+            "--client-keepalive-timeout=1s",
+            "--header-timeout=1s",
+            "--agent-keepalive-timeout=1s",
+        ],
+    )
+    .await;
     let mut socket = socket(RawClient::secure(front.secure()).await).await;
     for _ in 0..2 {
         tokio::time::sleep(Duration::from_millis(2500)).await;
@@ -202,7 +209,7 @@ async fn a_session_that_was_idle_for_a_while_still_echoes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_is_silent_for_the_idle_time_is_ended() {
-    let (agent, front) = started(AgentTls::Both, &["--relay-idle-s=1"]).await;
+    let (agent, front) = started(AgentTls::Both, &["--session-idle-timeout=1s"]).await;
     let mut socket = socket(RawClient::secure(front.secure()).await).await;
     assert!(!matches!(soon(socket.next()).await, Some(Ok(_))));
     assert!(front.ledger("GET /127.0.0.1/echo").contains("ending=idle"));
@@ -345,8 +352,8 @@ async fn a_client_that_ends_first_amid_much_data_waits_for_a_silent_agent_no_lon
         std::future::pending::<()>().await;
     });
     let agent = agent.await;
-    for turn in ["--turn-bytes=4096", "--turn-bytes=65536"] {
-        let flags = ["--agent-tls=off", "--half-closed-s=1", "--relay-idle-s=600", turn];
+    for turn in ["--relay-budget=4096B", "--relay-budget=65536B"] {
+        let flags = ["--agent-tls=off", "--half-closed-timeout=1s", "--session-idle-timeout=600s", turn];
         let front = ProxyUnderTest::start(agent.address, &flags).await;
         for _ in 0..2 {
             let mut client = RawClient::plain(front.plain()).await;

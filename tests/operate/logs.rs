@@ -63,7 +63,7 @@ async fn an_access_log_that_nobody_reads_keeps_no_command_and_no_client_waiting(
     // To the same pipe, and to a file while the pipe is full still, and again.
     service.does("reload");
     service.does("reopen");
-    service.files.configure("drain-s = 1\n");
+    service.files.configure("drain-timeout = \"1s\"\n");
     service.does("reload");
     assert_eq!(service.ask("/to-the-file").await.status, 200);
     eventually("lines get to the file", || {

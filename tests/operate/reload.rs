@@ -55,7 +55,7 @@ async fn a_configuration_that_can_not_be_used_changes_nothing_and_says_why() {
     let listen = format!("listen = \"{}\"", service.files.address);
     for (more, told) in [
         ("agnts = []\n", "did you mean agents?"),
-        ("connect-ms = 0\n", "invalid value '0'"),
+        ("connect-timeout = \"0ms\"\n", "invalid value '0'"),
         ("cert = \"/nowhere\"\n", "/nowhere"),
         ("access-log = \"/nowhere/at/all\"\n", "/nowhere/at/all"),
         ("key = \"/etc/passwd\"\n", "/etc/passwd"),
@@ -92,7 +92,7 @@ async fn a_configuration_that_can_not_be_used_changes_nothing_and_says_why() {
 async fn a_certificate_that_is_renewed_in_two_steps_is_taken_up_and_the_old_one_serves_meanwhile() {
     let agent = agent().await;
     let service = Service::start(agent.address, "");
-    service.files.configure("hsts-s = 9\n");
+    service.files.configure("hsts-max-age = \"9s\"\n");
     service.does("reload");
     let before = shown(&service).await;
     let renewed =
@@ -136,7 +136,7 @@ async fn reloads_at_the_same_time_all_come_off_and_the_last_configuration_holds(
     let service = Service::start(agent.address, "");
     let flag = service.files.flag("control", "control");
     for round in 1..=5 {
-        service.files.configure(&format!("hsts-s = {round}\n"));
+        service.files.configure(&format!("hsts-max-age = \"{round}s\"\n"));
         // A renewal in the middle of them.
         let identity = service.files.certify();
         let asked: Vec<_> =
@@ -185,7 +185,7 @@ async fn a_want_of_descriptors_ends_no_reloads() {
         service.proxy.log().contains("no file descriptor is left").then_some(())
     });
     // What can't come over changes nothing, and is not taken up by the way later.
-    service.files.configure("hsts-s = 3\n");
+    service.files.configure("hsts-max-age = \"3s\"\n");
     service.proxy.signal(Signal::SIGHUP);
     eventually("it is refused", || {
         service.proxy.log().contains("nothing has changed: there are too few file descriptors").then_some(())
@@ -231,8 +231,8 @@ async fn a_disk_that_does_not_answer_keeps_neither_status_nor_a_stop_waiting() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_nothing_is_let_go_by_the_stall_time_of_the_last_reload() {
     let agent = agent().await;
-    let service = Service::start(agent.address, "stall-s = 600\n");
-    service.files.configure("stall-s = 1\n");
+    let service = Service::start(agent.address, "tcp-user-timeout = \"600s\"\n");
+    service.files.configure("tcp-user-timeout = \"1s\"\n");
     service.does("reload");
     let client = service.session("/stream").await;
     eventually("the session is ended", || {
@@ -373,7 +373,7 @@ async fn no_frame_is_lost_in_a_hundred_reloads_and_nothing_piles_up() {
     service.does("reload");
     let (descriptors, threads) = (service.proxy.descriptors(), service.proxy.threads());
     for number in 0..100 {
-        service.files.configure(&format!("connect-ms = {}\n", 1000 + number));
+        service.files.configure(&format!("connect-timeout = \"{}ms\"\n", 1000 + number));
         service.does("reload");
     }
     stop.send(()).unwrap();

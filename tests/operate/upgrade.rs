@@ -120,7 +120,7 @@ async fn the_control_path_is_never_missing_in_twenty_upgrades() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_ended_in_order_when_the_time_after_an_upgrade_is_over() {
     let agent = agent().await;
-    let mut service = Service::start(agent.address, "upgrade-drain-s = 1\n");
+    let mut service = Service::start(agent.address, "upgrade-drain-timeout = \"1s\"\n");
     let mut session = service.session("/echo").await;
     echoes(&mut session).await;
     service.proxy.signal(Signal::SIGUSR2);
@@ -134,7 +134,7 @@ async fn sessions_are_ended_in_order_when_the_time_after_an_upgrade_is_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_the_old_process_too() {
     let agent = agent().await;
-    let mut service = Service::start(agent.address, "drain-s = 1\n");
+    let mut service = Service::start(agent.address, "drain-timeout = \"1s\"\n");
     let mut session = service.session("/echo").await;
     echoes(&mut session).await;
     service.does("upgrade");
@@ -190,7 +190,7 @@ async fn a_next_one_that_fails_leaves_the_old_one_serving() {
     assert!(service.proxy.log().contains("did you mean agents?"), "{}", service.proxy.log());
     assert_eq!(service.serving(), before);
     echoes(&mut session).await;
-    service.files.configure("hsts-s = 7\n");
+    service.files.configure("hsts-max-age = \"7s\"\n");
     service.does("reload");
     assert_eq!(service.ask("/x").await.header("strict-transport-security"), Some("max-age=7"));
     service.does("upgrade");

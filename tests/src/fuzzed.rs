@@ -33,9 +33,10 @@ pub use mutation::Mutator;
 pub use tls::tls_records;
 
 /// Limits of heads, small enough to be reached.
-const LIMITS: HeadLimits = HeadLimits { head_bytes_max: 4096, line_bytes_max: 1024, headers_max: 32 };
+const LIMITS: HeadLimits = HeadLimits { header_size_max: 4096, request_line_max: 1024, header_count_max: 32 };
 /// For what the proxy writes, which is longer.
-const WIDE: HeadLimits = HeadLimits { head_bytes_max: 1 << 20, line_bytes_max: 1 << 20, headers_max: 256 };
+const WIDE: HeadLimits =
+    HeadLimits { header_size_max: 1 << 20, request_line_max: 1 << 20, header_count_max: 256 };
 /// Bytes of a body.
 const BODY_BYTES_MAX: u64 = 1 << 20;
 const AGENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
@@ -290,8 +291,8 @@ pub fn configuration(data: &[u8]) {
 fn can_be_meant(config: &Config) {
     assert!(!config.listen.is_empty() || !config.listen_plain.is_empty());
     assert!(config.default_agent.is_none_or(|agent| config.agents.allows(agent)));
-    assert!(config.workers > 0 && config.front.connections_max > 0);
-    assert!(config.front.head_size.headers_max <= 256);
+    assert!(config.workers > 0 && config.limits.connections_max > 0);
+    assert!(config.limits.head.header_count_max <= 256);
 }
 
 /// A file whatever it is called.

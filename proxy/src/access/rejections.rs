@@ -130,7 +130,7 @@ impl fmt::Display for RejectReason {
             Self::Waiting => "asked for nothing, and others needed its connection (--connections-max)",
             Self::Descriptors => "comes when no file descriptor is left (LimitNOFILE)",
             Self::Handshake => "took long in its handshake, and others came (--handshakes-max)",
-            Self::HandshakeSlow => "took too long in its TLS handshake (--head-s)",
+            Self::HandshakeSlow => "took too long in its TLS handshake (--header-timeout)",
             Self::HandshakeLeft => "left in the midst of its TLS handshake",
             Self::NotTls => "speaks without TLS where TLS is due (--listen)",
             Self::TlsVersion => "speaks no version of TLS that is spoken here (--tls-min)",

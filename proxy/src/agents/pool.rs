@@ -16,7 +16,7 @@ use crate::transport::net::Stream;
 #[derive(Clone, Copy, Debug)]
 pub struct PoolLimits {
     /// How long an idle connection is kept.
-    pub idle: Duration,
+    pub idle_timeout: Duration,
     /// How many idle connections are kept per agent.
     pub per_agent: usize,
 }
@@ -159,6 +159,6 @@ impl<S: Stream> Idle<S> {
     }
 
     fn is_over(&self, now: Instant, limits: &PoolLimits) -> bool {
-        now.duration_since(self.since) >= limits.idle.min(self.promise.idle)
+        now.duration_since(self.since) >= limits.idle_timeout.min(self.promise.idle)
     }
 }

@@ -6,11 +6,15 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, Command};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+use super::renamed::renamed_key;
 
 /// Flags that mean nothing in a file.
 const NOT_IN_A_FILE: [&str; 3] = ["config", "help", "version"];
@@ -117,7 +121,8 @@ fn entries(text: &str, flags: &Command) -> Result<(Vec<Entry>, Vec<FileError>), 
     for (key, value) in table.get_ref() {
         let at = key.span().start;
         let key = key.get_ref();
-        let argument = argument(flags, key).ok_or_else(|| FileError::new(at, unknown(flags, key)));
+        let argument =
+            argument(flags, key).ok_or_else(|| FileError::new(at, unknown(flags, key, value.get_ref())));
         match argument.and_then(|argument| values(argument, value)) {
             Ok(values) => entries.push(Entry { key: key.to_string(), at, values }),
             Err(error) => errors.push(error),
@@ -135,7 +140,15 @@ pub(super) fn argument<'a>(flags: &'a Command, key: &str) -> Option<&'a Arg> {
 }
 
 /// Names the key that was probably meant.
-fn unknown(flags: &Command, key: &str) -> String {
+fn unknown(flags: &Command, key: &str, value: &DeValue<'_>) -> String {
+    let old_value = match value {
+        DeValue::Integer(number) => number.as_str(),
+        DeValue::String(text) => text,
+        _ => "...",
+    };
+    if let Some((new, value)) = renamed_key(key, old_value) {
+        return format!("{key} is now {new}: write {new} = {value}");
+    }
     let error = flags.clone().no_binary_name(true).try_get_matches_from([format!("--{key}")]).err();
     let meant = error.as_ref().and_then(|error| match error.get(ContextKind::SuggestedArg) {
         Some(ContextValue::String(flag)) => flag.strip_prefix("--"),
@@ -171,6 +184,11 @@ fn single(argument: &Arg, value: &Spanned<DeValue<'_>>) -> Result<Value, FileErr
         (DeValue::String(text), false) => text.to_string(),
         (DeValue::Integer(number), true) if number.radix() == 10 => number.as_str().to_owned(),
         (_, true) => return Err(FileError::new(at, format!("{} takes a whole number", name(argument)))),
+        (DeValue::Integer(number), false) if unit(argument).is_some() => {
+            let (name, unit, number) = (name(argument), unit(argument).unwrap_or_default(), number.as_str());
+            let what = format!("the unit of {name} is missing: write {name} = \"{number}{unit}\"");
+            return Err(FileError::new(at, what));
+        }
         (_, false) => {
             let name = name(argument);
             return Err(FileError::new(at, format!("{name} takes a text: write it between quotes")));
@@ -186,6 +204,13 @@ fn name(argument: &Arg) -> &str {
 /// Whether it takes a list.
 pub(super) fn is_repeatable(argument: &Arg) -> bool {
     matches!(argument.get_action(), ArgAction::Append)
+}
+
+/// The unit that a bare number of it was probably meant in.
+fn unit(argument: &Arg) -> Option<&'static str> {
+    let value = argument.get_value_parser().type_id();
+    let units = [(TypeId::of::<Duration>(), "s"), (TypeId::of::<ByteSize>(), "B")];
+    units.iter().find(|(id, _)| value == *id).map(|(_, unit)| *unit)
 }
 
 /// Whether its values are written without quotes.

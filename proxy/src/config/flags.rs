@@ -5,17 +5,24 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::{AddrParseError, IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::builder::ArgPredicate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::units::{MILLISECOND, SECOND, YEAR, size, time};
 use crate::access::route::AgentDomain;
-use crate::http::rewrite::{HostHeader, Prefix};
+use crate::http::rewrite::{HostHeader, PrefixMode};
 use crate::tls::Pin;
 use crate::transport::networks::{Network, canonical};
 
 /// Where a DCV server listens unless it is told otherwise.
 const AGENT_PORT: u16 = 8443;
+/// More is no limit: nobody waits for that long in front of a browser.
+const CONNECT_MAX: Duration = Duration::from_secs(600);
+/// tcp(7) takes it as milliseconds in a C int.
+const TCP_USER_TIMEOUT_MAX: Duration = Duration::from_secs(i32::MAX as u64 / 1000);
 
 /// A proxy for Amazon DCV desktops: one HTTPS address in front of many agents.
 #[derive(Debug, Parser)]
@@ -149,9 +156,9 @@ pub struct Flags {
     /// The OCSP response (DER) for the --cert at the same place; for all or for none
     #[arg(long, value_name = "DER", requires = "cert")]
     pub ocsp: Vec<PathBuf>,
-    /// Seconds for which browsers are to come by HTTPS alone (Strict-Transport-Security)
-    #[arg(long, value_name = "S")]
-    pub hsts_s: Option<u64>,
+    /// Time for which browsers use HTTPS alone (Strict-Transport-Security) [default: what the agent says]
+    #[arg(long, value_name = "TIME", value_parser = time(Duration::ZERO..=Duration::MAX))]
+    pub hsts_max_age: Option<Duration>,
     /// Names and bcrypt hashes (htpasswd -B) of those who may ask; read again when it changes
     #[arg(long, value_name = "FILE")]
     pub htpasswd: Option<PathBuf>,
@@ -160,16 +167,16 @@ pub struct Flags {
     pub htpasswd_agents: Vec<Network>,
     /// Whether agents see the /<ip> prefix
     #[arg(long, value_enum, default_value_t)]
-    pub prefix: Prefix,
+    pub path_prefix: PrefixMode,
     /// What agents are told as Host
     #[arg(long, value_enum, default_value_t)]
     pub host_header: HostHeader,
     /// Threads that serve [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
-    /// What tells which sockets are ready; auto takes epoll where io-uring can't be had
+    /// How workers wait for sockets; auto takes epoll where io-uring is not available
     #[arg(long, value_enum, default_value_t)]
-    pub readiness: Readiness,
+    pub io_backend: IoBackend,
     /// A line per request or session: a file, stdout, or off
     #[arg(long, value_name = "PATH|stdout|off", default_value = "off")]
     pub access_log: String,
@@ -206,57 +213,57 @@ pub struct LimitFlags {
     /// Clients' TLS handshakes in flight, per worker; the one that has taken longest gives way to a new one
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub handshakes_max: usize,
-    /// Seconds for a client's handshake, and for each request head
-    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    pub head_s: u64,
-    /// Bytes of a head
-    #[arg(long, value_name = "N", default_value_t = 32 * 1024)]
-    pub head_bytes_max: usize,
-    /// Bytes of a request line
-    #[arg(long, value_name = "N", default_value_t = 16 * 1024)]
-    pub line_bytes_max: usize,
+    /// Time for a client's TLS handshake, and for each request head
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time(SECOND..=YEAR))]
+    pub header_timeout: Duration,
+    /// Size of a request or response head
+    #[arg(long, value_name = "SIZE", default_value = "32KiB", value_parser = size(256..=1 << 20))]
+    pub header_size_max: ByteSize,
+    /// Size of a request line
+    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = size(0..=1 << 20))]
+    pub request_line_max: ByteSize,
     /// Header lines of a head, at most 256
     #[arg(long, value_name = "N", default_value_t = 100)]
-    pub headers_max: usize,
-    /// Bytes of a request body
-    #[arg(long, value_name = "N", default_value_t = 1 << 30)]
-    pub body_bytes_max: u64,
-    /// Seconds that a request body may pause
-    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    pub body_gap_s: u64,
-    /// Seconds that a client may keep an unused connection
-    #[arg(long, value_name = "S", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    pub keep_alive_s: u64,
-    /// Milliseconds to reach an agent, TLS included
-    #[arg(long, value_name = "MS", default_value_t = 2500, value_parser = clap::value_parser!(u64).range(1..=600_000))]
-    pub connect_ms: u64,
-    /// Seconds to an agent's first response byte, or between two of a response
-    #[arg(long, value_name = "S", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    pub response_s: u64,
-    /// Seconds that an agent's unused connection is kept
-    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    pub agent_idle_s: u64,
+    pub header_count_max: usize,
+    /// Size of a request body
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size(0..=u64::MAX))]
+    pub body_max: ByteSize,
+    /// Time that a request body may pause
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time(SECOND..=YEAR))]
+    pub body_idle_timeout: Duration,
+    /// Time that a client may keep an unused connection
+    #[arg(long, value_name = "TIME", default_value = "75s", value_parser = time(SECOND..=YEAR))]
+    pub client_keepalive_timeout: Duration,
+    /// Time to connect to an agent, TLS handshake included
+    #[arg(long, value_name = "TIME", default_value = "2500ms", value_parser = time(MILLISECOND..=CONNECT_MAX))]
+    pub connect_timeout: Duration,
+    /// Time to the first byte of an agent's response, and between two of its bytes
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = time(SECOND..=YEAR))]
+    pub response_timeout: Duration,
+    /// Time that an agent's unused connection is kept
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time(SECOND..=YEAR))]
+    pub agent_keepalive_timeout: Duration,
     /// Unused connections kept per agent and worker
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub agent_idle_max: usize,
-    /// Seconds that a side may take no bytes that wait for it (`TCP_USER_TIMEOUT`)
-    #[arg(long, value_name = "S", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=2_147_483))]
-    pub stall_s: u64,
-    /// Seconds that a WebSocket may be silent
-    #[arg(long, value_name = "S", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    pub relay_idle_s: u64,
+    /// Time that sent bytes may stay unacknowledged by a client or an agent (TCP_USER_TIMEOUT, tcp(7))
+    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = time(SECOND..=TCP_USER_TIMEOUT_MAX))]
+    pub tcp_user_timeout: Duration,
+    /// Time that a WebSocket may carry nothing
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time(SECOND..=YEAR))]
+    pub session_idle_timeout: Duration,
     /// The same once one side has ended it; also how long a client that has ended its side waits for an answer
-    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    pub half_closed_s: u64,
-    /// Bytes that one direction of a session moves before the others have their turn
-    #[arg(long, value_name = "N", default_value_t = 64 * 1024)]
-    pub turn_bytes: usize,
-    /// Seconds that sessions may go on after SIGTERM
-    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=31_536_000))]
-    pub drain_s: u64,
-    /// Seconds that sessions may go on in the old process after an upgrade
-    #[arg(long, value_name = "S", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(..=31_536_000))]
-    pub upgrade_drain_s: u64,
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time(SECOND..=YEAR))]
+    pub half_closed_timeout: Duration,
+    /// Bytes that one direction of a session moves before other sessions have their turn
+    #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = size(4096..=u64::MAX))]
+    pub relay_budget: ByteSize,
+    /// Time that sessions may go on after SIGTERM
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time(Duration::ZERO..=YEAR))]
+    pub drain_timeout: Duration,
+    /// Time that sessions may go on in the old process after an upgrade
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time(Duration::ZERO..=YEAR))]
+    pub upgrade_drain_timeout: Duration,
 }
 
 /// The lowest version of TLS for clients.
@@ -281,9 +288,9 @@ pub enum ClientCert {
     Optional,
 }
 
-/// What tells a worker which sockets are ready.
+/// How a worker waits for sockets.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub enum Readiness {
+pub enum IoBackend {
     /// A ring, or epoll where there is none.
     #[default]
     Auto,

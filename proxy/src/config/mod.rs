@@ -4,11 +4,13 @@
 mod file;
 mod flags;
 mod model;
+mod renamed;
 mod settings;
+mod units;
 
 pub use flags::{
-    AdminAt, AgentTls, ClientCert, Command, CommandLine, ControlFlags, EbpfMode, Flags, LimitFlags,
-    Readiness, TlsMin,
+    AdminAt, AgentTls, ClientCert, Command, CommandLine, ControlFlags, EbpfMode, Flags, IoBackend,
+    LimitFlags, TlsMin,
 };
 pub use model::*;
 pub use settings::{Resolved, Settings};

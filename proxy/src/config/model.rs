@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use super::flags::{AdminAt, AgentTls, ClientCert, EbpfMode, Flags, LimitFlags, Readiness, TlsMin};
+use bytesize::ByteSize;
+
+use super::flags::{AdminAt, AgentTls, ClientCert, EbpfMode, Flags, IoBackend, LimitFlags, TlsMin};
 use crate::access::admission::{ClientLimits, ClientNetworks};
 use crate::access::passwords::PasswordRules;
 use crate::access::route::{AgentDomain, AllowedAgents};
 use crate::agents::pool::PoolLimits;
 use crate::http::h1::exchange::ExchangeLimits;
-use crate::http::h1::head::{HEADERS_MAX, HeadLimits};
-use crate::http::rewrite::{HostHeader, Prefix};
+use crate::http::h1::head::{HEADER_COUNT_MAX, HeadLimits};
+use crate::http::rewrite::{HostHeader, PrefixMode};
 use crate::session::relay::RelayLimits;
 use crate::tls::{AgentTrust, CertificatePair, ClientAuthority, ClientDemands};
 
@@ -28,27 +30,27 @@ pub enum AccessLogTo {
     File(PathBuf),
 }
 
-/// Limits of the front: what a client may take before a desktop is behind it.
+/// Limits of a client connection before a session, and how long sessions may outlive a stop.
 #[derive(Clone, Copy, Debug)]
-pub struct FrontLimits {
+pub struct ConnectionLimits {
     /// Client connections in all workers.
     pub connections_max: usize,
     /// Clients' TLS handshakes in flight, per worker.
     pub handshakes_max: usize,
-    /// For a handshake, and for a head from its first byte.
-    pub head: Duration,
+    /// For a TLS handshake, and for a request head from its first byte.
+    pub header_timeout: Duration,
     /// Of the request head.
-    pub head_size: HeadLimits,
-    /// For an unused connection.
-    pub keep_alive: Duration,
-    /// For reaching an agent.
-    pub connect: Duration,
-    /// For a side that takes no bytes.
-    pub stall: Duration,
+    pub head: HeadLimits,
+    /// For an unused client connection.
+    pub client_keepalive_timeout: Duration,
+    /// For connecting to an agent, TLS handshake included.
+    pub connect_timeout: Duration,
+    /// For sent bytes that are not acknowledged.
+    pub tcp_user_timeout: Duration,
     /// For sessions after the stop signal.
-    pub drain: Duration,
-    /// For sessions after an upgrade.
-    pub upgrade_drain: Duration,
+    pub drain_timeout: Duration,
+    /// For sessions in the old process after an upgrade.
+    pub upgrade_drain_timeout: Duration,
 }
 
 /// What the program runs by.
@@ -91,17 +93,17 @@ pub struct Config {
     /// Who may ask.
     pub passwords: Option<PasswordRules>,
     /// Whether agents see the prefix.
-    pub prefix: Prefix,
+    pub path_prefix: PrefixMode,
     /// What agents are told as Host.
     pub host_header: HostHeader,
     /// Threads that serve.
     pub workers: usize,
     /// Where the access log goes.
     pub access_log: AccessLogTo,
-    /// What tells which sockets are ready.
-    pub readiness: Readiness,
-    /// Limits of the front.
-    pub front: FrontLimits,
+    /// How workers wait for sockets.
+    pub io_backend: IoBackend,
+    /// Limits of a client connection before a session.
+    pub limits: ConnectionLimits,
     /// Limits of an exchange.
     pub exchange: ExchangeLimits,
     /// Limits of a relay.
@@ -117,7 +119,7 @@ impl Config {
             ("listen", self.listen != other.listen),
             ("listen-plain", self.listen_plain != other.listen_plain),
             ("workers", self.workers != other.workers),
-            ("readiness", self.readiness != other.readiness),
+            ("io-backend", self.io_backend != other.io_backend),
             ("agent-port", self.agent_port != other.agent_port),
             ("control", self.control != other.control),
             ("admin", self.admin != other.admin),
@@ -225,15 +227,17 @@ impl Flags {
                 }),
             },
             certificates: self.certificates(),
-            hsts: self.hsts_s.map(|seconds| format!("Strict-Transport-Security: max-age={seconds}")),
+            hsts: self
+                .hsts_max_age
+                .map(|age| format!("Strict-Transport-Security: max-age={}", age.as_secs())),
             passwords: self
                 .htpasswd
                 .clone()
                 .map(|file| PasswordRules { file, agents: self.htpasswd_agents.clone().into() }),
             workers: self.workers.map_or_else(cores, usize::from),
             access_log: access_log(&self.access_log),
-            readiness: self.readiness,
-            front: self.limits.front(),
+            io_backend: self.io_backend,
+            limits: self.limits.connection(),
             exchange: self.limits.exchange(),
             relay: self.limits.relay(),
             pool: self.limits.pool(),
@@ -247,7 +251,7 @@ impl Flags {
             default_agent: self.default_agent,
             agent_domain: self.agent_domain,
             agent_port: self.agent_port,
-            prefix: self.prefix,
+            path_prefix: self.path_prefix,
             host_header: self.host_header,
         }
     }
@@ -306,51 +310,50 @@ fn access_log(to: &str) -> AccessLogTo {
     }
 }
 
+/// As the size of something in memory.
+fn bytes(size: ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
 impl LimitFlags {
     fn head(&self) -> HeadLimits {
         HeadLimits {
-            head_bytes_max: self.head_bytes_max,
-            line_bytes_max: self.line_bytes_max,
-            headers_max: self.headers_max,
+            header_size_max: bytes(self.header_size_max),
+            request_line_max: bytes(self.request_line_max),
+            header_count_max: self.header_count_max,
         }
     }
 
     pub(super) fn problems(&self) -> impl Iterator<Item = ConfigError> {
         let bad = [
             (
-                "headers-max",
-                self.headers_max == 0 || self.headers_max > HEADERS_MAX,
+                "header-count-max",
+                self.header_count_max == 0 || self.header_count_max > HEADER_COUNT_MAX,
                 "must lie between 1 and 256",
             ),
             (
-                "head-bytes-max",
-                !(256..=1 << 20).contains(&self.head_bytes_max),
-                "must lie between 256 and 1048576",
+                "request-line-max",
+                self.request_line_max > self.header_size_max,
+                "must not be more than --header-size-max",
             ),
-            (
-                "line-bytes-max",
-                self.line_bytes_max > self.head_bytes_max,
-                "can't be more than --head-bytes-max",
-            ),
-            ("connections-max", self.connections_max == 0, "must be 1 at the least"),
-            ("client-connections-max", self.client_connections_max == 0, "must be 1 at the least"),
-            ("handshakes-max", self.handshakes_max == 0, "must be 1 at the least"),
-            ("turn-bytes", self.turn_bytes < 4096, "must be 4096 at the least"),
+            ("connections-max", self.connections_max == 0, "must be at least 1"),
+            ("client-connections-max", self.client_connections_max == 0, "must be at least 1"),
+            ("handshakes-max", self.handshakes_max == 0, "must be at least 1"),
         ];
         bad.into_iter().filter(|(_, is_bad, _)| *is_bad).map(|(key, _, what)| ConfigError::Limit(key, what))
     }
 
-    fn front(&self) -> FrontLimits {
-        FrontLimits {
+    fn connection(&self) -> ConnectionLimits {
+        ConnectionLimits {
             connections_max: self.connections_max,
             handshakes_max: self.handshakes_max,
-            head: Duration::from_secs(self.head_s),
-            head_size: self.head(),
-            keep_alive: Duration::from_secs(self.keep_alive_s),
-            connect: Duration::from_millis(self.connect_ms),
-            stall: Duration::from_secs(self.stall_s),
-            drain: Duration::from_secs(self.drain_s),
-            upgrade_drain: Duration::from_secs(self.upgrade_drain_s),
+            header_timeout: self.header_timeout,
+            head: self.head(),
+            client_keepalive_timeout: self.client_keepalive_timeout,
+            connect_timeout: self.connect_timeout,
+            tcp_user_timeout: self.tcp_user_timeout,
+            drain_timeout: self.drain_timeout,
+            upgrade_drain_timeout: self.upgrade_drain_timeout,
         }
     }
 
@@ -361,22 +364,22 @@ impl LimitFlags {
     fn exchange(&self) -> ExchangeLimits {
         ExchangeLimits {
             head: self.head(),
-            body_gap: Duration::from_secs(self.body_gap_s),
-            response: Duration::from_secs(self.response_s),
-            body_bytes_max: self.body_bytes_max,
-            half_closed: Duration::from_secs(self.half_closed_s),
+            body_idle_timeout: self.body_idle_timeout,
+            response_timeout: self.response_timeout,
+            body_max: self.body_max.as_u64(),
+            half_closed_timeout: self.half_closed_timeout,
         }
     }
 
     fn relay(&self) -> RelayLimits {
         RelayLimits {
-            turn_bytes: self.turn_bytes,
-            idle: Duration::from_secs(self.relay_idle_s),
-            half_closed_idle: Duration::from_secs(self.half_closed_s),
+            budget: bytes(self.relay_budget),
+            idle_timeout: self.session_idle_timeout,
+            half_closed_timeout: self.half_closed_timeout,
         }
     }
 
     fn pool(&self) -> PoolLimits {
-        PoolLimits { idle: Duration::from_secs(self.agent_idle_s), per_agent: self.agent_idle_max }
+        PoolLimits { idle_timeout: self.agent_keepalive_timeout, per_agent: self.agent_idle_max }
     }
 }

@@ -16,6 +16,7 @@ use toml_writer::{ToTomlValue, TomlStringBuilder};
 use super::file::{ConfigFile, argument, is_number, is_repeatable};
 use super::flags::{AdminAt, CommandLine, Flags};
 use super::model::{Config, ConfigError};
+use super::renamed::without_renamed_flags;
 use crate::os::files::Files;
 use crate::transport::networks::Network;
 
@@ -55,6 +56,11 @@ impl Settings {
         &self.words
     }
 
+    /// Whether one of the flags has another name now.
+    pub fn has_renamed_flags(&self) -> bool {
+        !without_renamed_flags(&self.words).1.is_empty()
+    }
+
     /// Reads the file, where there is one, and resolves the whole. The error has a line for each thing that is wrong,
     /// which says where it stands.
     pub fn resolve(&self, files: &dyn Files) -> Result<Resolved, String> {
@@ -68,8 +74,8 @@ impl Settings {
     /// be told, and all that is wrong.
     pub fn examine(&self, files: &dyn Files) -> (Option<Resolved>, Vec<String>) {
         let command = Flags::augment_args(clap::Command::new("dcv-splice").no_binary_name(true));
-        let mut problems = Vec::new();
-        let (typed, errors) = accepted(&command, self.words.clone());
+        let (words, mut problems) = without_renamed_flags(&self.words);
+        let (typed, errors) = accepted(&command, words.clone());
         let path = typed.as_ref().and_then(|typed| typed.get_one::<PathBuf>("config"));
         let file = path.map(|path| {
             let text = files.read(path).map_err(|error| format!("--config {}: {error}", path.display()))?;
@@ -89,7 +95,7 @@ impl Settings {
             }
         };
         let from_file = file.iter().flat_map(|file| file.flags(|key| is_typed(&self.words, key)));
-        let (given, errors) = accepted(&command, from_file.chain(self.words.iter().cloned()).collect());
+        let (given, errors) = accepted(&command, from_file.chain(words).collect());
         problems.extend(errors.iter().map(|error| place_and_tell(error, file.as_ref())));
         let flags = given.as_ref().and_then(|given| Flags::from_arg_matches(given).ok());
         let Some((given, flags)) = given.zip(flags) else { return (None, problems) };
@@ -310,14 +316,18 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_its_line_and_over_no_other() {
-        let text = "agents = [\"10.0.0.0/8\", \"192.168.0.0/16\"]\nconnect-ms = 100\nhead-s = 5\n";
-        let resolved = resolve(text, &["--agents", "172.16.0.0/12", "--head-s=7"]).expect("a configuration");
+        let text = "agents = [\"10.0.0.0/8\", \"192.168.0.0/16\"]\nconnect-timeout = \"100ms\"\nheader-timeout = \"5s\"\n";
+        let resolved =
+            resolve(text, &["--agents", "172.16.0.0/12", "--header-timeout=7s"]).expect("a configuration");
         let shown = resolved.show();
-        for line in ["agents = [\"172.16.0.0/12\"]  # flag", "connect-ms = 100  # file", "head-s = 7  # flag"]
-        {
+        for line in [
+            "agents = [\"172.16.0.0/12\"]  # flag",
+            "connect-timeout = \"100ms\"  # file",
+            "header-timeout = \"7s\"  # flag",
+        ] {
             assert!(shown.lines().any(|it| it == line), "{line} in\n{shown}");
         }
-        assert!(shown.contains("keep-alive-s = 75  # default\n"), "{shown}");
+        assert!(shown.contains("client-keepalive-timeout = \"75s\"  # default\n"), "{shown}");
         // What it shows is a configuration file itself, which says the same.
         let again = resolve(&shown, &[]).expect("a configuration");
         let from = |resolved: Resolved| format!("{:?}", Config { file: None, ..resolved.config });
@@ -335,14 +345,31 @@ mod tests {
             ("zzz = 1", "f.toml:1:1: there is no zzz: `dcv-splice --help` lists what there is"),
             ("config = \"x\"", "f.toml:1:1: there is no config"),
             ("help = \"x\"", "f.toml:1:1: there is no help"),
-            ("[limits]\nhead-s = 1", "f.toml:1:2: there is no limits"),
-            ("connect-ms = \"5\"", "f.toml:1:14: connect-ms takes a whole number"),
-            ("connect-ms = 5.5", "f.toml:1:14: connect-ms takes a whole number"),
-            ("connect-ms = [5]", "f.toml:1:14: connect-ms takes one value"),
+            ("[limits]\nheader-timeout = 1", "f.toml:1:2: there is no limits"),
+            ("connections-max = \"5\"", "f.toml:1:19: connections-max takes a whole number"),
+            (
+                "connect-timeout = 5",
+                "f.toml:1:19: the unit of connect-timeout is missing: write connect-timeout = \"5s\"",
+            ),
+            ("body-max = 5", "f.toml:1:12: the unit of body-max is missing: write body-max = \"5B\""),
+            (
+                "connect-ms = 100",
+                "f.toml:1:1: connect-ms is now connect-timeout: write connect-timeout = \"100ms\"",
+            ),
+            (
+                "headers-max = 5",
+                "f.toml:1:1: headers-max is now header-count-max: write header-count-max = 5",
+            ),
+            ("prefix = \"keep\"", "f.toml:1:1: prefix is now path-prefix: write path-prefix = \"keep\""),
+            ("connections-max = 5.5", "f.toml:1:19: connections-max takes a whole number"),
+            ("connect-timeout = [5]", "f.toml:1:19: connect-timeout takes one value"),
             ("agents = [\"10.0.0.0/8\", 10]", "f.toml:1:25: agents takes a text: write it between quotes"),
-            ("prefix = true", "f.toml:1:10: prefix takes a text"),
-            ("head-s = 1\nhead-s = 2", "f.toml:2:1: "),
-            ("\n\n  connect-ms = 0", "f.toml:3:16: invalid value '0' for '--connect-ms <MS>'"),
+            ("path-prefix = true", "f.toml:1:15: path-prefix takes a text"),
+            ("header-timeout = \"1s\"\nheader-timeout = \"2s\"", "f.toml:2:1: "),
+            (
+                "\n\n  connect-timeout = \"0ms\"",
+                "f.toml:3:21: invalid value '0ms' for '--connect-timeout <TIME>': write a time from 1ms to 10m",
+            ),
             ("agents = [\"10.0.0.0/8\", \"10.0.0.0/40\"]", "f.toml:1:25: invalid value '10.0.0.0/40'"),
             (
                 "agents = \"10.0.0.5/8\"",
@@ -351,7 +378,7 @@ mod tests {
             ),
             ("agents = \"10.0.0.5\"", "f.toml:1:10: invalid value '10.0.0.5'"),
             ("é = 1", "f.toml:1:1: "),
-            ("access-log = \"é\"\nprefix = \"stripp\"", "f.toml:2:10: invalid value 'stripp'"),
+            ("access-log = \"é\"\npath-prefix = \"stripp\"", "f.toml:2:15: invalid value 'stripp'"),
             (
                 "default-agent = \"10.0.0.1\"",
                 "f.toml:1:1: --default-agent 10.0.0.1 lies in no --agents prefix",
@@ -361,7 +388,7 @@ mod tests {
             ("listen = []", "f.toml:1:10: listen names none: name one, or leave the line out"),
             ("[listen]\nx = 1", "f.toml:1:1: listen is no section: write listen = ..."),
             ("listen-plain = [\"[::1]:1\", \"[::1]:1\"]", "f.toml:1:28: [::1]:1 and [::1]:1 can't both"),
-            ("headers-max = 0", "f.toml:1:1: --headers-max must lie between"),
+            ("header-count-max = 0", "f.toml:1:1: --header-count-max must lie between"),
             (
                 "listen = [\"10.0.0.1:1\", \"[::ffff:10.0.0.1]:1\"]",
                 "f.toml:1:11: 10.0.0.1:1 and 10.0.0.1:1 can't both",
@@ -445,17 +472,17 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_is_told_at_once() {
-        let text = "agnts = []\nconnect-ms = 0\nprefix = true\nhead-s = 0\nheaders-max = 0\n";
-        let error = wrong(text, &["--agents=10.0.0.0/40", "--workers", "0", "--turn-bytes=1"]);
+        let text = "agnts = []\nconnect-timeout = \"0ms\"\npath-prefix = true\nheader-timeout = \"0s\"\nheader-count-max = 0\n";
+        let error = wrong(text, &["--agents=10.0.0.0/40", "--workers", "0", "--relay-budget=1B"]);
         let told = [
             "f.toml:1:1: there is no agnts",
-            "f.toml:3:10: prefix takes a text",
-            "f.toml:2:14: invalid value '0' for '--connect-ms <MS>'",
-            "f.toml:4:10: invalid value '0' for '--head-s <S>'",
+            "f.toml:3:15: path-prefix takes a text",
+            "f.toml:2:19: invalid value '0ms' for '--connect-timeout <TIME>'",
+            "f.toml:4:18: invalid value '0s' for '--header-timeout <TIME>'",
             "invalid value '10.0.0.0/40' for '--agents <CIDR>'",
             "invalid value '0' for '--workers <N>'",
-            "f.toml:5:1: --headers-max must lie between",
-            "--turn-bytes must be 4096",
+            "invalid value '1B' for '--relay-budget <SIZE>': write a size from 4.0 KiB",
+            "f.toml:5:1: --header-count-max must lie between",
         ];
         let lines: Vec<_> = error.lines().collect();
         assert_eq!(lines.len(), told.len(), "{error}");

@@ -507,24 +507,29 @@ struct End {
 
 impl End {
     fn begin(why: &Stop, shared: &Shared) -> Self {
-        let front = &shared.config.front;
+        let limits = &shared.config.limits;
         let (limit, is_upgrade) = match why {
-            Stop::Signal => (front.drain, false),
-            Stop::Upgraded(_) => (front.upgrade_drain, true),
+            Stop::Signal => (limits.drain_timeout, false),
+            Stop::Upgraded(_) => (limits.upgrade_drain_timeout, true),
         };
         match why {
             Stop::Signal => systemd::stopping("sessions come to their end"),
             Stop::Upgraded(process) => tracing::info!("process {process} serves now"),
         }
-        let end = Self { phase: Phase::Draining, at: Instant::now() + limit, is_upgrade, drain: front.drain };
-        tracing::info!("stopping: sessions may go on for {} s", limit.as_secs());
+        let end = Self {
+            phase: Phase::Draining,
+            at: Instant::now() + limit,
+            is_upgrade,
+            drain: limits.drain_timeout,
+        };
+        tracing::info!("stopping: sessions may go on for {}", humantime::format_duration(limit));
         end
     }
 
     /// A stop signal while it is stopping.
     fn hurry(&mut self) {
         if self.is_upgrade {
-            tracing::info!("stopping: sessions may go on for {} s", self.drain.as_secs());
+            tracing::info!("stopping: sessions may go on for {}", humantime::format_duration(self.drain));
             self.is_upgrade = false;
             self.at = self.at.min(Instant::now() + self.drain);
         } else {

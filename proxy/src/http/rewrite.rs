@@ -24,7 +24,7 @@ pub enum HostHeader {
 
 /// Whether the `/<ip>` prefix is taken off before the agent sees the path.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
-pub enum Prefix {
+pub enum PrefixMode {
     /// Off: for agents whose `web-url-path` is `/`.
     #[default]
     Strip,
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn an_interim_response_is_not_for_http_1_0() {
-        let limits = HeadLimits { head_bytes_max: 256, line_bytes_max: 64, headers_max: 4 };
+        let limits = HeadLimits { header_size_max: 256, request_line_max: 64, header_count_max: 4 };
         let head = ResponseHead::parse(b"HTTP/1.1 103 x\r\n\r\n", &limits, false).expect("a head");
         for (http10, told) in [(true, &b""[..]), (false, b"HTTP/1.1 103 x\r\n\r\n")] {
             let passing = ResponseRewrite {

@@ -22,15 +22,15 @@ use crate::transport::pipes::{PIPE_BYTES, Pipe, Pipes};
 #[derive(Clone, Copy, Debug)]
 pub struct RelayLimits {
     /// Bytes that one direction may move before others who wait have their turn.
-    pub turn_bytes: usize,
+    pub budget: usize,
     /// How long a session may move no byte at all; looked at once in this time, so it may last up to twice.
-    pub idle: Duration,
+    pub idle_timeout: Duration,
     /// The same once one direction has ended.
-    pub half_closed_idle: Duration,
+    pub half_closed_timeout: Duration,
 }
 
 /// Bytes that one direction moves before it looks around again, where nobody waits.
-const TURN_BYTES_ALONE: usize = RECEIVE_BYTES_MAX;
+const BUDGET_ALONE: usize = RECEIVE_BYTES_MAX;
 /// Receives of one turn. A sender of small segments has the worker busy for longer than its bytes tell.
 const TURN_RECEIVES: usize = 32;
 /// A direction that has used so many turns up in a row is bulk, and has its turns after those who are not. A turn
@@ -144,7 +144,7 @@ impl<S: Stream> Relay<'_, S> {
             return fault.ending(side);
         }
         let mut watch = around.stop.watch();
-        let mut idle = pin!(around.net.sleep(around.limits.idle));
+        let mut idle = pin!(around.net.sleep(around.limits.idle_timeout));
         let mut seen = self.progress();
         loop {
             let turn = poll_fn(|cx| {
@@ -187,9 +187,9 @@ impl<S: Stream> Relay<'_, S> {
     fn idle_limit(&self, limits: &RelayLimits) -> Duration {
         match self.first {
             // An agent that waits for a client who is gone to listen takes nothing itself.
-            Some(_) if self.to_client.state == State::Broken => limits.half_closed_idle.min(CLOSE_TIMEOUT),
-            Some(_) => limits.half_closed_idle,
-            None => limits.idle,
+            Some(_) if self.to_client.state == State::Broken => limits.half_closed_timeout.min(CLOSE_TIMEOUT),
+            Some(_) => limits.half_closed_timeout,
+            None => limits.idle_timeout,
         }
     }
 
@@ -200,8 +200,8 @@ impl<S: Stream> Relay<'_, S> {
         around: &RelayContext<'_, N>,
     ) -> Poll<Step> {
         let mut scratch = around.scratch.borrow_mut();
-        let turn_bytes = around.limits.turn_bytes;
-        let budget = if around.net.is_idle() { turn_bytes.max(TURN_BYTES_ALONE) } else { turn_bytes };
+        let budget = around.limits.budget;
+        let budget = if around.net.is_idle() { budget.max(BUDGET_ALONE) } else { budget };
         let mut passage = Pump { cx, scratch: &mut scratch, pipes: around.pipes, net: around.net, budget };
         let limit = self.idle_limit(&around.limits);
         // Input events are small and somebody waits for what they do: they go first.
@@ -491,7 +491,7 @@ mod tests {
     use crate::runtime::scheduler::Class;
     use crate::tls::TlsEnd;
 
-    const TURN_BYTES: usize = 64 * 1024;
+    const BUDGET: usize = 64 * 1024;
 
     /// A side that has so much to say, in segments of at most that size, and takes everything.
     #[derive(Clone)]
@@ -562,7 +562,7 @@ mod tests {
 
     #[test]
     fn a_flood_waits_for_its_turns_after_four_in_a_row_and_input_does_not() {
-        floods(&Talker::default(), TURN_BYTES);
+        floods(&Talker::default(), BUDGET);
     }
 
     #[test]
@@ -571,14 +571,14 @@ mod tests {
     }
 
     /// The agent is a flood that moves so many bytes in a turn.
-    fn floods(agent: &Talker, turn_bytes: usize) {
+    fn floods(agent: &Talker, budget: usize) {
         let client = Talker::default();
         let mut client_peer = Endpoint::new(client.clone(), TlsEnd::plain());
         let mut agent_peer = Endpoint::new(agent.clone(), TlsEnd::plain());
         let net = Busy { bulk_turns: Cell::new(0) };
         let (scratch, pipes, stop) = (RefCell::default(), RefCell::default(), Stop::default());
         let limits =
-            RelayLimits { turn_bytes: TURN_BYTES, idle: Duration::MAX, half_closed_idle: Duration::MAX };
+            RelayLimits { budget: BUDGET, idle_timeout: Duration::MAX, half_closed_timeout: Duration::MAX };
         let around = RelayContext { net: &net, scratch: &scratch, pipes: &pipes, stop: &stop, limits };
         let mut session = pin!(relay(&mut client_peer, &mut agent_peer, &around));
         let mut runs =
@@ -587,13 +587,13 @@ mod tests {
 
         agent.left.set(usize::MAX);
         runs();
-        assert_eq!(to_client(), 4 * turn_bytes);
+        assert_eq!(to_client(), 4 * budget);
         client.left.set(40);
         runs();
-        assert_eq!((agent.taken.get(), to_client()), (40, 4 * turn_bytes));
+        assert_eq!((agent.taken.get(), to_client()), (40, 4 * budget));
         net.bulk_turns.set(2);
         runs();
-        assert_eq!(to_client(), 6 * turn_bytes);
+        assert_eq!(to_client(), 6 * budget);
 
         // A turn that is not used up ends the flood: the next bytes don't wait.
         agent.left.set(100);
@@ -601,6 +601,6 @@ mod tests {
         runs();
         agent.left.set(usize::MAX);
         runs();
-        assert_eq!(to_client(), (6 + 4) * turn_bytes + 100);
+        assert_eq!(to_client(), (6 + 4) * budget + 100);
     }
 }

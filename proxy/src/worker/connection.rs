@@ -186,7 +186,8 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
         if !config.clients.is_proxy_protocol_source(self.client.ip()) {
             return Some(self);
         }
-        let read = worker.net.timeout(config.front.head, read_proxy_header(&mut self.peer, worker));
+        let read =
+            worker.net.timeout(config.limits.header_timeout, read_proxy_header(&mut self.peer, worker));
         let proxy_header = tokio::select! {
             read = read => read.unwrap_or(Err(EndpointError::TimedOut.into())),
             () = worker.last_call() => return None,
@@ -226,8 +227,9 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
         }
         let tls = worker.shared.acceptor.accept().ok()?;
         let mut ready = Self { peer: self.peer.begin_tls(tls), ..self }.unsecured();
-        let handshake =
-            worker.net.timeout(worker.shared.config.front.head, ready.peer.handshake(&worker.scratch));
+        let handshake = worker
+            .net
+            .timeout(worker.shared.config.limits.header_timeout, ready.peer.handshake(&worker.scratch));
         let mut place = worker.handshakes.begin();
         let secure = tokio::select! {
             done = handshake => done.unwrap_or(Err(EndpointError::TimedOut)),
@@ -322,7 +324,11 @@ impl<S: crate::transport::net::Stream> Ready<S> {
             return Err(self.close());
         }
         let builder = RecordBuilder::new(self.client, self.secure, worker.net.now());
-        let length = match worker.net.timeout(worker.shared.config.front.head, self.read_head(worker)).await {
+        let length = match worker
+            .net
+            .timeout(worker.shared.config.limits.header_timeout, self.read_head(worker))
+            .await
+        {
             Ok(Ok(length)) => length,
             Ok(Err(HeadFailure::Gone)) => return Err(NextStep::Closed),
             Ok(Err(HeadFailure::Refused(error))) => {
@@ -337,8 +343,9 @@ impl<S: crate::transport::net::Stream> Ready<S> {
 
     /// Waits for the first byte; false where the client leaves or is to leave.
     async fn wait_for_request<N: Runtime<Stream = S>>(&mut self, worker: &Worker<N>) -> bool {
-        let front = &worker.shared.config.front;
-        let (again, limit) = (self.again, if self.again { front.keep_alive } else { front.head });
+        let limits = &worker.shared.config.limits;
+        let (again, limit) =
+            (self.again, if self.again { limits.client_keepalive_timeout } else { limits.header_timeout });
         if self.peer.read_buf.is_empty() {
             self.peer.read_buf.release();
         }
@@ -376,7 +383,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
 
     async fn read_head<N: Runtime<Stream = S>>(&mut self, worker: &Worker<N>) -> Result<usize, HeadFailure> {
         let mut scan = HeadEnd::default();
-        let limits = &worker.shared.config.front.head_size;
+        let limits = &worker.shared.config.limits.head;
         loop {
             let found = scan.find(self.peer.read_buf.filled(), limits);
             if let Some(length) = found.map_err(HeadFailure::Refused)? {
@@ -396,7 +403,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         length: usize,
     ) -> Result<Box<Requested<S>>, NextStep<S>> {
         let config = &worker.shared.config;
-        let head = match RequestHead::parse(&self.peer.read_buf.filled()[..length], &config.front.head_size) {
+        let head = match RequestHead::parse(&self.peer.read_buf.filled()[..length], &config.limits.head) {
             Ok(head) => head,
             Err(error) => return Err(self.refuse_head(worker, builder, error).await),
         };
@@ -476,7 +483,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         bytes: &[u8],
     ) -> Result<(), EndpointError> {
         self.peer.write(bytes)?;
-        let sent = worker.net.timeout(worker.shared.config.front.stall, self.peer.flush()).await;
+        let sent = worker.net.timeout(worker.shared.config.limits.tcp_user_timeout, self.peer.flush()).await;
         sent.unwrap_or(Err(EndpointError::TimedOut))
     }
 
@@ -553,8 +560,10 @@ impl<S: crate::transport::net::Stream> Requested<S> {
         worker: &Worker<N>,
     ) -> Result<Connected<S>, NextStep<S>> {
         let begun = worker.net.now();
-        let reached =
-            worker.net.timeout(worker.shared.config.front.connect, connect(worker, self.agent)).await;
+        let reached = worker
+            .net
+            .timeout(worker.shared.config.limits.connect_timeout, connect(worker, self.agent))
+            .await;
         match reached.unwrap_or(Err(ConnectError::TimedOut)) {
             Ok(agent) => {
                 worker.books.reached(self.agent.ip(), worker.net.now() - begun);
@@ -747,7 +756,7 @@ impl<S: crate::transport::net::Stream> Upgraded<S> {
         // A slow client may still have to take what the agent said last.
         let patience = match ending {
             EndReason::Idle | EndReason::Drained => CLOSE_TIMEOUT,
-            _ => worker.shared.config.front.stall,
+            _ => worker.shared.config.limits.tcp_user_timeout,
         };
         let linger = async {
             tokio::join!(

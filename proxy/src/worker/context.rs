@@ -94,7 +94,7 @@ impl<N: Runtime> Worker<N> {
     /// A worker that has not accepted anything yet.
     pub fn new(net: N, shared: Shared) -> Self {
         let pool = Pool::new(shared.config.pool);
-        let handshakes = Handshakes::new(shared.config.front.handshakes_max);
+        let handshakes = Handshakes::new(shared.config.limits.handshakes_max);
         Self {
             net,
             shared,

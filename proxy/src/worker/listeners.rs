@@ -76,13 +76,14 @@ pub fn listen(config: &Config, mut inherited: Inherited) -> io::Result<Listeners
         io::Error::new(error.kind(), format!("can't listen on {address}: {error}{help}"))
     };
     for (address, secure) in secure.chain(plain) {
-        let sockets = on_one(address, inherited.take(address), config.workers, config.front.stall)
-            .map_err(|error| failed(error, address, ""))?;
+        let sockets =
+            on_one(address, inherited.take(address), config.workers, config.limits.tcp_user_timeout)
+                .map_err(|error| failed(error, address, ""))?;
         front.extend(sockets.into_iter().map(|socket| Listener { socket, secure }));
     }
     let mut admin = None;
     if let Some(address) = config.admin {
-        let sockets = on_one(address, inherited.take(address), 1, config.front.stall)
+        let sockets = on_one(address, inherited.take(address), 1, config.limits.tcp_user_timeout)
             .map_err(|error| failed(error, address, " (--admin: another address, or off)"))?;
         admin = sockets.into_iter().next();
     }

@@ -15,7 +15,7 @@ use crate::http::h1::head::{self, Framing, RequestHead, split_port};
 use crate::http::local_response::LocalResponse;
 use crate::http::path_prefix::{PathPrefix, Place};
 use crate::http::request_source::RequestSource;
-use crate::http::rewrite::{self, Prefix, RequestRewrite};
+use crate::http::rewrite::{self, PrefixMode, RequestRewrite};
 use crate::transport::net::Runtime;
 use crate::worker::context::Worker;
 
@@ -57,7 +57,7 @@ pub(crate) async fn authorize<N: Runtime>(
     let shown = shown.next().filter(|_| shown.next().is_none());
     let checked = passwords.check(origin.client, shown, || worker.net.now());
     // A queue that stands still is a busy one.
-    let checked = worker.net.timeout(worker.shared.config.front.head, checked).await;
+    let checked = worker.net.timeout(worker.shared.config.limits.header_timeout, checked).await;
     let checked = checked.unwrap_or(Err(AuthError::Busy));
     checked.map(Some).map_err(|denial| (denial.why(), denial.reply()))
 }
@@ -71,7 +71,7 @@ pub(crate) fn decide<N: Runtime>(
     asked: &mut RequestContext,
 ) -> Result<(SocketAddr, Vec<u8>), LocalResponse> {
     let config = &worker.shared.config;
-    let stripped = config.prefix == Prefix::Strip;
+    let stripped = config.path_prefix == PrefixMode::Strip;
     let behind_prefix = if stripped { Place::Prefix } else { Place::KeptPrefix };
     let (agent, rest, place) = match route {
         Route::Health => return Err(health(head.method)),
@@ -107,7 +107,7 @@ pub(crate) fn decide<N: Runtime>(
             "This address is none of the agents this proxy serves (--agents).",
         ));
     }
-    if config.exchange.body_bytes_max < content_length(head.framing) {
+    if config.exchange.body_max < content_length(head.framing) {
         return Err(LocalResponse::new(413, BodyError::TooLarge.to_string()));
     }
     if let (Route::MissingSlash(ip, query), false) = (route, head.websocket) {

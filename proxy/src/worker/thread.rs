@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use tokio::sync::{mpsc, watch};
 
 use crate::access::rejections::RejectReason;
-use crate::config::Readiness;
+use crate::config::IoBackend;
 use crate::observe::failures::OTHERS;
 use crate::observe::stats::WorkerStats;
 use crate::os::seccomp;
@@ -68,7 +68,12 @@ struct ConfigGenerations {
 impl ConfigGenerations {
     fn new(executor: Executor, number: usize, own: Own, shared: Shared) -> Self {
         let books = Rc::new(WorkerStats::default());
-        let net = OsRuntime::new(executor.clone(), shared.config.front.stall, own.clone(), books.clone());
+        let net = OsRuntime::new(
+            executor.clone(),
+            shared.config.limits.tcp_user_timeout,
+            own.clone(),
+            books.clone(),
+        );
         let worker = Worker { books, ..Worker::new(net, shared) };
         Self {
             executor,
@@ -87,10 +92,10 @@ impl ConfigGenerations {
 
     /// New connections go by `shared`. Those that are there get the answer they wait for, and sessions go on.
     fn renew(&self, shared: Shared) {
-        let stall = shared.config.front.stall;
+        let stall = shared.config.limits.tcp_user_timeout;
         for door in self.doors.borrow().iter().filter_map(Weak::upgrade) {
             if let Err(error) = door.set_stall(stall) {
-                tracing::error!("--stall-s can't be set where it listens: {error}");
+                tracing::error!("--tcp-user-timeout can't be set where it listens: {error}");
             }
         }
         let current = self.current();
@@ -165,17 +170,17 @@ pub fn run(
     started: impl FnOnce() + 'static,
 ) -> io::Result<()> {
     let shared = orders.borrow_and_update().shared.clone();
-    let executor = Executor::new(poller(shared.config.readiness)?)?;
+    let executor = Executor::new(poller(shared.config.io_backend)?)?;
     seccomp::forbid_rings();
     let generations = Rc::new(ConfigGenerations::new(executor.clone(), desk.worker, own, shared));
     executor.run(serve(generations, desk, listeners, orders, started))?
 }
 
-fn poller(readiness: Readiness) -> io::Result<Poller> {
+fn poller(readiness: IoBackend) -> io::Result<Poller> {
     match readiness {
-        Readiness::Epoll => Poller::epoll(),
-        Readiness::IoUring => Poller::ring().map_err(|error| no_ring(&error)),
-        Readiness::Auto => Poller::ring().or_else(|error| {
+        IoBackend::Epoll => Poller::epoll(),
+        IoBackend::IoUring => Poller::ring().map_err(|error| no_ring(&error)),
+        IoBackend::Auto => Poller::ring().or_else(|error| {
             static SAID: std::sync::Once = std::sync::Once::new();
             SAID.call_once(|| tracing::warn!("{}; epoll serves instead, at a higher cost", no_ring(&error)));
             Poller::epoll()
@@ -297,7 +302,7 @@ async fn admit(
     secure: bool,
 ) {
     let Shared { balance, config, .. } = &worker.shared;
-    let place = balance.place(generations.number, config.front.connections_max);
+    let place = balance.place(generations.number, config.limits.connections_max);
     if let (None, Err(why)) = (&place, may_push_in(worker, client.ip())) {
         return refuse(worker, socket, client, secure, why).await;
     }
@@ -315,7 +320,7 @@ async fn admit(
 
 fn may_push_in(worker: &Worker<OsRuntime>, client: IpAddr) -> Result<(), RejectReason> {
     let Shared { admission, balance, config, .. } = &worker.shared;
-    if balance.connections() >= config.front.connections_max + SEEKING_MAX {
+    if balance.connections() >= config.limits.connections_max + SEEKING_MAX {
         return Err(RejectReason::Full);
     }
     // Nobody gives way to a client that is not let in itself.

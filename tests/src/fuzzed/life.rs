@@ -31,15 +31,16 @@ const FLAGS: [&str; 9] = [
     "dcv-splice",
     "--agents=10.0.0.0/8",
     "--workers=1",
-    "--head-s=5",
-    "--body-gap-s=5",
-    "--response-s=5",
-    "--keep-alive-s=5",
-    "--relay-idle-s=20",
-    "--half-closed-s=5",
+    "--header-timeout=5s",
+    "--body-idle-timeout=5s",
+    "--response-timeout=5s",
+    "--client-keepalive-timeout=5s",
+    "--session-idle-timeout=20s",
+    "--half-closed-timeout=5s",
 ];
 /// For what agents are sent.
-const WIDE: HeadLimits = HeadLimits { head_bytes_max: 1 << 20, line_bytes_max: 1 << 20, headers_max: 256 };
+const WIDE: HeadLimits =
+    HeadLimits { header_size_max: 1 << 20, request_line_max: 1 << 20, header_count_max: 256 };
 
 /// What happens next.
 enum Step<'a> {

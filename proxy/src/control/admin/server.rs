@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const HEAD_TIME: Duration = Duration::from_secs(2);
 /// How long a process may take to say how it stands before it is left out.
 const STANDING: Duration = Duration::from_secs(1);
-const HEAD: HeadLimits = HeadLimits { head_bytes_max: 8192, line_bytes_max: 1024, headers_max: 64 };
+const HEAD: HeadLimits = HeadLimits { header_size_max: 8192, request_line_max: 1024, header_count_max: 64 };
 
 /// Whom it asks for what it shows.
 #[derive(Clone, Debug)]

@@ -159,12 +159,12 @@ impl Decoder {
 }
 
 /// The line at the front of `bytes` without its CR LF, once it is whole.
-fn line(bytes: &[u8], line_bytes_max: usize) -> Result<Option<&[u8]>, BodyError> {
+fn line(bytes: &[u8], request_line_max: usize) -> Result<Option<&[u8]>, BodyError> {
     match memchr::memchr(b'\n', bytes) {
         Some(0) => Err(BodyError::Malformed),
-        Some(end) if bytes[end - 1] != b'\r' || end > line_bytes_max => Err(BodyError::Malformed),
+        Some(end) if bytes[end - 1] != b'\r' || end > request_line_max => Err(BodyError::Malformed),
         Some(end) => Ok(Some(&bytes[..end - 1])),
-        None if bytes.len() > line_bytes_max => Err(BodyError::Malformed),
+        None if bytes.len() > request_line_max => Err(BodyError::Malformed),
         None => Ok(None),
     }
 }

@@ -24,13 +24,13 @@ pub struct ExchangeLimits {
     /// Of the response head.
     pub head: HeadLimits,
     /// How long a request body may pause.
-    pub body_gap: Duration,
+    pub body_idle_timeout: Duration,
     /// How long the agent may take to its first response byte, or pause in the response.
-    pub response: Duration,
+    pub response_timeout: Duration,
     /// Bytes of a request body.
-    pub body_bytes_max: u64,
+    pub body_max: u64,
     /// How long the agent may take, or pause, once the client has ended its side.
-    pub half_closed: Duration,
+    pub half_closed_timeout: Duration,
 }
 
 /// What a method means to whoever passes it on.
@@ -310,7 +310,7 @@ enum Event<T> {
 impl<N: Runtime> Exchange<'_, N> {
     /// Runs the exchange to its end. `head` is what the agent is to see of the request's.
     pub async fn run(&mut self, asked: &RequestContext, head: &[u8]) -> Result<Outcome, Failure> {
-        let decoder = Decoder::new(asked.framing, self.limits.body_bytes_max);
+        let decoder = Decoder::new(asked.framing, self.limits.body_max);
         let mut upload = Transfer::new(head, asked.framing, decoder, asked.framing);
         upload.unasked = asked.expects_continue;
         let done = self.run_with(asked, &mut upload).await;
@@ -383,7 +383,7 @@ impl<N: Runtime> Exchange<'_, N> {
     }
 
     async fn send_interim(&mut self, status: u16) -> Result<(), Failure> {
-        let sent = self.net.timeout(self.limits.response, self.client.flush()).await;
+        let sent = self.net.timeout(self.limits.response_timeout, self.client.flush()).await;
         sent.unwrap_or(Err(EndpointError::TimedOut))
             .map_err(|fault| Failure::Endpoint(Side::Client, fault, Some(status)))
     }
@@ -411,12 +411,16 @@ impl<N: Runtime> Exchange<'_, N> {
     }
 
     fn gap(&self, upload: &Transfer<'_>) -> Duration {
-        self.patience(if upload.is_up_to_agent() { self.limits.response } else { self.limits.body_gap })
+        self.patience(if upload.is_up_to_agent() {
+            self.limits.response_timeout
+        } else {
+            self.limits.body_idle_timeout
+        })
     }
 
     /// A client that has ended its side may be gone, too.
     fn patience(&self, limit: Duration) -> Duration {
-        if self.client.end().is_some() { limit.min(self.limits.half_closed) } else { limit }
+        if self.client.end().is_some() { limit.min(self.limits.half_closed_timeout) } else { limit }
     }
 
     /// Whether the client may have another request, if only one that it has sent ahead.
@@ -425,7 +429,7 @@ impl<N: Runtime> Exchange<'_, N> {
     }
 
     fn timed_out(&self, upload: &Transfer<'_>, status: Option<u16>) -> Failure {
-        if status.is_none() && self.patience(self.limits.response) < self.limits.response {
+        if status.is_none() && self.patience(self.limits.response_timeout) < self.limits.response_timeout {
             return Failure::Endpoint(Side::Client, EndpointError::EndedEarly, None);
         }
         let side = if upload.is_up_to_agent() || self.agent.has_pending_write() {
@@ -550,7 +554,7 @@ impl<N: Runtime> Exchange<'_, N> {
         let early = !upload.done;
         // One that will close the connection does not want the rest.
         let mut upload_over = upload.done || !keep_agent;
-        let mut timer = pin!(self.net.sleep(self.patience(self.limits.response)));
+        let mut timer = pin!(self.net.sleep(self.patience(self.limits.response_timeout)));
         loop {
             let event = poll_fn(|cx| {
                 let event = self.poll_bodies(cx, status, upload, &mut upload_over, &mut download);
@@ -567,7 +571,7 @@ impl<N: Runtime> Exchange<'_, N> {
                 }
                 Event::Progress => {}
             }
-            timer.set(self.net.sleep(self.patience(self.limits.response)));
+            timer.set(self.net.sleep(self.patience(self.limits.response_timeout)));
         }
         let agent_quiet = self.agent.end().is_none() && self.agent.read_buf.is_empty();
         Ok(Outcome::Answered {

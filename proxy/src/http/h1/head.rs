@@ -24,15 +24,15 @@ pub enum Framing {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct HeadLimits {
     /// Bytes of the whole head.
-    pub head_bytes_max: usize,
+    pub header_size_max: usize,
     /// Bytes of the request line without its end.
-    pub line_bytes_max: usize,
-    /// Header lines, at most [`HEADERS_MAX`].
-    pub headers_max: usize,
+    pub request_line_max: usize,
+    /// Header lines, at most [`HEADER_COUNT_MAX`].
+    pub header_count_max: usize,
 }
 
 /// The most header lines that any configuration can allow.
-pub const HEADERS_MAX: usize = 256;
+pub const HEADER_COUNT_MAX: usize = 256;
 
 /// Why a head is refused. The text is what the client is told.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -123,10 +123,10 @@ impl HeadEnd {
             self.line = end + 1;
             // One empty line before the request line is an old client's habit (RFC 9112 2.2).
             if line.is_empty() && !(self.lines == 0 && end == 1) {
-                return within(end < limits.head_bytes_max, HeadError::TooLong).map(|()| Some(end + 1));
+                return within(end < limits.header_size_max, HeadError::TooLong).map(|()| Some(end + 1));
             }
             if !line.is_empty() {
-                within(self.lines > 0 || line.len() <= limits.line_bytes_max, HeadError::LineTooLong)?;
+                within(self.lines > 0 || line.len() <= limits.request_line_max, HeadError::LineTooLong)?;
                 self.lines += 1;
             }
         }
@@ -134,8 +134,8 @@ impl HeadEnd {
         let unfinished = &bytes[self.line..];
         // A CR may be the first half of the line's end.
         let line_bytes = unfinished.strip_suffix(b"\r").unwrap_or(unfinished).len();
-        within(self.lines > 0 || line_bytes <= limits.line_bytes_max, HeadError::LineTooLong)?;
-        within(self.seen < limits.head_bytes_max, HeadError::TooLong)?;
+        within(self.lines > 0 || line_bytes <= limits.request_line_max, HeadError::LineTooLong)?;
+        within(self.seen < limits.header_size_max, HeadError::TooLong)?;
         Ok(None)
     }
 }
@@ -254,8 +254,8 @@ impl<'a> ConnectionOptions<'a> {
 impl<'a> RequestHead<'a> {
     /// Parses a head whose end [`HeadEnd`] has found.
     pub fn parse(head: &'a [u8], limits: &HeadLimits) -> Result<Self, HeadError> {
-        let mut room = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-        let room = &mut room[..limits.headers_max.min(HEADERS_MAX)];
+        let mut room = [const { MaybeUninit::uninit() }; HEADER_COUNT_MAX];
+        let room = &mut room[..limits.header_count_max.min(HEADER_COUNT_MAX)];
         let mut parsed = httparse::Request::new(&mut []);
         whole(parsed.parse_with_uninit_headers(head, room), head)?;
         let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
@@ -284,8 +284,8 @@ impl<'a> ResponseHead<'a> {
     pub fn parse(head: &'a [u8], limits: &HeadLimits, to_head: bool) -> Result<Self, HeadError> {
         // The empty line that a client may send first is none of an agent's.
         within(head.starts_with(b"HTTP/"), HeadError::Syntax)?;
-        let mut room = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-        let room = &mut room[..limits.headers_max.min(HEADERS_MAX)];
+        let mut room = [const { MaybeUninit::uninit() }; HEADER_COUNT_MAX];
+        let room = &mut room[..limits.header_count_max.min(HEADER_COUNT_MAX)];
         let mut parsed = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
         whole(config.parse_response_with_uninit_headers(&mut parsed, head, room), head)?;
@@ -484,7 +484,7 @@ mod tests {
 
     #[test]
     fn a_line_at_the_limit_may_be_cut_anywhere() {
-        let limits = HeadLimits { head_bytes_max: 64, line_bytes_max: 14, headers_max: 4 };
+        let limits = HeadLimits { header_size_max: 64, request_line_max: 14, header_count_max: 4 };
         for head in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\r\nGET / HTTP/1.1\r\n\r\n"] {
             let mut scan = HeadEnd::default();
             let found: Vec<_> = (1..=head.len()).map(|end| scan.find(&head[..end], &limits)).collect();
@@ -496,7 +496,7 @@ mod tests {
 
     #[test]
     fn connection_lists_a_few_short_names_and_no_more() {
-        let limits = HeadLimits { head_bytes_max: 8192, line_bytes_max: 32, headers_max: 4 };
+        let limits = HeadLimits { header_size_max: 8192, request_line_max: 32, header_count_max: 4 };
         let parse = |lines: &str| {
             let head = format!("HTTP/1.1 200 x\r\n{lines}\r\n\r\n");
             ResponseHead::parse(head.as_bytes(), &limits, false).map(|head| head.keep_alive)
@@ -518,7 +518,7 @@ mod tests {
 
     #[test]
     fn an_empty_line_may_come_before_a_request_and_not_before_a_response() {
-        let limits = HeadLimits { head_bytes_max: 64, line_bytes_max: 32, headers_max: 4 };
+        let limits = HeadLimits { header_size_max: 64, request_line_max: 32, header_count_max: 4 };
         assert!(RequestHead::parse(b"\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", &limits).is_ok());
         let response = b"\r\nHTTP/1.1 200 OK\r\n\r\n";
         assert_eq!(ResponseHead::parse(response, &limits, false).err(), Some(HeadError::Syntax));
