@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use harness::proxy;
+use harness::{proxy, reference};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -71,6 +71,13 @@ fn each_flag_that_a_document_names_exists() {
         }
     }
     assert_eq!(unknown, BTreeSet::new());
+}
+
+#[test]
+fn the_tables_of_the_flags_are_those_that_the_flags_make() {
+    let text = fs::read_to_string(Path::new(ROOT).join("docs/configuration.md")).unwrap();
+    let made = reference::with_tables(&text).expect("the place of the tables");
+    assert!(text == made, "run `cargo xtask docs`");
 }
 
 /// Flags of `cargo xtask test` and `cargo fuzz`.

@@ -9,6 +9,7 @@ pub mod proxy;
 pub mod proxy_under_test;
 pub mod raw;
 pub mod raw_client;
+pub mod reference;
 pub mod scripted_agent;
 pub mod simulated;
 pub mod sshd;

@@ -5,6 +5,7 @@ mod bench;
 mod demo;
 mod deploy;
 mod dist;
+mod docs;
 mod ebpf;
 mod licences;
 mod packages;
@@ -32,6 +33,8 @@ enum Command {
     Deploy(deploy::Args),
     /// Make the Debian package
     Dist(dist::Args),
+    /// Write the tables of docs/configuration.md from the flags
+    Docs,
     /// See to it that an agent has a DCV session to connect to
     Session(session::Args),
     /// Build the kernel's part of the account
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Deploy(args) => deploy::run(&args),
         Command::Dist(args) => dist::run(&args),
+        Command::Docs => docs::run(),
         Command::Session(args) => session::run(&args),
         Command::Ebpf => ebpf::run(),
         Command::Test(args) => test::run(&args),

@@ -20,15 +20,15 @@ use crate::transport::networks::{Network, canonical};
 /// Where a DCV server listens unless it is told otherwise.
 const AGENT_PORT: u16 = 8443;
 /// More is no limit: nobody waits for that long in front of a browser.
-const CONNECT_MAX: Duration = Duration::from_secs(600);
+const CONNECT_MAX: Duration = Duration::from_mins(10);
 /// tcp(7) takes it as milliseconds in a C int.
 const TCP_USER_TIMEOUT_MAX: Duration = Duration::from_secs(i32::MAX as u64 / 1000);
 
-/// A proxy for Amazon DCV desktops: one HTTPS address in front of many agents.
+/// A proxy for Amazon DCV desktops: one HTTPS address in front of many agents (the hosts of DCV servers).
 #[derive(Debug, Parser)]
 #[command(name = "dcv-splice", version, args_conflicts_with_subcommands = true)]
 pub struct CommandLine {
-    /// What to do; to run where nothing is said.
+    /// The command; `run` if none is given.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// The flags of `run`.
@@ -36,20 +36,20 @@ pub struct CommandLine {
     pub flags: Flags,
 }
 
-/// What the program can do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve (the default).
+    /// Serve (the default)
     Run(Flags),
-    /// Resolve and validate everything, print the result, and exit: 0 if it could run, 2 if not.
+    /// Validate the flags and files, print all settings, and exit: 0 if they can be used, 2 if not
     Check(Flags),
-    /// Have the one that runs read its configuration and files again: 0 if it goes by them, 1 if it keeps the old ones
+    /// Apply the changed configuration and files: exit 0 if they are applied, 1 if the old ones stay
     Reload(ControlFlags),
-    /// Have the one that runs, and those that drain, open their access logs again
+    /// Open the access log again, also in processes that drain
     Reopen(ControlFlags),
-    /// Have the one that runs start the binary anew and hand over to it: 0 if that one serves
+    /// Start the installed binary and hand over to it: exit 0 if it serves
     Upgrade(ControlFlags),
-    /// Show the one that runs, and those that drain
+    /// Show the process that serves, and those that drain
     Status(ControlFlags),
     /// Open files for the process that serves
     #[command(hide = true)]
@@ -61,18 +61,18 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         program: Vec<OsString>,
     },
-    /// Print what --agent-pin takes for the certificate that an agent shows now.
+    /// Print the --agent-pin of the certificate that an agent has now
     Pin {
-        /// The agent; its port is 8443 where none is given.
+        /// The agent; its port is 8443 if none is given
         #[arg(value_name = "IP[:PORT]", value_parser = agent_address)]
         agent: SocketAddr,
     },
 }
 
-/// How to reach the one that runs.
+/// How a command reaches the running proxy.
 #[derive(Args, Clone, Debug)]
 pub struct ControlFlags {
-    /// Its --control
+    /// The --control socket of the running proxy
     #[arg(long, value_name = "PATH", default_value = "/run/dcv-splice/control.sock")]
     pub control: PathBuf,
 }
@@ -80,7 +80,7 @@ pub struct ControlFlags {
 /// How TLS to the agents is done.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum AgentTls {
-    /// TLS, any certificate.
+    /// TLS, with any certificate.
     Insecure,
     /// TLS, verified by --agent-ca (with --agent-name) or --agent-pin.
     Verify,
@@ -91,177 +91,199 @@ pub enum AgentTls {
 /// The flags, as typed.
 #[derive(Args, Clone, Debug)]
 pub struct Flags {
-    /// A file (TOML) with these flags as keys, without the dashes; what is given as a flag is not taken from it
-    #[arg(long, value_name = "TOML")]
-    pub config: Option<PathBuf>,
-    /// Where to accept HTTPS; may be repeated. The default is none where --listen-plain is given
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8443", value_parser = listen_address)]
-    #[arg(default_value_if("listen_plain", ArgPredicate::IsPresent, None))]
-    pub listen: Vec<SocketAddr>,
-    /// Where to accept plain HTTP, behind a balancer that ends TLS; may be repeated
-    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
-    pub listen_plain: Vec<SocketAddr>,
-    /// Where clients may come from; may be repeated [default: anywhere]
-    #[arg(long, value_name = "CIDR")]
-    pub allow_clients: Vec<Network>,
-    /// Where clients may not come from, whatever is allowed; may be repeated
-    #[arg(long, value_name = "CIDR")]
-    pub deny_clients: Vec<Network>,
-    /// Where balancers connect from that say first whom they speak for (PROXY protocol 1 and 2); may be repeated
-    #[arg(long, value_name = "CIDR")]
-    pub proxy_protocol: Vec<Network>,
-    /// Where proxies connect from that are believed whom they speak for (X-Forwarded-For, X-Forwarded-Proto); may be
-    /// repeated
-    #[arg(long, value_name = "CIDR")]
-    pub trust_forwarded: Vec<Network>,
-    /// The agents that may be dialled; may be repeated. Without it, none
-    #[arg(long, value_name = "CIDR")]
-    pub agents: Vec<Network>,
-    /// The agent for paths that name none; must lie inside --agents
-    #[arg(long, value_name = "IP", value_parser = address)]
-    pub default_agent: Option<IpAddr>,
-    /// The domain of which 10-0-0-5.DOMAIN is agent 10.0.0.5: each desktop then has a browser origin of its own
-    #[arg(long, value_name = "DOMAIN")]
-    pub agent_domain: Option<AgentDomain>,
-    /// The port of every agent
-    #[arg(long, value_name = "PORT", default_value_t = AGENT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
-    pub agent_port: u16,
-    /// TLS to the agents
-    #[arg(long, value_enum, default_value_t = AgentTls::Insecure)]
-    pub agent_tls: AgentTls,
-    /// The certificates (PEM) that agents are verified by: of authorities, or agents' own
-    #[arg(long, value_name = "PEM", conflicts_with = "agent_pin")]
-    pub agent_ca: Option<PathBuf>,
-    /// The name that every agent's certificate carries, where it is not its address
-    #[arg(long, value_name = "NAME", requires = "agent_ca")]
-    pub agent_name: Option<String>,
-    /// An agent certificate's digest; may be repeated
-    #[arg(long, value_name = "sha256:HEX")]
-    pub agent_pin: Vec<Pin>,
-    /// A certificate chain (PEM); repeatable with --key. None: a self-signed one is made in memory
-    #[arg(long, value_name = "PEM")]
-    pub cert: Vec<PathBuf>,
-    /// The private key (PEM) of the --cert at the same place
-    #[arg(long, value_name = "PEM")]
-    pub key: Vec<PathBuf>,
-    /// The lowest version of TLS that clients may speak
-    #[arg(long, value_enum, default_value_t)]
-    pub tls_min: TlsMin,
-    /// The certificates (PEM) that clients' certificates are verified by: of authorities, or clients' own
-    #[arg(long, value_name = "PEM")]
-    pub client_ca: Option<PathBuf>,
-    /// Whether a client may come without a certificate
-    #[arg(long, value_enum, default_value_t)]
-    pub client_cert: ClientCert,
-    /// The OCSP response (DER) for the --cert at the same place; for all or for none
-    #[arg(long, value_name = "DER", requires = "cert")]
-    pub ocsp: Vec<PathBuf>,
-    /// Time for which browsers use HTTPS alone (Strict-Transport-Security) [default: what the agent says]
-    #[arg(long, value_name = "TIME", value_parser = time(Duration::ZERO..=Duration::MAX))]
-    pub hsts_max_age: Option<Duration>,
-    /// Names and bcrypt hashes (htpasswd -B) of those who may ask; read again when it changes
+    /// Configuration file (TOML): its keys are these flags without the dashes. A flag on the command line wins over
+    /// its key
     #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Address to accept HTTPS on; repeatable. There is no default if --listen-plain is given
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8443", value_parser = listen_address)]
+    #[arg(default_value_if("listen_plain", ArgPredicate::IsPresent, None), help_heading = LISTENERS)]
+    pub listen: Vec<SocketAddr>,
+    /// Address to accept plain HTTP on, behind a load balancer that terminates TLS; repeatable
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address, help_heading = LISTENERS)]
+    pub listen_plain: Vec<SocketAddr>,
+    /// Networks of load balancers that send a PROXY protocol header (version 1 or 2); repeatable
+    #[arg(long, value_name = "CIDR", help_heading = LISTENERS)]
+    pub proxy_protocol: Vec<Network>,
+    /// Networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted; repeatable
+    #[arg(long, value_name = "CIDR", help_heading = LISTENERS)]
+    pub trust_forwarded: Vec<Network>,
+
+    /// Certificate chain (PEM); repeatable, each with its --key. A connection gets the one for its server name, ECDSA
+    /// before RSA [default: a self-signed one, made at the start]
+    #[arg(long, value_name = "PEM", help_heading = TLS)]
+    pub cert: Vec<PathBuf>,
+    /// Private key (PEM) of the --cert at the same position
+    #[arg(long, value_name = "PEM", help_heading = TLS)]
+    pub key: Vec<PathBuf>,
+    /// OCSP response (DER) for the --cert at the same position; for each --cert or for none
+    #[arg(long, value_name = "DER", requires = "cert", help_heading = TLS)]
+    pub ocsp: Vec<PathBuf>,
+    /// Lowest TLS version for clients
+    #[arg(long, value_enum, default_value_t, help_heading = TLS)]
+    pub tls_min: TlsMin,
+    /// Time for which browsers use HTTPS only (Strict-Transport-Security) [default: the agent's header]
+    #[arg(long, value_name = "TIME", value_parser = time(Duration::ZERO..=Duration::MAX), help_heading = TLS)]
+    pub hsts_max_age: Option<Duration>,
+
+    /// Networks that clients may connect from; repeatable [default: all]
+    #[arg(long, value_name = "CIDR", help_heading = CLIENTS)]
+    pub allow_clients: Vec<Network>,
+    /// Networks that clients may not connect from, even if --allow-clients has them; repeatable
+    #[arg(long, value_name = "CIDR", help_heading = CLIENTS)]
+    pub deny_clients: Vec<Network>,
+    /// Certificates (PEM) that clients' certificates are verified with: of authorities, or clients' own
+    #[arg(long, value_name = "PEM", help_heading = CLIENTS)]
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client needs a certificate
+    #[arg(long, value_enum, default_value_t, help_heading = CLIENTS)]
+    pub client_cert: ClientCert,
+    /// Users and bcrypt hashes (htpasswd -B) for HTTP Basic authentication. With it no agent is sent a Basic password
+    #[arg(long, value_name = "FILE", help_heading = CLIENTS)]
     pub htpasswd: Option<PathBuf>,
-    /// The agents that --htpasswd is for; may be repeated [default: all]
-    #[arg(long, value_name = "CIDR", requires = "htpasswd")]
+    /// Agents that need a user of --htpasswd; repeatable [default: all]
+    #[arg(long, value_name = "CIDR", requires = "htpasswd", help_heading = CLIENTS)]
     pub htpasswd_agents: Vec<Network>,
-    /// Whether agents see the /<ip> prefix
-    #[arg(long, value_enum, default_value_t)]
+
+    /// Networks of agents that may be reached; repeatable. Loopback, link-local and multicast addresses need a network
+    /// inside those ranges [default: none]
+    #[arg(long, value_name = "CIDR", help_heading = AGENTS)]
+    pub agents: Vec<Network>,
+    /// Agent for paths that name none; must be in --agents [default: none, such paths get 404]
+    #[arg(long, value_name = "IP", value_parser = address, help_heading = AGENTS)]
+    pub default_agent: Option<IpAddr>,
+    /// Domain in which the host name 10-0-0-5.DOMAIN is agent 10.0.0.5, so that each desktop has its own browser
+    /// origin. Needs a wildcard DNS name and certificate
+    #[arg(long, value_name = "DOMAIN", help_heading = AGENTS)]
+    pub agent_domain: Option<AgentDomain>,
+    /// Port of every agent
+    #[arg(long, value_name = "PORT", default_value_t = AGENT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(help_heading = AGENTS)]
+    pub agent_port: u16,
+    /// TLS to the agents: any certificate, a verified one, or plain HTTP
+    #[arg(long, value_enum, default_value_t = AgentTls::Insecure, help_heading = AGENTS)]
+    pub agent_tls: AgentTls,
+    /// Certificates (PEM) that agents' certificates are verified with: of authorities, or agents' own
+    #[arg(long, value_name = "PEM", conflicts_with = "agent_pin", help_heading = AGENTS)]
+    pub agent_ca: Option<PathBuf>,
+    /// Name in every agent's certificate [default: the agent's address]
+    #[arg(long, value_name = "NAME", requires = "agent_ca", help_heading = AGENTS)]
+    pub agent_name: Option<String>,
+    /// SHA-256 digest of an agent's certificate (`dcv-splice pin IP` prints it); repeatable
+    #[arg(long, value_name = "sha256:HEX", help_heading = AGENTS)]
+    pub agent_pin: Vec<Pin>,
+    /// Whether agents see the /<ip> of the path: keep is for agents with a web-url-path
+    #[arg(long, value_enum, default_value_t, help_heading = AGENTS)]
     pub path_prefix: PrefixMode,
-    /// What agents are told as Host
-    #[arg(long, value_enum, default_value_t)]
+    /// Host header that agents get: the client's without its port, the client's, or the agent's address
+    #[arg(long, value_enum, default_value_t, help_heading = AGENTS)]
     pub host_header: HostHeader,
-    /// Threads that serve [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub workers: Option<u16>,
-    /// How workers wait for sockets; auto takes epoll where io-uring is not available
-    #[arg(long, value_enum, default_value_t)]
-    pub io_backend: IoBackend,
-    /// A line per request or session: a file, stdout, or off
-    #[arg(long, value_name = "PATH|stdout|off", default_value = "off")]
+
+    /// File for a line per request or session, or stdout
+    #[arg(long, value_name = "PATH|stdout|off", default_value = "off", help_heading = MONITORING)]
     pub access_log: String,
-    /// Where metrics and a status page are shown, by plain HTTP
+    /// Address of /metrics (Prometheus) and the status page, by plain HTTP
     #[arg(long, value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9443", value_parser = admin_at)]
+    #[arg(help_heading = MONITORING)]
     pub admin: AdminAt,
-    /// The kernel's own account of connections, in the metrics: where it can be had, not at all, or not without it
-    #[arg(long, value_enum, default_value_t)]
+    /// Kernel-side metrics of connections (eBPF): if available, never, or required
+    #[arg(long, value_enum, default_value_t, help_heading = MONITORING)]
     pub ebpf: EbpfMode,
-    /// The kernel's part of it
-    #[arg(long, value_name = "FILE", default_value = "/usr/lib/dcv-splice/account.o")]
+    /// The eBPF program
+    #[arg(long, value_name = "FILE", default_value = "/usr/lib/dcv-splice/account.o", help_heading = MONITORING)]
     pub ebpf_object: PathBuf,
-    /// Where `reload`, `reopen`, `upgrade` and `status` reach this one: a Unix socket, for its own user and root only
-    #[arg(long, value_name = "PATH")]
+
+    /// Unix socket for `reload`, `reopen`, `upgrade` and `status`; only its own user and root can use it
+    #[arg(long, value_name = "PATH", help_heading = PROCESS)]
     pub control: Option<PathBuf>,
+    /// Worker threads [default: one per core] [range: 1 to 1024]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = PROCESS)]
+    pub workers: Option<u16>,
+    /// How workers wait for sockets: auto uses epoll if `io_uring` is not available
+    #[arg(long, value_enum, default_value_t, help_heading = PROCESS)]
+    pub io_backend: IoBackend,
+
     /// The limits.
     #[command(flatten)]
     pub limits: LimitFlags,
 }
 
+const LISTENERS: &str = "Listeners";
+const TLS: &str = "TLS to clients";
+const CLIENTS: &str = "Clients";
+const AGENTS: &str = "Agents";
+const MONITORING: &str = "Monitoring";
+const PROCESS: &str = "Process";
+
 /// The limits, as typed.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitFlags {
-    /// Client connections in all
+    /// Client connections in total [range: 1 or more]
     #[arg(long, value_name = "N", default_value_t = 9_000)]
     pub connections_max: usize,
-    /// Connections of one client address (IPv6: of one /64). A desktop holds 6 to 8, and an office may share one
+    /// Connections of one client address (IPv6: of one /64). A desktop has 6 to 8, and an office may share one address
+    /// [range: 1 or more]
     #[arg(long, value_name = "N", default_value_t = 4_000)]
     pub client_connections_max: usize,
-    /// New connections a second of one client address, four times as many at once
+    /// New connections per second of one client address; bursts of four times as many [range: 1 or more]
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub client_rate: u32,
-    /// Clients' TLS handshakes in flight, per worker; the one that has taken longest gives way to a new one
+    /// Concurrent TLS handshakes with clients, per worker; a new one ends the oldest [range: 1 or more]
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub handshakes_max: usize,
-    /// Time for a client's TLS handshake, and for each request head
+    /// Time for a client's TLS handshake, and for each request head [range: 1s to 1year]
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time(SECOND..=YEAR))]
     pub header_timeout: Duration,
-    /// Size of a request or response head
+    /// Size of a request head or response head [range: 256 B to 1 MiB]
     #[arg(long, value_name = "SIZE", default_value = "32KiB", value_parser = size(256..=1 << 20))]
     pub header_size_max: ByteSize,
-    /// Size of a request line
-    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = size(0..=1 << 20))]
+    /// Size of a request line [range: 0 B to --header-size-max]
+    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = size(0..=u64::MAX))]
     pub request_line_max: ByteSize,
-    /// Header lines of a head, at most 256
+    /// Header lines of a request head or response head [range: 1 to 256]
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub header_count_max: usize,
     /// Size of a request body
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size(0..=u64::MAX))]
     pub body_max: ByteSize,
-    /// Time that a request body may pause
+    /// Time that a request body may pause [range: 1s to 1year]
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time(SECOND..=YEAR))]
     pub body_idle_timeout: Duration,
-    /// Time that a client may keep an unused connection
+    /// Time that an unused client connection is kept [range: 1s to 1year]
     #[arg(long, value_name = "TIME", default_value = "75s", value_parser = time(SECOND..=YEAR))]
     pub client_keepalive_timeout: Duration,
-    /// Time to connect to an agent, TLS handshake included
+    /// Time to connect to an agent, TLS handshake included [range: 1ms to 10m]
     #[arg(long, value_name = "TIME", default_value = "2500ms", value_parser = time(MILLISECOND..=CONNECT_MAX))]
     pub connect_timeout: Duration,
-    /// Time to the first byte of an agent's response, and between two of its bytes
+    /// Time to the first byte of an agent's response, and between two of its bytes [range: 1s to 1year]
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = time(SECOND..=YEAR))]
     pub response_timeout: Duration,
-    /// Time that an agent's unused connection is kept
+    /// Time that an unused agent connection is kept [range: 1s to 1year]
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time(SECOND..=YEAR))]
     pub agent_keepalive_timeout: Duration,
     /// Unused connections kept per agent and worker
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub agent_idle_max: usize,
-    /// Time that sent bytes may stay unacknowledged by a client or an agent (TCP_USER_TIMEOUT, tcp(7))
+    /// Time that sent bytes may stay unacknowledged by a client or an agent (`TCP_USER_TIMEOUT`, tcp(7))
+    /// [range: 1s to 24days 20h 31m 23s]
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = time(SECOND..=TCP_USER_TIMEOUT_MAX))]
     pub tcp_user_timeout: Duration,
-    /// Time that a WebSocket may carry nothing
+    /// Time that a session (WebSocket) may carry nothing [range: 1s to 1year]
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time(SECOND..=YEAR))]
     pub session_idle_timeout: Duration,
-    /// The same once one side has ended it; also how long a client that has ended its side waits for an answer
+    /// The same after one side has ended the session; also the time for the response to a client that has ended its
+    /// side [range: 1s to 1year]
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time(SECOND..=YEAR))]
     pub half_closed_timeout: Duration,
-    /// Bytes that one direction of a session moves before other sessions have their turn
-    #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = size(4096..=u64::MAX))]
+    /// Bytes that one direction of a session may move before other sessions run [range: 4 KiB to 1 GiB]
+    #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = size(4096..=1 << 30))]
     pub relay_budget: ByteSize,
-    /// Time that sessions may go on after SIGTERM
+    /// Time that sessions may go on after SIGTERM [range: 0s to 1year]
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time(Duration::ZERO..=YEAR))]
     pub drain_timeout: Duration,
-    /// Time that sessions may go on in the old process after an upgrade
+    /// Time that sessions may go on in the old process after an upgrade [range: 0s to 1year]
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time(Duration::ZERO..=YEAR))]
     pub upgrade_drain_timeout: Duration,
 }
@@ -281,43 +303,43 @@ pub enum TlsMin {
 /// Whether clients need a certificate of their own.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum ClientCert {
-    /// They do.
+    /// A client needs a verified certificate.
     #[default]
     Required,
-    /// They may have one, which then has to be good.
+    /// A client may have one, which must be verified.
     Optional,
 }
 
 /// How a worker waits for sockets.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum IoBackend {
-    /// A ring, or epoll where there is none.
+    /// `io_uring`, or epoll if it is not available.
     #[default]
     Auto,
-    /// A ring of the kernel (Linux 6.1 and later).
+    /// `io_uring` (Linux 6.1 and later).
     IoUring,
     /// epoll(7).
     Epoll,
 }
 
-/// Whether the kernel counts too.
+/// Whether the kernel counts connections too.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum EbpfMode {
-    /// Where it can.
+    /// If the kernel and the permissions allow it.
     #[default]
     Auto,
-    /// It does not.
+    /// Never.
     Off,
-    /// Where it can't, the program does not start.
+    /// The program does not start without it.
     Require,
 }
 
-/// Where metrics are shown.
+/// Where the metrics are served.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AdminAt {
     /// Nowhere.
     Off,
-    /// There.
+    /// At this address.
     Address(SocketAddr),
 }
 

@@ -113,21 +113,31 @@ pub struct Config {
 }
 
 impl Config {
-    /// What of this can't become that of `other` while it runs.
+    /// The first setting that differs from `other`'s and that a reload can't change.
     pub fn fixed_setting_unlike(&self, other: &Self) -> Option<&'static str> {
-        let unlike = [
-            ("listen", self.listen != other.listen),
-            ("listen-plain", self.listen_plain != other.listen_plain),
-            ("workers", self.workers != other.workers),
-            ("io-backend", self.io_backend != other.io_backend),
-            ("agent-port", self.agent_port != other.agent_port),
-            ("control", self.control != other.control),
-            ("admin", self.admin != other.admin),
-            ("ebpf", self.ebpf != other.ebpf),
-            ("ebpf-object", self.ebpf_object != other.ebpf_object),
-        ];
-        unlike.into_iter().find(|(_, is_unlike)| *is_unlike).map(|(name, _)| name)
+        FIXED.iter().find(|(_, differs)| differs(self, other)).map(|(name, _)| *name)
     }
+}
+
+/// Whether the setting differs between two configurations.
+type Differs = fn(&Config, &Config) -> bool;
+
+/// The settings that only an upgrade or a restart changes.
+const FIXED: [(&str, Differs); 9] = [
+    ("listen", |one, other| one.listen != other.listen),
+    ("listen-plain", |one, other| one.listen_plain != other.listen_plain),
+    ("workers", |one, other| one.workers != other.workers),
+    ("io-backend", |one, other| one.io_backend != other.io_backend),
+    ("agent-port", |one, other| one.agent_port != other.agent_port),
+    ("control", |one, other| one.control != other.control),
+    ("admin", |one, other| one.admin != other.admin),
+    ("ebpf", |one, other| one.ebpf != other.ebpf),
+    ("ebpf-object", |one, other| one.ebpf_object != other.ebpf_object),
+];
+
+/// Whether a reload changes the setting; if not, an upgrade does.
+pub fn is_reloadable(key: &str) -> bool {
+    FIXED.iter().all(|(name, _)| *name != key)
 }
 
 /// What can't be meant so, and what to write instead.

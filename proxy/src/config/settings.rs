@@ -347,20 +347,6 @@ mod tests {
             ("help = \"x\"", "f.toml:1:1: there is no help"),
             ("[limits]\nheader-timeout = 1", "f.toml:1:2: there is no limits"),
             ("connections-max = \"5\"", "f.toml:1:19: connections-max takes a whole number"),
-            (
-                "connect-timeout = 5",
-                "f.toml:1:19: the unit of connect-timeout is missing: write connect-timeout = \"5s\"",
-            ),
-            ("body-max = 5", "f.toml:1:12: the unit of body-max is missing: write body-max = \"5B\""),
-            (
-                "connect-ms = 100",
-                "f.toml:1:1: connect-ms is now connect-timeout: write connect-timeout = \"100ms\"",
-            ),
-            (
-                "headers-max = 5",
-                "f.toml:1:1: headers-max is now header-count-max: write header-count-max = 5",
-            ),
-            ("prefix = \"keep\"", "f.toml:1:1: prefix is now path-prefix: write path-prefix = \"keep\""),
             ("connections-max = 5.5", "f.toml:1:19: connections-max takes a whole number"),
             ("connect-timeout = [5]", "f.toml:1:19: connect-timeout takes one value"),
             ("agents = [\"10.0.0.0/8\", 10]", "f.toml:1:25: agents takes a text: write it between quotes"),
@@ -414,6 +400,28 @@ mod tests {
         assert!(error.starts_with("--config /nowhere/f.toml: "), "{error}");
     }
 
+    #[test]
+    fn what_is_written_without_a_unit_or_by_an_old_name_is_told_with_what_to_write() {
+        for (text, told) in [
+            (
+                "connect-timeout = 5",
+                "f.toml:1:19: the unit of connect-timeout is missing: write connect-timeout = \"5s\"",
+            ),
+            ("body-max = 5", "f.toml:1:12: the unit of body-max is missing: write body-max = \"5B\""),
+            (
+                "connect-ms = 100",
+                "f.toml:1:1: connect-ms is now connect-timeout: write connect-timeout = \"100ms\"",
+            ),
+            (
+                "headers-max = 5",
+                "f.toml:1:1: headers-max is now header-count-max: write header-count-max = 5",
+            ),
+            ("prefix = \"keep\"", "f.toml:1:1: prefix is now path-prefix: write path-prefix = \"keep\""),
+        ] {
+            assert_eq!(wrong(text, &[]), told);
+        }
+    }
+
     /// A rule that missed an address by the form that it was written in would be open.
     #[test]
     fn every_address_and_network_is_taken_in_one_form_however_it_is_written() {
@@ -424,12 +432,12 @@ mod tests {
         assert_eq!(
             lists,
             [
-                "allow-clients",
-                "deny-clients",
                 "proxy-protocol",
                 "trust-forwarded",
+                "allow-clients",
+                "deny-clients",
+                "htpasswd-agents",
                 "agents",
-                "htpasswd-agents"
             ]
         );
         let lines = lists.iter().map(|key| format!("{key} = \"::ffff:10.0.0.0/104\"\n"));
@@ -481,7 +489,7 @@ mod tests {
             "f.toml:4:18: invalid value '0s' for '--header-timeout <TIME>'",
             "invalid value '10.0.0.0/40' for '--agents <CIDR>'",
             "invalid value '0' for '--workers <N>'",
-            "invalid value '1B' for '--relay-budget <SIZE>': write a size from 4.0 KiB",
+            "invalid value '1B' for '--relay-budget <SIZE>': write a size from 4 KiB",
             "f.toml:5:1: --header-count-max must lie between",
         ];
         let lines: Vec<_> = error.lines().collect();
@@ -500,6 +508,37 @@ mod tests {
     fn a_file_of_nothing_but_errors_is_not_looked_through_for_ever() {
         let text = format!("agents = [{}]\n", "\"x\",".repeat(10_000));
         assert_eq!(wrong(&text, &[]).lines().count(), ERRORS_MAX);
+    }
+
+    /// The help would promise what is refused, or keep a limit to itself.
+    #[test]
+    fn the_ranges_in_the_help_are_those_that_hold() {
+        let command = Flags::augment_args(clap::Command::new("dcv-splice").no_binary_name(true));
+        let parse = |key: &str, value: &str| {
+            let parsed = command.clone().try_get_matches_from([format!("--{key}={value}")]);
+            parsed.map(drop).map_err(|error| told(&error))
+        };
+        let mut looked_at = 0;
+        for argument in command.get_arguments() {
+            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+            let key = argument.get_long().unwrap_or_default();
+            let range = help.split_once("[range: ").and_then(|(_, rest)| rest.split_once(']'));
+            let Some((min, max)) = range.and_then(|(range, _)| range.split_once(" to ")) else { continue };
+            looked_at += 1;
+            assert_eq!(parse(key, min), Ok(()), "{key}");
+            if max.starts_with("--") {
+                continue;
+            }
+            assert_eq!(parse(key, max), Ok(()), "{key}");
+            let beyond = match argument.get_value_names().unwrap_or_default() {
+                [name] if *name == "TIME" => "100years",
+                [name] if *name == "SIZE" => "100GiB",
+                _ => continue,
+            };
+            let error = parse(key, beyond).expect_err(key);
+            assert!(error.ends_with(&format!("from {min} to {max}")), "{key}: {error}");
+        }
+        assert!(looked_at >= 15, "{looked_at}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 /// The shortest of most limits.
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// The longest of most limits: `1year`, which is 365.25 days.
-pub(super) const YEAR: Duration = Duration::from_secs(31_557_600);
+pub(super) const YEAR: Duration = Duration::from_hours(8766);
 
 /// Reads a time within `range`.
 pub(super) fn time(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, String> + Clone {
@@ -41,7 +41,7 @@ pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<ByteSi
         if range.contains(&size.as_u64()) {
             return Ok(size);
         }
-        Err(format!("write a size from {} to {}", ByteSize(*range.start()), ByteSize(*range.end())))
+        Err(format!("write a size from {:.0} to {:.0}", ByteSize(*range.start()), ByteSize(*range.end())))
     }
 }
 
@@ -85,8 +85,8 @@ mod tests {
         }
         for (text, says) in [
             ("16384", "the unit is missing: write 16384B or 16384KiB"),
-            ("255B", "write a size from 256 B to 1.0 MiB"),
-            ("2MiB", "write a size from 256 B to 1.0 MiB"),
+            ("255B", "write a size from 256 B to 1 MiB"),
+            ("2MiB", "write a size from 256 B to 1 MiB"),
             ("16KX", "such as 16KiB"),
             ("-1KiB", "such as 16KiB"),
             ("", "such as 16KiB"),

@@ -25,10 +25,10 @@ pub enum HostHeader {
 /// Whether the `/<ip>` prefix is taken off before the agent sees the path.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub enum PrefixMode {
-    /// Off: for agents whose `web-url-path` is `/`.
+    /// Removed: for agents whose `web-url-path` is `/`.
     #[default]
     Strip,
-    /// Left: for agents whose `web-url-path` is `/<ip>`.
+    /// Kept: for agents whose `web-url-path` is `/<ip>`.
     Keep,
 }
 

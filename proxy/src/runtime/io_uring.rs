@@ -1,4 +1,4 @@
-//! IoBackend from a raw `io_uring`: one multishot poll per socket, its completions collected when the worker wants
+//! Readiness from a raw `io_uring`: one multishot poll per socket, its completions collected when the worker wants
 //! them. All `unsafe` of the program is here. No buffer is ever lent to the kernel.
 
 use std::collections::HashMap;
