@@ -54,9 +54,13 @@ pub struct ClientLimits {
 pub fn reply_to(refused: RejectReason) -> LocalResponse {
     let later = |status, text| LocalResponse::new(status, text).with_header("Retry-After: 5");
     match refused {
-        RejectReason::TooMany => later(429, "This address has too many connections: close some."),
-        RejectReason::TooOften => later(429, "This address makes connections too fast: wait."),
-        RejectReason::Full => later(503, "This proxy has as many connections as it may: try again."),
+        RejectReason::ClientConnectionsMax => {
+            later(429, "This address has too many connections: close some.")
+        }
+        RejectReason::RateLimited => later(429, "This address makes connections too fast: wait."),
+        RejectReason::MaxConnections => {
+            later(503, "This proxy has as many connections as it may: try again.")
+        }
         _ => LocalResponse::new(403, "This address may not use this proxy."),
     }
 }
@@ -115,12 +119,12 @@ impl Admission {
     pub fn would_admit(&self, address: IpAddr, now: Instant) -> Result<(), RejectReason> {
         let Rules { networks, limits } = &*self.rules;
         if !networks.allows(address) {
-            return Err(RejectReason::Denied);
+            return Err(RejectReason::ClientDenied);
         }
         match self.clients.lock().get(&one(address)) {
-            Some(client) if client.open >= limits.connections_max => Err(RejectReason::TooMany),
+            Some(client) if client.open >= limits.connections_max => Err(RejectReason::ClientConnectionsMax),
             Some(client) if client.tokens_at(now, limits.per_second.into()) < 1.0 => {
-                Err(RejectReason::TooOften)
+                Err(RejectReason::RateLimited)
             }
             _ => Ok(()),
         }
@@ -129,7 +133,7 @@ impl Admission {
     fn enter(&self, address: IpAddr, now: Instant) -> Result<(), RejectReason> {
         let Rules { networks, limits } = &*self.rules;
         if !networks.allows(address) {
-            return Err(RejectReason::Denied);
+            return Err(RejectReason::ClientDenied);
         }
         let rate = f64::from(limits.per_second);
         let mut clients = self.clients.lock();
@@ -142,10 +146,10 @@ impl Admission {
         // One worker's time is not quite another's.
         client.at = client.at.max(now);
         if client.open >= limits.connections_max {
-            return Err(RejectReason::TooMany);
+            return Err(RejectReason::ClientConnectionsMax);
         }
         if client.tokens < 1.0 {
-            return Err(RejectReason::TooOften);
+            return Err(RejectReason::RateLimited);
         }
         client.tokens -= 1.0;
         client.open += 1;
@@ -208,8 +212,11 @@ mod tests {
         let now = Instant::now();
         let guests: Vec<_> =
             (0..3).map(|_| admission.admit(address("192.0.2.1"), now).expect("room")).collect();
-        assert_eq!(admission.admit(address("192.0.2.1"), now).err(), Some(RejectReason::TooMany));
-        assert_eq!(admission.would_admit(address("192.0.2.1"), now), Err(RejectReason::TooMany));
+        assert_eq!(
+            admission.admit(address("192.0.2.1"), now).err(),
+            Some(RejectReason::ClientConnectionsMax)
+        );
+        assert_eq!(admission.would_admit(address("192.0.2.1"), now), Err(RejectReason::ClientConnectionsMax));
         assert_eq!(admission.would_admit(address("192.0.2.2"), now), Ok(()));
         assert!(admission.admit(address("192.0.2.2"), now).is_ok());
         drop(guests);
@@ -225,8 +232,8 @@ mod tests {
         let guest = old.admit(one, now).expect("room");
         let denied = ClientNetworks { denied: networks(&["192.0.2.2/32"]), ..ClientNetworks::default() };
         let new = old.renewed(denied, limits);
-        assert_eq!(new.admit(one, now).err(), Some(RejectReason::TooMany));
-        assert_eq!(new.admit(other, now).err(), Some(RejectReason::Denied));
+        assert_eq!(new.admit(one, now).err(), Some(RejectReason::ClientConnectionsMax));
+        assert_eq!(new.admit(other, now).err(), Some(RejectReason::ClientDenied));
         drop(guest);
         assert!(new.admit(one, now).is_ok());
     }
@@ -275,7 +282,7 @@ mod tests {
             ("2001:db9::1", false),
         ] {
             let refused = admission.admit(address(client), now).err();
-            assert_eq!(refused, (!is_let_in).then_some(RejectReason::Denied), "{client}");
+            assert_eq!(refused, (!is_let_in).then_some(RejectReason::ClientDenied), "{client}");
         }
     }
 

@@ -80,9 +80,9 @@ impl AuthError {
     /// How it is counted.
     pub fn why(self) -> RejectReason {
         match self {
-            Self::Missing | Self::Wrong => RejectReason::Password,
-            Self::TooOften(_) => RejectReason::Guesses,
-            Self::Busy => RejectReason::Busy,
+            Self::Missing | Self::Wrong => RejectReason::AuthFailed,
+            Self::TooOften(_) => RejectReason::AuthBackoff,
+            Self::Busy => RejectReason::AuthBusy,
         }
     }
 

@@ -7,115 +7,115 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Why a client or a request is rejected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RejectReason {
-    /// The client comes from where none may.
-    Denied,
-    /// It has as many connections as it may.
-    TooMany,
-    /// It has made too many lately.
-    TooOften,
-    /// All clients together have as many as they may.
-    Full,
-    /// It asked for nothing when all clients together had as many as they may, and gave way to another.
-    Waiting,
-    /// There is no descriptor left.
-    Descriptors,
-    /// A handshake that took long gave way to a new one.
-    Handshake,
-    /// A handshake took longer than one may.
-    HandshakeSlow,
-    /// A client left in the midst of its handshake. Counted, and not logged: balancers look in like that.
-    HandshakeLeft,
-    /// It speaks without TLS where TLS is due.
+    /// The client's address is not allowed.
+    ClientDenied,
+    /// It has as many connections as one client may have.
+    ClientConnectionsMax,
+    /// It opens connections too fast.
+    RateLimited,
+    /// All clients together have as many connections as they may have.
+    MaxConnections,
+    /// It sent no request while all connections were in use, and was closed for a new one.
+    Evicted,
+    /// No file descriptor is left.
+    NoFileDescriptors,
+    /// Its TLS handshake was slow and gave way to a new one.
+    HandshakeEvicted,
+    /// Its TLS handshake took too long.
+    HandshakeTimeout,
+    /// It left during its TLS handshake. Counted, and not logged: load balancers check health like that.
+    HandshakeAborted,
+    /// It speaks without TLS on a TLS listener.
     NotTls,
-    /// It speaks no version of TLS that is spoken here.
+    /// It has no TLS version in common with the proxy.
     TlsVersion,
-    /// It knows no cipher suite, group or signature that is known here.
-    TlsSuites,
-    /// It wants to speak something else than HTTP/1.1 inside of TLS.
-    TlsProtocol,
-    /// It ended the handshake with an alert: most do who don't trust the proxy's certificate.
+    /// It has no cipher suite, group or signature in common with the proxy.
+    TlsCipherSuites,
+    /// It wants another protocol than HTTP/1.1.
+    TlsAlpn,
+    /// It ended the handshake with an alert: most do that don't trust the proxy's certificate.
     TlsAlert,
-    /// It breaks TLS.
-    TlsBroken,
-    /// It has to show a certificate and shows none.
+    /// It violated the TLS protocol.
+    TlsError,
+    /// It sent no certificate where one is required.
     CertificateMissing,
-    /// It shows one that no authority vouches for.
-    CertificateUnknown,
-    /// It shows one that is not valid yet, or no longer.
+    /// Its certificate is of no trusted authority.
+    CertificateUntrusted,
+    /// Its certificate is not valid yet, or no longer.
     CertificateExpired,
-    /// It shows one that is damaged, or is not its own.
-    CertificateBroken,
-    /// A balancer did not say whom it speaks for.
+    /// Its certificate is damaged, or is not its own.
+    CertificateInvalid,
+    /// A load balancer sent no valid PROXY header.
     ProxyHeader,
-    /// A head that can't be understood, or in more than one way.
-    Head,
-    /// An address that may not be dialled.
-    Stranger,
-    /// No password, or a wrong one.
-    Password,
-    /// Too many wrong passwords.
-    Guesses,
-    /// Too many passwords at once.
-    Busy,
+    /// Its request head is invalid or ambiguous.
+    BadRequest,
+    /// It asks for an agent that may not be reached.
+    AgentNotAllowed,
+    /// It sent no password, or a wrong one.
+    AuthFailed,
+    /// It sent too many wrong passwords.
+    AuthBackoff,
+    /// Too many passwords are being checked.
+    AuthBusy,
 }
 
 impl RejectReason {
     const ALL: [Self; 25] = [
-        Self::Denied,
-        Self::TooMany,
-        Self::TooOften,
-        Self::Full,
-        Self::Waiting,
-        Self::Descriptors,
-        Self::Handshake,
-        Self::HandshakeSlow,
-        Self::HandshakeLeft,
+        Self::ClientDenied,
+        Self::ClientConnectionsMax,
+        Self::RateLimited,
+        Self::MaxConnections,
+        Self::Evicted,
+        Self::NoFileDescriptors,
+        Self::HandshakeEvicted,
+        Self::HandshakeTimeout,
+        Self::HandshakeAborted,
         Self::NotTls,
         Self::TlsVersion,
-        Self::TlsSuites,
-        Self::TlsProtocol,
+        Self::TlsCipherSuites,
+        Self::TlsAlpn,
         Self::TlsAlert,
-        Self::TlsBroken,
+        Self::TlsError,
         Self::CertificateMissing,
-        Self::CertificateUnknown,
+        Self::CertificateUntrusted,
         Self::CertificateExpired,
-        Self::CertificateBroken,
+        Self::CertificateInvalid,
         Self::ProxyHeader,
-        Self::Head,
-        Self::Stranger,
-        Self::Password,
-        Self::Guesses,
-        Self::Busy,
+        Self::BadRequest,
+        Self::AgentNotAllowed,
+        Self::AuthFailed,
+        Self::AuthBackoff,
+        Self::AuthBusy,
     ];
 
     /// A word for it, as a counter's label.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Denied => "denied",
-            Self::TooMany => "too-many",
-            Self::TooOften => "too-often",
-            Self::Full => "full",
-            Self::Waiting => "waiting",
-            Self::Descriptors => "descriptors",
-            Self::Handshake => "handshake",
-            Self::HandshakeSlow => "handshake-slow",
-            Self::HandshakeLeft => "handshake-left",
-            Self::NotTls => "not-tls",
-            Self::TlsVersion => "tls-version",
-            Self::TlsSuites => "tls-suites",
-            Self::TlsProtocol => "tls-protocol",
-            Self::TlsAlert => "tls-alert",
-            Self::TlsBroken => "tls-broken",
-            Self::CertificateMissing => "certificate-missing",
-            Self::CertificateUnknown => "certificate-unknown",
-            Self::CertificateExpired => "certificate-expired",
-            Self::CertificateBroken => "certificate-broken",
+            Self::ClientDenied => "client_denied",
+            Self::ClientConnectionsMax => "client_connections_max",
+            Self::RateLimited => "rate_limited",
+            Self::MaxConnections => "max_connections",
+            Self::Evicted => "evicted",
+            Self::NoFileDescriptors => "no_file_descriptors",
+            Self::HandshakeEvicted => "handshake_evicted",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::HandshakeAborted => "handshake_aborted",
+            Self::NotTls => "not_tls",
+            Self::TlsVersion => "tls_version",
+            Self::TlsCipherSuites => "tls_cipher_suites",
+            Self::TlsAlpn => "tls_alpn",
+            Self::TlsAlert => "tls_alert",
+            Self::TlsError => "tls_error",
+            Self::CertificateMissing => "certificate_missing",
+            Self::CertificateUntrusted => "certificate_untrusted",
+            Self::CertificateExpired => "certificate_expired",
+            Self::CertificateInvalid => "certificate_invalid",
             Self::ProxyHeader => "proxy_header",
-            Self::Head => "head",
-            Self::Stranger => "stranger",
-            Self::Password => "password",
-            Self::Guesses => "guesses",
-            Self::Busy => "busy",
+            Self::BadRequest => "bad_request",
+            Self::AgentNotAllowed => "agent_not_allowed",
+            Self::AuthFailed => "auth_failed",
+            Self::AuthBackoff => "auth_backoff",
+            Self::AuthBusy => "auth_busy",
         }
     }
 }
@@ -123,31 +123,31 @@ impl RejectReason {
 impl fmt::Display for RejectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Denied => "comes from where no client may (--allow-clients, --deny-clients)",
-            Self::TooMany => "has as many connections as one may (--client-connections-max)",
-            Self::TooOften => "makes connections faster than one may (--client-rate)",
-            Self::Full => "comes when as many are here as may (--connections-max)",
-            Self::Waiting => "asked for nothing, and others needed its connection (--connections-max)",
-            Self::Descriptors => "comes when no file descriptor is left (LimitNOFILE)",
-            Self::Handshake => "took long in its handshake, and others came (--handshakes-max)",
-            Self::HandshakeSlow => "took too long in its TLS handshake (--header-timeout)",
-            Self::HandshakeLeft => "left in the midst of its TLS handshake",
-            Self::NotTls => "speaks without TLS where TLS is due (--listen)",
-            Self::TlsVersion => "speaks no version of TLS that is spoken here (--tls-min)",
-            Self::TlsSuites => "knows no cipher suite that is known here",
-            Self::TlsProtocol => "wants something else than HTTP/1.1",
-            Self::TlsAlert => "ended its TLS handshake",
-            Self::TlsBroken => "breaks TLS",
-            Self::CertificateMissing => "shows no certificate (--client-ca)",
-            Self::CertificateUnknown => "shows a certificate of nobody who is trusted (--client-ca)",
-            Self::CertificateExpired => "shows a certificate at the wrong time",
-            Self::CertificateBroken => "shows a broken certificate",
-            Self::ProxyHeader => "did not say whom it speaks for (--proxy-protocol)",
-            Self::Head => "asks what can't be understood",
-            Self::Stranger => "asks for what is in no --agents prefix and was not dialled",
-            Self::Password => "shows no password, or a wrong one (--htpasswd)",
-            Self::Guesses => "has shown too many wrong passwords (--htpasswd)",
-            Self::Busy => "shows a password while too many are looked at (--htpasswd)",
+            Self::ClientDenied => "its address is not allowed (--allow-clients, --deny-clients)",
+            Self::ClientConnectionsMax => "it has too many connections (--client-connections-max)",
+            Self::RateLimited => "it opens connections too fast (--client-rate)",
+            Self::MaxConnections => "all connections are in use (--connections-max)",
+            Self::Evicted => "it sent no request, and others needed its connection (--connections-max)",
+            Self::NoFileDescriptors => "no file descriptor is left (LimitNOFILE)",
+            Self::HandshakeEvicted => "its TLS handshake was slow, and others came (--handshakes-max)",
+            Self::HandshakeTimeout => "its TLS handshake took too long (--header-timeout)",
+            Self::HandshakeAborted => "it left during its TLS handshake",
+            Self::NotTls => "it speaks without TLS on a TLS listener (--listen)",
+            Self::TlsVersion => "it has no TLS version in common with the proxy (--tls-min)",
+            Self::TlsCipherSuites => "it has no cipher suite, group or signature in common with the proxy",
+            Self::TlsAlpn => "it wants another protocol than HTTP/1.1 (ALPN)",
+            Self::TlsAlert => "it ended its TLS handshake with an alert",
+            Self::TlsError => "it violated the TLS protocol",
+            Self::CertificateMissing => "it sent no certificate (--client-ca)",
+            Self::CertificateUntrusted => "its certificate is of no trusted authority (--client-ca)",
+            Self::CertificateExpired => "its certificate is expired, or not valid yet",
+            Self::CertificateInvalid => "its certificate is invalid",
+            Self::ProxyHeader => "it sent no valid PROXY header (--proxy-protocol)",
+            Self::BadRequest => "its request is invalid",
+            Self::AgentNotAllowed => "the agent is in no --agents network",
+            Self::AuthFailed => "it sent no password, or a wrong one (--htpasswd)",
+            Self::AuthBackoff => "it must wait after repeated wrong passwords (--htpasswd)",
+            Self::AuthBusy => "too many passwords are being checked (--htpasswd)",
         })
     }
 }
@@ -159,14 +159,14 @@ pub struct RejectCounters([AtomicU64; RejectReason::ALL.len()]);
 impl RejectCounters {
     /// Counts `who`, and tells the log if it is time to.
     pub fn note(&self, why: RejectReason, who: impl fmt::Display) {
-        self.note_with(why, who, format_args!("it {why}"));
+        self.note_with(why, who, &why);
     }
 
     /// The same with words of the case's own.
     pub fn note_with(&self, why: RejectReason, who: impl fmt::Display, what: impl fmt::Display) {
         let count = self.add(why);
         if count.is_power_of_two() {
-            tracing::warn!("{who} is turned away: {what} ({count} so far)");
+            tracing::warn!("{who} was rejected: {what} ({count} so far)");
         }
     }
 
@@ -201,7 +201,7 @@ impl fmt::Display for RejectCounters {
             write!(f, "{separator}{} {count}", why.name())?;
             separator = ", ";
         }
-        if separator.is_empty() { f.write_str("nobody") } else { Ok(()) }
+        if separator.is_empty() { f.write_str("none") } else { Ok(()) }
     }
 }
 
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn each_reason_has_a_counter_and_a_name_of_its_own() {
         let rejections = RejectCounters::default();
-        assert_eq!(rejections.to_string(), "nobody");
+        assert_eq!(rejections.to_string(), "none");
         for (times, why) in (1..).zip(RejectReason::ALL) {
             (0..times).for_each(|_| rejections.note(why, "somebody"));
         }
@@ -221,6 +221,9 @@ mod tests {
         let names: std::collections::HashSet<_> =
             RejectReason::ALL.map(RejectReason::name).into_iter().collect();
         assert_eq!(names.len(), RejectReason::ALL.len());
-        assert!(rejections.to_string().starts_with("denied 1, too-many 2, "), "{rejections}");
+        assert!(
+            rejections.to_string().starts_with("client_denied 1, client_connections_max 2, "),
+            "{rejections}"
+        );
     }
 }

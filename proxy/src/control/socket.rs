@@ -43,9 +43,9 @@ pub enum ControlCommand {
     /// How it is, for people.
     Status,
     /// The same for programs: a [`ProcessStatus`](crate::observe::metrics::Standing) as JSON.
-    Figures,
+    Stats,
     /// The same without the kernel's account, which is the helper's to read.
-    OwnFigures,
+    OwnStats,
 }
 
 impl ControlCommand {
@@ -54,8 +54,8 @@ impl ControlCommand {
         ("reopen", Self::Reopen),
         ("upgrade", Self::Upgrade),
         ("status", Self::Status),
-        ("figures", Self::Figures),
-        ("own-figures", Self::OwnFigures),
+        ("stats", Self::Stats),
+        ("own-stats", Self::OwnStats),
     ];
 
     fn word(self) -> &'static str {

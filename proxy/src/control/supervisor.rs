@@ -13,12 +13,12 @@ use tokio::task::JoinHandle;
 
 use crate::config::{AccessLogTo, Settings};
 use crate::control::admin::{self, Sources};
-use crate::control::helper::{Answer, FIGURES, HelperClient, MessageKind, Payload, TRUNCATED};
+use crate::control::helper::{Answer, HelperClient, MessageKind, Payload, STATS, TRUNCATED};
 use crate::control::socket::{ControlCommand, ControlRequest, HEARD_MAX, Outcome};
 use crate::control::validation::{Prepared, open_log};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::ProcessStatus;
-use crate::observe::stats::KernelAccount;
+use crate::observe::stats::KernelStats;
 use crate::os::files::{Files, PassedFiles};
 use crate::os::log::{Finish, Log, Target};
 use crate::os::seccomp;
@@ -53,11 +53,11 @@ pub struct Supervisor {
     alone: bool,
     /// Who waits for an answer of the helper, and to which question, in their order.
     waiting: VecDeque<(MessageKind, Option<oneshot::Sender<Outcome>>)>,
-    /// Who waits for the kernel's figures, while the one question for them is under way.
+    /// Who waits for the kernel's stats, while the one question for them is under way.
     lookers: Option<Vec<oneshot::Sender<Outcome>>>,
     /// Another process is about to serve.
     upgrading: bool,
-    doing: &'static str,
+    state: &'static str,
     /// The kernel counts too.
     counting: bool,
     /// What new connections go by.
@@ -72,8 +72,8 @@ pub struct Supervisor {
     sockets: Vec<TcpListener>,
     since: Instant,
     reloads: u64,
-    reloads_refused: u64,
-    /// What shows figures, until another process does.
+    reload_failures: u64,
+    /// What shows stats, until another process does.
     admin: Option<JoinHandle<()>>,
 }
 
@@ -110,7 +110,7 @@ impl Supervisor {
             waiting,
             lookers: None,
             upgrading: false,
-            doing: SERVING,
+            state: SERVING,
             counting,
             shared,
             log,
@@ -120,7 +120,7 @@ impl Supervisor {
             sockets,
             since,
             reloads: 0,
-            reloads_refused: 0,
+            reload_failures: 0,
             admin: None,
         };
         supervisor.started().await?;
@@ -128,7 +128,7 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// Shows figures there.
+    /// Shows stats there.
     pub fn show(&mut self, listener: TcpListener, sources: Sources) -> io::Result<()> {
         self.sockets.push(listener.try_clone()?);
         self.admin = Some(tokio::spawn(admin::serve(listener, sources)));
@@ -184,7 +184,7 @@ impl Supervisor {
     ) -> io::Result<()> {
         let rejections = self.shared.rejections.clone();
         let ended = self.serve(&mut signals, &mut wishes).await;
-        tracing::info!("turned away: {rejections}");
+        tracing::info!("rejected connections: {rejections}");
         ended
     }
 
@@ -216,7 +216,7 @@ impl Supervisor {
     /// Does what was wished, or asks the helper to.
     async fn grant(&mut self, wish: ControlCommand, answer: Option<oneshot::Sender<Outcome>>) {
         let asked = match wish {
-            ControlCommand::Status | ControlCommand::Figures | ControlCommand::OwnFigures => {
+            ControlCommand::Status | ControlCommand::Stats | ControlCommand::OwnStats => {
                 return self.look(wish, answer).await;
             }
             _ if self.alone => Err(io::Error::other("the helper has ended: only a restart helps")),
@@ -261,9 +261,9 @@ impl Supervisor {
                 return None;
             }
         };
-        if kind == MessageKind::Figures {
-            let figures = self.figures(outcome.ok().and_then(kernel_account));
-            self.lookers.take().into_iter().flatten().for_each(|looker| tell(Some(looker), figures.clone()));
+        if kind == MessageKind::Stats {
+            let stats = self.stats(outcome.ok().and_then(kernel_stats));
+            self.lookers.take().into_iter().flatten().for_each(|looker| tell(Some(looker), stats.clone()));
             return None;
         }
         if kind == MessageKind::Unfit {
@@ -297,14 +297,14 @@ impl Supervisor {
         }
         self.upgrading &= kind != MessageKind::Upgrade;
         if matches!(kind, MessageKind::Reload | MessageKind::Changed) {
-            *(if outcome.is_ok() { &mut self.reloads } else { &mut self.reloads_refused }) += 1;
+            *(if outcome.is_ok() { &mut self.reloads } else { &mut self.reload_failures }) += 1;
         }
         let (done, failed) = words(kind);
         match &outcome {
             Ok(_) => tracing::info!("{done}"),
             Err(reason) => tracing::error!("{failed}: {}", reason.replace('\n', "; ")),
         }
-        if kind == MessageKind::Reload && self.doing == SERVING {
+        if kind == MessageKind::Reload && self.state == SERVING {
             systemd::ready(outcome.as_ref().map_or(failed, |_| done));
         }
         let stop = match (&outcome, kind) {
@@ -344,51 +344,51 @@ impl Supervisor {
     /// Tells how it stands, people or programs; the kernel's account is the helper's to read.
     async fn look(&mut self, wish: ControlCommand, answer: Option<oneshot::Sender<Outcome>>) {
         match (wish, answer) {
-            (ControlCommand::Figures, Some(looker)) if self.ask_figures().await => {
+            (ControlCommand::Stats, Some(looker)) if self.ask_stats().await => {
                 let lookers = self.lookers.get_or_insert_default();
                 // Some of a helper that does not answer have gone.
                 lookers.retain(|looker| !looker.is_closed());
                 lookers.push(looker);
             }
-            (ControlCommand::Status, answer) => tell(answer, Ok(self.status())),
-            (_, answer) => tell(answer, self.figures(None)),
+            (ControlCommand::Status, answer) => tell(answer, Ok(self.status_line())),
+            (_, answer) => tell(answer, self.stats(None)),
         }
     }
 
-    /// Whether the kernel's figures are on their way.
-    async fn ask_figures(&self) -> bool {
+    /// Whether the kernel's stats are on their way.
+    async fn ask_stats(&self) -> bool {
         let can_ask = self.counting && !self.alone;
-        can_ask && (self.lookers.is_some() || self.helper.ask(MessageKind::Figures).await.is_ok())
+        can_ask && (self.lookers.is_some() || self.helper.ask(MessageKind::Stats).await.is_ok())
     }
 
-    fn figures(&self, kernel: Option<KernelAccount>) -> Outcome {
-        let standing = ProcessStatus { kernel, ..self.standing() };
-        serde_json::to_string(&standing).map_err(|error| error.to_string())
+    fn stats(&self, kernel: Option<KernelStats>) -> Outcome {
+        let status = ProcessStatus { kernel, ..self.status() };
+        serde_json::to_string(&status).map_err(|error| error.to_string())
     }
 
-    fn status(&self) -> String {
-        let ProcessStatus { process, version, doing, seconds, connections, .. } = self.standing();
+    fn status_line(&self) -> String {
+        let ProcessStatus { pid, version, state, seconds, connections, .. } = self.status();
         let alone = if self.alone { ", without its helper: restart it to reload" } else { "" };
         format!(
-            "process {process}, version {version}, {doing}, for {seconds} s, connections {connections}{alone}"
+            "process {pid}, version {version}, {state}, for {seconds} s, connections {connections}{alone}"
         )
     }
 
-    fn standing(&self) -> ProcessStatus {
+    fn status(&self) -> ProcessStatus {
         let Shared { balance, rejections, published, config, .. } = &self.shared;
         ProcessStatus {
-            process: std::process::id(),
+            pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            doing: self.doing.to_owned(),
+            state: self.state.to_owned(),
             seconds: self.since.elapsed().as_secs(),
             connections: balance.connections() as u64,
             workers: config.workers as u64,
             reloads: self.reloads,
-            reloads_refused: self.reloads_refused,
+            reload_failures: self.reload_failures,
             log_lines_dropped: self.own_log.dropped(),
             access_log_lines_dropped: self.log.0.dropped(),
-            refused: rejections.counts(),
-            figures: published.sum(),
+            rejected: rejections.counts(),
+            stats: published.sum(),
             kernel: None,
         }
     }
@@ -407,7 +407,7 @@ impl Supervisor {
             tracing::warn!("the upgrade goes on: {error}");
         }
         let mut end = End::begin(&why, &self.shared);
-        self.doing = end.doing();
+        self.state = end.state();
         if let Some(admin) = self.admin.take_if(|_| end.is_upgrade) {
             admin.abort();
         }
@@ -424,13 +424,13 @@ impl Supervisor {
                     None if end.phase == Phase::EndReason => return result,
                     None => {
                         end.hurry();
-                        self.doing = end.doing();
+                        self.state = end.state();
                     }
                     Some(ControlCommand::Reopen) => self.grant(ControlCommand::Reopen, None).await,
                     Some(wish) => tracing::warn!("{wish:?}: it is stopping"),
                 },
                 Some((wish, answer)) = wishes.recv() => match wish {
-                    ControlCommand::Status | ControlCommand::Figures | ControlCommand::OwnFigures => self.look(wish, Some(answer)).await,
+                    ControlCommand::Status | ControlCommand::Stats | ControlCommand::OwnStats => self.look(wish, Some(answer)).await,
                     ControlCommand::Reopen => self.grant(wish, Some(answer)).await,
                     ControlCommand::Reload | ControlCommand::Upgrade => tell(Some(answer), Err("it is stopping".to_owned())),
                 },
@@ -450,9 +450,9 @@ impl Supervisor {
     }
 }
 
-fn kernel_account(found: Payload) -> Option<KernelAccount> {
+fn kernel_stats(found: Payload) -> Option<KernelStats> {
     let Payload::Files(files) = found else { return None };
-    serde_json::from_slice(&files.read(FIGURES.as_ref()).ok()?).ok()
+    serde_json::from_slice(&files.read(STATS.as_ref()).ok()?).ok()
 }
 
 fn start_workers(
@@ -538,8 +538,8 @@ impl End {
         }
     }
 
-    fn doing(&self) -> &'static str {
-        if self.is_upgrade { "draining after an upgrade" } else { "stopping" }
+    fn state(&self) -> &'static str {
+        if self.is_upgrade { "draining" } else { "stopping" }
     }
 }
 
@@ -556,7 +556,7 @@ fn words(kind: MessageKind) -> (&'static str, &'static str) {
         MessageKind::Withdraw => {
             ("the process before is reached by --control", "no process is reached by --control")
         }
-        MessageKind::Account | MessageKind::Figures => ("the kernel counts", "the kernel does not count"),
+        MessageKind::Account | MessageKind::Stats => ("the kernel counts", "the kernel does not count"),
         MessageKind::Applied
         | MessageKind::Rejected
         | MessageKind::Unfit
@@ -645,7 +645,7 @@ mod tests {
             drain: Duration::from_secs(30),
         };
         end.hurry();
-        assert_eq!((end.phase, end.doing()), (Phase::Draining, "stopping"));
+        assert_eq!((end.phase, end.state()), (Phase::Draining, "stopping"));
         assert!(end.at <= Instant::now() + Duration::from_secs(30));
         end.hurry();
         assert_eq!(end.phase, Phase::EndReason);

@@ -1,4 +1,4 @@
-//! The books: what a request or session was, how it ended and what it moved, and the access log's line of it.
+//! The stats: what a request or session was, how it ended and what it moved, and the access log's line of it.
 //! An entry is written once, when it is over. No secret of a URL ever gets into a line.
 
 use std::borrow::Cow;

@@ -1,4 +1,4 @@
-//! The figures as text for Prometheus, in its classic format or `OpenMetrics` 1.0. Whatever is summed is left to whoever reads it: after an upgrade
+//! The stats as text for Prometheus, in its classic format or `OpenMetrics` 1.0. Whatever is summed is left to whoever reads it: after an upgrade
 //! the processes that drain have lines of their own. Pure.
 
 use std::collections::HashMap;
@@ -13,9 +13,9 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
-use crate::observe::stats::{AgentFigures, Figures, KernelAccount, KernelFigures, OTHERS, TIMES_MS, Times};
+use crate::observe::stats::{AgentStats, KernelStats, OTHERS, Stats, TIMES_MS, TcpStats, Times};
 
-/// How the figures are written.
+/// How the stats are written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Format {
     /// Prometheus text 0.0.4, which every reader understands.
@@ -69,42 +69,45 @@ fn thousandths(weight: &str) -> u32 {
     }
 }
 
-/// How it stands with a process.
+/// The states of a process: it accepts connections, another process does so after an upgrade, or it was told to stop.
+pub const STATES: [&str; 3] = ["serving", "draining", "stopping"];
+
+/// The status of a process.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
 pub struct ProcessStatus {
-    /// Its id.
-    pub process: u32,
+    /// Its process id.
+    pub pid: u32,
     /// Its version.
     pub version: String,
-    /// What it does: serving, draining, stopping.
-    pub doing: String,
-    /// Since how many seconds it serves.
+    /// One of [`STATES`].
+    pub state: String,
+    /// Seconds since it serves.
     pub seconds: u64,
     /// Client connections that are open.
     pub connections: u64,
-    /// Threads that serve.
+    /// Worker threads.
     pub workers: u64,
-    /// How often its settings were changed.
+    /// Reloads that were applied.
     pub reloads: u64,
-    /// How often they could not be.
-    pub reloads_refused: u64,
+    /// Reloads that failed.
+    pub reload_failures: u64,
     /// Lines of its log that were dropped.
     pub log_lines_dropped: u64,
     /// Lines of the access log that were dropped.
     pub access_log_lines_dropped: u64,
     /// Rejected connections and requests, by reason.
-    pub refused: Vec<(String, u64)>,
-    /// What is counted of agents and clients.
-    pub figures: Figures,
-    /// What the kernel has counted, where it does.
-    pub kernel: Option<KernelAccount>,
+    pub rejected: Vec<(String, u64)>,
+    /// Statistics of agents and clients.
+    pub stats: Stats,
+    /// The kernel's TCP statistics, if they are available.
+    pub kernel: Option<KernelStats>,
 }
 
 /// The text of all processes; the one that serves comes first.
-pub fn render(standings: Vec<ProcessStatus>, format: Format) -> Result<String, fmt::Error> {
+pub fn render(statuses: Vec<ProcessStatus>, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("dcv_splice");
-    registry.register_collector(Box::new(All(Arc::new(standings))));
+    registry.register_collector(Box::new(All(Arc::new(statuses))));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(match format {
@@ -145,87 +148,109 @@ struct All(Arc<Vec<ProcessStatus>>);
 /// A label and its value.
 type Label = (&'static str, String);
 
-/// A figure: its name, what it says, its kind, and where it is found.
+/// A metric: its name, help, kind, and value.
 type Row<T> = (&'static str, &'static str, MetricType, fn(&T) -> u64);
 
 const OF_PROCESS: [Row<ProcessStatus>; 9] = [
-    ("uptime_seconds", "Time since it serves", MetricType::Gauge, |it| it.seconds),
-    ("connections", "Client connections that are open", MetricType::Gauge, |it| it.connections),
-    ("workers", "Threads that serve", MetricType::Gauge, |it| it.workers),
-    ("reloads", "Times that settings were changed", MetricType::Counter, |it| it.reloads),
-    ("reloads_refused", "Times that settings could not be changed", MetricType::Counter, |it| {
-        it.reloads_refused
+    ("uptime_seconds", "Time since the process serves", MetricType::Gauge, |it| it.seconds),
+    ("client_connections", "Open client connections", MetricType::Gauge, |it| it.connections),
+    ("workers", "Worker threads", MetricType::Gauge, |it| it.workers),
+    ("config_reloads", "Reloads that were applied", MetricType::Counter, |it| it.reloads),
+    ("config_reload_failures", "Reloads that failed", MetricType::Counter, |it| it.reload_failures),
+    ("log_lines_dropped", "Log lines that were dropped", MetricType::Counter, |it| it.log_lines_dropped),
+    ("access_log_lines_dropped", "Access log lines that were dropped", MetricType::Counter, |it| {
+        it.access_log_lines_dropped
     }),
-    ("log_lines_dropped", "Lines of the log that were not taken in time", MetricType::Counter, |it| {
-        it.log_lines_dropped
+    ("client_received_bytes", "Bytes received on client sockets, TLS included", MetricType::Counter, |it| {
+        it.stats.clients.received
     }),
-    (
-        "access_log_lines_dropped",
-        "Lines of the access log that were not taken in time",
-        MetricType::Counter,
-        |it| it.access_log_lines_dropped,
-    ),
-    ("client_received_bytes", "Bytes from clients' sockets, TLS and all", MetricType::Counter, |it| {
-        it.figures.clients.received
-    }),
-    ("client_sent_bytes", "Bytes to clients' sockets, TLS and all", MetricType::Counter, |it| {
-        it.figures.clients.sent
+    ("client_sent_bytes", "Bytes sent on client sockets, TLS included", MetricType::Counter, |it| {
+        it.stats.clients.sent
     }),
 ];
 
-const OF_AGENT: [Row<AgentFigures>; 7] = [
-    ("sessions", "WebSockets that are open", MetricType::Gauge, |it| it.sessions),
-    ("sessions_begun", "WebSockets that were opened", MetricType::Counter, |it| it.sessions_begun),
-    ("unreachable", "Connections that could not be made", MetricType::Counter, |it| it.unreachable),
-    ("body_received_bytes", "Body and session bytes from it, of what has ended", MetricType::Counter, |it| {
-        it.to_client
+const OF_AGENT: [Row<AgentStats>; 7] = [
+    ("sessions", "Open sessions (WebSockets)", MetricType::Gauge, |it| it.sessions),
+    ("sessions_opened", "Sessions (WebSockets) that were opened", MetricType::Counter, |it| {
+        it.sessions_opened
     }),
-    ("body_sent_bytes", "Body and session bytes to it, of what has ended", MetricType::Counter, |it| {
-        it.to_agent
+    ("connect_failures", "Connections that failed", MetricType::Counter, |it| it.connect_failures),
+    (
+        "body_received_bytes",
+        "Body and session bytes from the agent, counted at the end",
+        MetricType::Counter,
+        |it| it.to_client,
+    ),
+    (
+        "body_sent_bytes",
+        "Body and session bytes to the agent, counted at the end",
+        MetricType::Counter,
+        |it| it.to_agent,
+    ),
+    ("received_bytes", "Bytes received on agent sockets, TLS included", MetricType::Counter, |it| {
+        it.sockets.received
     }),
-    ("received_bytes", "Bytes from its sockets, TLS and all", MetricType::Counter, |it| it.wire.received),
-    ("sent_bytes", "Bytes to its sockets, TLS and all", MetricType::Counter, |it| it.wire.sent),
+    ("sent_bytes", "Bytes sent on agent sockets, TLS included", MetricType::Counter, |it| it.sockets.sent),
 ];
 
 impl Collector for All {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.build(&mut encoder)?;
-        let processes = || self.0.iter().map(|standing| ([process(standing)], standing));
+        self.state(&mut encoder)?;
+        let processes = || self.0.iter().map(|status| ([pid(status)], status));
         rows(&mut encoder, "", &OF_PROCESS, processes)?;
-        self.refused(&mut encoder)?;
+        self.rejected(&mut encoder)?;
         rows(&mut encoder, "agent_", &OF_AGENT, || self.agents())?;
         self.answers(&mut encoder)?;
-        self.times(&mut encoder, "agent_connect_seconds", "Time to connect, with TLS", |it| &it.connect)?;
-        let help = "Time of a request, from its head to its end; sessions apart";
+        self.times(
+            &mut encoder,
+            "agent_connect_seconds",
+            "Time to connect to the agent, TLS handshake included",
+            |it| &it.connect,
+        )?;
+        let help = "Time of a request from its head to its end, without sessions";
         self.times(&mut encoder, "agent_request_seconds", help, |it| &it.request)?;
         self.kernel(&mut encoder)
     }
 }
 
 impl All {
-    fn agents(&self) -> impl Iterator<Item = ([Label; 2], &AgentFigures)> {
-        self.0.iter().flat_map(|standing| {
-            let agents = standing.figures.agents.iter();
-            agents.map(|(address, figures)| ([process(standing), agent(*address)], figures))
+    fn agents(&self) -> impl Iterator<Item = ([Label; 2], &AgentStats)> {
+        self.0.iter().flat_map(|status| {
+            let agents = status.stats.agents.iter();
+            agents.map(|(address, stats)| ([pid(status), agent(*address)], stats))
         })
     }
 
     fn build(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut metric = encoder.encode_descriptor("build", "What runs", None, MetricType::Info)?;
-        for standing in self.0.iter() {
-            let labels =
-                [process(standing), ("version", standing.version.clone()), ("doing", standing.doing.clone())];
+        let mut metric =
+            encoder.encode_descriptor("build", "Version of the process", None, MetricType::Info)?;
+        for status in self.0.iter() {
+            let labels = [pid(status), ("version", status.version.clone())];
             metric.encode_info(&&labels[..])?;
         }
         Ok(())
     }
 
-    fn refused(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Clients and requests that were turned away";
-        let mut metric = encoder.encode_descriptor("refused", help, None, MetricType::Counter)?;
-        for standing in self.0.iter() {
-            for (reason, count) in &standing.refused {
-                let labels = [process(standing), ("reason", reason.clone())];
+    /// A sample of each state: 1 for the one that the process is in, 0 for the others.
+    fn state(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut metric =
+            encoder.encode_descriptor("process_state", "State of the process", None, MetricType::Gauge)?;
+        for status in self.0.iter() {
+            for state in STATES {
+                let labels = [pid(status), ("state", state.to_owned())];
+                number(&mut metric, MetricType::Gauge, &labels, u64::from(status.state == state))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn rejected(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Rejected clients and requests";
+        let mut metric = encoder.encode_descriptor("rejected", help, None, MetricType::Counter)?;
+        for status in self.0.iter() {
+            for (reason, count) in &status.rejected {
+                let labels = [pid(status), ("reason", reason.clone())];
                 number(&mut metric, MetricType::Counter, &labels, *count)?;
             }
         }
@@ -233,12 +258,12 @@ impl All {
     }
 
     fn answers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Requests, by the status that the client was given";
+        let help = "Requests by status class";
         let mut metric = encoder.encode_descriptor("agent_requests", help, None, MetricType::Counter)?;
-        for ([process, agent], figures) in self.agents() {
-            for (class, count) in figures.answers.iter().enumerate().filter(|(_, count)| **count > 0) {
+        for ([pid, agent], stats) in self.agents() {
+            for (class, count) in stats.answers.iter().enumerate().filter(|(_, count)| **count > 0) {
                 let status = if class == 0 { "none".to_owned() } else { format!("{class}xx") };
-                let labels = [process.clone(), agent.clone(), ("status", status)];
+                let labels = [pid.clone(), agent.clone(), ("status", status)];
                 number(&mut metric, MetricType::Counter, &labels, *count)?;
             }
         }
@@ -250,11 +275,11 @@ impl All {
         encoder: &mut DescriptorEncoder<'_>,
         name: &str,
         help: &str,
-        times: fn(&AgentFigures) -> &Times,
+        times: fn(&AgentStats) -> &Times,
     ) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (labels, figures) in self.agents() {
-            let Times { counts, sum_us } = times(figures);
+        for (labels, stats) in self.agents() {
+            let Times { counts, sum_us } = times(stats);
             let bounds = TIMES_MS.iter().map(|ms| seconds(ms * 1000)).chain([f64::INFINITY]);
             let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
             histogram(&mut metric, &labels, *sum_us, &buckets)?;
@@ -264,53 +289,47 @@ impl All {
 }
 
 /// Of each agent, and of each listener.
-const OF_KERNEL: [Row<KernelFigures>; 9] = [
-    ("received_bytes", "Payload received, by the kernel's account", MetricType::Counter, |it| it.received),
-    ("sent_bytes", "Payload acknowledged, by the kernel's account", MetricType::Counter, |it| {
-        it.acknowledged
+const OF_KERNEL: [Row<TcpStats>; 8] = [
+    ("received_bytes", "Payload received in order (kernel)", MetricType::Counter, |it| it.received),
+    ("sent_bytes", "Payload acknowledged (kernel)", MetricType::Counter, |it| it.acknowledged),
+    ("connections", "Open connections (kernel)", MetricType::Gauge, |it| it.opened.saturating_sub(it.closed)),
+    ("connection_attempts", "Connection attempts (kernel)", MetricType::Counter, |it| it.tried),
+    ("connections_opened", "Connections opened (kernel)", MetricType::Counter, |it| it.opened),
+    ("connections_failed", "Connection attempts that failed (kernel)", MetricType::Counter, |it| it.failed),
+    ("connections_closed", "Connections closed (kernel)", MetricType::Counter, |it| it.closed),
+    ("retransmitted_segments", "Segments sent again (kernel)", MetricType::Counter, |it| {
+        it.retransmitted_segments
     }),
-    ("connections", "Connections that are open", MetricType::Gauge, |it| it.opened.saturating_sub(it.closed)),
-    ("connections_tried", "Connections that were tried", MetricType::Counter, |it| it.tried),
-    ("connections_opened", "Connections that were made", MetricType::Counter, |it| it.opened),
-    ("connections_failed", "Connections that could not be made", MetricType::Counter, |it| it.failed),
-    ("connections_closed", "Connections that have ended", MetricType::Counter, |it| it.closed),
-    ("retransmitted", "Segments that were sent again", MetricType::Counter, |it| it.retransmitted),
-    (
-        "round_trip_us",
-        "Smoothed round-trip time of the connection that spoke last",
-        MetricType::Gauge,
-        |it| it.round_trip_us,
-    ),
 ];
 
 impl All {
     fn kernel(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        rows(encoder, "kernel_agent_", &OF_KERNEL, || self.kernel_agents())?;
-        rows(encoder, "kernel_client_", &OF_KERNEL, || self.kernel_listeners())?;
-        self.powers(encoder, "kernel_agent_connect_seconds", "Time to connect, without TLS", |it| {
+        rows(encoder, "tcp_agent_", &OF_KERNEL, || self.kernel_agents())?;
+        rows(encoder, "tcp_client_", &OF_KERNEL, || self.kernel_listeners())?;
+        self.powers(encoder, "tcp_agent_connect_seconds", "Time to connect, without TLS (kernel)", |it| {
             &it.connect_times
         })?;
-        self.powers(encoder, "kernel_agent_round_trip_seconds", "Smoothed round-trip times", |it| {
-            &it.round_trips
-        })?;
+        self.powers(encoder, "tcp_agent_rtt_seconds", "Smoothed round-trip times (kernel)", |it| &it.rtts)?;
+        last_rtts(encoder, "tcp_agent_last_rtt_seconds", self.kernel_agents())?;
+        last_rtts(encoder, "tcp_client_last_rtt_seconds", self.kernel_listeners())?;
         self.unaccounted(encoder)
     }
 
-    fn accounts(&self) -> impl Iterator<Item = (&ProcessStatus, &KernelAccount)> {
-        self.0.iter().filter_map(|standing| Some((standing, standing.kernel.as_ref()?)))
+    fn accounts(&self) -> impl Iterator<Item = (&ProcessStatus, &KernelStats)> {
+        self.0.iter().filter_map(|status| Some((status, status.kernel.as_ref()?)))
     }
 
-    fn kernel_agents(&self) -> impl Iterator<Item = ([Label; 2], &KernelFigures)> {
-        self.accounts().flat_map(|(standing, account)| {
+    fn kernel_agents(&self) -> impl Iterator<Item = ([Label; 2], &TcpStats)> {
+        self.accounts().flat_map(|(status, account)| {
             let agents = account.agents.iter();
-            agents.map(|(address, figures)| ([process(standing), agent(*address)], figures))
+            agents.map(|(address, stats)| ([pid(status), agent(*address)], stats))
         })
     }
 
-    fn kernel_listeners(&self) -> impl Iterator<Item = ([Label; 2], &KernelFigures)> {
-        self.accounts().flat_map(|(standing, account)| {
+    fn kernel_listeners(&self) -> impl Iterator<Item = ([Label; 2], &TcpStats)> {
+        self.accounts().flat_map(|(status, account)| {
             let listeners = account.listeners.iter();
-            listeners.map(|(port, figures)| ([process(standing), ("port", port.to_string())], figures))
+            listeners.map(|(port, stats)| ([pid(status), ("port", port.to_string())], stats))
         })
     }
 
@@ -320,11 +339,11 @@ impl All {
         encoder: &mut DescriptorEncoder<'_>,
         name: &str,
         help: &str,
-        times: fn(&KernelFigures) -> &Vec<u64>,
+        times: fn(&TcpStats) -> &Vec<u64>,
     ) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (labels, figures) in self.kernel_agents() {
-            let counts = times(figures);
+        for (labels, stats) in self.kernel_agents() {
+            let counts = times(stats);
             let least =
                 (0..).zip(counts).fold(0_u64, |sum, (power, count)| sum.saturating_add(count << power));
             let highest = counts.len().saturating_sub(1);
@@ -339,14 +358,14 @@ impl All {
 
     /// What the kernel's account and the proxy's own differ by: bytes on their way, and bytes that nobody has read.
     fn unaccounted(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Bytes of an agent in the kernel's account and not in the proxy's own";
+        let help = "Bytes of an agent that the kernel has counted and the proxy has not";
         let mut metric =
             encoder.encode_descriptor("agent_unaccounted_bytes", help, None, MetricType::Gauge)?;
-        for (standing, account) in self.accounts() {
+        for (status, account) in self.accounts() {
             for (address, kernel) in &account.agents {
-                let (received, sent) = kernel.beyond(standing.figures.wire(*address));
+                let (received, sent) = kernel.beyond(status.stats.sockets(*address));
                 for (direction, difference) in [("received", received), ("sent", sent)] {
-                    let labels = [process(standing), agent(*address), ("direction", direction.to_owned())];
+                    let labels = [pid(status), agent(*address), ("direction", direction.to_owned())];
                     let labels = &labels[..];
                     metric.encode_family(&labels)?.encode_gauge(&difference)?;
                 }
@@ -354,6 +373,20 @@ impl All {
         }
         Ok(())
     }
+}
+
+fn last_rtts<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    each: impl Iterator<Item = ([Label; 2], &'a TcpStats)>,
+) -> fmt::Result {
+    let help = "Smoothed round-trip time of the connection that was active last (kernel)";
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, stats) in each {
+        let labels = &labels[..];
+        metric.encode_family(&labels)?.encode_gauge(&seconds(stats.rtt_us))?;
+    }
+    Ok(())
 }
 
 /// A family for each row, with a line for each of whom it is about.
@@ -366,8 +399,8 @@ fn rows<'a, T: 'a, const N: usize, I: Iterator<Item = ([Label; N], &'a T)>>(
     for (name, help, kind, value) in rows {
         let name = format!("{prefix}{name}");
         let mut metric = encoder.encode_descriptor(&name, help, None, *kind)?;
-        for (labels, figures) in each() {
-            number(&mut metric, *kind, &labels, value(figures))?;
+        for (labels, stats) in each() {
+            number(&mut metric, *kind, &labels, value(stats))?;
         }
     }
     Ok(())
@@ -396,8 +429,8 @@ fn number(metric: &mut MetricEncoder<'_>, kind: MetricType, labels: &[Label], va
     }
 }
 
-fn process(standing: &ProcessStatus) -> Label {
-    ("process", standing.process.to_string())
+fn pid(status: &ProcessStatus) -> Label {
+    ("pid", status.pid.to_string())
 }
 
 fn agent(address: IpAddr) -> Label {
@@ -411,28 +444,21 @@ mod tests {
     /// Without it readers refuse the whole text.
     #[test]
     fn every_histogram_has_all_of_its_times_in_the_last_bucket() {
-        let mut standing = ProcessStatus::default();
+        let mut status = ProcessStatus::default();
         let address = IpAddr::from([10, 0, 0, 5]);
-        let mut figures = AgentFigures::default();
-        figures.connect.note(std::time::Duration::from_secs(100));
-        standing.figures.agents.insert(address, figures);
-        let kernel = KernelFigures {
-            connect_times: vec![1, 2, 3],
-            round_trips: vec![4, 5],
-            ..KernelFigures::default()
-        };
-        standing.kernel.get_or_insert_default().agents.insert(address, kernel);
-        let text = render(vec![standing], Format::OpenMetrics).expect("text");
-        for (name, count) in [
-            ("agent_connect", 1),
-            ("agent_request", 0),
-            ("kernel_agent_connect", 6),
-            ("kernel_agent_round_trip", 9),
-        ] {
+        let mut stats = AgentStats::default();
+        stats.connect.note(std::time::Duration::from_secs(100));
+        status.stats.agents.insert(address, stats);
+        let kernel = TcpStats { connect_times: vec![1, 2, 3], rtts: vec![4, 5], ..TcpStats::default() };
+        status.kernel.get_or_insert_default().agents.insert(address, kernel);
+        let text = render(vec![status], Format::OpenMetrics).expect("text");
+        for (name, count) in
+            [("agent_connect", 1), ("agent_request", 0), ("tcp_agent_connect", 6), ("tcp_agent_rtt", 9)]
+        {
             for line in [
-                format!("dcv_splice_{name}_seconds_count{{process=\"0\",agent=\"10.0.0.5\"}} {count}\n"),
+                format!("dcv_splice_{name}_seconds_count{{pid=\"0\",agent=\"10.0.0.5\"}} {count}\n"),
                 format!(
-                    "dcv_splice_{name}_seconds_bucket{{le=\"+Inf\",process=\"0\",agent=\"10.0.0.5\"}} {count}\n"
+                    "dcv_splice_{name}_seconds_bucket{{le=\"+Inf\",pid=\"0\",agent=\"10.0.0.5\"}} {count}\n"
                 ),
             ] {
                 assert!(text.contains(&line), "{line} is not in\n{text}");
@@ -443,15 +469,14 @@ mod tests {
     /// A process with something of everything.
     fn full() -> ProcessStatus {
         let address = IpAddr::from([10, 0, 0, 5]);
-        let mut standing =
-            ProcessStatus { refused: vec![("full".to_owned(), 2)], ..ProcessStatus::default() };
-        standing.figures.agents.insert(address, AgentFigures { answers: [1; 6], ..AgentFigures::default() });
-        let kernel =
-            KernelFigures { connect_times: vec![1, 2], round_trips: vec![3], ..KernelFigures::default() };
-        let account = standing.kernel.get_or_insert_default();
+        let mut status =
+            ProcessStatus { rejected: vec![("max_connections".to_owned(), 2)], ..ProcessStatus::default() };
+        status.stats.agents.insert(address, AgentStats { answers: [1; 6], ..AgentStats::default() });
+        let kernel = TcpStats { connect_times: vec![1, 2], rtts: vec![3], ..TcpStats::default() };
+        let account = status.kernel.get_or_insert_default();
         account.agents.insert(address, kernel.clone());
         account.listeners.insert(8443, kernel);
-        standing
+        status
     }
 
     /// Reads the text as strictly as the format is defined; gives the names of families with their kinds.

@@ -1,5 +1,5 @@
-//! What is counted, of each agent and of clients. A worker counts in cells of its own and publishes them once a second,
-//! so that nothing is shared while bytes move; what is read elsewhere is up to a second old. Knows no socket.
+//! Statistics of each agent and of clients. A worker counts in cells of its own and publishes them once a second, so that
+//! nothing is shared while bytes move; a snapshot is up to a second old. Knows no socket.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -49,17 +49,17 @@ impl Times {
     }
 }
 
-/// What went over sockets, TLS and all.
+/// Bytes received and sent on sockets, TLS included.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
-pub struct Wire {
+pub struct SocketBytes {
     /// Bytes received.
     pub received: u64,
     /// Bytes sent.
     pub sent: u64,
 }
 
-impl Wire {
+impl SocketBytes {
     fn add(&mut self, other: Self) {
         self.received += other.received;
         self.sent += other.sent;
@@ -74,70 +74,70 @@ pub struct ByteCounter {
 }
 
 impl ByteCounter {
-    /// So many bytes were received.
+    /// Counts received bytes.
     pub fn received(&self, bytes: usize) {
         self.received.set(self.received.get() + bytes as u64);
     }
 
-    /// So many bytes were sent.
+    /// Counts sent bytes.
     pub fn sent(&self, bytes: usize) {
         self.sent.set(self.sent.get() + bytes as u64);
     }
 
-    fn read(&self) -> Wire {
-        Wire { received: self.received.get(), sent: self.sent.get() }
+    fn read(&self) -> SocketBytes {
+        SocketBytes { received: self.received.get(), sent: self.sent.get() }
     }
 }
 
 /// What is counted of an agent.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
-pub struct AgentFigures {
+pub struct AgentStats {
     /// Requests by the first digit of the status that the client was given; first those that were given none.
     pub answers: [u64; 6],
     /// `WebSockets` that are open.
     pub sessions: u64,
-    /// How many there were.
-    pub sessions_begun: u64,
+    /// `WebSockets` that were opened.
+    pub sessions_opened: u64,
     /// Body and session bytes to it, of what has ended.
     pub to_agent: u64,
     /// Body and session bytes from it, of what has ended.
     pub to_client: u64,
     /// Connections that could not be made.
-    pub unreachable: u64,
+    pub connect_failures: u64,
     /// How long connecting took, with TLS.
     pub connect: Times,
     /// How long requests took, from their head to their end; sessions apart.
     pub request: Times,
-    /// What went over its sockets.
-    pub wire: Wire,
+    /// Bytes on its sockets.
+    pub sockets: SocketBytes,
 }
 
-impl AgentFigures {
+impl AgentStats {
     fn add(&mut self, other: &Self) {
         self.answers.iter_mut().zip(other.answers).for_each(|(count, more)| *count += more);
         self.sessions += other.sessions;
-        self.sessions_begun += other.sessions_begun;
+        self.sessions_opened += other.sessions_opened;
         self.to_agent += other.to_agent;
         self.to_client += other.to_client;
-        self.unreachable += other.unreachable;
+        self.connect_failures += other.connect_failures;
         self.connect.add(&other.connect);
         self.request.add(&other.request);
-        self.wire.add(other.wire);
+        self.sockets.add(other.sockets);
     }
 }
 
 /// What a worker counts of one agent.
 #[derive(Debug, Default)]
 pub struct AgentCounters {
-    figures: RefCell<AgentFigures>,
+    stats: RefCell<AgentStats>,
     /// Of its sockets.
-    pub meter: ByteCounter,
+    pub sockets: ByteCounter,
 }
 
 impl AgentCounters {
-    fn read(&self) -> AgentFigures {
-        AgentFigures { wire: self.meter.read(), ..self.figures.borrow().clone() }
+    fn read(&self) -> AgentStats {
+        AgentStats { sockets: self.sockets.read(), ..self.stats.borrow().clone() }
     }
 }
 
@@ -146,7 +146,7 @@ pub struct OpenSession(Rc<AgentCounters>);
 
 impl Drop for OpenSession {
     fn drop(&mut self) {
-        self.0.figures.borrow_mut().sessions -= 1;
+        self.0.stats.borrow_mut().sessions -= 1;
     }
 }
 
@@ -159,94 +159,95 @@ pub struct WorkerStats {
 }
 
 impl WorkerStats {
-    /// The book of an agent that was reached.
+    /// The stats of an agent that was reached.
     pub fn agent(&self, agent: IpAddr) -> Rc<AgentCounters> {
         let mut agents = self.agents.borrow_mut();
         let key = if agents.len() < AGENTS_MAX || agents.contains_key(&agent) { agent } else { OTHERS };
         agents.entry(key).or_default().clone()
     }
 
-    /// The book of an agent, or of the others where it was never reached.
+    /// The stats of an agent, or of the others where it was never reached.
     fn known(&self, agent: IpAddr) -> Rc<AgentCounters> {
         let found = self.agents.borrow().get(&agent).cloned();
         found.unwrap_or_else(|| self.agents.borrow_mut().entry(OTHERS).or_default().clone())
     }
 
-    /// An agent was connected to, which took so long.
-    pub fn reached(&self, agent: IpAddr, took: Duration) {
-        self.agent(agent).figures.borrow_mut().connect.note(took);
+    /// Counts a connection to an agent, and how long connecting took.
+    pub fn connected(&self, agent: IpAddr, took: Duration) {
+        self.agent(agent).stats.borrow_mut().connect.note(took);
     }
 
-    /// An agent could not be connected to.
-    pub fn missed(&self, agent: IpAddr) {
-        self.known(agent).figures.borrow_mut().unreachable += 1;
+    /// Counts a failed connection to an agent.
+    pub fn connect_failed(&self, agent: IpAddr) {
+        self.known(agent).stats.borrow_mut().connect_failures += 1;
     }
 
-    /// A session has begun.
+    /// Counts a session, which is open until the value is dropped.
     pub fn begin_session(&self, agent: IpAddr) -> OpenSession {
-        let book = self.agent(agent);
-        let mut figures = book.figures.borrow_mut();
-        figures.sessions += 1;
-        figures.sessions_begun += 1;
-        drop(figures);
-        OpenSession(book)
+        let counters = self.agent(agent);
+        {
+            let mut stats = counters.stats.borrow_mut();
+            stats.sessions += 1;
+            stats.sessions_opened += 1;
+        }
+        OpenSession(counters)
     }
 
-    /// A request or session is over.
+    /// Counts a request or session that is over.
     pub fn close(&self, record: &AccessRecord) {
         let Some(agent) = record.agent else { return };
-        let book = self.known(agent.ip());
-        let mut figures = book.figures.borrow_mut();
-        let class = usize::from(record.status / 100).min(figures.answers.len() - 1);
-        figures.answers[class] += 1;
-        figures.to_agent += record.to_agent;
+        let counters = self.known(agent.ip());
+        let mut stats = counters.stats.borrow_mut();
+        let class = usize::from(record.status / 100).min(stats.answers.len() - 1);
+        stats.answers[class] += 1;
+        stats.to_agent += record.to_agent;
         // What the proxy says itself comes from no agent.
-        figures.to_client += if matches!(record.ending, EndReason::Answered | EndReason::Refused) {
+        stats.to_client += if matches!(record.ending, EndReason::Answered | EndReason::Refused) {
             0
         } else {
             record.to_client
         };
         if record.status != 101 {
-            figures.request.note(record.duration);
+            stats.request.note(record.duration);
         }
     }
 
-    /// How it stands.
-    pub fn read(&self) -> Figures {
+    /// The current values.
+    pub fn read(&self) -> Stats {
         let agents = self.agents.borrow();
-        let agents = agents.iter().map(|(agent, book)| (*agent, book.read())).collect();
-        Figures { agents, clients: self.clients.read() }
+        let agents = agents.iter().map(|(agent, stats)| (*agent, stats.read())).collect();
+        Stats { agents, clients: self.clients.read() }
     }
 }
 
-/// How it stands with one worker, or with all.
+/// The statistics of one worker, or of all.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
-pub struct Figures {
+pub struct Stats {
     /// By agent.
-    pub agents: BTreeMap<IpAddr, AgentFigures>,
-    /// What went over clients' sockets.
-    pub clients: Wire,
+    pub agents: BTreeMap<IpAddr, AgentStats>,
+    /// Bytes on clients' sockets.
+    pub clients: SocketBytes,
 }
 
-impl Figures {
-    /// What went over an agent's sockets.
-    pub fn wire(&self, agent: IpAddr) -> Wire {
-        self.agents.get(&agent).map(|figures| figures.wire).unwrap_or_default()
+impl Stats {
+    /// Bytes on an agent's sockets.
+    pub fn sockets(&self, agent: IpAddr) -> SocketBytes {
+        self.agents.get(&agent).map(|stats| stats.sockets).unwrap_or_default()
     }
 
     fn add(&mut self, other: &Self) {
-        for (agent, figures) in &other.agents {
-            self.agents.entry(*agent).or_default().add(figures);
+        for (agent, stats) in &other.agents {
+            self.agents.entry(*agent).or_default().add(stats);
         }
         self.clients.add(other.clients);
     }
 }
 
-/// What the kernel has counted of one agent's connections, or of one listener's.
+/// The kernel's TCP statistics of one agent's connections, or of one listener's.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
-pub struct KernelFigures {
+pub struct TcpStats {
     /// Bytes of payload that came in order, each once.
     pub received: u64,
     /// Bytes of payload that the other side has acknowledged.
@@ -260,19 +261,19 @@ pub struct KernelFigures {
     /// Connections that have ended.
     pub closed: u64,
     /// Segments that were sent again.
-    pub retransmitted: u64,
+    pub retransmitted_segments: u64,
     /// The smoothed round-trip time of the connection that spoke last.
-    pub round_trip_us: u64,
+    pub rtt_us: u64,
     /// Times to connect: the n-th number is of those of 2^n us and more, below 2^(n+1).
     pub connect_times: Vec<u64>,
     /// Smoothed round-trip times, likewise.
-    pub round_trips: Vec<u64>,
+    pub rtts: Vec<u64>,
 }
 
-impl KernelFigures {
+impl TcpStats {
     /// Bytes that are in this account and not in the proxy's own, received and sent: they are on their way, or were never
     /// read. Fewer than none where the kernel has still to tell of some.
-    pub fn beyond(&self, own: Wire) -> (i64, i64) {
+    pub fn beyond(&self, own: SocketBytes) -> (i64, i64) {
         let differ = |kernel: u64, own: u64| kernel.wrapping_sub(own).cast_signed();
         (differ(self.received, own.received), differ(self.acknowledged, own.sent))
     }
@@ -285,10 +286,10 @@ impl KernelFigures {
         self.opened += other.opened;
         self.failed += other.failed;
         self.closed += other.closed;
-        self.retransmitted += other.retransmitted;
-        self.round_trip_us = self.round_trip_us.max(other.round_trip_us);
+        self.retransmitted_segments += other.retransmitted_segments;
+        self.rtt_us = self.rtt_us.max(other.rtt_us);
         add_each(&mut self.connect_times, &other.connect_times);
-        add_each(&mut self.round_trips, &other.round_trips);
+        add_each(&mut self.rtts, &other.rtts);
     }
 }
 
@@ -297,19 +298,19 @@ fn add_each(sum: &mut Vec<u64>, more: &[u64]) {
     sum.iter_mut().zip(more).for_each(|(count, more)| *count += more);
 }
 
-/// The kernel's own account of a process's connections.
+/// The kernel's TCP statistics of a process's connections.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
-pub struct KernelAccount {
+pub struct KernelStats {
     /// By agent.
-    pub agents: BTreeMap<IpAddr, KernelFigures>,
+    pub agents: BTreeMap<IpAddr, TcpStats>,
     /// By the port that clients come to.
-    pub listeners: BTreeMap<u32, KernelFigures>,
+    pub listeners: BTreeMap<u32, TcpStats>,
 }
 
-/// What workers have published. Cheap to clone.
+/// The statistics that workers have published. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct StatsSnapshot(Arc<[Mutex<Figures>]>);
+pub struct StatsSnapshot(Arc<[Mutex<Stats>]>);
 
 impl StatsSnapshot {
     /// Nothing yet.
@@ -317,24 +318,24 @@ impl StatsSnapshot {
         Self((0..workers).map(|_| Mutex::default()).collect())
     }
 
-    /// Publishes how it stands with a worker.
-    pub fn put(&self, worker: usize, figures: Figures) {
+    /// Publishes a worker's statistics.
+    pub fn put(&self, worker: usize, stats: Stats) {
         if let Some(place) = self.0.get(worker) {
-            *lock(place) = figures;
+            *lock(place) = stats;
         }
     }
 
-    /// How it stands with all workers.
-    pub fn sum(&self) -> Figures {
-        self.0.iter().fold(Figures::default(), |mut sum, figures| {
-            sum.add(&lock(figures));
+    /// The sum over all workers.
+    pub fn sum(&self) -> Stats {
+        self.0.iter().fold(Stats::default(), |mut sum, stats| {
+            sum.add(&lock(stats));
             sum
         })
     }
 }
 
-fn lock(figures: &Mutex<Figures>) -> MutexGuard<'_, Figures> {
-    figures.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(stats: &Mutex<Stats>) -> MutexGuard<'_, Stats> {
+    stats.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -357,37 +358,37 @@ mod tests {
     fn what_workers_count_is_summed_up_and_survives_being_written_down() {
         let published = StatsSnapshot::new(2);
         for worker in 0..2 {
-            let books = WorkerStats::default();
-            books.reached(AGENT, Duration::from_millis(3));
-            books.agent(AGENT).meter.sent(10);
-            books.clients.received(7);
-            let open = books.begin_session(AGENT);
-            drop(books.begin_session(AGENT));
-            published.put(worker, books.read());
+            let stats = WorkerStats::default();
+            stats.connected(AGENT, Duration::from_millis(3));
+            stats.agent(AGENT).sockets.sent(10);
+            stats.clients.received(7);
+            let open = stats.begin_session(AGENT);
+            drop(stats.begin_session(AGENT));
+            published.put(worker, stats.read());
             drop(open);
         }
         let sum = published.sum();
-        let figures = &sum.agents[&AGENT];
-        assert_eq!((figures.sessions, figures.sessions_begun, figures.connect.count()), (2, 4, 2));
-        assert_eq!((figures.wire.sent, sum.clients.received), (20, 14));
+        let stats = &sum.agents[&AGENT];
+        assert_eq!((stats.sessions, stats.sessions_opened, stats.connect.count()), (2, 4, 2));
+        assert_eq!((stats.sockets.sent, sum.clients.received), (20, 14));
         let written = serde_json::to_string(&sum).expect("text");
-        assert_eq!(serde_json::from_str::<Figures>(&written).expect("figures"), sum);
+        assert_eq!(serde_json::from_str::<Stats>(&written).expect("stats"), sum);
         // An older or newer program may not know all of them.
-        assert_eq!(serde_json::from_str::<Figures>("{\"x\":1}").expect("figures"), Figures::default());
+        assert_eq!(serde_json::from_str::<Stats>("{\"x\":1}").expect("stats"), Stats::default());
     }
 
     #[test]
-    fn who_asks_for_strangers_makes_no_new_books() {
-        let books = WorkerStats::default();
+    fn agents_that_were_never_reached_share_one_entry() {
+        let worker = WorkerStats::default();
         for last in 0..=255 {
-            books.missed(IpAddr::from([10, 0, 0, last]));
+            worker.connect_failed(IpAddr::from([10, 0, 0, last]));
         }
-        let figures = books.read();
-        assert_eq!(figures.agents.len(), 1);
-        assert_eq!(figures.agents[&OTHERS].unreachable, 256);
+        let stats = worker.read();
+        assert_eq!(stats.agents.len(), 1);
+        assert_eq!(stats.agents[&OTHERS].connect_failures, 256);
         for agent in (0x0b00_0000_u32..).take(AGENTS_MAX + 10) {
-            books.agent(IpAddr::from(agent.to_be_bytes()));
+            worker.agent(IpAddr::from(agent.to_be_bytes()));
         }
-        assert_eq!(books.read().agents.len(), AGENTS_MAX);
+        assert_eq!(worker.read().agents.len(), AGENTS_MAX);
     }
 }

@@ -115,7 +115,7 @@ pub trait Runtime {
 pub struct OsRuntime {
     executor: Executor,
     stall: Duration,
-    books: Rc<WorkerStats>,
+    stats: Rc<WorkerStats>,
     /// Where the proxy itself listens.
     own: Own,
 }
@@ -140,8 +140,8 @@ impl Runtime for OsRuntime {
                 Err(io::Error::other("this is the proxy itself"))
             }
             None => {
-                let meter = Metered::Agent { book: self.books.agent(agent.ip()), _departure: departure };
-                Ok(TcpStream { socket, meter })
+                let sockets = Metered::Agent { book: self.stats.agent(agent.ip()), _departure: departure };
+                Ok(TcpStream { socket, sockets })
             }
         }
     }
@@ -187,9 +187,9 @@ fn local_address<S: AsFd>(socket: &S) -> io::Result<SocketAddr> {
 impl OsRuntime {
     /// The network of that loop. `stall`: how long sent bytes may stay unacknowledged, or a closed window closed
     /// (`TCP_USER_TIMEOUT`, tcp(7)).
-    /// `own`: where the proxy itself listens, which is never connected to. `books`: where its bytes are counted.
-    pub fn new(executor: Executor, stall: Duration, own: Own, books: Rc<WorkerStats>) -> Self {
-        Self { executor, stall, books, own }
+    /// `own`: where the proxy itself listens, which is never connected to. `stats`: where its bytes are counted.
+    pub fn new(executor: Executor, stall: Duration, own: Own, stats: Rc<WorkerStats>) -> Self {
+        Self { executor, stall, stats, own }
     }
 
     /// Accepts on a listening socket that doesn't block.
@@ -201,7 +201,7 @@ impl OsRuntime {
     /// Takes on an accepted socket.
     pub fn adopt(&self, socket: OwnedFd) -> io::Result<TcpStream> {
         let socket = RegisteredFd::new(&self.executor, socket, true)?;
-        Ok(TcpStream { socket, meter: Metered::Client(self.books.clients.clone()) })
+        Ok(TcpStream { socket, sockets: Metered::Client(self.stats.clients.clone()) })
     }
 }
 
@@ -273,7 +273,7 @@ impl Acceptor {
 /// A TCP socket of the kernel.
 pub struct TcpStream {
     socket: RegisteredFd,
-    meter: Metered,
+    sockets: Metered,
 }
 
 /// Whose bytes they are.
@@ -283,10 +283,10 @@ enum Metered {
 }
 
 impl TcpStream {
-    fn meter(&self) -> &ByteCounter {
-        match &self.meter {
-            Metered::Agent { book, .. } => &book.meter,
-            Metered::Client(meter) => meter,
+    fn sockets(&self) -> &ByteCounter {
+        match &self.sockets {
+            Metered::Agent { book, .. } => &book.sockets,
+            Metered::Client(sockets) => sockets,
         }
     }
 }
@@ -295,7 +295,7 @@ impl Stream for TcpStream {
     fn poll_recv(&mut self, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let call = |socket: BorrowedFd<'_>| recv(socket, &mut *into, RecvFlags::empty());
         let (_, received) = ready!(self.socket.poll_io(Interest::Read, call))?;
-        self.meter().received(received);
+        self.sockets().received(received);
         if received < into.len() {
             self.socket.exhausted(Interest::Read);
         }
@@ -305,7 +305,7 @@ impl Stream for TcpStream {
     fn poll_send(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let call = |socket: BorrowedFd<'_>| send(socket, bytes, SendFlags::NOSIGNAL);
         let sent = ready!(self.socket.poll_io(Interest::Write, call))?;
-        self.meter().sent(sent);
+        self.sockets().sent(sent);
         if sent < bytes.len() {
             self.socket.exhausted(Interest::Write);
         }
@@ -331,7 +331,7 @@ impl Stream for TcpStream {
         match moved {
             // An urgent mark stops splice(2), which then finds nothing, or an end that is behind more bytes: receiving tells.
             Poll::Ready(Ok(0)) => return None,
-            Poll::Ready(Ok(bytes)) => self.meter().received(bytes),
+            Poll::Ready(Ok(bytes)) => self.sockets().received(bytes),
             Poll::Ready(Err(_)) => {}
             // Where it is only put off, nothing is known of what waits.
             Poll::Pending if self.socket.is_put_off() => {}
@@ -349,7 +349,7 @@ impl Stream for TcpStream {
         let call = |socket: BorrowedFd<'_>| splice(&pipe.read, None, socket, None, limit, SPLICE);
         let moved = self.socket.poll_io(Interest::Write, call);
         Some(moved.map_ok(|bytes| {
-            self.meter().sent(bytes);
+            self.sockets().sent(bytes);
             bytes
         }))
     }

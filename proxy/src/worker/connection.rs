@@ -147,7 +147,7 @@ async fn front<N: Runtime>(
     let client = accepted.client.ip();
     let place = worker.waiting.enter();
     let Some(opened) = place.hold(opened(worker, accepted)).await else {
-        worker.shared.rejections.note(RejectReason::Waiting, client);
+        worker.shared.rejections.note(RejectReason::Evicted, client);
         return None;
     };
     let (mut ready, guest) = opened?;
@@ -204,7 +204,7 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
     async fn admit<N: Runtime<Stream = S>>(self, worker: &Worker<N>) -> Option<Admitted<S>> {
         let why = match worker.shared.admission.admit(self.client.ip(), worker.net.now()) {
             // Where none has waited longer, it is its own place that it loses.
-            Ok(_) if self.crowded && !worker.waiting.evict() => RejectReason::Full,
+            Ok(_) if self.crowded && !worker.waiting.evict() => RejectReason::MaxConnections,
             Ok(guest) => return Some(Admitted { accepted: self, guest }),
             Err(why) => why,
         };
@@ -234,7 +234,7 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
         let secure = tokio::select! {
             done = handshake => done.unwrap_or(Err(EndpointError::TimedOut)),
             () = place.lost() => {
-                worker.shared.rejections.note(RejectReason::Handshake, client.ip());
+                worker.shared.rejections.note(RejectReason::HandshakeEvicted, client.ip());
                 return None;
             }
             () = worker.last_call() => return None,
@@ -287,11 +287,11 @@ async fn read_proxy_header<N: Runtime>(
 fn note_no_tls(rejections: &RejectCounters, client: IpAddr, fault: &EndpointError, was_heard: bool) {
     match fault {
         EndpointError::Tls(error) => match refused_for(error.trouble()) {
-            RejectReason::HandshakeLeft => rejections.note_quietly(RejectReason::HandshakeLeft),
+            RejectReason::HandshakeAborted => rejections.note_quietly(RejectReason::HandshakeAborted),
             why => rejections.note_with(why, client, error),
         },
-        EndpointError::TimedOut => rejections.note(RejectReason::HandshakeSlow, client),
-        _ if was_heard => rejections.note_quietly(RejectReason::HandshakeLeft),
+        EndpointError::TimedOut => rejections.note(RejectReason::HandshakeTimeout, client),
+        _ if was_heard => rejections.note_quietly(RejectReason::HandshakeAborted),
         _ => {}
     }
 }
@@ -300,7 +300,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
     async fn one_request<N: Runtime<Stream = S>>(self, worker: &Worker<N>, place: &Place<'_>) -> NextStep<S> {
         let client = self.client;
         let Some(asked) = place.hold(self.read_request(worker, place)).await else {
-            worker.shared.rejections.note(RejectReason::Waiting, client);
+            worker.shared.rejections.note(RejectReason::Evicted, client);
             return NextStep::Closed;
         };
         let after = match asked {
@@ -444,7 +444,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         error: HeadError,
     ) -> NextStep<S> {
         builder.note_bytes(self.peer.read_buf.filled());
-        worker.shared.rejections.note(RejectReason::Head, self.client);
+        worker.shared.rejections.note(RejectReason::BadRequest, self.client);
         let mut reply = LocalResponse::new(error.status(), error.to_string());
         if error == HeadError::Method {
             reply = reply.with_header("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
@@ -566,11 +566,11 @@ impl<S: crate::transport::net::Stream> Requested<S> {
             .await;
         match reached.unwrap_or(Err(ConnectError::TimedOut)) {
             Ok(agent) => {
-                worker.books.reached(self.agent.ip(), worker.net.now() - begun);
+                worker.stats.connected(self.agent.ip(), worker.net.now() - begun);
                 Ok(self.pair(agent))
             }
             Err(error) => {
-                worker.books.missed(self.agent.ip());
+                worker.stats.connect_failed(self.agent.ip());
                 let what = format_args!("agent {} {error}", self.agent);
                 worker.shared.warn(error.kind(), self.agent.ip(), what);
                 let reply = LocalResponse::new(
@@ -740,7 +740,7 @@ impl<S: crate::transport::net::Stream> Connected<S> {
 impl<S: crate::transport::net::Stream> Upgraded<S> {
     async fn relay<N: Runtime<Stream = S>>(self: Box<Self>, worker: &Worker<N>) {
         let Self { mut client, mut agent, mut builder } = *self;
-        let _open = builder.record.agent.map(|agent| worker.books.begin_session(agent.ip()));
+        let _open = builder.record.agent.map(|agent| worker.stats.begin_session(agent.ip()));
         worker.net.set_class(Class::Session);
         let around = RelayContext {
             net: &worker.net,

@@ -85,7 +85,7 @@ pub struct Worker<N: Runtime> {
     /// Clients that ask for nothing.
     pub waiting: Rc<Waiting>,
     /// What it counts.
-    pub books: Rc<WorkerStats>,
+    pub stats: Rc<WorkerStats>,
     /// How far stopping has come.
     pub stop: Stop,
 }
@@ -103,7 +103,7 @@ impl<N: Runtime> Worker<N> {
             pipes: Rc::default(),
             handshakes,
             waiting: Rc::default(),
-            books: Rc::default(),
+            stats: Rc::default(),
             stop: Stop::default(),
         }
     }
@@ -117,8 +117,8 @@ impl<N: Runtime> Worker<N> {
     /// The same worker under other settings, with the same buffers.
     #[must_use]
     pub fn renewed(&self, net: N, shared: Shared) -> Self {
-        let (scratch, pipes, books) = (self.scratch.clone(), self.pipes.clone(), self.books.clone());
+        let (scratch, pipes, stats) = (self.scratch.clone(), self.pipes.clone(), self.stats.clone());
         let waiting = self.waiting.clone();
-        Self { scratch, pipes, waiting, books, ..Self::new(net, shared) }
+        Self { scratch, pipes, waiting, stats, ..Self::new(net, shared) }
     }
 }

@@ -15,16 +15,16 @@ use crate::transport::endpoint::EndpointError;
 pub(super) fn refused_for(trouble: Trouble) -> RejectReason {
     match trouble {
         Trouble::Version => RejectReason::TlsVersion,
-        Trouble::Suites => RejectReason::TlsSuites,
-        Trouble::Protocol => RejectReason::TlsProtocol,
+        Trouble::Suites => RejectReason::TlsCipherSuites,
+        Trouble::Protocol => RejectReason::TlsAlpn,
         Trouble::CertificateMissing => RejectReason::CertificateMissing,
-        Trouble::CertificateUnknown => RejectReason::CertificateUnknown,
+        Trouble::CertificateUnknown => RejectReason::CertificateUntrusted,
         Trouble::CertificateExpired => RejectReason::CertificateExpired,
-        Trouble::CertificateBroken => RejectReason::CertificateBroken,
+        Trouble::CertificateBroken => RejectReason::CertificateInvalid,
         Trouble::Alert => RejectReason::TlsAlert,
-        Trouble::Left => RejectReason::HandshakeLeft,
+        Trouble::Left => RejectReason::HandshakeAborted,
         Trouble::NoTls => RejectReason::NotTls,
-        Trouble::TransferError => RejectReason::TlsBroken,
+        Trouble::TransferError => RejectReason::TlsError,
     }
 }
 

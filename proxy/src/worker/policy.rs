@@ -42,7 +42,7 @@ pub(crate) async fn authorize<N: Runtime>(
     origin: &RequestSource,
 ) -> Result<Option<String>, (RejectReason, LocalResponse)> {
     if origin.is_forwarded() && !worker.shared.config.clients.allows(origin.client) {
-        return Err((RejectReason::Denied, admission::reply_to(RejectReason::Denied)));
+        return Err((RejectReason::ClientDenied, admission::reply_to(RejectReason::ClientDenied)));
     }
     let agent = match route {
         Route::Health => return Ok(None),
@@ -101,7 +101,10 @@ pub(crate) fn decide<N: Runtime>(
         Route::MissingSlash(ip, query) => (IpAddr::V4(ip), Cow::Owned(format!("/{query}")), behind_prefix),
     };
     if !config.agents.allows(agent) {
-        worker.shared.rejections.note(RejectReason::Stranger, format_args!("{} with {agent}", origin.client));
+        worker
+            .shared
+            .rejections
+            .note(RejectReason::AgentNotAllowed, format_args!("{} with {agent}", origin.client));
         return Err(LocalResponse::new(
             403,
             "This address is none of the agents this proxy serves (--agents).",

@@ -59,7 +59,7 @@ impl RecordBuilder {
         self.record.status = status;
         self.record.ending = ending;
         self.record.duration = worker.net.now() - self.started;
-        worker.books.close(&self.record);
+        worker.stats.close(&self.record);
         worker.shared.log.write(&self.record);
     }
 }

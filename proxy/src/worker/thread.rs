@@ -67,14 +67,14 @@ struct ConfigGenerations {
 
 impl ConfigGenerations {
     fn new(executor: Executor, number: usize, own: Own, shared: Shared) -> Self {
-        let books = Rc::new(WorkerStats::default());
+        let stats = Rc::new(WorkerStats::default());
         let net = OsRuntime::new(
             executor.clone(),
             shared.config.limits.tcp_user_timeout,
             own.clone(),
-            books.clone(),
+            stats.clone(),
         );
-        let worker = Worker { books, ..Worker::new(net, shared) };
+        let worker = Worker { stats, ..Worker::new(net, shared) };
         Self {
             executor,
             number,
@@ -99,7 +99,7 @@ impl ConfigGenerations {
             }
         }
         let current = self.current();
-        let net = OsRuntime::new(self.executor.clone(), stall, self.own.clone(), current.books.clone());
+        let net = OsRuntime::new(self.executor.clone(), stall, self.own.clone(), current.stats.clone());
         let renewed = Rc::new(current.renewed(net, shared));
         let former = self.current.replace(renewed);
         retire(&former, Phase::Draining);
@@ -121,7 +121,7 @@ impl ConfigGenerations {
                 Some(connection)
             };
             if let Some(Connection { socket, client, secure, .. }) = left {
-                refuse(&worker, socket, client, secure, RejectReason::Full).await;
+                refuse(&worker, socket, client, secure, RejectReason::MaxConnections).await;
             }
             return;
         }
@@ -143,7 +143,7 @@ impl ConfigGenerations {
     fn beat(&self, worker: &Worker<OsRuntime>) {
         self.executor.look_again();
         worker.shared.balance.beat(self.number);
-        worker.shared.published.put(self.number, worker.books.read());
+        worker.shared.published.put(self.number, worker.stats.read());
     }
 
     /// Goes on to `phase` under all settings.
@@ -314,14 +314,14 @@ async fn admit(
         generations.start(connection).await;
     } else if let Err(Connection { socket, client, secure, .. }) = balance.hand_over(connection) {
         // Only a worker that has failed has gone while doors are open.
-        refuse(worker, socket, client, secure, RejectReason::Full).await;
+        refuse(worker, socket, client, secure, RejectReason::MaxConnections).await;
     }
 }
 
 fn may_push_in(worker: &Worker<OsRuntime>, client: IpAddr) -> Result<(), RejectReason> {
     let Shared { admission, balance, config, .. } = &worker.shared;
     if balance.connections() >= config.limits.connections_max + SEEKING_MAX {
-        return Err(RejectReason::Full);
+        return Err(RejectReason::MaxConnections);
     }
     // Nobody gives way to a client that is not let in itself.
     if config.clients.is_proxy_protocol_source(client) {
@@ -376,7 +376,7 @@ async fn shed(worker: &Worker<OsRuntime>, door: &Acceptor, reserved: Option<Owne
     for _ in 0..SHED_MAX {
         match door.poll_accept() {
             Poll::Ready(Ok((_, client))) => {
-                worker.shared.rejections.note(RejectReason::Descriptors, client.ip());
+                worker.shared.rejections.note(RejectReason::NoFileDescriptors, client.ip());
             }
             Poll::Pending if door.is_put_off() => worker.net.yield_now().await,
             _ => break,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::observe::metrics::ProcessStatus;
-use crate::observe::stats::{AgentFigures, Figures, KernelFigures, OTHERS, TIMES_MS, Times, Wire};
+use crate::observe::stats::{AgentStats, OTHERS, SocketBytes, Stats, TIMES_MS, TcpStats, Times};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --line: #8884; --soft: #888; }
@@ -20,7 +20,7 @@ th { font-weight: 600; color: var(--soft); } th:first-child, td:first-child { te
 ";
 
 /// The page of all processes; the one that serves comes first.
-pub(super) fn render(standings: &[ProcessStatus]) -> String {
+pub(super) fn render(statuses: &[ProcessStatus]) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -33,94 +33,96 @@ pub(super) fn render(standings: &[ProcessStatus]) -> String {
             }
             body {
                 h1 { "dcv-splice" }
-                p.soft { "Figures are up to a second old. For monitoring: " a href="/metrics" { "/metrics" } "." }
-                (processes(standings))
-                @for standing in standings {
-                    @if standings.len() > 1 { h2 { "Agents of process " (standing.process) } } @else { h2 { "Agents" } }
-                    (agents(standing))
-                    (kernel(standing))
+                p.soft { "Values are up to one second old. For monitoring: " a href="/metrics" { "/metrics" } "." }
+                (processes(statuses))
+                @for status in statuses {
+                    @if statuses.len() > 1 { h2 { "Agents of process " (status.pid) } } @else { h2 { "Agents" } }
+                    (agents(status))
+                    (kernel(status))
                 }
-                (refused(standings))
+                (rejected(statuses))
             }
         }
     };
     page.into_string()
 }
 
-fn processes(standings: &[ProcessStatus]) -> Markup {
+fn processes(statuses: &[ProcessStatus]) -> Markup {
     html! {
         h2 { "Processes" }
         .wide { table {
-            tr { th { "process" } th { "doing" } th { "for" } th { "connections" } th { "workers" } th { "reloads" }
+            tr { th { "process id" } th { "state" } th { "uptime" } th { "connections" } th { "workers" } th { "reloads" }
                  th { "from clients" } th { "to clients" } th { "version" } }
-            @for standing in standings { tr {
-                td { (standing.process) } td { (standing.doing) } td { (time(standing.seconds)) }
-                td { (standing.connections) } td { (standing.workers) }
-                td { (standing.reloads) @if standing.reloads_refused > 0 { span.bad { " +" (standing.reloads_refused) " refused" } } }
-                td { (bytes(standing.figures.clients.received)) } td { (bytes(standing.figures.clients.sent)) }
-                td { (standing.version) }
+            @for status in statuses { tr {
+                td { (status.pid) } td { (status.state) } td { (time(status.seconds)) }
+                td { (status.connections) } td { (status.workers) }
+                td { (status.reloads) @if status.reload_failures > 0 { span.bad { " +" (status.reload_failures) " failed" } } }
+                td { (bytes(status.stats.clients.received)) } td { (bytes(status.stats.clients.sent)) }
+                td { (status.version) }
             } }
         } }
     }
 }
 
-fn agents(standing: &ProcessStatus) -> Markup {
-    let agents = &standing.figures.agents;
+fn agents(status: &ProcessStatus) -> Markup {
+    let agents = &status.stats.agents;
     if agents.is_empty() {
-        return html! { p.soft { "No agent has been asked for yet." } };
+        return html! { p.soft { "No agent has been requested yet." } };
     }
     html! {
         .wide { table {
-            tr { th { "agent" } th { "sessions" } th { "begun" } th { "requests" } th { "5xx" } th { "unreachable" }
+            tr { th { "agent" } th { "sessions" } th { "opened" } th { "requests" } th { "5xx" } th { "connect failures" }
                  th { "connect" } th { "request" } th { "received" } th { "sent" } }
-            @for (address, figures) in agents.iter().filter(|(address, _)| **address != OTHERS) {
-                (agent(*address, figures))
+            @for (address, stats) in agents.iter().filter(|(address, _)| **address != OTHERS) {
+                (agent(*address, stats))
             }
-            @if let Some(figures) = agents.get(&OTHERS) { (agent(OTHERS, figures)) }
+            @if let Some(stats) = agents.get(&OTHERS) { (agent(OTHERS, stats)) }
         } }
-        p.soft { "connect and request: a half of them took no longer, 99 of 100 took no longer. received and sent: on the agent's sockets, TLS and all." }
+        p.soft { "connect and request: p50 / p99. received and sent: bytes on the agent's sockets, TLS included." }
     }
 }
 
-fn agent(address: IpAddr, figures: &AgentFigures) -> Markup {
-    let AgentFigures { answers, sessions, sessions_begun, unreachable, connect, request, wire, .. } = figures;
-    let Wire { received, sent } = *wire;
+fn agent(address: IpAddr, stats: &AgentStats) -> Markup {
+    let AgentStats {
+        answers, sessions, sessions_opened, connect_failures, connect, request, sockets, ..
+    } = stats;
+    let SocketBytes { received, sent } = *sockets;
     let failed = answers[5];
     html! { tr {
-        td { @if address == OTHERS { span.soft { "others, not reached" } } @else { (address) } }
-        td { (sessions) } td { (sessions_begun) } td { (answers.iter().sum::<u64>()) }
-        td.bad[failed > 0] { (failed) } td.bad[*unreachable > 0] { (unreachable) }
+        td { @if address == OTHERS { span.soft { "others, never reached" } } @else { (address) } }
+        td { (sessions) } td { (sessions_opened) } td { (answers.iter().sum::<u64>()) }
+        td.bad[failed > 0] { (failed) } td.bad[*connect_failures > 0] { (connect_failures) }
         td { (spread(connect)) } td { (spread(request)) }
         td { (bytes(received)) } td { (bytes(sent)) }
     } }
 }
 
 /// What the kernel has counted, where it does.
-fn kernel(standing: &ProcessStatus) -> Markup {
-    let Some(account) = &standing.kernel else { return html! {} };
+fn kernel(status: &ProcessStatus) -> Markup {
+    let Some(account) = &status.kernel else { return html! {} };
     html! {
-        h2 { "By the kernel's account" }
-        @if account.agents.is_empty() { p.soft { "No agent has been connected to yet." } } @else {
+        h2 { "TCP statistics of the kernel" }
+        @if account.agents.is_empty() { p.soft { "No agent has been connected yet." } } @else {
             .wide { table {
-                tr { th { "agent" } th { "open" } th { "connections" } th { "failed" } th { "connect" } th { "round trip" }
-                     th { "sent again" } th { "received" } th { "sent" } th { "not in the proxy's own" } }
-                @for (address, figures) in &account.agents {
-                    (agent_by_kernel(*address, figures, &standing.figures))
+                tr { th { "agent" } th { "open" } th { "connections" } th { "failed" } th { "connect" } th { "RTT" }
+                     th { "retransmitted" } th { "received" } th { "sent" } th { "not counted by the proxy" } }
+                @for (address, stats) in &account.agents {
+                    (agent_by_kernel(*address, stats, &status.stats))
                 }
             } }
-            p.soft { "connect and round trip: half of them took less. What is not in the proxy's own account is on its way, or was never read." }
+            p.soft { "connect and RTT: upper bound of p50. Bytes that the proxy has not counted are in flight, or were never read." }
         }
     }
 }
 
-fn agent_by_kernel(address: IpAddr, kernel: &KernelFigures, own: &Figures) -> Markup {
-    let (received, sent) = kernel.beyond(own.wire(address));
+fn agent_by_kernel(address: IpAddr, kernel: &TcpStats, own: &Stats) -> Markup {
+    let (received, sent) = kernel.beyond(own.sockets(address));
     html! { tr {
-        td { @if address == OTHERS { span.soft { "others, not reached" } } @else { (address) } }
+        td { @if address == OTHERS { span.soft { "others, never reached" } } @else { (address) } }
         td { (kernel.opened.saturating_sub(kernel.closed)) } td { (kernel.opened) }
         td.bad[kernel.failed > 0] { (kernel.failed) }
-        td { (half(&kernel.connect_times)) } td { (half(&kernel.round_trips)) }
-        td.bad[kernel.retransmitted > 0] { (kernel.retransmitted) }
+        td { (half(&kernel.connect_times)) } td { (half(&kernel.rtts)) }
+        td.bad[kernel.retransmitted_segments > 0] { (kernel.retransmitted_segments) }
         td { (bytes(kernel.received)) } td { (bytes(kernel.acknowledged)) }
         td { (received) " / " (sent) " B" }
     } }
@@ -141,11 +143,11 @@ fn half(times: &[u64]) -> String {
     }
 }
 
-fn refused(standings: &[ProcessStatus]) -> Markup {
-    let all = || standings.iter().flat_map(|standing| &standing.refused).filter(|(_, count)| *count > 0);
+fn rejected(statuses: &[ProcessStatus]) -> Markup {
+    let all = || statuses.iter().flat_map(|status| &status.rejected).filter(|(_, count)| *count > 0);
     html! {
-        h2 { "Turned away" }
-        @if all().next().is_none() { p.soft { "Nobody." } }
+        h2 { "Rejected" }
+        @if all().next().is_none() { p.soft { "None." } }
         @for (reason, count) in all() { p { (reason) ": " (count) } }
     }
 }
@@ -234,22 +236,22 @@ mod tests {
     #[test]
     fn what_the_two_accounts_differ_by_is_shown() {
         let agent = IpAddr::from([10, 0, 0, 5]);
-        let mut standing = ProcessStatus::default();
-        assert!(!render(&[standing.clone()]).contains("kernel"));
-        let mut figures = AgentFigures::default();
-        (figures.wire.received, figures.wire.sent) = (100, 50);
-        standing.figures.agents.insert(agent, figures);
-        let kernel = KernelFigures { received: 107, acknowledged: 46, ..KernelFigures::default() };
-        standing.kernel.get_or_insert_default().agents.insert(agent, kernel);
-        assert!(render(&[standing]).contains("<td>7 / -4 B</td>"));
+        let mut status = ProcessStatus::default();
+        assert!(!render(&[status.clone()]).contains("kernel"));
+        let mut stats = AgentStats::default();
+        (stats.sockets.received, stats.sockets.sent) = (100, 50);
+        status.stats.agents.insert(agent, stats);
+        let kernel = TcpStats { received: 107, acknowledged: 46, ..TcpStats::default() };
+        status.kernel.get_or_insert_default().agents.insert(agent, kernel);
+        assert!(render(&[status]).contains("<td>7 / -4 B</td>"));
     }
 
     #[test]
     fn a_page_names_every_agent() {
-        let mut standing = ProcessStatus::default();
-        standing.figures.agents.insert([10, 0, 0, 5].into(), AgentFigures::default());
-        standing.figures.agents.insert(OTHERS, AgentFigures { unreachable: 3, ..AgentFigures::default() });
-        let page = render(&[standing]);
-        assert!(page.contains("10.0.0.5") && page.contains("others, not reached"), "{page}");
+        let mut status = ProcessStatus::default();
+        status.stats.agents.insert([10, 0, 0, 5].into(), AgentStats::default());
+        status.stats.agents.insert(OTHERS, AgentStats { connect_failures: 3, ..AgentStats::default() });
+        let page = render(&[status]);
+        assert!(page.contains("10.0.0.5") && page.contains("others, never reached"), "{page}");
     }
 }

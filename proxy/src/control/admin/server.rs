@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take to say what is asked for; the other clients wait for it.
 const HEAD_TIME: Duration = Duration::from_secs(2);
 /// How long a process may take to say how it stands before it is left out.
-const STANDING: Duration = Duration::from_secs(1);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 const HEAD: HeadLimits = HeadLimits { header_size_max: 8192, request_line_max: 1024, header_count_max: 64 };
 
 /// Whom it asks for what it shows.
@@ -105,7 +105,7 @@ async fn reply_to(head: &[u8], sources: &Sources) -> (LocalResponse, bool) {
             metrics(sources, Format::wanted(head::members(&head.headers, "accept"))).await
         }
         ("GET" | "HEAD", "/") => {
-            let page = super::page::render(&standings(sources).await);
+            let page = super::page::render(&statuses(sources).await);
             LocalResponse::new(200, page)
                 .of_type("text/html; charset=utf-8")
                 .with_header("Cache-Control: no-store")
@@ -117,7 +117,7 @@ async fn reply_to(head: &[u8], sources: &Sources) -> (LocalResponse, bool) {
 }
 
 async fn metrics(sources: &Sources, format: Format) -> LocalResponse {
-    match metrics::render(standings(sources).await, format) {
+    match metrics::render(statuses(sources).await, format) {
         Ok(text) => LocalResponse::new(200, text.trim_end())
             .of_type(format.content_type())
             .with_header("Vary: Accept"),
@@ -126,21 +126,21 @@ async fn metrics(sources: &Sources, format: Format) -> LocalResponse {
 }
 
 /// How it stands with this process, and with those that drain.
-async fn standings(sources: &Sources) -> Vec<ProcessStatus> {
-    let mut standings = Vec::from_iter(own(&sources.own).await);
+async fn statuses(sources: &Sources) -> Vec<ProcessStatus> {
+    let mut statuses = Vec::from_iter(own(&sources.own).await);
     for path in sources.former.iter() {
         // Most have ended by now.
-        let said = tokio::time::timeout(STANDING, socket::ask(path, ControlCommand::Figures)).await;
-        standings.extend(said.ok().and_then(Result::ok).and_then(|said| serde_json::from_str(&said).ok()));
+        let said = tokio::time::timeout(STATUS_TIMEOUT, socket::ask(path, ControlCommand::Stats)).await;
+        statuses.extend(said.ok().and_then(Result::ok).and_then(|said| serde_json::from_str(&said).ok()));
     }
-    standings
+    statuses
 }
 
 /// With the kernel's account where it can be had soon.
 async fn own(wishes: &mpsc::Sender<ControlRequest>) -> Option<ProcessStatus> {
-    match tokio::time::timeout(STANDING, own_by(wishes, ControlCommand::Figures)).await {
-        Ok(standing) => standing,
-        Err(_) => own_by(wishes, ControlCommand::OwnFigures).await,
+    match tokio::time::timeout(STATUS_TIMEOUT, own_by(wishes, ControlCommand::Stats)).await {
+        Ok(status) => status,
+        Err(_) => own_by(wishes, ControlCommand::OwnStats).await,
     }
 }
 

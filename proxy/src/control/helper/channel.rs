@@ -58,7 +58,7 @@ pub enum MessageKind {
     /// The kernel is to count the connections of the cgroup that the text names.
     Account = b'k',
     /// What it has counted.
-    Figures = b'f',
+    Stats = b'f',
     /// Listening sockets for the next binary; it has no answer.
     Sockets = b's',
     /// The next binary.
@@ -78,7 +78,7 @@ impl MessageKind {
             Self::Withdraw,
             Self::Serving,
             Self::Account,
-            Self::Figures,
+            Self::Stats,
             Self::Sockets,
             Self::Upgrade,
         ];
@@ -187,8 +187,8 @@ fn receive(socket: &UnixStream) -> io::Result<Option<Message>> {
     }
 }
 
-/// The name of the file that an answer to [`MessageKind::Figures`] has.
-pub const FIGURES: &str = "figures";
+/// The name of the file that an answer to [`MessageKind::Stats`] has.
+pub const STATS: &str = "stats";
 
 /// What came of a question.
 #[derive(Debug)]
@@ -261,7 +261,7 @@ impl HelperClient {
         let text = |message: &Message| String::from_utf8_lossy(&message.text).into_owned();
         let outcome = match kind {
             _ if !message.good => Err(text(&message)),
-            MessageKind::Reload | MessageKind::Changed | MessageKind::Reopen | MessageKind::Figures => {
+            MessageKind::Reload | MessageKind::Changed | MessageKind::Reopen | MessageKind::Stats => {
                 Ok(Payload::Files(message.files()))
             }
             _ => Ok(Payload::Text(text(&message))),

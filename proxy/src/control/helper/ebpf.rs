@@ -12,7 +12,7 @@ use aya::programs::{CgroupAttachMode, SockOps};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use crate::config::Config;
-use crate::observe::stats::{KernelAccount, KernelFigures, OTHERS};
+use crate::observe::stats::{KernelStats, OTHERS, TcpStats};
 
 use layout::{
     ACKNOWLEDGED, AGENT, BUCKETS, CLOSED, CONNECT_TIMES, Counts, FAILED, Key, LEG, OPENED, PORT, RECEIVED,
@@ -57,13 +57,13 @@ impl Account {
     }
 
     /// What it has counted so far.
-    pub(super) fn read(&self) -> KernelAccount {
-        let mut account = KernelAccount::default();
+    pub(super) fn read(&self) -> KernelStats {
+        let mut account = KernelStats::default();
         for (key, counts) in self.counts.iter().flatten() {
             if key[LEG] == AGENT {
-                account.agents.entry(address(&key)).or_default().add(&figures(&counts));
+                account.agents.entry(address(&key)).or_default().add(&stats(&counts));
             } else {
-                account.listeners.entry(key[PORT]).or_default().add(&figures(&counts));
+                account.listeners.entry(key[PORT]).or_default().add(&stats(&counts));
             }
         }
         account
@@ -106,19 +106,19 @@ fn address(key: &Key) -> IpAddr {
     }
 }
 
-fn figures(counts: &Counts) -> KernelFigures {
+fn stats(counts: &Counts) -> TcpStats {
     let times = |first: usize| counts[first..first + BUCKETS].to_vec();
-    KernelFigures {
+    TcpStats {
         received: counts[RECEIVED],
         acknowledged: counts[ACKNOWLEDGED],
         tried: counts[TRIED],
         opened: counts[OPENED],
         failed: counts[FAILED],
         closed: counts[CLOSED],
-        retransmitted: counts[RETRANSMITTED],
-        round_trip_us: counts[ROUND_TRIP_US],
+        retransmitted_segments: counts[RETRANSMITTED],
+        rtt_us: counts[ROUND_TRIP_US],
         connect_times: times(CONNECT_TIMES),
-        round_trips: times(ROUND_TRIPS),
+        rtts: times(ROUND_TRIPS),
     }
 }
 

@@ -16,7 +16,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
-use super::channel::{FIGURES, HelperChannel, Message, MessageKind, program};
+use super::channel::{HelperChannel, Message, MessageKind, STATS, program};
 use super::ebpf::Account;
 use super::exec::{predecessors, start_next};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
@@ -169,7 +169,7 @@ impl HelperServer {
                 return Ok(());
             }
             MessageKind::Account => Message::outcome(kind, self.begin_account(&question.text)),
-            MessageKind::Figures => self.figures(),
+            MessageKind::Stats => self.stats(),
             MessageKind::Sockets => {
                 self.sockets.extend(question.descriptors);
                 return Ok(());
@@ -275,8 +275,8 @@ impl HelperServer {
                 started = &mut started => break started?,
                 question = line.receive() => match question {
                     // Whoever looks at it now wants to see it now.
-                    Ok(Some(Message { kind: MessageKind::Figures, .. })) => {
-                        send(line, &self.figures()).await.map_err(|error| error.to_string())?;
+                    Ok(Some(Message { kind: MessageKind::Stats, .. })) => {
+                        send(line, &self.stats()).await.map_err(|error| error.to_string())?;
                     }
                     Ok(Some(question)) => self.later.push_back(question),
                     Ok(None) | Err(_) => return Err("this process ends".to_owned()),
@@ -298,12 +298,12 @@ impl HelperServer {
         Ok(String::new())
     }
 
-    fn figures(&self) -> Message {
+    fn stats(&self) -> Message {
         let read = self.account.as_ref().map(|(account, _)| account.read()).unwrap_or_default();
         let file = serde_json::to_vec(&read).map_err(io::Error::from).and_then(|text| in_memory(&text));
         match file {
-            Ok(file) => Message::with_files(MessageKind::Figures, vec![(FIGURES.into(), file)]),
-            Err(error) => Message::outcome(MessageKind::Figures, Err(error.to_string())),
+            Ok(file) => Message::with_files(MessageKind::Stats, vec![(STATS.into(), file)]),
+            Err(error) => Message::outcome(MessageKind::Stats, Err(error.to_string())),
         }
     }
 
