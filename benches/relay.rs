@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dcv_splice::runtime::buffer::Buffer;
-use dcv_splice::runtime::drain::Stop;
+use dcv_splice::runtime::drain::Drain;
 use dcv_splice::runtime::scheduler::Class;
 use dcv_splice::session::relay::{RelayContext, RelayLimits, relay};
 use dcv_splice::tls::TlsEnd;
@@ -98,9 +98,9 @@ fn turn(criterion: &mut Criterion) {
         let (mut client_peer, mut agent_peer) =
             (Endpoint::new(near.clone(), to_client), Endpoint::new(far.clone(), to_agent));
         let (scratch, pipes, stop) =
-            (RefCell::<WorkerBuffers>::default(), RefCell::<Pipes>::default(), Stop::default());
+            (RefCell::<WorkerBuffers>::default(), RefCell::<Pipes>::default(), Drain::default());
         let around =
-            RelayContext { net: &Quiet, scratch: &scratch, pipes: &pipes, stop: &stop, limits: LIMITS };
+            RelayContext { net: &Quiet, scratch: &scratch, pipes: &pipes, drain: &stop, limits: LIMITS };
         let mut session = pin!(relay(&mut client_peer, &mut agent_peer, &around));
         let frame: Vec<u8> = (0..FRAME_BYTES).map(|at| at.to_le_bytes()[0]).collect();
         let mut pass = || {

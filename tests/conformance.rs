@@ -45,7 +45,7 @@ fn every_head_is_forwarded_byte_for_byte_or_refused() {
         .collect();
     assert!(rows.len() >= 500, "{} rows", rows.len());
     front.check(&rows);
-    assert!(front.proxy.log().contains("asks for what is in no --agents prefix"), "who is refused is logged");
+    assert!(front.proxy.log().contains("reason=agent_not_allowed"), "who is refused is logged");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dcv_splice::observe::metrics::ProcessStatus;
-use dcv_splice::observe::stats::{KernelFigures, OTHERS};
+use dcv_splice::observe::stats::{OTHERS, TcpStats};
 use harness::process::{Process, eventually};
 use harness::proxy::{self, Proxy};
 use harness::raw_client::RawClient;
@@ -23,12 +23,12 @@ fn object() -> PathBuf {
 }
 
 /// A proxy that the kernel counts for.
-struct ConnectionSlot {
+struct CountingProxy {
     proxy: Proxy,
     folder: TempDir,
 }
 
-impl Drop for ConnectionSlot {
+impl Drop for CountingProxy {
     /// Killed, it could not remove its cgroup.
     fn drop(&mut self) {
         if !std::thread::panicking() {
@@ -37,7 +37,7 @@ impl Drop for ConnectionSlot {
     }
 }
 
-impl ConnectionSlot {
+impl CountingProxy {
     fn start(port: u16, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let control = format!("--control={}", folder.path().join("control").display());
@@ -58,32 +58,31 @@ impl ConnectionSlot {
         Self { proxy, folder }
     }
 
-    fn standing(&self) -> ProcessStatus {
+    fn status(&self) -> ProcessStatus {
         let mut stream = std::os::unix::net::UnixStream::connect(self.folder.path().join("control")).unwrap();
         std::io::Write::write_all(&mut stream, b"figures\n").unwrap();
         let said = std::io::read_to_string(stream).unwrap();
         serde_json::from_str(said.strip_prefix("ok ").expect("figures")).unwrap()
     }
 
-    fn kernel(&self, agent: IpAddr) -> KernelFigures {
-        self.standing().kernel.expect("an account").agents.get(&agent).cloned().unwrap_or_default()
+    fn kernel(&self, agent: IpAddr) -> TcpStats {
+        self.status().kernel.expect("an account").agents.get(&agent).cloned().unwrap_or_default()
     }
 
     /// What the kernel says once all of so many connections to the agent have ended, and the proxy's own figures agree.
     #[track_caller]
-    fn settled(&self, agent: IpAddr, connections: u64) -> KernelFigures {
+    fn settled(&self, agent: IpAddr, connections: u64) -> TcpStats {
         eventually("all connections have ended", || {
             let kernel = self.kernel(agent);
             (kernel.closed + kernel.failed >= connections).then_some(())
         });
         // The proxy publishes its own once a second.
-        let own = |standing: &ProcessStatus| {
-            standing.figures.agents.get(&agent).map(|it| it.wire).unwrap_or_default()
-        };
+        let own =
+            |status: &ProcessStatus| status.stats.agents.get(&agent).map(|it| it.sockets).unwrap_or_default();
         let settled = eventually("both accounts are the same", || {
-            let standing = self.standing();
-            let kernel = standing.kernel.as_ref()?.agents.get(&agent)?;
-            let own = own(&standing);
+            let status = self.status();
+            let kernel = status.kernel.as_ref()?.agents.get(&agent)?;
+            let own = own(&status);
             let same = (kernel.received, kernel.acknowledged) == (own.received, own.sent);
             same.then(|| kernel.clone())
         });
@@ -178,7 +177,7 @@ async fn agent() -> (ScriptedAgent, Arc<Seen>) {
     (agent.await, seen)
 }
 
-async fn one(proxy: &ConnectionSlot, prefix: &str, sends: usize, gets: usize, mode: Close) {
+async fn one(proxy: &CountingProxy, prefix: &str, sends: usize, gets: usize, mode: Close) {
     let number = MODES.iter().position(|it| *it == mode).unwrap();
     let mut client = proxy.session(&format!("{prefix}/{sends}/{gets}/{number}")).await;
     client.say(vec![9; gets]).await;
@@ -201,7 +200,7 @@ async fn one(proxy: &ConnectionSlot, prefix: &str, sends: usize, gets: usize, mo
 #[tokio::test(flavor = "multi_thread")]
 async fn every_byte_is_accounted_for_however_a_session_ends() {
     let (agent, seen) = agent().await;
-    let proxy = ConnectionSlot::start(agent.address.port(), &[]);
+    let proxy = CountingProxy::start(agent.address.port(), &[]);
     let prefix = format!("/{}", agent.address.ip());
     let mut connections = 0;
     for mode in MODES {
@@ -215,13 +214,13 @@ async fn every_byte_is_accounted_for_however_a_session_ends() {
     let kernel = proxy.kernel(agent.address.ip());
     assert_eq!((kernel.opened, kernel.failed, kernel.closed), (connections, 0, connections));
     assert_eq!(kernel.connect_times.iter().sum::<u64>(), connections);
-    assert!(kernel.round_trips.iter().sum::<u64>() > 0 && kernel.round_trip_us > 0);
+    assert!(kernel.rtts.iter().sum::<u64>() > 0 && kernel.rtt_us > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_sessions_at_once_are_accounted_for() {
     let (agent, seen) = agent().await;
-    let proxy = Arc::new(ConnectionSlot::start(agent.address.port(), &[]));
+    let proxy = Arc::new(CountingProxy::start(agent.address.port(), &[]));
     let prefix = format!("/{}", agent.address.ip());
     let sessions = (0..200).map(|number| {
         let (proxy, prefix) = (proxy.clone(), prefix.clone());
@@ -233,8 +232,8 @@ async fn two_hundred_sessions_at_once_are_accounted_for() {
     }
     let kernel = proxy.settled(agent.address.ip(), 200);
     assert_eq!((kernel.received, kernel.acknowledged), seen.totals());
-    let standing = proxy.standing();
-    let listeners: Vec<_> = standing.kernel.unwrap().listeners.into_iter().collect();
+    let status = proxy.status();
+    let listeners: Vec<_> = status.kernel.unwrap().listeners.into_iter().collect();
     // Port 0 was asked for, which is none that clients come to.
     assert!(listeners.is_empty(), "{listeners:?}");
 }
@@ -251,7 +250,7 @@ async fn an_agent_of_ipv6_is_accounted_for() {
             tokio::spawn(async move { serve(RawClient::new(stream), &seen).await });
         }
     });
-    let proxy = ConnectionSlot::start(address.port(), &["--default-agent=::1"]);
+    let proxy = CountingProxy::start(address.port(), &["--default-agent=::1"]);
     for mode in MODES {
         one(&proxy, "", 10_000, 2_000, mode).await;
     }
@@ -263,7 +262,7 @@ async fn an_agent_of_ipv6_is_accounted_for() {
 async fn clients_are_accounted_for_by_listener() {
     let (agent, _) = agent().await;
     let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let proxy = ConnectionSlot::start(agent.address.port(), &[&format!("--listen={at}")]);
+    let proxy = CountingProxy::start(agent.address.port(), &[&format!("--listen={at}")]);
     let asked = 20;
     for _ in 0..asked {
         let mut client = RawClient::secure(at).await;
@@ -273,12 +272,12 @@ async fn clients_are_accounted_for_by_listener() {
         client.rest().await;
     }
     let listener = eventually("all have ended", || {
-        let account = proxy.standing().kernel?;
+        let account = proxy.status().kernel?;
         account.listeners.get(&at.port().into()).filter(|it| it.closed == asked).cloned()
     });
     assert_eq!((listener.opened, listener.failed), (asked, 0));
     eventually("both accounts are the same", || {
-        let own = proxy.standing().figures.clients;
+        let own = proxy.status().stats.clients;
         (own.received == listener.received && own.sent == listener.acknowledged).then_some(())
     });
 }
@@ -286,7 +285,7 @@ async fn clients_are_accounted_for_by_listener() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_fail_are_counted_as_such() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let proxy = ConnectionSlot::start(free.port(), &["--connect-timeout=300ms"]);
+    let proxy = CountingProxy::start(free.port(), &["--connect-timeout=300ms"]);
     let ask = async |agent: &str| {
         let mut client = RawClient::plain(proxy.proxy.address()).await;
         client.say(format!("GET /{agent}/ HTTP/1.1\r\nHost: p\r\nConnection: close\r\n\r\n")).await;
@@ -309,10 +308,10 @@ async fn connections_that_fail_are_counted_as_such() {
     assert_eq!(ask("127.0.0.2").await, 504);
     let all = failures(&proxy, 4);
     assert_eq!((all.tried, all.opened, all.failed, all.closed), (4, 0, 4, 0));
-    assert_eq!(proxy.standing().kernel.unwrap().agents.len(), 1);
+    assert_eq!(proxy.status().kernel.unwrap().agents.len(), 1);
 }
 
-fn failures(proxy: &ConnectionSlot, count: u64) -> KernelFigures {
+fn failures(proxy: &CountingProxy, count: u64) -> TcpStats {
     eventually("they are counted", || {
         let others = proxy.kernel(OTHERS);
         (others.failed == count).then_some(others)
@@ -329,7 +328,7 @@ async fn what_a_reset_has_left_unacknowledged_is_shown() {
         agent.reset();
     })
     .await;
-    let proxy = ConnectionSlot::start(agent.address.port(), &[]);
+    let proxy = CountingProxy::start(agent.address.port(), &[]);
     let mut client = proxy.session(&format!("/{}/", agent.address.ip())).await;
     client.say("word").await;
     client.rest().await;
@@ -338,7 +337,7 @@ async fn what_a_reset_has_left_unacknowledged_is_shown() {
         (kernel.closed == 1).then_some(kernel)
     });
     let own = eventually("the proxy's own is published", || {
-        let own = proxy.standing().figures.agents.get(&agent.address.ip())?.wire;
+        let own = proxy.status().stats.agents.get(&agent.address.ip())?.sockets;
         (own.received > 0).then_some(own)
     });
     assert_eq!(kernel.received, own.received);
@@ -365,7 +364,7 @@ async fn bytes_after_our_end_and_then_a_reset_may_be_one_byte_short() {
         }
     })
     .await;
-    let proxy = ConnectionSlot::start(agent.address.port(), &[]);
+    let proxy = CountingProxy::start(agent.address.port(), &[]);
     let mut client = proxy.session(&format!("/{}/", agent.address.ip())).await;
     client.finish().await;
     client.rest().await;
@@ -382,10 +381,10 @@ async fn bytes_after_our_end_and_then_a_reset_may_be_one_byte_short() {
 async fn an_upgrade_counts_nothing_twice_and_leaves_nothing_behind() {
     let (agent, seen) = agent().await;
     let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut proxy = ConnectionSlot::start(agent.address.port(), &[&format!("--listen-plain={at}")]);
+    let mut proxy = CountingProxy::start(agent.address.port(), &[&format!("--listen-plain={at}")]);
     let ip = agent.address.ip();
     let cgroup = proxy.proxy.until("says where", |log| {
-        let (_, after) = log.split_once("the kernel counts connections of ")?;
+        let (_, after) = log.split_once("eBPF statistics enabled cgroup=")?;
         Some(PathBuf::from(after.lines().next()?))
     });
     assert!(cgroup.exists());
@@ -411,7 +410,7 @@ async fn an_upgrade_counts_nothing_twice_and_leaves_nothing_behind() {
     let (sent, got) = seen.totals();
     assert_eq!((kernel.received, kernel.acknowledged), (sent - before.0, got - before.1));
     assert_eq!((kernel.opened, kernel.closed), (1, 1));
-    let serving = proxy.standing().process;
+    let serving = proxy.status().pid;
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(serving.try_into().unwrap()),
         nix::sys::signal::Signal::SIGTERM,
@@ -427,7 +426,7 @@ async fn an_upgrade_counts_nothing_twice_and_leaves_nothing_behind() {
 async fn a_helper_that_hangs_keeps_nobody_from_the_other_figures() {
     let (agent, _) = agent().await;
     let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let proxy = ConnectionSlot::start(agent.address.port(), &[&format!("--admin={admin}")]);
+    let proxy = CountingProxy::start(agent.address.port(), &[&format!("--admin={admin}")]);
     let pid = proxy.proxy.pid();
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     let helper = nix::unistd::Pid::from_raw(children.trim().parse().expect("one child"));
@@ -438,15 +437,15 @@ async fn a_helper_that_hangs_keeps_nobody_from_the_other_figures() {
     };
     one(&proxy, &format!("/{}", agent.address.ip()), 10, 10, Close::AgentFirst).await;
     proxy.settled(agent.address.ip(), 1);
-    assert!(look().await.contains("dcv_splice_kernel_agent_"));
+    assert!(look().await.contains("dcv_splice_tcp_agent_"));
     nix::sys::signal::kill(helper, nix::sys::signal::Signal::SIGSTOP).unwrap();
     let looks: Vec<_> = futures_util::future::join_all((0..10).map(|_| look())).await;
     nix::sys::signal::kill(helper, nix::sys::signal::Signal::SIGCONT).unwrap();
     for text in looks {
         assert!(text.contains("dcv_splice_agent_received_bytes_total"), "{text}");
-        assert!(!text.contains("dcv_splice_kernel_agent_received_bytes_total{"), "{text}");
+        assert!(!text.contains("dcv_splice_tcp_agent_received_bytes_total{"), "{text}");
     }
-    assert!(look().await.contains("dcv_splice_kernel_agent_received_bytes_total{"));
+    assert!(look().await.contains("dcv_splice_tcp_agent_received_bytes_total{"));
 }
 
 /// Where something is missing it says what, and serves without.
@@ -463,7 +462,7 @@ fn what_is_missing_is_said_and_only_where_it_is_required_is_it_unusable() {
     assert!(refused.log().contains("/nowhere/account.o"), "{}", refused.log());
     let mut serves = run("--ebpf=auto", absent);
     serves.until("says what is missing", |process| {
-        process.log().contains("the kernel does not count connections: /nowhere/account.o").then_some(())
+        process.log().contains("eBPF statistics disabled reason=\"/nowhere/account.o").then_some(())
     });
     drop(serves);
     // It is all that a service has to be given (capabilities(7)).
@@ -476,8 +475,7 @@ fn what_is_missing_is_said_and_only_where_it_is_required_is_it_unusable() {
         Process::start(command)
     };
     let mut enough = with("cap_perfmon,cap_sys_admin");
-    enough
-        .until("counts", |process| process.log().contains("the kernel counts connections of").then_some(()));
+    enough.until("counts", |process| process.log().contains("eBPF statistics enabled").then_some(()));
     enough.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(enough.wait().code(), Some(0));
     for capability in ["cap_bpf,cap_sys_admin", "cap_net_admin,cap_sys_admin"] {
@@ -498,14 +496,14 @@ async fn what_is_lost_on_the_way_is_counted_once() {
     let port = agent.address.port();
     // One in eight segments to and from the agent; the table goes with the test.
     let table = Table::new(port);
-    let proxy = ConnectionSlot::start(port, &["--connect-timeout=20000ms"]);
+    let proxy = CountingProxy::start(port, &["--connect-timeout=20000ms"]);
     for mode in [Close::AgentFirst, Close::ClientFirst, Close::Both] {
         one(&proxy, &format!("/{}", agent.address.ip()), 400_000, 300_000, mode).await;
     }
     drop(table);
     let kernel = proxy.settled(agent.address.ip(), 3);
     assert_eq!((kernel.received, kernel.acknowledged), seen.totals());
-    assert!(kernel.retransmitted > 0, "nothing was lost");
+    assert!(kernel.retransmitted_segments > 0, "nothing was lost");
 }
 
 /// Rules that drop segments of one port.

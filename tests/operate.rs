@@ -3,10 +3,10 @@
 //! `sd_listen_fds(3)` and `sd_watchdog_enabled(3)` describe them.
 #![allow(clippy::unwrap_used)]
 
-#[path = "operate/figures.rs"]
-mod figures;
 #[path = "operate/logs.rs"]
 mod logs;
+#[path = "operate/metrics.rs"]
+mod metrics;
 #[path = "operate/reload.rs"]
 mod reload;
 #[path = "operate/systemd.rs"]

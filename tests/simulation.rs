@@ -19,12 +19,13 @@ use clap::Parser;
 use dcv_splice::access::admission::Admission;
 use dcv_splice::config::CommandLine;
 use dcv_splice::observe::access_log::AccessLog;
+use dcv_splice::observe::client::ConnectionIds;
 use dcv_splice::observe::stats::StatsSnapshot;
 use dcv_splice::runtime::drain::Phase;
 use dcv_splice::tls::{Acceptor, AgentTrust, Connector, TlsEnd};
 use dcv_splice::transport::endpoint::Endpoint;
 use dcv_splice::worker::connection;
-use dcv_splice::worker::context::{Shared, Worker};
+use dcv_splice::worker::context::{SharedState, Worker};
 use dcv_splice::worker::load_balancer::LoadBalancer;
 use harness::simulated::{NetworkConditions, World, wire};
 use plan::{Body, Ends, Exchange, Plan, Session};
@@ -51,11 +52,11 @@ impl Fixture {
         }
     }
 
-    fn shared(&self, plan: &Plan, flags: &[&str]) -> Shared {
+    fn shared(&self, plan: &Plan, flags: &[&str]) -> SharedState {
         let line = ["dcv-splice", "--agents", "10.0.0.0/8", "--workers", "1"].iter().chain(flags);
         let config = CommandLine::parse_from(line).flags.resolve().unwrap();
         let admission = Admission::new(config.clients.clone(), config.client_limits);
-        Shared {
+        SharedState {
             config: Arc::new(config),
             acceptor: self.proxy.clone(),
             connector: plan.agent_tls.then(|| self.connector.clone()),
@@ -64,6 +65,7 @@ impl Fixture {
             passwords: None,
             balance: LoadBalancer::new(1).0,
             rejections: Arc::default(),
+            connection_ids: ConnectionIds::default(),
             failures: Arc::default(),
             published: StatsSnapshot::default(),
         }
@@ -120,9 +122,16 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
     let local = LocalSet::new();
     let whole = local.run_until(async {
         let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
-        let served = worker.net.run(connection::serve(&worker, near, client, plan.client_tls, false));
+        let served = worker.net.run(connection::serve(
+            &worker,
+            near,
+            client,
+            plan.client_tls,
+            false,
+            worker.shared.connection_ids.next(),
+        ));
         let (client, ()) = tokio::join!(far_client(Endpoint::new(far, tls), &plan), served);
-        worker.stop.enter(Phase::Draining);
+        worker.drain.enter(Phase::Draining);
         worker.pool.borrow_mut().clear();
         client
     });
@@ -270,9 +279,19 @@ fn a_silent_client_is_dropped_after_the_head_time() {
                 dcv_splice::transport::net::Stream::poll_send(&mut far, cx, said).map(drop)
             })
             .await;
-            tokio::time::timeout(BOUND, connection::serve(&worker, near, client, client_tls, false))
-                .await
-                .unwrap();
+            tokio::time::timeout(
+                BOUND,
+                connection::serve(
+                    &worker,
+                    near,
+                    client,
+                    client_tls,
+                    false,
+                    worker.shared.connection_ids.next(),
+                ),
+            )
+            .await
+            .unwrap();
             let took = start.elapsed().as_secs();
             assert!((60..=limit).contains(&took), "{took} s after {said:?}");
         }
@@ -293,7 +312,12 @@ fn requests_that_were_sent_ahead_are_answered_a_turn_at_a_time() {
         })
         .await;
         let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
-        tokio::time::timeout(BOUND, connection::serve(&worker, near, client, false, false)).await.unwrap();
+        tokio::time::timeout(
+            BOUND,
+            connection::serve(&worker, near, client, false, false, worker.shared.connection_ids.next()),
+        )
+        .await
+        .unwrap();
         assert_eq!(worker.net.breaths.get(), 9);
     });
 }

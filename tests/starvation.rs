@@ -337,7 +337,7 @@ starves_nobody!(a_control_socket_that_is_asked_without_end, async {
     let front = ProxyUnderTest::start(agent.address, &[&FLAGS[..], &[&flag]].concat()).await;
     let mut attack = JoinSet::new();
     for command in
-        [&b"status\n"[..], b"figures\n", b"reload\n", b"reopen\n", b"no such command\n", b""].repeat(3)
+        [&b"status\n"[..], b"stats\n", b"reload\n", b"reopen\n", b"no such command\n", b""].repeat(3)
     {
         let path = path.clone();
         attack.spawn_blocking(move || {

@@ -13,13 +13,13 @@ use clap::{CommandFactory, Parser};
 use dcv_splice::config::{Command, CommandLine, EbpfMode, Resolved, Settings};
 use dcv_splice::control::admin::Sources;
 use dcv_splice::control::helper::{self, Answer, HelperClient, Payload, Predecessor};
+use dcv_splice::control::logging::Logging;
 use dcv_splice::control::service_account;
 use dcv_splice::control::socket::{self, ControlCommand, ControlRequest, ControlServer};
 use dcv_splice::control::supervisor::{Signals, Supervisor};
 use dcv_splice::control::validation::Prepared;
 use dcv_splice::os::cgroup::Cgroup;
 use dcv_splice::os::files::{DryRun, PassedFiles};
-use dcv_splice::os::log::{Finish, Log, Target};
 use dcv_splice::os::sandbox::confine;
 use dcv_splice::os::systemd;
 use dcv_splice::tls::Pin;
@@ -36,8 +36,8 @@ const FAILED: u8 = 1;
 const UNUSABLE: u8 = 2;
 /// How long the reason of a failure has to be written.
 const LAST_WORD: Duration = Duration::from_secs(1);
-/// Wishes that wait to be granted; more are not listened to yet.
-const WISHES_MAX: usize = 16;
+/// Wishes that wait to be requests; more are not listened to yet.
+const COMMANDS_MAX: usize = 16;
 
 fn main() -> ExitCode {
     match parse().and_then(run_command) {
@@ -57,8 +57,8 @@ fn run_command(line: CommandLine) -> Result<(), Failure> {
         Some(Command::Pin { agent }) => pin(agent),
         Some(Command::Reload(at)) => ask(&at.control, ControlCommand::Reload),
         Some(Command::Upgrade(at)) => ask(&at.control, ControlCommand::Upgrade),
-        Some(Command::Reopen(at)) => ask_all(&at.control, ControlCommand::Reopen),
-        Some(Command::Status(at)) => ask_all(&at.control, ControlCommand::Status),
+        Some(Command::Reopen(at)) => send_to_all(&at.control, ControlCommand::Reopen),
+        Some(Command::Status(at)) => send_to_all(&at.control, ControlCommand::Status),
         Some(Command::Helper(_)) => helper::serve(settings).map_err(Failure::from),
         Some(Command::Exec { program }) => helper::exec(&program).map_err(Failure::from),
     }
@@ -166,19 +166,19 @@ fn pin(agent: SocketAddr) -> Result<(), Failure> {
     Ok(())
 }
 
-fn ask(control: &Path, wish: ControlCommand) -> Result<(), Failure> {
+fn ask(control: &Path, command: ControlCommand) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let said = runtime.block_on(socket::ask(control, wish)).map_err(|reason| failed(&reason))?;
+    let said = runtime.block_on(socket::ask(control, command)).map_err(|reason| failed(&reason))?;
     Ok(io::stdout().write_all(format!("{said}\n").as_bytes())?)
 }
 
 /// Asks those that drain too; where one can't do it, the first such reason is the result.
-fn ask_all(control: &Path, wish: ControlCommand) -> Result<(), Failure> {
+fn send_to_all(control: &Path, command: ControlCommand) -> Result<(), Failure> {
     let all = socket::all(control);
     if all.is_empty() {
-        return ask(control, wish);
+        return ask(control, command);
     }
-    all.iter().map(|process| ask(process, wish)).fold(Ok(()), Result::and)
+    all.iter().map(|process| ask(process, command)).fold(Ok(()), Result::and)
 }
 
 fn run(settings: Settings) -> Result<(), Failure> {
@@ -195,11 +195,11 @@ fn run(settings: Settings) -> Result<(), Failure> {
 /// A disk that does not answer keeps it from serving, not from being stopped.
 async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
-    let Started { supervisor, granted, hearing, log: _log } = tokio::select! {
+    let Started { supervisor, requests, hearing, log: _log } = tokio::select! {
         started = Box::pin(start(settings, inherited)) => started?,
         () = signals.stop() => return Ok(()),
     };
-    let served = supervisor.run(signals, granted).await;
+    let served = supervisor.run(signals, requests).await;
     if let Some(hearing) = hearing {
         hearing.end().await;
     }
@@ -209,10 +209,10 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
 /// What serves, and what an operator reaches it by.
 struct Started {
     supervisor: Supervisor,
-    granted: mpsc::Receiver<ControlRequest>,
+    requests: mpsc::Receiver<ControlRequest>,
     hearing: Option<ControlServer>,
     /// Comes to its end when all has ended.
-    log: Finish,
+    log: Logging,
 }
 
 /// Everything until it serves.
@@ -246,42 +246,31 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
     let control = control.transpose()?;
     // Threads that were started before would not be confined, those of the logs among them.
     let confined = confine(prepared.config().agent_port);
-    let log = own_log()?;
+    let log = Logging::start(&prepared.config().log, prepared.config().log_format)?;
     announce(&front, admin.as_ref())?;
-    tracing::info!("{confined}");
+    tracing::info!("sandbox: {confined}");
     match &account {
-        Some(Ok(cgroup)) => tracing::info!("the kernel counts connections of {}", cgroup.display()),
-        Some(Err(why)) => tracing::info!("the kernel does not count connections: {why}"),
+        Some(Ok(cgroup)) => tracing::info!(cgroup = %cgroup.display(), "eBPF statistics enabled"),
+        Some(Err(reason)) => tracing::info!(reason, "eBPF statistics disabled"),
         None => {}
     }
     warn(&prepared);
     let counting = matches!(account, Some(Ok(_)));
-    let mut supervisor =
-        Supervisor::start(settings, helper, prepared, front, &own, counting, log.0.clone()).await?;
-    let (wishes, granted) = mpsc::channel(WISHES_MAX);
+    let mut supervisor = Supervisor::start(settings, helper, prepared, front, &own, counting, &log).await?;
+    let (commands, requests) = mpsc::channel(COMMANDS_MAX);
     if let Some(listener) = admin {
         let processes = predecessor.iter().flat_map(|it| &it.processes);
         let former = reached_at
             .iter()
             .flat_map(|path| processes.clone().map(|process| socket::of_process(path, *process)));
         supervisor
-            .show(listener, Sources { own: wishes.clone(), former: former.collect(), listeners: own })?;
+            .show(listener, Sources { own: commands.clone(), former: former.collect(), listeners: own })?;
     }
-    let hearing = control.map(|listener| ControlServer::begin(listener, wishes)).transpose()?;
+    let hearing = control.map(|listener| ControlServer::begin(listener, commands)).transpose()?;
     take_over(&mut supervisor, predecessor).await?;
     supervisor.open().await;
     systemd::ready("serving");
-    Ok(Started { supervisor, granted, hearing, log })
-}
-
-/// The program's own log, which says what happens from now on.
-fn own_log() -> io::Result<Finish> {
-    let log = Finish(Log::to(Target::standard(io::stderr())?)?);
-    let lines: &'static Log = Box::leak(Box::new(log.0.clone()));
-    tracing_subscriber::fmt().with_writer(move || lines).with_target(false).with_ansi(false).init();
-    // Or it would be written by whoever panics, to an output that may be blocked.
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
-    Ok(log)
+    Ok(Started { supervisor, requests, hearing, log })
 }
 
 /// Lets operators find this process, in place of the one that hands over, if there is one. That one is found until then:
@@ -290,7 +279,7 @@ async fn take_over(supervisor: &mut Supervisor, predecessor: Option<Predecessor>
     let Some(predecessor) = predecessor else { return supervisor.announce().await };
     predecessor.waits()?;
     supervisor.announce().await?;
-    tracing::info!("taking over from process {}", predecessor.process());
+    tracing::info!(pid = predecessor.process(), "taking over from the former process");
     // It may have been given up just now: then nobody must have come here.
     if let Err(error) = predecessor.take_over() {
         supervisor.withdraw().await?;
@@ -320,7 +309,7 @@ async fn first_files(helper: &HelperClient) -> Result<PassedFiles, Failure> {
 /// Where it listens; an address has a socket for each worker.
 fn announce(listeners: &[Listener], admin: Option<&TcpListener>) -> io::Result<()> {
     if let Some(admin) = admin {
-        tracing::info!("figures at http://{}/", admin.local_addr()?);
+        tracing::info!("admin page at http://{}/", admin.local_addr()?);
     }
     let mut told = Vec::new();
     for Listener { socket, secure } in listeners {

@@ -61,7 +61,7 @@ async fn a_client_from_where_none_may_come_is_told_so_or_left() {
         assert_eq!((answer.status, answer.header("connection")), (403, Some("close")), "{flag}");
         let mut secure = RawClient::new(connect(front.secure()).await);
         assert_eq!(secure.rest().await.0, b"", "{flag}");
-        logs(&front, "127.0.0.9 is turned away", 2);
+        logs(&front, "client=127.0.0.9 reason=", 2);
         front.recovers().await;
     }
 }
@@ -81,7 +81,7 @@ async fn a_client_has_so_many_connections_and_others_are_served() {
         front.answers().await;
     }
     // As many logs as would be lines of an attacker's making.
-    logs(&front, "127.0.0.9 is turned away", 5);
+    logs(&front, "client=127.0.0.9 reason=", 5);
     drop(open);
     front.recovers().await;
     assert_eq!(health(&mut stranger(&front).await).await.unwrap().status, 200);

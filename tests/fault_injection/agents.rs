@@ -286,12 +286,12 @@ async fn a_client_of_http_1_0_gets_no_interim_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_resets_behind_its_101_cuts_the_session() {
-    upgraded_then(RawClient::reset, End::Cut, "ending=agent-reset").await;
+    upgraded_then(RawClient::reset, End::Cut, "end_reason=agent-reset").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_ends_without_close_notify_behind_its_101_is_not_called_a_clean_end() {
-    upgraded_then(drop, End::Cut, "ending=agent-truncated").await;
+    upgraded_then(drop, End::Cut, "end_reason=agent-truncated").await;
 }
 
 /// An upgrade, one message from the client, `end` by the agent: how the client sees it, and the books.

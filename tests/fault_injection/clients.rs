@@ -308,7 +308,7 @@ async fn a_client_that_takes_nothing_for_the_stall_time_is_let_go() {
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.upgrade("/ws")).await;
     assert!(client.head().await.is_some());
-    assert!(front.ledger("GET /127.0.0.1/ws").contains("ending=client-stalled"));
+    assert!(front.ledger("GET /127.0.0.1/ws").contains("end_reason=client-stalled"));
     front.recovers().await;
 }
 
@@ -377,7 +377,7 @@ async fn without_descriptors_it_turns_clients_away_without_spinning_and_recovers
         drop(TcpStream::connect(proxy.address()));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let failures = || proxy.log().matches("can't be accepted").count();
+    let failures = || proxy.log().matches("accept failed").count();
     // Those that wait stay where they are, and while nobody comes there is nothing to be said.
     let quiet = failures();
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -482,7 +482,7 @@ async fn clients_that_ask_for_nothing_give_way_to_new_ones_and_sessions_and_runn
     }
     running.say("d\n").await;
     assert_eq!(running.answer().await.unwrap().status, 200);
-    assert!(front.proxy.log().contains("asked for nothing, and others needed its connection"));
+    assert!(front.proxy.log().contains("reason=evicted"));
     drop((plain, secure, sessions, running));
     front.recovers().await;
 }

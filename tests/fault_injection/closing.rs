@@ -43,7 +43,7 @@ async fn ending(
     leave(client);
     let line = front.ledger("GET /127.0.0.1/ws");
     front.recovers().await;
-    line.trim_end().rsplit_once("ending=").unwrap().1.to_owned()
+    line.trim_end().rsplit_once("end_reason=").unwrap().1.to_owned()
 }
 
 /// Stays until the other side has gone.
@@ -100,6 +100,6 @@ async fn who_resets_after_the_other_side_has_ended_in_order_is_not_the_end() {
     assert_eq!(client.answer().await.unwrap().status, 101);
     assert_eq!(client.rest().await.0, DATA);
     client.reset();
-    assert!(front.ledger("GET /127.0.0.1/ws").contains("ending=agent-ended"));
+    assert!(front.ledger("GET /127.0.0.1/ws").contains("end_reason=agent-ended"));
     front.recovers().await;
 }

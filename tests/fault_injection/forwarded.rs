@@ -55,7 +55,7 @@ async fn who_is_behind_a_trusted_proxy_is_the_client_everywhere() {
     let refused = "GET /10.9.9.9/x HTTP/1.1\r\nHost: p\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n";
     assert_eq!(answer(&mut proxy, refused).await.status, 403);
     assert!(front.ledger("/10.9.9.9/x").starts_with("192.0.2.9 - "));
-    logs(&front, "192.0.2.9 with 10.9.9.9 is turned away", 1);
+    logs(&front, "client=192.0.2.9 agent=10.9.9.9 reason=agent_not_allowed", 1);
     // Anybody else speaks for themselves alone.
     let mut client = RawClient::plain(front.plain()).await;
     assert_eq!(answer(&mut client, &ask("/x?f", "192.0.2.7")).await.status, 200);
@@ -87,7 +87,7 @@ async fn rules_hold_for_who_is_behind_a_trusted_proxy() {
             assert_eq!(answer(&mut proxy, &ask).await.status, status, "{rules:?} {path} {client}");
         }
         assert_eq!(agent.seen.requests().len(), 2);
-        logs(&front, "192.0.2.66 is turned away: it comes from where no client may", 2);
+        logs(&front, "client=192.0.2.66 reason=client_denied", 2);
         // From others it is no more than a line.
         let mut client = RawClient::plain(front.plain()).await;
         let ask = front.request("GET /x", "X-Forwarded-For: 192.0.2.66\r\n");

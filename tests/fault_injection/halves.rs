@@ -58,7 +58,7 @@ async fn a_client_that_ends_its_side_behind_its_request_is_answered() {
     }
     front.recovers().await;
     let log = front.proxy.output();
-    assert!(!log.contains("ending=client-"), "{log}");
+    assert!(!log.contains("end_reason=client-"), "{log}");
 }
 
 /// An agent that takes one request, says `answer`, and tells when its connection has ended.

@@ -113,9 +113,7 @@ async fn a_password_file_that_is_replaced_is_read_again() {
     });
     assert_eq!(ask(&front, &agent, &["-u", "ann:one"]).status, 200);
     replace(&folder.path().join("users"), &user("bob", "two"));
-    eventually("it is read again", || {
-        front.proxy.log().contains("files have changed and were read again").then_some(())
-    });
+    eventually("it is read again", || front.proxy.log().contains("changed files loaded").then_some(()));
     assert_eq!(ask(&front, &agent, &["-u", "ann:one"]).status, 401);
     assert_eq!(ask(&front, &agent, &["-u", "bob:two"]).status, 200);
 }

@@ -48,7 +48,7 @@ async fn each_request_is_one_line_with_its_status_and_its_bytes() {
     assert_eq!(lines.len(), wanted.len(), "{lines:#?}");
     for (line, parts) in lines.iter().zip(wanted) {
         assert!(parts.iter().all(|part| line.contains(part)), "{line} should have {parts:?}");
-        assert!(line.starts_with("127.0.0.1 - - [") && line.ends_with(" ending=complete"), "{line}");
+        assert!(line.starts_with("127.0.0.1 - - [") && line.ends_with(" end_reason=complete"), "{line}");
         assert!(line.contains(&format!(" agent={} ", agent.address)), "{line}");
     }
     assert!(lines[0].contains("\"curl \\x22quoted\\x22\""), "{}", lines[0]);
@@ -62,11 +62,11 @@ async fn the_proxys_own_answers_are_booked_with_the_bytes_of_their_bodies() {
     let length = curl.get(&[&url]).body.len();
     let line = front.ledger("\"GET /nowhere HTTP/1.1\" 404");
     assert!(line.contains(&format!("agent=- to_agent=0 to_client={length} ")), "{line}");
-    assert!(line.ends_with(" ending=refused"), "{line}");
+    assert!(line.ends_with(" end_reason=rejected"), "{line}");
     for (path, status) in [("/health", 200), (&format!("/{}", agent.address.ip()), 308)] {
         curl.get(&[&format!("https://{}{path}", front.secure())]);
         let line = front.ledger(&format!("\"GET {path} HTTP/1.1\" {status}"));
-        assert!(line.ends_with(" ending=answered"), "{line}");
+        assert!(line.ends_with(" end_reason=answered"), "{line}");
     }
     curl.get(&["--head", &url]);
     let line = front.ledger("\"HEAD /nowhere HTTP/1.1\" 404");

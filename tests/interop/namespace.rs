@@ -81,7 +81,7 @@ fn an_address_that_is_no_agent_is_refused_and_not_dialled() {
         assert_eq!(dialled(other), ("403".into(), 0), "{other}");
     }
     proxy.until("counts who is refused", |log| {
-        let fourth = log.lines().find(|line| line.contains("with 0.0.0.0 is turned away"))?;
+        let fourth = log.lines().find(|line| line.contains("agent=0.0.0.0 reason="))?;
         fourth.ends_with("is in no --agents prefix and was not dialled (4 so far)").then_some(())
     });
 }

@@ -163,8 +163,8 @@ fn each_handshake_that_fails_is_counted_by_its_reason_and_told_in_plain_words() 
     let files = Curl::new();
     let ca = format!("--client-ca={}", files.file("ca", ours.cert_pem().as_bytes()));
     let mut proxy = proxy(&[&ca, "--admin=127.0.0.1:0"]);
-    let figures =
-        proxy.until("shows figures", |log| Some(log.split_once("figures at ")?.1.lines().next()?.to_owned()));
+    let figures = proxy
+        .until("shows figures", |log| Some(log.split_once("admin page at ")?.1.lines().next()?.to_owned()));
     let counted = |reason: &str| {
         let line = format!("reason=\"{reason}\"}} 1");
         let figures = format!("{figures}metrics");
@@ -183,44 +183,44 @@ fn each_handshake_that_fails_is_counted_by_its_reason_and_told_in_plain_words() 
     for (args, reason, told) in [
         (
             "-tls1_1 -cipher ALL:@SECLEVEL=0",
-            "tls-version",
+            "tls_version",
             "it offers only TLS 1.1: it needs TLS 1.2 or later",
         ),
-        ("-tls1_2 -cipher AES128-SHA", "tls-suites", "it takes none of the cipher suites or curves"),
-        ("-alpn h2", "tls-protocol", "it wants a protocol other than HTTP/1.1"),
-        ("", "certificate-missing", "it shows no certificate (--client-ca)"),
-        (&bad, "certificate-unknown", "its certificate is not issued by an authority of --client-ca"),
-        (&distrust, "tls-alert", "it does not accept the certificate it was shown (UnknownCA)"),
+        ("-tls1_2 -cipher AES128-SHA", "tls_cipher_suites", "it takes none of the cipher suites or curves"),
+        ("-alpn h2", "tls_alpn", "it wants a protocol other than HTTP/1.1"),
+        ("", "certificate_missing", "it shows no certificate (--client-ca)"),
+        (&bad, "certificate_untrusted", "its certificate is not issued by an authority of --client-ca"),
+        (&distrust, "tls_alert", "it does not accept the certificate it was shown (UnknownCA)"),
     ] {
         assert!(!openssl(&proxy, args).output.contains("DCV Proxy OK"), "{args}");
         counted(reason);
         proxy.until("tells", |log| {
             log.lines()
-                .any(|line| line.contains("127.0.0.1 is turned away: ") && line.contains(told))
+                .any(|line| line.contains("client=127.0.0.1 reason=") && line.contains(told))
                 .then_some(())
         });
     }
     assert!(openssl(&proxy, &good).output.contains("DCV Proxy OK"));
     // A record of a handshake message that is none, and half a hello.
     say(&proxy, &[22, 3, 1, 0, 4, 99, 0, 0, 0]);
-    counted("tls-broken");
+    counted("tls_error");
     say(&proxy, &[22, 3, 1, 1, 0, 1]);
-    counted("handshake-left");
+    counted("handshake_aborted");
     // A warning of close_notify (RFC 8446 6.1).
     say(&proxy, &[21, 3, 1, 0, 2, 1, 0]);
     say(&proxy, &[0x80, 0x2e, 1, 0, 2]);
-    counted("not-tls");
-    let before = proxy.log().matches("is turned away").count();
+    counted("not_tls");
+    let before = proxy.log().matches("client rejected").count();
     // Who looks whether the port is open does nothing wrong.
     for _ in 0..8 {
         say(&proxy, b"");
     }
     assert!(openssl(&proxy, &good).output.contains("DCV Proxy OK"));
-    assert_eq!(proxy.log().matches("is turned away").count(), before);
+    assert_eq!(proxy.log().matches("client rejected").count(), before);
     say(&proxy, b"GET / HTTP/1.1\r\n\r\n");
     assert!(proxy.terminate().success());
-    let sum = "turned away: handshake-left 2, not-tls 2, tls-version 1, tls-suites 1, tls-protocol 1, tls-alert 1, \
-               tls-broken 1, certificate-missing 1, certificate-unknown 1";
+    let sum = "rejected connections: handshake_aborted 2, not_tls 2, tls_version 1, tls_cipher_suites 1, tls_alpn 1, tls_alert 1, \
+               tls_error 1, certificate_missing 1, certificate_untrusted 1";
     assert!(proxy.log().contains(sum), "{}", proxy.log());
 }
 
@@ -245,7 +245,7 @@ fn a_handshake_that_takes_too_long_and_a_certificate_that_has_expired_are_counte
         (log.matches("its certificate has expired").count() == 2).then_some(())
     });
     assert!(proxy.terminate().success());
-    assert!(proxy.log().contains("certificate-expired 3"), "{}", proxy.log());
+    assert!(proxy.log().contains("certificate_expired 3"), "{}", proxy.log());
 }
 
 #[test]

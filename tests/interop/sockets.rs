@@ -212,7 +212,7 @@ async fn a_session_that_is_silent_for_the_idle_time_is_ended() {
     let (agent, front) = started(AgentTls::Both, &["--session-idle-timeout=1s"]).await;
     let mut socket = socket(RawClient::secure(front.secure()).await).await;
     assert!(!matches!(soon(socket.next()).await, Some(Ok(_))));
-    assert!(front.ledger("GET /127.0.0.1/echo").contains("ending=idle"));
+    assert!(front.ledger("GET /127.0.0.1/echo").contains("end_reason=idle"));
     drop(socket);
     front.recovers().await;
     eventually("the agent's is closed", || (agent.seen.websockets_open() == 0).then_some(()));
@@ -288,7 +288,10 @@ async fn when_the_client_ends_first_the_agent_may_go_on_to_its_own_end() {
     let (last, end) = client.rest().await;
     assert!(last == Noise::new(LAST_WORDS).bytes() && end == End::Clean);
     let line = front.ledger("GET /127.0.0.1/ws");
-    assert!(line.contains("to_agent=3 to_client=1000000") && line.contains("ending=client-ended"), "{line}");
+    assert!(
+        line.contains("to_agent=3 to_client=1000000") && line.contains("end_reason=client-ended"),
+        "{line}"
+    );
     front.recovers().await;
 }
 
@@ -315,7 +318,7 @@ async fn when_the_agent_ends_first_the_client_may_go_on_to_its_own_end() {
     client.finish().await;
     let (last, end) = soon(told.recv()).await.unwrap();
     assert!(last == Noise::new(LAST_WORDS).bytes() && end == End::Clean);
-    assert!(front.ledger("GET /127.0.0.1/ws").contains("ending=agent-ended"));
+    assert!(front.ledger("GET /127.0.0.1/ws").contains("end_reason=agent-ended"));
     front.recovers().await;
 }
 

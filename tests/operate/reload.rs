@@ -78,7 +78,7 @@ async fn a_configuration_that_can_not_be_used_changes_nothing_and_says_why() {
     // What was refused is not taken up by the way when a certificate changes; that was taken up long ago.
     service.files.configure("listen = \"127.0.0.1:1\"\nagents = []\n");
     service.refuses("reload");
-    let taken_up = || service.proxy.log().matches("files have changed and were read again").count();
+    let taken_up = || service.proxy.log().matches("changed files loaded").count();
     let earlier = taken_up();
     let identity = service.files.certify();
     eventually("the new certificate is taken up", || (taken_up() > earlier).then_some(()));
@@ -101,13 +101,11 @@ async fn a_certificate_that_is_renewed_in_two_steps_is_taken_up_and_the_old_one_
     service.files.configure("agents = []\n");
     replace(&service.files.path("proxy.crt"), &renewed.cert_pem);
     eventually("the log says that they are no pair", || {
-        service.proxy.log().contains("do not fit together yet, they are waited for").then_some(())
+        service.proxy.log().contains("do not fit together yet").then_some(())
     });
     assert_eq!(shown(&service).await, before);
     replace(&service.files.path("proxy.key"), &renewed.key_pem);
-    eventually("the pair is read", || {
-        service.proxy.log().contains("files have changed and were read again").then_some(())
-    });
+    eventually("the pair is read", || service.proxy.log().contains("changed files loaded").then_some(()));
     assert_eq!(shown(&service).await, renewed.chain().unwrap()[0].to_vec());
     let answer = service.ask("/x").await;
     assert_eq!((answer.status, answer.header("strict-transport-security")), (200, Some("max-age=9")));
@@ -125,7 +123,7 @@ async fn a_reload_that_is_refused_swallows_no_renewal() {
     let identity = service.files.certify();
     service.refuses("reload");
     eventually("the certificate is taken up", || {
-        service.proxy.log().contains("files have changed and were read again").then_some(())
+        service.proxy.log().contains("changed files loaded").then_some(())
     });
     assert_eq!(shown(&service).await, identity.chain().unwrap()[0].to_vec());
 }
@@ -188,16 +186,18 @@ async fn a_want_of_descriptors_ends_no_reloads() {
     service.files.configure("hsts-max-age = \"3s\"\n");
     service.proxy.signal(Signal::SIGHUP);
     eventually("it is refused", || {
-        service.proxy.log().contains("nothing has changed: there are too few file descriptors").then_some(())
+        service
+            .proxy
+            .log()
+            .contains("nothing has changed reason=\"there are too few file descriptors")
+            .then_some(())
     });
     let identity = service.files.certify();
     eventually("the files do not arrive", || {
-        service.proxy.log().contains("the old ones still hold: there are too few").then_some(())
+        service.proxy.log().contains("the old ones stay in use reason=\"there are too few").then_some(())
     });
     drop(clients);
-    eventually("they arrive later", || {
-        service.proxy.log().contains("files have changed and were read again").then_some(())
-    });
+    eventually("they arrive later", || service.proxy.log().contains("changed files loaded").then_some(()));
     assert_eq!(shown(&service).await, identity.chain().unwrap()[0].to_vec());
     assert_eq!(service.ask("/x").await.header("strict-transport-security"), None);
     service.does("reload");
@@ -327,7 +327,7 @@ async fn logs_that_were_moved_away_are_opened_again_and_no_line_is_lost() {
         eventually("the log is there again", || service.files.path("access.log").exists().then_some(()));
     }
     eventually("the second time is over", || {
-        (service.proxy.log().matches("the access log is open again").count() == 2).then_some(())
+        (service.proxy.log().matches("access log reopened").count() == 2).then_some(())
     });
     assert_eq!(service.ask("/x").await.status, 200);
     eventually("the line is in the new log", || (lines("access.log") == 1).then_some(()));

@@ -54,7 +54,7 @@ async fn it_is_told_of_every_turn() {
     service.files.configure("agnts = []\n");
     service.refuses("reload");
     manager.hears("RELOADING=1");
-    assert!(manager.hears("READY=1").contains("STATUS=not reloaded"));
+    assert!(manager.hears("READY=1").contains("STATUS=reload failed"));
     service.files.configure("");
     service.does("upgrade");
     let serving = service.serving();
@@ -154,7 +154,7 @@ async fn an_ipv4_client_at_a_socket_of_both_families_is_an_ipv4_client() {
     // Those that are turned away too.
     assert_eq!(ask("/127.0.0.9/x", "Authorization: Basic YW5uOnR3bw==\r\n").await, 401);
     proxy.until("tells who shows a wrong password", |log| {
-        log.contains(" 127.0.0.1 is turned away: it shows no password, or a wrong one").then_some(())
+        log.contains("client=127.0.0.1 reason=auth_failed").then_some(())
     });
 }
 

@@ -126,7 +126,7 @@ async fn sessions_are_ended_in_order_when_the_time_after_an_upgrade_is_over() {
     service.proxy.signal(Signal::SIGUSR2);
     assert_eq!(session.rest().await, (Vec::new(), End::Clean));
     assert_eq!(service.proxy.wait().code(), Some(0));
-    assert!(service.files.log_lines("access.log").iter().any(|line| line.contains("ending=drained")));
+    assert!(service.files.log_lines("access.log").iter().any(|line| line.contains("end_reason=drained")));
     assert_eq!(service.ask("/x").await.status, 200);
     end(service.serving());
 }

@@ -2,7 +2,10 @@
 //! the eighth and so on, so that nobody fills a disk by being rejected. Never asked where nobody is.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::observe::client::ClientConnection;
 
 /// Why a client or a request is rejected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -157,22 +160,45 @@ impl fmt::Display for RejectReason {
 pub struct RejectCounters([AtomicU64; RejectReason::ALL.len()]);
 
 impl RejectCounters {
-    /// Counts `who`, and tells the log if it is time to.
-    pub fn note(&self, why: RejectReason, who: impl fmt::Display) {
-        self.note_with(why, who, &why);
+    /// Counts a rejection of `client`, and logs it if it is time to.
+    pub fn note(&self, reason: RejectReason, client: ClientConnection) {
+        self.note_with(reason, client, &reason);
     }
 
-    /// The same with words of the case's own.
-    pub fn note_with(&self, why: RejectReason, who: impl fmt::Display, what: impl fmt::Display) {
-        let count = self.add(why);
+    /// The same with a detail of this case.
+    pub fn note_with(&self, reason: RejectReason, client: ClientConnection, detail: &dyn fmt::Display) {
+        self.log(reason, client, None, detail);
+    }
+
+    /// Counts a request for an agent that may not be reached.
+    pub fn note_agent(&self, client: ClientConnection, agent: IpAddr) {
+        self.log(RejectReason::AgentNotAllowed, client, Some(agent), &RejectReason::AgentNotAllowed);
+    }
+
+    fn log(
+        &self,
+        reason: RejectReason,
+        client: ClientConnection,
+        agent: Option<IpAddr>,
+        detail: &dyn fmt::Display,
+    ) {
+        let count = self.add(reason);
         if count.is_power_of_two() {
-            tracing::warn!("{who} was rejected: {what} ({count} so far)");
+            tracing::warn!(
+                conn = %client.id,
+                client = %client.address,
+                agent = agent.map(tracing::field::display),
+                reason = %reason.name(),
+                count,
+                detail = &*detail.to_string(),
+                "client rejected",
+            );
         }
     }
 
-    /// Counts without a word.
-    pub fn note_quietly(&self, why: RejectReason) {
-        self.add(why);
+    /// Counts without a log line.
+    pub fn note_quietly(&self, reason: RejectReason) {
+        self.add(reason);
     }
 
     fn add(&self, why: RejectReason) -> u64 {
@@ -208,13 +234,15 @@ impl fmt::Display for RejectCounters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::client::ConnectionIds;
 
     #[test]
     fn each_reason_has_a_counter_and_a_name_of_its_own() {
         let rejections = RejectCounters::default();
+        let client = ClientConnection { id: ConnectionIds::default().next(), address: [192, 0, 2, 1].into() };
         assert_eq!(rejections.to_string(), "none");
         for (times, why) in (1..).zip(RejectReason::ALL) {
-            (0..times).for_each(|_| rejections.note(why, "somebody"));
+            (0..times).for_each(|_| rejections.note(why, client));
         }
         let counts: Vec<u64> = RejectReason::ALL.map(|why| rejections.count(why)).into();
         assert!(counts.iter().copied().eq(1..=RejectReason::ALL.len() as u64), "{counts:?}");

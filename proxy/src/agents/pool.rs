@@ -53,7 +53,7 @@ impl ConnectError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Refused(_) => "refused",
-            Self::TimedOut => "timed out",
+            Self::TimedOut => "timeout",
             Self::Handshake(_) => "handshake",
         }
     }

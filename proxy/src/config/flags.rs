@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::builder::ArgPredicate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::units::{MILLISECOND, SECOND, YEAR, size, time};
 use crate::access::route::AgentDomain;
@@ -180,6 +181,13 @@ pub struct Flags {
     #[arg(long, value_enum, default_value_t, help_heading = AGENTS)]
     pub host_header: HostHeader,
 
+    /// Events that are logged: error, warn, info, debug or off, also for a single module as in
+    /// `info,dcv_splice::worker=debug`
+    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = log_filter, help_heading = MONITORING)]
+    pub log: Targets,
+    /// Form of the log's lines: text or JSON, each an event with fields
+    #[arg(long, value_enum, default_value_t, help_heading = MONITORING)]
+    pub log_format: LogFormat,
     /// File for a line per request or session, or stdout
     #[arg(long, value_name = "PATH|stdout|off", default_value = "off", help_heading = MONITORING)]
     pub access_log: String,
@@ -322,6 +330,16 @@ pub enum IoBackend {
     Epoll,
 }
 
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum LogFormat {
+    /// Time, level, event, fields.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
 /// Whether the kernel counts connections too.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum EbpfMode {
@@ -405,6 +423,26 @@ fn listened(at: SocketAddr) -> SocketAddr {
     if at.ip().to_canonical().is_ipv4() { canonical(at) } else { at }
 }
 
+/// A level, or `dcv_splice::MODULE=LEVEL`; several with commas. A level that is spelt wrong would be a module's name, which
+/// silences everything else.
+fn log_filter(text: &str) -> Result<Targets, String> {
+    for part in text.split(',') {
+        let (target, level) =
+            part.split_once('=').map_or((None, part), |(target, level)| (Some(target), level));
+        let is_known = target.is_none_or(|target| target.split("::").next() == Some("dcv_splice"));
+        if !is_known
+            || level.parse::<LevelFilter>().is_err()
+            || level.parse::<u8>().is_ok()
+            || level.is_empty()
+        {
+            return Err(
+                "write a level (error, warn, info, debug, trace, off) or dcv_splice::MODULE=LEVEL".to_owned()
+            );
+        }
+    }
+    text.parse().map_err(|error| format!("{error}"))
+}
+
 fn address(text: &str) -> Result<IpAddr, AddrParseError> {
     Ok(text.parse::<IpAddr>()?.to_canonical())
 }
@@ -419,6 +457,17 @@ fn agent_address(text: &str) -> Result<SocketAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_filter_names_levels_and_modules_of_this_program() {
+        for good in ["info", "off", "WARN", "info,dcv_splice::worker=debug", "dcv_splice=trace,error"] {
+            assert!(log_filter(good).is_ok(), "{good}");
+        }
+        for bad in ["", "inof", "3", "worker=debug", "dcv_splice::worker=loud", "info,", "dcv_splice::worker"]
+        {
+            assert!(log_filter(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn what_is_no_address_to_listen_on_is_told_with_what_to_write() {

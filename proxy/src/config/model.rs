@@ -7,8 +7,11 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use tracing_subscriber::filter::Targets;
 
-use super::flags::{AdminAt, AgentTls, ClientCert, EbpfMode, Flags, IoBackend, LimitFlags, TlsMin};
+use super::flags::{
+    AdminAt, AgentTls, ClientCert, EbpfMode, Flags, IoBackend, LimitFlags, LogFormat, TlsMin,
+};
 use crate::access::admission::{ClientLimits, ClientNetworks};
 use crate::access::passwords::PasswordRules;
 use crate::access::route::{AgentDomain, AllowedAgents};
@@ -98,6 +101,10 @@ pub struct Config {
     pub host_header: HostHeader,
     /// Threads that serve.
     pub workers: usize,
+    /// Which events are logged.
+    pub log: Targets,
+    /// How they are written.
+    pub log_format: LogFormat,
     /// Where the access log goes.
     pub access_log: AccessLogTo,
     /// How workers wait for sockets.
@@ -123,7 +130,7 @@ impl Config {
 type Differs = fn(&Config, &Config) -> bool;
 
 /// The settings that only an upgrade or a restart changes.
-const FIXED: [(&str, Differs); 9] = [
+const FIXED: [(&str, Differs); 10] = [
     ("listen", |one, other| one.listen != other.listen),
     ("listen-plain", |one, other| one.listen_plain != other.listen_plain),
     ("workers", |one, other| one.workers != other.workers),
@@ -131,6 +138,7 @@ const FIXED: [(&str, Differs); 9] = [
     ("agent-port", |one, other| one.agent_port != other.agent_port),
     ("control", |one, other| one.control != other.control),
     ("admin", |one, other| one.admin != other.admin),
+    ("log-format", |one, other| one.log_format != other.log_format),
     ("ebpf", |one, other| one.ebpf != other.ebpf),
     ("ebpf-object", |one, other| one.ebpf_object != other.ebpf_object),
 ];
@@ -246,6 +254,8 @@ impl Flags {
                 .map(|file| PasswordRules { file, agents: self.htpasswd_agents.clone().into() }),
             workers: self.workers.map_or_else(cores, usize::from),
             access_log: access_log(&self.access_log),
+            log: self.log,
+            log_format: self.log_format,
             io_backend: self.io_backend,
             limits: self.limits.connection(),
             exchange: self.limits.exchange(),

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod helper;
+pub mod logging;
 pub mod service_account;
 pub mod socket;
 pub mod supervisor;

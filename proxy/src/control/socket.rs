@@ -2,6 +2,7 @@
 //! line each way on a Unix socket that only the same user and root can connect to; no client of the proxy is near it.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -19,7 +20,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 /// Commands that are heard at a time; the others wait.
-pub const HEARD_MAX: usize = 8;
+pub const CONCURRENT_MAX: usize = 8;
 /// Bytes of a command.
 const COMMAND_BYTES_MAX: u64 = 16;
 /// How long a command may take to be said, and its answer to be taken.
@@ -42,7 +43,7 @@ pub enum ControlCommand {
     Upgrade,
     /// How it is, for people.
     Status,
-    /// The same for programs: a [`ProcessStatus`](crate::observe::metrics::Standing) as JSON.
+    /// The same for programs: a [`ProcessStatus`](crate::observe::metrics::ProcessStatus) as JSON.
     Stats,
     /// The same without the kernel's account, which is the helper's to read.
     OwnStats,
@@ -59,18 +60,24 @@ impl ControlCommand {
     ];
 
     fn word(self) -> &'static str {
-        Self::ALL.into_iter().find(|(_, wish)| *wish == self).map_or("", |(word, _)| word)
+        Self::ALL.into_iter().find(|(_, command)| *command == self).map_or("", |(word, _)| word)
     }
 
     fn of(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|(name, _)| *name == word).map(|(_, wish)| wish)
+        Self::ALL.into_iter().find(|(name, _)| *name == word).map(|(_, command)| command)
     }
 }
 
-/// What came of a wish, as text.
+impl fmt::Display for ControlCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// What came of a command, as text.
 pub type Outcome = Result<String, String>;
 
-/// A wish, and where what comes of it goes.
+/// A command, and where what comes of it goes.
 pub type ControlRequest = (ControlCommand, oneshot::Sender<Outcome>);
 
 /// The socket of one process among those that were started for `path`.
@@ -134,26 +141,26 @@ fn is_listened_to(path: &Path) -> bool {
     matches!(connected, Ok(()) | Err(Errno::AGAIN))
 }
 
-/// Who hears wishes.
+/// Who hears commands.
 pub struct ControlServer {
     task: JoinHandle<()>,
     places: Arc<Semaphore>,
 }
 
 impl ControlServer {
-    /// Hears wishes from now on.
-    pub fn begin(listener: UnixListener, wishes: mpsc::Sender<ControlRequest>) -> io::Result<Self> {
+    /// Hears commands from now on.
+    pub fn begin(listener: UnixListener, commands: mpsc::Sender<ControlRequest>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
-        let places = Arc::new(Semaphore::new(HEARD_MAX));
-        let task = tokio::spawn(hear(listener, wishes, places.clone()));
+        let places = Arc::new(Semaphore::new(CONCURRENT_MAX));
+        let task = tokio::spawn(hear(listener, commands, places.clone()));
         Ok(Self { task, places })
     }
 
     /// Hears no more, and lets those who asked have their answers.
     pub async fn end(self) {
         self.task.abort();
-        let all = u32::try_from(HEARD_MAX).unwrap_or(u32::MAX);
+        let all = u32::try_from(CONCURRENT_MAX).unwrap_or(u32::MAX);
         // Who has said nothing so far is not waited for.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.places.acquire_many(all)).await;
     }
@@ -161,38 +168,41 @@ impl ControlServer {
 
 async fn hear(
     listener: tokio::net::UnixListener,
-    wishes: mpsc::Sender<ControlRequest>,
+    commands: mpsc::Sender<ControlRequest>,
     places: Arc<Semaphore>,
 ) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::error!("--control: no command can be heard: {error}");
+                tracing::error!(reason = &*error.to_string(), "control socket: accept failed");
                 tokio::time::sleep(PATIENCE).await;
                 continue;
             }
         };
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        let wishes = wishes.clone();
+        let commands = commands.clone();
         tokio::spawn(async move {
             let _place = place;
             // Whoever asked has gone: there is nobody to tell.
-            let _ = tokio::time::timeout(ANSWER, grant(stream, &wishes)).await;
+            let _ = tokio::time::timeout(ANSWER, handle(stream, &commands)).await;
         });
     }
 }
 
-async fn grant(mut stream: tokio::net::UnixStream, wishes: &mpsc::Sender<ControlRequest>) -> io::Result<()> {
+async fn handle(
+    mut stream: tokio::net::UnixStream,
+    commands: &mpsc::Sender<ControlRequest>,
+) -> io::Result<()> {
     let mut word = String::new();
     let mut said = BufReader::new((&mut stream).take(COMMAND_BYTES_MAX));
     tokio::time::timeout(PATIENCE, said.read_line(&mut word)).await??;
     let outcome = match ControlCommand::of(word.trim_end()) {
         None => Err("there is no such command".to_owned()),
-        Some(wish) => {
+        Some(command) => {
             let (answer, answered) = oneshot::channel();
             // Where nobody takes it, the other end is dropped.
-            let _ = wishes.send((wish, answer)).await;
+            let _ = commands.send((command, answer)).await;
             answered.await.unwrap_or_else(|_| Err("it is stopping".to_owned()))
         }
     };
@@ -204,9 +214,9 @@ async fn grant(mut stream: tokio::net::UnixStream, wishes: &mpsc::Sender<Control
 }
 
 /// Tells the process that runs what is wanted, and waits for what comes of it.
-pub async fn ask(path: &Path, wish: ControlCommand) -> Outcome {
+pub async fn ask(path: &Path, command: ControlCommand) -> Outcome {
     let told = |error: io::Error| format!("{}: {error}: does it run, with this --control?", path.display());
-    let said = tokio::time::timeout(ANSWER, inquire(path, wish)).await;
+    let said = tokio::time::timeout(ANSWER, inquire(path, command)).await;
     let answer = said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(told)?;
     match answer.strip_prefix(GOOD) {
         Some(text) => Ok(text.to_owned()),
@@ -215,9 +225,9 @@ pub async fn ask(path: &Path, wish: ControlCommand) -> Outcome {
     }
 }
 
-async fn inquire(path: &Path, wish: ControlCommand) -> io::Result<String> {
+async fn inquire(path: &Path, command: ControlCommand) -> io::Result<String> {
     let mut stream = tokio::net::UnixStream::connect(path).await?;
-    stream.write_all(format!("{}\n", wish.word()).as_bytes()).await?;
+    stream.write_all(format!("{}\n", command.word()).as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     Ok(answer)

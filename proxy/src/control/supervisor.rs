@@ -1,4 +1,4 @@
-//! The supervisor: carries signals and an operator's wishes to the workers and the helper, changes the settings of new
+//! The supervisor: carries signals and an operator's commands to the workers and the helper, changes the settings of new
 //! connections, and sees to an orderly end. It serves no connection itself; a worker that ends before its time ends all.
 
 use std::collections::VecDeque;
@@ -14,7 +14,8 @@ use tokio::task::JoinHandle;
 use crate::config::{AccessLogTo, Settings};
 use crate::control::admin::{self, Sources};
 use crate::control::helper::{Answer, HelperClient, MessageKind, Payload, STATS, TRUNCATED};
-use crate::control::socket::{ControlCommand, ControlRequest, HEARD_MAX, Outcome};
+use crate::control::logging::{LogFilter, Logging};
+use crate::control::socket::{CONCURRENT_MAX, ControlCommand, ControlRequest, Outcome};
 use crate::control::validation::{Prepared, open_log};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::ProcessStatus;
@@ -25,14 +26,14 @@ use crate::os::seccomp;
 use crate::os::systemd;
 use crate::runtime::drain::Phase;
 use crate::transport::own_addresses::Own;
-use crate::worker::context::Shared;
+use crate::worker::context::SharedState;
 use crate::worker::listeners::{self, Listener};
 use crate::worker::load_balancer::WorkerInbox;
 use crate::worker::thread::{self, WorkerCommand};
 
 /// Questions that may wait for the helper, which a slow disk may keep; further ones are refused. Fewer than commands that
 /// are heard at a time, so that `status` is always answered.
-const QUESTIONS_MAX: usize = HEARD_MAX - 2;
+const QUESTIONS_MAX: usize = CONCURRENT_MAX - 2;
 /// What it does before it stops.
 const SERVING: &str = "serving";
 
@@ -54,19 +55,20 @@ pub struct Supervisor {
     /// Who waits for an answer of the helper, and to which question, in their order.
     waiting: VecDeque<(MessageKind, Option<oneshot::Sender<Outcome>>)>,
     /// Who waits for the kernel's stats, while the one question for them is under way.
-    lookers: Option<Vec<oneshot::Sender<Outcome>>>,
+    stats_waiters: Option<Vec<oneshot::Sender<Outcome>>>,
     /// Another process is about to serve.
     upgrading: bool,
     state: &'static str,
     /// The kernel counts too.
     counting: bool,
     /// What new connections go by.
-    shared: Shared,
+    shared: SharedState,
     /// The access log.
     log: Finish,
     /// The program's own log.
     own_log: Log,
-    orders: watch::Sender<WorkerCommand>,
+    log_filter: LogFilter,
+    commands: watch::Sender<WorkerCommand>,
     reports: mpsc::UnboundedReceiver<Report>,
     /// Listening sockets, for the next process.
     sockets: Vec<TcpListener>,
@@ -78,7 +80,7 @@ pub struct Supervisor {
 }
 
 /// Why it stops.
-enum Stop {
+enum StopReason {
     Signal,
     Upgraded(String),
 }
@@ -92,15 +94,15 @@ impl Supervisor {
         listeners: Vec<Listener>,
         own: &Own,
         counting: bool,
-        own_log: Log,
+        logging: &Logging,
     ) -> io::Result<Self> {
         let log = Finish(Log::to(Target::Off)?);
         let sockets = listeners.iter().map(Listener::try_clone).collect::<io::Result<_>>()?;
-        let (shared, desks, lines) = prepared.share(&AccessLog::to(log.0.clone()))?;
+        let (shared, inboxes, lines) = prepared.share(&AccessLog::to(log.0.clone()))?;
         log.0.change(lines);
-        let (orders, told) =
+        let (commands, told) =
             watch::channel(WorkerCommand { open: false, phase: Phase::Running, shared: shared.clone() });
-        let reports = start_workers(&told, desks, listeners, own)?;
+        let reports = start_workers(&told, inboxes, listeners, own)?;
         seccomp::forbid_rings();
         let (waiting, since) = (VecDeque::new(), Instant::now());
         let mut supervisor = Self {
@@ -108,14 +110,15 @@ impl Supervisor {
             helper,
             alone: false,
             waiting,
-            lookers: None,
+            stats_waiters: None,
             upgrading: false,
             state: SERVING,
             counting,
             shared,
             log,
-            own_log,
-            orders,
+            own_log: logging.lines(),
+            log_filter: logging.filter(),
+            commands,
             reports,
             sockets,
             since,
@@ -147,7 +150,7 @@ impl Supervisor {
 
     /// Lets the workers accept connections: this process serves.
     pub async fn open(&mut self) {
-        self.orders.send_modify(|orders| orders.open = true);
+        self.commands.send_modify(|commands| commands.open = true);
         if let Err(error) = self.helper.ask(MessageKind::Serving).await {
             self.abandon(&error);
         }
@@ -180,10 +183,10 @@ impl Supervisor {
     pub async fn run(
         self,
         mut signals: Signals,
-        mut wishes: mpsc::Receiver<ControlRequest>,
+        mut commands: mpsc::Receiver<ControlRequest>,
     ) -> io::Result<()> {
         let rejections = self.shared.rejections.clone();
-        let ended = self.serve(&mut signals, &mut wishes).await;
+        let ended = self.serve(&mut signals, &mut commands).await;
         tracing::info!("rejected connections: {rejections}");
         ended
     }
@@ -191,16 +194,16 @@ impl Supervisor {
     async fn serve(
         mut self,
         signals: &mut Signals,
-        wishes: &mut mpsc::Receiver<ControlRequest>,
+        commands: &mut mpsc::Receiver<ControlRequest>,
     ) -> io::Result<()> {
         let mut watchdog = systemd::Watchdog::new();
         let stop = loop {
             tokio::select! {
                 signal = signals.next() => match signal {
-                    None => break Stop::Signal,
-                    Some(wish) => self.grant(wish, None).await,
+                    None => break StopReason::Signal,
+                    Some(command) => self.handle(command, None).await,
                 },
-                Some((wish, answer)) = wishes.recv() => self.grant(wish, Some(answer)).await,
+                Some((command, answer)) = commands.recv() => self.handle(command, Some(answer)).await,
                 answer = self.helper.next(), if !self.alone => {
                     if let Some(stop) = self.take(answer).await {
                         break stop;
@@ -210,14 +213,14 @@ impl Supervisor {
                 () = watchdog.due() => watchdog.look(&self.shared.balance.beats()),
             }
         };
-        self.stop(stop, signals, wishes).await
+        self.stop(stop, signals, commands).await
     }
 
     /// Does what was wished, or asks the helper to.
-    async fn grant(&mut self, wish: ControlCommand, answer: Option<oneshot::Sender<Outcome>>) {
-        let asked = match wish {
+    async fn handle(&mut self, command: ControlCommand, answer: Option<oneshot::Sender<Outcome>>) {
+        let asked = match command {
             ControlCommand::Status | ControlCommand::Stats | ControlCommand::OwnStats => {
-                return self.look(wish, answer).await;
+                return self.show_status(command, answer).await;
             }
             _ if self.alone => Err(io::Error::other("the helper has ended: only a restart helps")),
             _ if self.waiting.len() >= QUESTIONS_MAX => {
@@ -239,21 +242,21 @@ impl Supervisor {
         };
         match asked {
             Ok(kind) => {
-                if wish == ControlCommand::Reload {
+                if command == ControlCommand::Reload {
                     systemd::reloading();
                 }
-                self.upgrading |= wish == ControlCommand::Upgrade;
+                self.upgrading |= command == ControlCommand::Upgrade;
                 self.waiting.push_back((kind, answer));
             }
             Err(error) => {
-                tracing::error!("{wish:?}: {error}");
-                tell(answer, Err(error.to_string()));
+                tracing::error!(command = %command, reason = &*error.to_string(), "command failed");
+                respond(answer, Err(error.to_string()));
             }
         }
     }
 
     /// Takes an answer of the helper; an upgrade that came off is a reason to stop.
-    async fn take(&mut self, answer: io::Result<Answer>) -> Option<Stop> {
+    async fn take(&mut self, answer: io::Result<Answer>) -> Option<StopReason> {
         let Answer { kind, outcome } = match answer {
             Ok(answer) => answer,
             Err(error) => {
@@ -263,14 +266,16 @@ impl Supervisor {
         };
         if kind == MessageKind::Stats {
             let stats = self.stats(outcome.ok().and_then(kernel_stats));
-            self.lookers.take().into_iter().flatten().for_each(|looker| tell(Some(looker), stats.clone()));
+            self.stats_waiters
+                .take()
+                .into_iter()
+                .flatten()
+                .for_each(|waiter| respond(Some(waiter), stats.clone()));
             return None;
         }
         if kind == MessageKind::Unfit {
             if let Ok(Payload::Text(reason)) = outcome {
-                tracing::info!(
-                    "files have changed and do not fit together yet, they are waited for: {reason}"
-                );
+                tracing::info!(reason, "changed files do not fit together yet, waiting for the others");
             }
             return None;
         }
@@ -302,25 +307,25 @@ impl Supervisor {
         let (done, failed) = words(kind);
         match &outcome {
             Ok(_) => tracing::info!("{done}"),
-            Err(reason) => tracing::error!("{failed}: {}", reason.replace('\n', "; ")),
+            Err(reason) => tracing::error!(reason = &*reason.replace('\n', "; "), "{failed}"),
         }
         if kind == MessageKind::Reload && self.state == SERVING {
             systemd::ready(outcome.as_ref().map_or(failed, |_| done));
         }
         let stop = match (&outcome, kind) {
-            (Ok(process), MessageKind::Upgrade) => Some(Stop::Upgraded(process.clone())),
+            (Ok(process), MessageKind::Upgrade) => Some(StopReason::Upgraded(process.clone())),
             _ => None,
         };
-        tell(answer, outcome.map(|_| done.to_owned()));
+        respond(answer, outcome.map(|_| done.to_owned()));
         stop
     }
 
     /// Without the helper desktops are served on, and that is all.
     fn abandon(&mut self, error: &io::Error) {
-        tracing::error!("{error}: nothing can be reloaded any more, and there is no upgrade");
+        tracing::error!(reason = &*error.to_string(), "helper ended: reload and upgrade need a restart");
         self.alone = true;
         self.waiting.clear();
-        self.lookers = None;
+        self.stats_waiters = None;
     }
 
     fn replace(&mut self, files: &PassedFiles) -> Outcome {
@@ -328,8 +333,9 @@ impl Supervisor {
         let log = AccessLog::to(self.log.0.clone());
         let (shared, lines) = prepared.replace(&self.shared, &log).map_err(|error| error.to_string())?;
         self.log.0.change(lines);
+        self.log_filter.set(&shared.config.log);
         self.shared = shared.clone();
-        self.orders.send_modify(|orders| orders.shared = shared);
+        self.commands.send_modify(|commands| commands.shared = shared);
         Ok(String::new())
     }
 
@@ -342,23 +348,23 @@ impl Supervisor {
     }
 
     /// Tells how it stands, people or programs; the kernel's account is the helper's to read.
-    async fn look(&mut self, wish: ControlCommand, answer: Option<oneshot::Sender<Outcome>>) {
-        match (wish, answer) {
-            (ControlCommand::Stats, Some(looker)) if self.ask_stats().await => {
-                let lookers = self.lookers.get_or_insert_default();
+    async fn show_status(&mut self, command: ControlCommand, answer: Option<oneshot::Sender<Outcome>>) {
+        match (command, answer) {
+            (ControlCommand::Stats, Some(waiter)) if self.ask_stats().await => {
+                let stats_waiters = self.stats_waiters.get_or_insert_default();
                 // Some of a helper that does not answer have gone.
-                lookers.retain(|looker| !looker.is_closed());
-                lookers.push(looker);
+                stats_waiters.retain(|waiter| !waiter.is_closed());
+                stats_waiters.push(waiter);
             }
-            (ControlCommand::Status, answer) => tell(answer, Ok(self.status_line())),
-            (_, answer) => tell(answer, self.stats(None)),
+            (ControlCommand::Status, answer) => respond(answer, Ok(self.status_line())),
+            (_, answer) => respond(answer, self.stats(None)),
         }
     }
 
     /// Whether the kernel's stats are on their way.
     async fn ask_stats(&self) -> bool {
         let can_ask = self.counting && !self.alone;
-        can_ask && (self.lookers.is_some() || self.helper.ask(MessageKind::Stats).await.is_ok())
+        can_ask && (self.stats_waiters.is_some() || self.helper.ask(MessageKind::Stats).await.is_ok())
     }
 
     fn stats(&self, kernel: Option<KernelStats>) -> Outcome {
@@ -375,7 +381,7 @@ impl Supervisor {
     }
 
     fn status(&self) -> ProcessStatus {
-        let Shared { balance, rejections, published, config, .. } = &self.shared;
+        let SharedState { balance, rejections, published, config, .. } = &self.shared;
         ProcessStatus {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -396,17 +402,17 @@ impl Supervisor {
     /// Lets what runs come to its end, for as long as it may take.
     async fn stop(
         mut self,
-        why: Stop,
+        reason: StopReason,
         signals: &mut Signals,
-        wishes: &mut mpsc::Receiver<ControlRequest>,
+        commands: &mut mpsc::Receiver<ControlRequest>,
     ) -> io::Result<()> {
         self.sockets.clear();
         if self.upgrading
             && let Err(error) = self.helper.stop_asking()
         {
-            tracing::warn!("the upgrade goes on: {error}");
+            tracing::warn!(reason = &*error.to_string(), "the upgrade can't be cancelled");
         }
-        let mut end = End::begin(&why, &self.shared);
+        let mut end = End::begin(&reason, &self.shared);
         self.state = end.state();
         if let Some(admin) = self.admin.take_if(|_| end.is_upgrade) {
             admin.abort();
@@ -421,23 +427,23 @@ impl Supervisor {
                     left -= 1;
                 }
                 signal = signals.next() => match signal {
-                    None if end.phase == Phase::EndReason => return result,
+                    None if end.phase == Phase::Ending => return result,
                     None => {
                         end.hurry();
                         self.state = end.state();
                     }
-                    Some(ControlCommand::Reopen) => self.grant(ControlCommand::Reopen, None).await,
-                    Some(wish) => tracing::warn!("{wish:?}: it is stopping"),
+                    Some(ControlCommand::Reopen) => self.handle(ControlCommand::Reopen, None).await,
+                    Some(command) => tracing::warn!(command = %command, reason = "the process is stopping", "command ignored"),
                 },
-                Some((wish, answer)) = wishes.recv() => match wish {
-                    ControlCommand::Status | ControlCommand::Stats | ControlCommand::OwnStats => self.look(wish, Some(answer)).await,
-                    ControlCommand::Reopen => self.grant(wish, Some(answer)).await,
-                    ControlCommand::Reload | ControlCommand::Upgrade => tell(Some(answer), Err("it is stopping".to_owned())),
+                Some((command, answer)) = commands.recv() => match command {
+                    ControlCommand::Status | ControlCommand::Stats | ControlCommand::OwnStats => self.show_status(command, Some(answer)).await,
+                    ControlCommand::Reopen => self.handle(command, Some(answer)).await,
+                    ControlCommand::Reload | ControlCommand::Upgrade => respond(Some(answer), Err("the process is stopping".to_owned())),
                 },
                 answer = self.helper.next(), if !self.alone => drop(self.take(answer).await),
                 () = tokio::time::sleep_until(end.at.into()), if end.phase == Phase::Draining => {
-                    tracing::info!("the drain time is over");
-                    end.phase = Phase::EndReason;
+                    tracing::info!("drain timeout reached");
+                    end.phase = Phase::Ending;
                 }
             }
             self.enter(end.phase);
@@ -446,7 +452,7 @@ impl Supervisor {
     }
 
     fn enter(&self, phase: Phase) {
-        self.orders.send_if_modified(|orders| std::mem::replace(&mut orders.phase, phase) != phase);
+        self.commands.send_if_modified(|commands| std::mem::replace(&mut commands.phase, phase) != phase);
     }
 }
 
@@ -456,17 +462,18 @@ fn kernel_stats(found: Payload) -> Option<KernelStats> {
 }
 
 fn start_workers(
-    orders: &watch::Receiver<WorkerCommand>,
-    desks: Vec<WorkerInbox>,
+    commands: &watch::Receiver<WorkerCommand>,
+    inboxes: Vec<WorkerInbox>,
     listeners: Vec<Listener>,
     own: &Own,
 ) -> io::Result<mpsc::UnboundedReceiver<Report>> {
-    let shares = listeners::deal(listeners, desks.len());
+    let shares = listeners::deal(listeners, inboxes.len());
     let (reports, reported) = mpsc::unbounded_channel();
-    for (desk, share) in desks.into_iter().zip(shares) {
-        let (number, orders, own, reports) = (desk.worker, orders.clone(), own.clone(), reports.clone());
+    for (inbox, share) in inboxes.into_iter().zip(shares) {
+        let (number, commands, own, reports) = (inbox.worker, commands.clone(), own.clone(), reports.clone());
         let start = reports.clone();
-        let work = move || thread::run(desk, share, orders, own, move || drop(start.send(Report::Started)));
+        let work =
+            move || thread::run(inbox, share, commands, own, move || drop(start.send(Report::Started)));
         let telling = Reporter::new(reports);
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || telling.on(work))?;
     }
@@ -506,15 +513,15 @@ struct End {
 }
 
 impl End {
-    fn begin(why: &Stop, shared: &Shared) -> Self {
+    fn begin(why: &StopReason, shared: &SharedState) -> Self {
         let limits = &shared.config.limits;
         let (limit, is_upgrade) = match why {
-            Stop::Signal => (limits.drain_timeout, false),
-            Stop::Upgraded(_) => (limits.upgrade_drain_timeout, true),
+            StopReason::Signal => (limits.drain_timeout, false),
+            StopReason::Upgraded(_) => (limits.upgrade_drain_timeout, true),
         };
         match why {
-            Stop::Signal => systemd::stopping("sessions come to their end"),
-            Stop::Upgraded(process) => tracing::info!("process {process} serves now"),
+            StopReason::Signal => systemd::stopping("sessions come to their end"),
+            StopReason::Upgraded(process) => tracing::info!(pid = %process, "the new process serves"),
         }
         let end = Self {
             phase: Phase::Draining,
@@ -522,19 +529,19 @@ impl End {
             is_upgrade,
             drain: limits.drain_timeout,
         };
-        tracing::info!("stopping: sessions may go on for {}", humantime::format_duration(limit));
+        tracing::info!(drain_timeout = %humantime::format_duration(limit), "draining");
         end
     }
 
     /// A stop signal while it is stopping.
     fn hurry(&mut self) {
         if self.is_upgrade {
-            tracing::info!("stopping: sessions may go on for {}", humantime::format_duration(self.drain));
+            tracing::info!(drain_timeout = %humantime::format_duration(self.drain), "draining");
             self.is_upgrade = false;
             self.at = self.at.min(Instant::now() + self.drain);
         } else {
-            tracing::info!("stopping at once");
-            self.phase = Phase::EndReason;
+            tracing::info!("ending all sessions");
+            self.phase = Phase::Ending;
         }
     }
 
@@ -546,30 +553,27 @@ impl End {
 /// What is said of an answer: where something came of it, and where nothing did.
 fn words(kind: MessageKind) -> (&'static str, &'static str) {
     match kind {
-        MessageKind::Reload => ("reloaded: new connections go by it", "not reloaded, nothing has changed"),
-        MessageKind::Changed => (
-            "files have changed and were read again",
-            "files have changed and can't be used, the old ones still hold",
-        ),
-        MessageKind::Reopen => ("the access log is open again", "the access log can't be opened again"),
-        MessageKind::Announce => ("reached by --control", "not reached by --control"),
-        MessageKind::Withdraw => {
-            ("the process before is reached by --control", "no process is reached by --control")
+        MessageKind::Reload => ("reloaded", "reload failed, nothing has changed"),
+        MessageKind::Changed => {
+            ("changed files loaded", "changed files can't be used, the old ones stay in use")
         }
-        MessageKind::Account | MessageKind::Stats => ("the kernel counts", "the kernel does not count"),
+        MessageKind::Reopen => ("access log reopened", "access log can't be reopened"),
+        MessageKind::Announce => ("control socket opened", "control socket can't be opened"),
+        MessageKind::Withdraw => ("control socket handed back", "control socket can't be handed back"),
+        MessageKind::Account | MessageKind::Stats => ("eBPF statistics enabled", "eBPF statistics disabled"),
         MessageKind::Applied
         | MessageKind::Rejected
         | MessageKind::Unfit
         | MessageKind::Serving
         | MessageKind::Sockets
         | MessageKind::Upgrade => {
-            ("upgraded: the new process serves", "not upgraded, this process serves on")
+            ("upgraded, the new process serves", "upgrade failed, this process goes on serving")
         }
     }
 }
 
 /// Whoever asked may have gone.
-fn tell(answer: Option<oneshot::Sender<Outcome>>, outcome: Outcome) {
+fn respond(answer: Option<oneshot::Sender<Outcome>>, outcome: Outcome) {
     if let Some(answer) = answer {
         let _ = answer.send(outcome);
     }
@@ -582,7 +586,7 @@ fn ended(report: Option<Report>) -> io::Result<()> {
     }
 }
 
-/// SIGTERM and SIGINT, which stop, and the signals that wish something. Those that come early wait.
+/// SIGTERM and SIGINT, which stop, and the signals that command something. Those that come early wait.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -603,7 +607,7 @@ impl Signals {
         })
     }
 
-    /// Ready once it is to stop; other wishes are left for later.
+    /// Ready once it is to stop; other commands are left for later.
     pub async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -611,7 +615,7 @@ impl Signals {
         }
     }
 
-    /// The next wish; none where it is to stop.
+    /// The next command; none where it is to stop.
     async fn next(&mut self) -> Option<ControlCommand> {
         tokio::select! {
             _ = self.terminate.recv() => None,
@@ -648,6 +652,6 @@ mod tests {
         assert_eq!((end.phase, end.state()), (Phase::Draining, "stopping"));
         assert!(end.at <= Instant::now() + Duration::from_secs(30));
         end.hurry();
-        assert_eq!(end.phase, Phase::EndReason);
+        assert_eq!(end.phase, Phase::Ending);
     }
 }

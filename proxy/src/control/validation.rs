@@ -11,11 +11,12 @@ use crate::access::htpasswd::Users;
 use crate::access::passwords::{PasswordRules, Passwords};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
 use crate::observe::access_log::AccessLog;
+use crate::observe::client::ConnectionIds;
 use crate::observe::stats::StatsSnapshot;
 use crate::os::files::Files;
 use crate::os::log::Target;
 use crate::tls::{self, Acceptor, Connector};
-use crate::worker::context::Shared;
+use crate::worker::context::SharedState;
 use crate::worker::load_balancer::{LoadBalancer, WorkerInbox};
 
 /// A configuration that can be run by.
@@ -82,10 +83,10 @@ impl Prepared {
     }
 
     /// What the workers share at the start. Starts the thread of the passwords.
-    pub fn share(self, log: &AccessLog) -> io::Result<(Shared, Vec<WorkerInbox>, Target)> {
+    pub fn share(self, log: &AccessLog) -> io::Result<(SharedState, Vec<WorkerInbox>, Target)> {
         let config = self.resolved.config;
-        let (balance, desks) = LoadBalancer::new(config.workers);
-        let shared = Shared {
+        let (balance, inboxes) = LoadBalancer::new(config.workers);
+        let shared = SharedState {
             admission: Admission::new(config.clients.clone(), config.client_limits),
             passwords: passwords(config.passwords.as_ref(), self.users, None)?,
             log: log_if_wanted(log, &config.access_log),
@@ -93,18 +94,19 @@ impl Prepared {
             connector: self.connector,
             balance,
             rejections: Arc::default(),
+            connection_ids: ConnectionIds::default(),
             failures: Arc::default(),
             published: StatsSnapshot::new(config.workers),
             config: Arc::new(config),
         };
-        Ok((shared, desks, self.lines))
+        Ok((shared, inboxes, self.lines))
     }
 
     /// What the workers share from now on, in place of `before`: who is in stays counted, who has guessed stays known.
-    pub fn replace(self, before: &Shared, log: &AccessLog) -> io::Result<(Shared, Target)> {
+    pub fn replace(self, before: &SharedState, log: &AccessLog) -> io::Result<(SharedState, Target)> {
         self.doubts.iter().for_each(|doubt| tracing::warn!("{doubt}"));
         let config = self.resolved.config;
-        let shared = Shared {
+        let shared = SharedState {
             admission: before.admission.renewed(config.clients.clone(), config.client_limits),
             passwords: passwords(config.passwords.as_ref(), self.users, before.passwords.as_ref())?,
             log: log_if_wanted(log, &config.access_log),
@@ -112,6 +114,7 @@ impl Prepared {
             connector: self.connector,
             balance: before.balance.clone(),
             rejections: before.rejections.clone(),
+            connection_ids: before.connection_ids.clone(),
             failures: before.failures.clone(),
             published: before.published.clone(),
             config: Arc::new(config),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use crate::observe::client::ConnectionId;
 use crate::os::log::Log;
 
 /// One of the two sides.
@@ -45,10 +46,10 @@ impl Display for Side {
 pub enum EndReason {
     /// The exchange was completed.
     Complete,
-    /// The proxy answered by itself, and refused nothing: `/health`, a redirect.
+    /// The proxy answered itself, and rejected nothing: `/health`, a redirect.
     Answered,
-    /// The proxy refused the request.
-    Refused,
+    /// The proxy rejected the request.
+    Rejected,
     /// The side ended the session in order.
     Ended(Side),
     /// The side's TLS stream was cut: FIN without `close_notify`.
@@ -76,7 +77,7 @@ impl Display for EndReason {
         match self {
             Self::Complete => f.write_str("complete"),
             Self::Answered => f.write_str("answered"),
-            Self::Refused => f.write_str("refused"),
+            Self::Rejected => f.write_str("rejected"),
             Self::Ended(side) => write!(f, "{side}-ended"),
             Self::Truncated(side) => write!(f, "{side}-truncated"),
             Self::Reset(side) => write!(f, "{side}-reset"),
@@ -91,9 +92,11 @@ impl Display for EndReason {
     }
 }
 
-/// The entry of one request, or of the session it became.
+/// The record of one request, or of the session that it became.
 #[derive(Clone, Debug)]
 pub struct AccessRecord {
+    /// The connection that the request came on.
+    pub conn: ConnectionId,
     /// Who asked.
     pub client: IpAddr,
     /// The name that it showed the password of.
@@ -115,7 +118,7 @@ pub struct AccessRecord {
     /// From the request's head to its end.
     pub duration: Duration,
     /// Why it ended.
-    pub ending: EndReason,
+    pub end_reason: EndReason,
 }
 
 impl AccessRecord {
@@ -125,7 +128,7 @@ impl AccessRecord {
         let now = now.format(stamp).unwrap_or_default();
         let agent = self.agent.map_or_else(|| "-".to_owned(), |agent| agent.to_string());
         format!(
-            "{} - {} [{now}] \"{}\" {} {} \"{}\" \"{}\" agent={agent} to_agent={} to_client={} ms={} ending={}\n",
+            "{} - {} [{now}] \"{}\" {} {} \"{}\" \"{}\" conn={} agent={agent} to_agent={} to_client={} ms={} end_reason={}\n",
             self.client,
             escape(dash(&self.user)).replace(' ', "\\x20"),
             escape(&redact(&self.request)),
@@ -133,10 +136,11 @@ impl AccessRecord {
             self.to_client,
             escape(&redact(dash(&self.referer))),
             escape(dash(&self.user_agent)),
+            self.conn,
             self.to_agent,
             self.to_client,
             self.duration.as_millis(),
-            self.ending,
+            self.end_reason,
         )
     }
 }
@@ -223,7 +227,7 @@ impl AccessLog {
         let Some(log) = &self.0 else { return };
         log.write(record.line(OffsetDateTime::now_utc()).as_bytes());
         if let Some(dropped) = log.untold() {
-            tracing::warn!("the access log does not take its lines: {dropped} were dropped so far");
+            tracing::warn!(dropped, "access log lines dropped: the output does not take them in time");
         }
     }
 }
@@ -231,6 +235,7 @@ impl AccessLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::client::ConnectionIds;
 
     #[test]
     fn secrets_of_a_query_are_replaced() {
@@ -253,6 +258,7 @@ mod tests {
     #[test]
     fn a_line_stays_one_line() {
         let record = AccessRecord {
+            conn: ConnectionIds::default().next(),
             user: "ann b".to_owned(),
             client: IpAddr::from([192, 0, 2, 1]),
             request: "GET /\"\n HTTP/1.1".to_owned(),
@@ -263,12 +269,12 @@ mod tests {
             to_agent: 1,
             to_client: 22,
             duration: Duration::from_millis(333),
-            ending: EndReason::Ended(Side::Client),
+            end_reason: EndReason::Ended(Side::Client),
         };
         assert_eq!(
             record.line(OffsetDateTime::UNIX_EPOCH),
             "192.0.2.1 - ann\\x20b [01/Jan/1970:00:00:00 +0000] \"GET /\\x22\\x0a HTTP/1.1\" 200 22 \"https://p/?token=***\" \"-\" \
-             agent=10.0.0.5:8443 to_agent=1 to_client=22 ms=333 ending=client-ended\n"
+             conn=1 agent=10.0.0.5:8443 to_agent=1 to_client=22 ms=333 end_reason=client-ended\n"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! The stats as text for Prometheus, in its classic format or `OpenMetrics` 1.0. Whatever is summed is left to whoever reads it: after an upgrade
-//! the processes that drain have lines of their own. Pure.
+//! The statistics as text for Prometheus, in its classic format or `OpenMetrics` 1.0. Nothing is summed over processes:
+//! after an upgrade those that drain have samples of their own. Pure.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -105,9 +105,9 @@ pub struct ProcessStatus {
 }
 
 /// The text of all processes; the one that serves comes first.
-pub fn render(statuses: Vec<ProcessStatus>, format: Format) -> Result<String, fmt::Error> {
+pub fn render(processes: Vec<ProcessStatus>, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("dcv_splice");
-    registry.register_collector(Box::new(All(Arc::new(statuses))));
+    registry.register_collector(Box::new(All(Arc::new(processes))));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(match format {
@@ -197,7 +197,7 @@ impl Collector for All {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.build(&mut encoder)?;
         self.state(&mut encoder)?;
-        let processes = || self.0.iter().map(|status| ([pid(status)], status));
+        let processes = || self.0.iter().map(|process| ([pid(process)], process));
         rows(&mut encoder, "", &OF_PROCESS, processes)?;
         self.rejected(&mut encoder)?;
         rows(&mut encoder, "agent_", &OF_AGENT, || self.agents())?;
@@ -216,17 +216,17 @@ impl Collector for All {
 
 impl All {
     fn agents(&self) -> impl Iterator<Item = ([Label; 2], &AgentStats)> {
-        self.0.iter().flat_map(|status| {
-            let agents = status.stats.agents.iter();
-            agents.map(|(address, stats)| ([pid(status), agent(*address)], stats))
+        self.0.iter().flat_map(|process| {
+            let agents = process.stats.agents.iter();
+            agents.map(|(address, stats)| ([pid(process), agent(*address)], stats))
         })
     }
 
     fn build(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut metric =
             encoder.encode_descriptor("build", "Version of the process", None, MetricType::Info)?;
-        for status in self.0.iter() {
-            let labels = [pid(status), ("version", status.version.clone())];
+        for process in self.0.iter() {
+            let labels = [pid(process), ("version", process.version.clone())];
             metric.encode_info(&&labels[..])?;
         }
         Ok(())
@@ -236,10 +236,10 @@ impl All {
     fn state(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut metric =
             encoder.encode_descriptor("process_state", "State of the process", None, MetricType::Gauge)?;
-        for status in self.0.iter() {
+        for process in self.0.iter() {
             for state in STATES {
-                let labels = [pid(status), ("state", state.to_owned())];
-                number(&mut metric, MetricType::Gauge, &labels, u64::from(status.state == state))?;
+                let labels = [pid(process), ("state", state.to_owned())];
+                number(&mut metric, MetricType::Gauge, &labels, u64::from(process.state == state))?;
             }
         }
         Ok(())
@@ -248,9 +248,9 @@ impl All {
     fn rejected(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Rejected clients and requests";
         let mut metric = encoder.encode_descriptor("rejected", help, None, MetricType::Counter)?;
-        for status in self.0.iter() {
-            for (reason, count) in &status.rejected {
-                let labels = [pid(status), ("reason", reason.clone())];
+        for process in self.0.iter() {
+            for (reason, count) in &process.rejected {
+                let labels = [pid(process), ("reason", reason.clone())];
                 number(&mut metric, MetricType::Counter, &labels, *count)?;
             }
         }
@@ -316,20 +316,20 @@ impl All {
     }
 
     fn accounts(&self) -> impl Iterator<Item = (&ProcessStatus, &KernelStats)> {
-        self.0.iter().filter_map(|status| Some((status, status.kernel.as_ref()?)))
+        self.0.iter().filter_map(|process| Some((process, process.kernel.as_ref()?)))
     }
 
     fn kernel_agents(&self) -> impl Iterator<Item = ([Label; 2], &TcpStats)> {
-        self.accounts().flat_map(|(status, account)| {
+        self.accounts().flat_map(|(process, account)| {
             let agents = account.agents.iter();
-            agents.map(|(address, stats)| ([pid(status), agent(*address)], stats))
+            agents.map(|(address, stats)| ([pid(process), agent(*address)], stats))
         })
     }
 
     fn kernel_listeners(&self) -> impl Iterator<Item = ([Label; 2], &TcpStats)> {
-        self.accounts().flat_map(|(status, account)| {
+        self.accounts().flat_map(|(process, account)| {
             let listeners = account.listeners.iter();
-            listeners.map(|(port, stats)| ([pid(status), ("port", port.to_string())], stats))
+            listeners.map(|(port, stats)| ([pid(process), ("port", port.to_string())], stats))
         })
     }
 
@@ -361,11 +361,11 @@ impl All {
         let help = "Bytes of an agent that the kernel has counted and the proxy has not";
         let mut metric =
             encoder.encode_descriptor("agent_unaccounted_bytes", help, None, MetricType::Gauge)?;
-        for (status, account) in self.accounts() {
+        for (process, account) in self.accounts() {
             for (address, kernel) in &account.agents {
-                let (received, sent) = kernel.beyond(status.stats.sockets(*address));
+                let (received, sent) = kernel.beyond(process.stats.sockets(*address));
                 for (direction, difference) in [("received", received), ("sent", sent)] {
-                    let labels = [pid(status), agent(*address), ("direction", direction.to_owned())];
+                    let labels = [pid(process), agent(*address), ("direction", direction.to_owned())];
                     let labels = &labels[..];
                     metric.encode_family(&labels)?.encode_gauge(&difference)?;
                 }
@@ -429,8 +429,8 @@ fn number(metric: &mut MetricEncoder<'_>, kind: MetricType, labels: &[Label], va
     }
 }
 
-fn pid(status: &ProcessStatus) -> Label {
-    ("pid", status.pid.to_string())
+fn pid(process: &ProcessStatus) -> Label {
+    ("pid", process.pid.to_string())
 }
 
 fn agent(address: IpAddr) -> Label {
@@ -444,14 +444,14 @@ mod tests {
     /// Without it readers refuse the whole text.
     #[test]
     fn every_histogram_has_all_of_its_times_in_the_last_bucket() {
-        let mut status = ProcessStatus::default();
+        let mut process = ProcessStatus::default();
         let address = IpAddr::from([10, 0, 0, 5]);
         let mut stats = AgentStats::default();
         stats.connect.note(std::time::Duration::from_secs(100));
-        status.stats.agents.insert(address, stats);
+        process.stats.agents.insert(address, stats);
         let kernel = TcpStats { connect_times: vec![1, 2, 3], rtts: vec![4, 5], ..TcpStats::default() };
-        status.kernel.get_or_insert_default().agents.insert(address, kernel);
-        let text = render(vec![status], Format::OpenMetrics).expect("text");
+        process.kernel.get_or_insert_default().agents.insert(address, kernel);
+        let text = render(vec![process], Format::OpenMetrics).expect("text");
         for (name, count) in
             [("agent_connect", 1), ("agent_request", 0), ("tcp_agent_connect", 6), ("tcp_agent_rtt", 9)]
         {
@@ -469,14 +469,14 @@ mod tests {
     /// A process with something of everything.
     fn full() -> ProcessStatus {
         let address = IpAddr::from([10, 0, 0, 5]);
-        let mut status =
+        let mut process =
             ProcessStatus { rejected: vec![("max_connections".to_owned(), 2)], ..ProcessStatus::default() };
-        status.stats.agents.insert(address, AgentStats { answers: [1; 6], ..AgentStats::default() });
+        process.stats.agents.insert(address, AgentStats { answers: [1; 6], ..AgentStats::default() });
         let kernel = TcpStats { connect_times: vec![1, 2], rtts: vec![3], ..TcpStats::default() };
-        let account = status.kernel.get_or_insert_default();
+        let account = process.kernel.get_or_insert_default();
         account.agents.insert(address, kernel.clone());
         account.listeners.insert(8443, kernel);
-        status
+        process
     }
 
     /// Reads the text as strictly as the format is defined; gives the names of families with their kinds.

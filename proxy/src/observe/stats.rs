@@ -202,7 +202,7 @@ impl WorkerStats {
         stats.answers[class] += 1;
         stats.to_agent += record.to_agent;
         // What the proxy says itself comes from no agent.
-        stats.to_client += if matches!(record.ending, EndReason::Answered | EndReason::Refused) {
+        stats.to_client += if matches!(record.end_reason, EndReason::Answered | EndReason::Rejected) {
             0
         } else {
             record.to_client

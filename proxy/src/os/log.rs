@@ -178,7 +178,10 @@ impl Log {
             };
             if let Err(error) = started {
                 drop(state);
-                tracing::warn!("log lines wait for the write to the former log to end: {error}");
+                tracing::warn!(
+                    reason = &*error.to_string(),
+                    "log lines wait for a blocked write to the former log"
+                );
             }
         }
     }
@@ -231,7 +234,7 @@ impl Drop for Finish {
     fn drop(&mut self) {
         let left = self.0.finish();
         if left > 0 {
-            tracing::warn!("{left} log lines are left at the end: they were not taken in time");
+            tracing::warn!(left, "log lines lost at the end: the output does not take them in time");
         }
     }
 }

@@ -20,7 +20,7 @@ fn tell(state: String) {
     if let Some(teller) = teller
         && teller.try_send(state).is_err()
     {
-        tracing::warn!("systemd does not hear what it is told");
+        tracing::warn!("systemd notification dropped");
     }
 }
 
@@ -30,7 +30,7 @@ fn start() -> std::io::Result<SyncSender<String>> {
         seccomp::forbid_rings();
         for state in told {
             if let Err(error) = sd_notify::notify(&[NotifyState::Custom(&state)]) {
-                tracing::warn!("systemd can't be told: {error}");
+                tracing::warn!(reason = &*error.to_string(), "systemd notification failed");
             }
         }
     };
@@ -80,7 +80,7 @@ impl Watchdog {
     pub fn look(&mut self, beats: &[usize]) {
         match self.still(beats, Instant::now()) {
             None => tell("WATCHDOG=1".to_owned()),
-            Some(worker) => tracing::error!("worker {worker} stands still"),
+            Some(worker) => tracing::error!(worker, "worker stalled, the watchdog is not fed"),
         }
     }
 

@@ -14,12 +14,12 @@ pub enum Phase {
     /// Who is there gets one more answer, and no request is taken on after it; sessions go on.
     Draining,
     /// What still runs is ended cleanly.
-    EndReason,
+    Ending,
 }
 
 /// A worker's phase and the connections that wait for the next one.
 #[derive(Debug, Default)]
-pub struct Stop {
+pub struct Drain {
     phase: Cell<Phase>,
     waiting: RefCell<Vec<Option<Waker>>>,
     free: RefCell<Vec<usize>>,
@@ -28,11 +28,11 @@ pub struct Stop {
 /// A connection's place among those that wait.
 #[derive(Debug)]
 pub struct Watch<'a> {
-    stop: &'a Stop,
+    drain: &'a Drain,
     place: Option<usize>,
 }
 
-impl Stop {
+impl Drain {
     /// Goes on to `phase` and wakes whoever waits.
     pub fn enter(&self, phase: Phase) {
         self.phase.set(phase);
@@ -46,7 +46,7 @@ impl Stop {
 
     /// A place to wait in.
     pub fn watch(&self) -> Watch<'_> {
-        Watch { stop: self, place: None }
+        Watch { drain: self, place: None }
     }
 
     /// Waits for `phase`.
@@ -59,14 +59,14 @@ impl Stop {
 impl Watch<'_> {
     /// Ready once `phase` is reached. The first call registers the task, the later ones only look.
     pub fn poll(&mut self, cx: &mut Context<'_>, phase: Phase) -> Poll<()> {
-        if self.stop.phase.get() >= phase {
+        if self.drain.phase.get() >= phase {
             return Poll::Ready(());
         }
         if self.place.is_none() {
-            self.place = Some(self.stop.free.borrow_mut().pop().unwrap_or_else(|| self.stop.grow()));
+            self.place = Some(self.drain.free.borrow_mut().pop().unwrap_or_else(|| self.drain.grow()));
         }
         if let Some(place) = self.place {
-            let mut waiting = self.stop.waiting.borrow_mut();
+            let mut waiting = self.drain.waiting.borrow_mut();
             if !waiting[place].as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 waiting[place] = Some(cx.waker().clone());
             }
@@ -75,7 +75,7 @@ impl Watch<'_> {
     }
 }
 
-impl Stop {
+impl Drain {
     fn grow(&self) -> usize {
         let mut waiting = self.waiting.borrow_mut();
         waiting.push(None);
@@ -86,8 +86,8 @@ impl Stop {
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
         if let Some(place) = self.place {
-            self.stop.waiting.borrow_mut()[place] = None;
-            self.stop.free.borrow_mut().push(place);
+            self.drain.waiting.borrow_mut()[place] = None;
+            self.drain.free.borrow_mut().push(place);
         }
     }
 }

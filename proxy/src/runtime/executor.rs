@@ -376,7 +376,7 @@ impl Drop for RegisteredFd {
         let inner = &self.executor.0;
         let Source { socket, token, .. } = inner.sources.borrow_mut().remove(self.key);
         if let Err(error) = inner.poller.borrow_mut().remove(socket, token) {
-            tracing::error!("a socket can't be given up: {error}");
+            tracing::error!(reason = &*error.to_string(), "a socket can't be removed from the poller");
         }
     }
 }

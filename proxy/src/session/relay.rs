@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::observe::access_log::{EndReason, Side};
-use crate::runtime::drain::{Phase, Stop};
+use crate::runtime::drain::{Drain, Phase};
 use crate::session::close_frame;
 use crate::tls::TlsError;
 use crate::transport::endpoint::{End, Endpoint, EndpointError, RECEIVE_BYTES_MAX, WorkerBuffers};
@@ -58,7 +58,7 @@ pub struct RelayContext<'a, N> {
     /// The worker's spare pipes.
     pub pipes: &'a RefCell<Pipes>,
     /// Whether the worker is about to end.
-    pub stop: &'a Stop,
+    pub drain: &'a Drain,
     /// The limits.
     pub limits: RelayLimits,
 }
@@ -143,12 +143,12 @@ impl<S: Stream> Relay<'_, S> {
         if let Err((side, fault)) = self.pass_early_bytes() {
             return fault.ending(side);
         }
-        let mut watch = around.stop.watch();
+        let mut watch = around.drain.watch();
         let mut idle = pin!(around.net.sleep(around.limits.idle_timeout));
         let mut seen = self.progress();
         loop {
             let turn = poll_fn(|cx| {
-                if watch.poll(cx, Phase::EndReason).is_ready() {
+                if watch.poll(cx, Phase::Ending).is_ready() {
                     return Poll::Ready(Step::Drained);
                 }
                 if let Poll::Ready(step) = self.turn(cx, around) {
@@ -576,10 +576,10 @@ mod tests {
         let mut client_peer = Endpoint::new(client.clone(), TlsEnd::plain());
         let mut agent_peer = Endpoint::new(agent.clone(), TlsEnd::plain());
         let net = Busy { bulk_turns: Cell::new(0) };
-        let (scratch, pipes, stop) = (RefCell::default(), RefCell::default(), Stop::default());
+        let (scratch, pipes, stop) = (RefCell::default(), RefCell::default(), Drain::default());
         let limits =
             RelayLimits { budget: BUDGET, idle_timeout: Duration::MAX, half_closed_timeout: Duration::MAX };
-        let around = RelayContext { net: &net, scratch: &scratch, pipes: &pipes, stop: &stop, limits };
+        let around = RelayContext { net: &net, scratch: &scratch, pipes: &pipes, drain: &stop, limits };
         let mut session = pin!(relay(&mut client_peer, &mut agent_peer, &around));
         let mut runs =
             || assert!(session.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());

@@ -6,7 +6,7 @@
 //! ```
 
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use crate::http::h1::keep_alive::Promise;
 use crate::http::local_response::LocalResponse;
 use crate::http::request_source::RequestSource;
 use crate::observe::access_log::{EndReason, Side};
+use crate::observe::client::{ClientConnection, ConnectionId};
 use crate::runtime::drain::Phase;
 use crate::runtime::scheduler::Class;
 use crate::session::relay::{ByteCounts, RelayContext, relay};
@@ -29,7 +30,9 @@ use crate::transport::endpoint::{Endpoint, EndpointError, WorkerBuffers};
 use crate::transport::net::Runtime;
 use crate::worker::context::Worker;
 use crate::worker::eviction::Place;
-use crate::worker::failure_responses::{cause, head_took_too_long, not_tls, refused_for, reply_to};
+use crate::worker::failure_responses::{
+    cause, head_took_too_long, log_connect_failure, log_failure, not_tls, refused_for, reply_to,
+};
 use crate::worker::policy::{asked, authorize, decide};
 use crate::worker::record_builder::RecordBuilder;
 
@@ -41,6 +44,7 @@ struct Accepted<S> {
     client: SocketAddr,
     secure: bool,
     crowded: bool,
+    id: ConnectionId,
 }
 
 /// A client that may be here.
@@ -53,7 +57,7 @@ struct Admitted<S> {
 struct Ready<S> {
     peer: Box<Endpoint<S>>,
     /// Who made the connection; a request of it may be another's ([`RequestSource`]).
-    client: IpAddr,
+    client: ClientConnection,
     secure: bool,
     /// Whether it has been answered before.
     again: bool,
@@ -111,9 +115,10 @@ pub async fn serve<N: Runtime>(
     client: SocketAddr,
     secure: bool,
     crowded: bool,
+    id: ConnectionId,
 ) {
     // What the front needs is many KiB, which are given back before a desktop's hours begin.
-    let accepted = Accepted { peer: Endpoint::new(stream, TlsEnd::plain()), client, secure, crowded };
+    let accepted = Accepted { peer: Endpoint::new(stream, TlsEnd::plain()), client, secure, crowded, id };
     let front = Box::pin(front(worker, accepted));
     if let Some((upgraded, _guest)) = front.await {
         upgraded.relay(worker).await;
@@ -144,7 +149,7 @@ async fn front<N: Runtime>(
     worker: &Worker<N>,
     accepted: Accepted<N::Stream>,
 ) -> Option<(Box<Upgraded<N::Stream>>, ClientPermit)> {
-    let client = accepted.client.ip();
+    let client = accepted.client();
     let place = worker.waiting.enter();
     let Some(opened) = place.hold(opened(worker, accepted)).await else {
         worker.shared.rejections.note(RejectReason::Evicted, client);
@@ -195,7 +200,7 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
         match proxy_header {
             Ok(client) => Some(Self { client: client.unwrap_or(self.client), ..self }),
             Err(fault) => {
-                worker.shared.rejections.note_with(RejectReason::ProxyHeader, self.client.ip(), &fault);
+                worker.shared.rejections.note_with(RejectReason::ProxyHeader, self.client(), &fault);
                 None
             }
         }
@@ -208,20 +213,26 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
             Ok(guest) => return Some(Admitted { accepted: self, guest }),
             Err(why) => why,
         };
-        worker.shared.rejections.note(why, self.client.ip());
+        worker.shared.rejections.note(why, self.client());
         if !self.secure {
             send_rejection(worker, self.peer, why).await;
         }
         None
     }
 
+    /// As logs name it.
+    fn client(&self) -> ClientConnection {
+        ClientConnection { id: self.id, address: self.client.ip() }
+    }
+
     fn unsecured(self) -> Ready<S> {
-        let Self { peer, client, secure, .. } = self;
-        Ready { peer: Box::new(peer), client: client.ip(), secure, again: false, bound: Bound::none() }
+        let client = self.client();
+        let Self { peer, secure, .. } = self;
+        Ready { peer: Box::new(peer), client, secure, again: false, bound: Bound::none() }
     }
 
     async fn secure<N: Runtime<Stream = S>>(self, worker: &Worker<N>) -> Option<Ready<S>> {
-        let client = self.client;
+        let client = self.client();
         if !self.secure {
             return Some(self.unsecured());
         }
@@ -234,7 +245,7 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
         let secure = tokio::select! {
             done = handshake => done.unwrap_or(Err(EndpointError::TimedOut)),
             () = place.lost() => {
-                worker.shared.rejections.note(RejectReason::HandshakeEvicted, client.ip());
+                worker.shared.rejections.note(RejectReason::HandshakeEvicted, client);
                 return None;
             }
             () = worker.last_call() => return None,
@@ -242,17 +253,17 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
         match secure {
             Ok(()) => Some(ready),
             Err(EndpointError::NoTls) => {
-                worker.shared.rejections.note(RejectReason::NotTls, client.ip());
+                worker.shared.rejections.note(RejectReason::NotTls, client);
                 ready.peer = Box::new(ready.peer.into_plain());
                 ready.secure = false;
-                let builder = RecordBuilder::new(client.ip(), false, worker.net.now());
+                let builder = RecordBuilder::new(client, false, worker.net.now());
                 if let NextStep::Closing(ready) = ready.refuse(worker, builder, &not_tls(), None).await {
                     ready.linger(worker).await;
                 }
                 None
             }
             Err(fault) => {
-                note_no_tls(&worker.shared.rejections, client.ip(), &fault, ready.peer.was_heard());
+                note_no_tls(&worker.shared.rejections, client, &fault, ready.peer.was_heard());
                 None
             }
         }
@@ -284,7 +295,12 @@ async fn read_proxy_header<N: Runtime>(
 }
 
 /// Counts a handshake that failed. One who has said nothing of it is no client: it only looked whether the port is open.
-fn note_no_tls(rejections: &RejectCounters, client: IpAddr, fault: &EndpointError, was_heard: bool) {
+fn note_no_tls(
+    rejections: &RejectCounters,
+    client: ClientConnection,
+    fault: &EndpointError,
+    was_heard: bool,
+) {
     match fault {
         EndpointError::Tls(error) => match refused_for(error.trouble()) {
             RejectReason::HandshakeAborted => rejections.note_quietly(RejectReason::HandshakeAborted),
@@ -378,7 +394,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
 
     /// Ready once it is to leave: at once where it has been answered before.
     async fn dismissed<N: Runtime<Stream = S>>(again: bool, worker: &Worker<N>) {
-        if again { worker.stop.reached(Phase::Draining).await } else { worker.last_call().await }
+        if again { worker.drain.reached(Phase::Draining).await } else { worker.last_call().await }
     }
 
     async fn read_head<N: Runtime<Stream = S>>(&mut self, worker: &Worker<N>) -> Result<usize, HeadFailure> {
@@ -410,8 +426,12 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         if worker.shared.log.is_on() {
             builder.note(&head);
         }
-        let origin =
-            RequestSource::of(self.client, self.secure, &head.headers, &config.clients.trusted_proxies);
+        let origin = RequestSource::of(
+            self.client.address,
+            self.secure,
+            &head.headers,
+            &config.clients.trusted_proxies,
+        );
         (builder.record.client, builder.secure) = (origin.client, origin.secure);
         let mut asked = asked(&head);
         // A trusted proxy speaks for others, whatever it says.
@@ -420,10 +440,10 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         let decision = match authorize(&head, route, worker, &origin).await {
             Ok(user) => {
                 builder.record.user = user.unwrap_or_default();
-                decide(&head, route, worker, &origin, &mut asked)
+                decide(&head, route, worker, &origin, builder.client(), &mut asked)
             }
             Err((why, reply)) => {
-                worker.shared.rejections.note(why, origin.client);
+                worker.shared.rejections.note(why, builder.client());
                 Err(reply)
             }
         };
@@ -460,7 +480,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         reply: &LocalResponse,
         asked: Option<&RequestContext>,
     ) -> NextStep<S> {
-        let running = worker.stop.phase() == Phase::Running;
+        let running = worker.drain.phase() == Phase::Running;
         let whole =
             |asked: &RequestContext| asked.keep_alive && asked.framing == Framing::Empty && !asked.websocket;
         let keep = running && asked.is_some_and(whole);
@@ -468,7 +488,7 @@ impl<S: crate::transport::net::Stream> Ready<S> {
         let hsts = worker.shared.config.hsts.clone().filter(|_| builder.secure);
         let reply = hsts.into_iter().fold(reply.clone(), LocalResponse::with_header);
         let sent = self.send(worker, &reply.render(keep, head_only)).await;
-        let ending = if reply.status < 400 { EndReason::Answered } else { EndReason::Refused };
+        let ending = if reply.status < 400 { EndReason::Answered } else { EndReason::Rejected };
         builder.record.to_client = if head_only { 0 } else { reply.body_bytes() as u64 };
         match sent {
             Ok(()) => builder.close(worker, reply.status, ending),
@@ -571,8 +591,7 @@ impl<S: crate::transport::net::Stream> Requested<S> {
             }
             Err(error) => {
                 worker.stats.connect_failed(self.agent.ip());
-                let what = format_args!("agent {} {error}", self.agent);
-                worker.shared.warn(error.kind(), self.agent.ip(), what);
+                log_connect_failure(worker, self.builder.client(), self.agent, &error);
                 let reply = LocalResponse::new(
                     error.status(),
                     format!("The desktop at {} {}", self.agent.ip(), cause(&error)),
@@ -629,7 +648,7 @@ impl<S: crate::transport::net::Stream> Connected<S> {
             net: &worker.net,
             scratch: &worker.scratch,
             may_half_close: !self.requested.asked.websocket,
-            stop: &worker.stop,
+            drain: &worker.drain,
             limits: worker.shared.config.exchange,
             hsts: worker.shared.config.hsts.as_deref().filter(|_| secure),
             to_agent: 0,
@@ -641,7 +660,7 @@ impl<S: crate::transport::net::Stream> Connected<S> {
         let outcome = tokio::select! {
             biased;
             outcome = exchange.run(&self.requested.asked, &self.requested.head) => outcome,
-            () = worker.stop.reached(Phase::EndReason) => Err(Failure::Stopped),
+            () = worker.drain.reached(Phase::Ending) => Err(Failure::Stopped),
         };
         (self.heard, self.bound, self.promise) = (exchange.heard, exchange.binds, exchange.promise);
         let record = &mut self.requested.builder.record;
@@ -687,7 +706,7 @@ impl<S: crate::transport::net::Stream> Connected<S> {
         let Self { requested, mut agent, bound, promise, .. } = self;
         let Requested { mut client, asked, agent: address, builder, .. } = *requested;
         builder.close(worker, status, EndReason::Complete);
-        let running = worker.stop.phase() == Phase::Running;
+        let running = worker.drain.phase() == Phase::Running;
         if keep_agent && running {
             agent.read_buf.release();
             let now = worker.net.now();
@@ -712,9 +731,8 @@ impl<S: crate::transport::net::Stream> Connected<S> {
             _ => None,
         };
         if let Some((side, fault, status, ending)) = begun {
-            let client = builder.record.client;
-            let what = format_args!("{client} and agent {agent}: the {side}: {fault}, after status {status}");
-            worker.shared.inform(failure.kind(), agent.ip(), what);
+            let detail = format!("{fault} (the {side}, after status {status})");
+            log_failure(worker, builder.client(), agent, failure.kind(), &detail);
             builder.close(worker, *status, ending);
             return NextStep::Closed;
         }
@@ -729,8 +747,7 @@ impl<S: crate::transport::net::Stream> Connected<S> {
                 NextStep::Closed
             }
             Some(reply) => {
-                let what = format_args!("{} and agent {agent}: {failure:?}", builder.record.client);
-                worker.shared.inform(failure.kind(), agent.ip(), what);
+                log_failure(worker, builder.client(), agent, failure.kind(), &failure.to_string());
                 client.refuse(worker, builder, &reply, Some(&asked)).await
             }
         }
@@ -746,7 +763,7 @@ impl<S: crate::transport::net::Stream> Upgraded<S> {
             net: &worker.net,
             scratch: &worker.scratch,
             pipes: &worker.pipes,
-            stop: &worker.stop,
+            drain: &worker.drain,
             limits: worker.shared.config.relay,
         };
         let (ending, ByteCounts { to_agent, to_client }) = relay(&mut client, &mut agent, &around).await;
@@ -766,7 +783,7 @@ impl<S: crate::transport::net::Stream> Upgraded<S> {
         };
         tokio::select! {
             _ = linger => {}
-            () = worker.stop.reached(Phase::EndReason) => {}
+            () = worker.drain.reached(Phase::Ending) => {}
         }
     }
 }

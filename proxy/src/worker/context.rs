@@ -1,8 +1,6 @@
 //! What connections go by and count in: of all workers, and of one of them under one configuration. Does nothing itself.
 
 use std::cell::RefCell;
-use std::fmt;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +11,10 @@ use crate::access::rejections::RejectCounters;
 use crate::agents::pool::Pool;
 use crate::config::Config;
 use crate::observe::access_log::AccessLog;
+use crate::observe::client::ConnectionIds;
 use crate::observe::failures::Failures;
 use crate::observe::stats::{StatsSnapshot, WorkerStats};
-use crate::runtime::drain::{Phase, Stop};
+use crate::runtime::drain::{Drain, Phase};
 use crate::tls::{Acceptor, Connector};
 use crate::transport::endpoint::WorkerBuffers;
 use crate::transport::net::Runtime;
@@ -29,7 +28,7 @@ const LAST_CALL: Duration = Duration::from_secs(5);
 
 /// What all workers share.
 #[derive(Clone, Debug)]
-pub struct Shared {
+pub struct SharedState {
     /// The configuration.
     pub config: Arc<Config>,
     /// TLS to clients.
@@ -46,26 +45,12 @@ pub struct Shared {
     pub balance: LoadBalancer,
     /// Rejected connections and requests.
     pub rejections: Arc<RejectCounters>,
+    /// Gives each client connection its number.
+    pub connection_ids: ConnectionIds,
     /// What has failed with agents.
     pub failures: Arc<Failures>,
     /// What workers have counted.
     pub published: StatsSnapshot,
-}
-
-impl Shared {
-    /// Warns of what somebody can cause again and again, the 1st, 2nd, 4th, ... time for each kind and address.
-    pub fn warn(&self, kind: &'static str, about: IpAddr, what: impl fmt::Display) {
-        if let Some(count) = self.failures.note(kind, about) {
-            tracing::warn!("{what} ({count} so far)");
-        }
-    }
-
-    /// The same for what is in order: clients leave.
-    pub fn inform(&self, kind: &'static str, about: IpAddr, what: impl fmt::Display) {
-        if let Some(count) = self.failures.note(kind, about) {
-            tracing::info!("{what} ({count} so far)");
-        }
-    }
 }
 
 /// What the connections of one worker share that came under the same settings.
@@ -73,7 +58,7 @@ pub struct Worker<N: Runtime> {
     /// Where streams to agents come from.
     pub net: N,
     /// What all workers share.
-    pub shared: Shared,
+    pub shared: SharedState,
     /// Idle connections to agents.
     pub pool: RefCell<Pool<N::Stream>>,
     /// Buffers for whose turn it is.
@@ -87,12 +72,12 @@ pub struct Worker<N: Runtime> {
     /// What it counts.
     pub stats: Rc<WorkerStats>,
     /// How far stopping has come.
-    pub stop: Stop,
+    pub drain: Drain,
 }
 
 impl<N: Runtime> Worker<N> {
     /// A worker that has not accepted anything yet.
-    pub fn new(net: N, shared: Shared) -> Self {
+    pub fn new(net: N, shared: SharedState) -> Self {
         let pool = Pool::new(shared.config.pool);
         let handshakes = Handshakes::new(shared.config.limits.handshakes_max);
         Self {
@@ -104,19 +89,19 @@ impl<N: Runtime> Worker<N> {
             handshakes,
             waiting: Rc::default(),
             stats: Rc::default(),
-            stop: Stop::default(),
+            drain: Drain::default(),
         }
     }
 
     /// Ready once a client that has not said yet what it wants is waited for no longer.
     pub async fn last_call(&self) {
-        self.stop.reached(Phase::Draining).await;
+        self.drain.reached(Phase::Draining).await;
         self.net.sleep(LAST_CALL).await;
     }
 
     /// The same worker under other settings, with the same buffers.
     #[must_use]
-    pub fn renewed(&self, net: N, shared: Shared) -> Self {
+    pub fn renewed(&self, net: N, shared: SharedState) -> Self {
         let (scratch, pipes, stats) = (self.scratch.clone(), self.pipes.clone(), self.stats.clone());
         let waiting = self.waiting.clone();
         Self { scratch, pipes, waiting, stats, ..Self::new(net, shared) }

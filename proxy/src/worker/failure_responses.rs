@@ -1,7 +1,7 @@
-//! What a client is told of what went wrong, and how it is counted. Decides nothing and waits for nothing; the details are
-//! for the operator's log.
+//! The response of the proxy to each failure, its reject reason, and its log line. Decides nothing and waits for nothing;
+//! the details are in the operator's log only.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::access::rejections::RejectReason;
 use crate::agents::pool::ConnectError;
@@ -9,8 +9,52 @@ use crate::http::h1::body::BodyError;
 use crate::http::h1::exchange::Failure;
 use crate::http::local_response::LocalResponse;
 use crate::observe::access_log::Side;
+use crate::observe::client::ClientConnection;
 use crate::tls::Trouble;
 use crate::transport::endpoint::EndpointError;
+use crate::transport::net::Runtime;
+use crate::worker::context::Worker;
+
+/// Logs the 1st, 2nd, 4th, ... failure of each kind to connect to an agent.
+pub(super) fn log_connect_failure<N: Runtime>(
+    worker: &Worker<N>,
+    client: ClientConnection,
+    agent: SocketAddr,
+    error: &ConnectError,
+) {
+    if let Some(count) = worker.shared.failures.note(error.kind(), agent.ip()) {
+        tracing::warn!(
+            conn = %client.id,
+            client = %client.address,
+            %agent,
+            reason = %error.kind(),
+            count,
+            detail = &*error.to_string(),
+            "agent connect failed",
+        );
+    }
+}
+
+/// Logs the 1st, 2nd, 4th, ... request of each kind that failed. Not a warning: clients leave.
+pub(super) fn log_failure<N: Runtime>(
+    worker: &Worker<N>,
+    client: ClientConnection,
+    agent: SocketAddr,
+    reason: &'static str,
+    detail: &str,
+) {
+    if let Some(count) = worker.shared.failures.note(reason, agent.ip()) {
+        tracing::info!(
+            conn = %client.id,
+            client = %client.address,
+            %agent,
+            %reason,
+            count,
+            detail,
+            "request failed",
+        );
+    }
+}
 
 pub(super) fn refused_for(trouble: Trouble) -> RejectReason {
     match trouble {

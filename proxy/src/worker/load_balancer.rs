@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, mpsc};
 
+use crate::observe::client::ConnectionId;
+
 /// A connection that was accepted.
 #[derive(Debug)]
 pub struct Connection {
@@ -18,6 +20,8 @@ pub struct Connection {
     pub client: SocketAddr,
     /// Whether it speaks TLS.
     pub secure: bool,
+    /// Its number.
+    pub id: ConnectionId,
     /// Its place among those of a worker.
     pub counted: ConnectionSlot,
     /// Where there are as many connections as may be: workers that may still have one that gives way to it, the one it
@@ -33,7 +37,7 @@ pub struct LoadBalancer(Arc<Shares>);
 struct Shares {
     all: AtomicUsize,
     /// Whoever may still bring connections to any worker.
-    doors: AtomicUsize,
+    acceptors: AtomicUsize,
     workers: Box<[Share]>,
 }
 
@@ -60,7 +64,7 @@ pub struct WorkerInbox {
 impl LoadBalancer {
     /// Nobody is there yet.
     pub fn new(workers: usize) -> (Self, Vec<WorkerInbox>) {
-        let (shares, desks) = (0..workers)
+        let (shares, inboxes) = (0..workers)
             .map(|worker| {
                 let (sender, arrivals) = mpsc::unbounded_channel();
                 let share = Share {
@@ -75,10 +79,10 @@ impl LoadBalancer {
         (
             Self(Arc::new(Shares {
                 all: AtomicUsize::new(0),
-                doors: AtomicUsize::new(0),
+                acceptors: AtomicUsize::new(0),
                 workers: shares.into(),
             })),
-            desks,
+            inboxes,
         )
     }
 
@@ -116,7 +120,7 @@ impl LoadBalancer {
 
     /// Somebody accepts connections, for any worker, until it drops this.
     pub fn open_door(&self) -> Accepting {
-        self.0.doors.fetch_add(1, Ordering::Relaxed);
+        self.0.acceptors.fetch_add(1, Ordering::Relaxed);
         Accepting(self.clone())
     }
 
@@ -144,8 +148,8 @@ impl LoadBalancer {
     /// Waits until that worker has no connection and nobody can bring it one.
     pub async fn gone(&self, worker: usize) {
         let share = &self.0.workers[worker];
-        // Whoever goes through a door has its place before the door is closed.
-        while self.0.doors.load(Ordering::Acquire) > 0 || share.count.load(Ordering::Relaxed) > 0 {
+        // Whoever goes through a acceptor has its place before the acceptor is closed.
+        while self.0.acceptors.load(Ordering::Acquire) > 0 || share.count.load(Ordering::Relaxed) > 0 {
             share.empty.notified().await;
         }
     }
@@ -158,7 +162,7 @@ pub struct Accepting(LoadBalancer);
 impl Drop for Accepting {
     fn drop(&mut self) {
         let shares = &self.0.0;
-        if shares.doors.fetch_sub(1, Ordering::Release) == 1 {
+        if shares.acceptors.fetch_sub(1, Ordering::Release) == 1 {
             shares.workers.iter().for_each(|share| share.empty.notify_one());
         }
     }
@@ -216,12 +220,12 @@ mod tests {
     #[test]
     fn a_worker_has_not_gone_while_any_door_is_open() {
         let (balance, _desks) = LoadBalancer::new(2);
-        let doors = [balance.open_door(), balance.open_door()];
+        let acceptors = [balance.open_door(), balance.open_door()];
         let mut gone = std::pin::pin!(balance.gone(1));
         let mut poll = || gone.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(poll().is_pending());
         let place = [balance.place(0, 9), balance.place(0, 9)];
-        drop(doors);
+        drop(acceptors);
         assert!(poll().is_pending());
         drop(place);
         assert!(poll().is_ready());

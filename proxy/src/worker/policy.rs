@@ -16,6 +16,7 @@ use crate::http::local_response::LocalResponse;
 use crate::http::path_prefix::{PathPrefix, Place};
 use crate::http::request_source::RequestSource;
 use crate::http::rewrite::{self, PrefixMode, RequestRewrite};
+use crate::observe::client::ClientConnection;
 use crate::transport::net::Runtime;
 use crate::worker::context::Worker;
 
@@ -68,6 +69,7 @@ pub(crate) fn decide<N: Runtime>(
     route: Route<'_>,
     worker: &Worker<N>,
     origin: &RequestSource,
+    client: ClientConnection,
     asked: &mut RequestContext,
 ) -> Result<(SocketAddr, Vec<u8>), LocalResponse> {
     let config = &worker.shared.config;
@@ -101,10 +103,7 @@ pub(crate) fn decide<N: Runtime>(
         Route::MissingSlash(ip, query) => (IpAddr::V4(ip), Cow::Owned(format!("/{query}")), behind_prefix),
     };
     if !config.agents.allows(agent) {
-        worker
-            .shared
-            .rejections
-            .note(RejectReason::AgentNotAllowed, format_args!("{} with {agent}", origin.client));
+        worker.shared.rejections.note_agent(client, agent);
         return Err(LocalResponse::new(
             403,
             "This address is none of the agents this proxy serves (--agents).",

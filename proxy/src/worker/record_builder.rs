@@ -1,10 +1,10 @@
 //! The access record of a request while it runs: what is known is noted, and at the end it is counted and written once.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::http::h1::head::{self, RequestHead, Version};
 use crate::observe::access_log::{AccessRecord, EndReason};
+use crate::observe::client::ClientConnection;
 use crate::transport::net::Runtime;
 use crate::worker::context::Worker;
 
@@ -20,10 +20,16 @@ pub(crate) struct RecordBuilder {
 }
 
 impl RecordBuilder {
+    /// The connection and the client that the request came from.
+    pub(crate) fn client(&self) -> ClientConnection {
+        ClientConnection { id: self.record.conn, address: self.record.client }
+    }
+
     /// Of a request that begins.
-    pub(crate) fn new(client: IpAddr, secure: bool, started: Instant) -> Self {
+    pub(crate) fn new(client: ClientConnection, secure: bool, started: Instant) -> Self {
         let record = AccessRecord {
-            client,
+            conn: client.id,
+            client: client.address,
             user: String::new(),
             request: String::new(),
             referer: String::new(),
@@ -33,7 +39,7 @@ impl RecordBuilder {
             to_agent: 0,
             to_client: 0,
             duration: Duration::ZERO,
-            ending: EndReason::Refused,
+            end_reason: EndReason::Rejected,
         };
         Self { record, secure, started }
     }
@@ -54,10 +60,10 @@ impl RecordBuilder {
         self.record.request = String::from_utf8_lossy(line).into_owned();
     }
 
-    /// It is over: it is counted, and written to the access log.
-    pub(crate) fn close<N: Runtime>(mut self, worker: &Worker<N>, status: u16, ending: EndReason) {
+    /// Ends the record: counts it, and writes it to the access log.
+    pub(crate) fn close<N: Runtime>(mut self, worker: &Worker<N>, status: u16, end_reason: EndReason) {
         self.record.status = status;
-        self.record.ending = ending;
+        self.record.end_reason = end_reason;
         self.record.duration = worker.net.now() - self.started;
         worker.stats.close(&self.record);
         worker.shared.log.write(&self.record);

@@ -17,16 +17,17 @@ use tokio::sync::{mpsc, watch};
 
 use crate::access::rejections::RejectReason;
 use crate::config::IoBackend;
+use crate::observe::client::ClientConnection;
 use crate::observe::failures::OTHERS;
 use crate::observe::stats::WorkerStats;
 use crate::os::seccomp;
-use crate::runtime::drain::{Phase, Stop};
+use crate::runtime::drain::{Drain, Phase};
 use crate::runtime::executor::Executor;
 use crate::runtime::poller::Poller;
 use crate::transport::net::{Acceptor, ITSELF, OsRuntime, Runtime};
 use crate::transport::own_addresses::Own;
 use crate::worker::connection;
-use crate::worker::context::{Shared, Worker};
+use crate::worker::context::{SharedState, Worker};
 use crate::worker::listeners::Listener;
 use crate::worker::load_balancer::{Accepting, Connection, WorkerInbox};
 
@@ -49,7 +50,7 @@ pub struct WorkerCommand {
     /// How far stopping is to come.
     pub phase: Phase,
     /// The settings for new connections.
-    pub shared: Shared,
+    pub shared: SharedState,
 }
 
 /// A worker under its settings, and under former ones for as long as connections go by them.
@@ -58,15 +59,15 @@ struct ConfigGenerations {
     number: usize,
     own: Own,
     /// Where it accepts, until it stops.
-    doors: RefCell<Vec<Weak<Acceptor>>>,
+    acceptors: RefCell<Vec<Weak<Acceptor>>>,
     current: RefCell<Rc<Worker<OsRuntime>>>,
     former: RefCell<Vec<Weak<Worker<OsRuntime>>>>,
     /// How far the worker itself has come.
-    stop: Stop,
+    drain: Drain,
 }
 
 impl ConfigGenerations {
-    fn new(executor: Executor, number: usize, own: Own, shared: Shared) -> Self {
+    fn new(executor: Executor, number: usize, own: Own, shared: SharedState) -> Self {
         let stats = Rc::new(WorkerStats::default());
         let net = OsRuntime::new(
             executor.clone(),
@@ -79,10 +80,10 @@ impl ConfigGenerations {
             executor,
             number,
             own,
-            doors: RefCell::default(),
+            acceptors: RefCell::default(),
             current: RefCell::new(Rc::new(worker)),
             former: RefCell::default(),
-            stop: Stop::default(),
+            drain: Drain::default(),
         }
     }
 
@@ -91,11 +92,11 @@ impl ConfigGenerations {
     }
 
     /// New connections go by `shared`. Those that are there get the answer they wait for, and sessions go on.
-    fn renew(&self, shared: Shared) {
+    fn renew(&self, shared: SharedState) {
         let stall = shared.config.limits.tcp_user_timeout;
-        for door in self.doors.borrow().iter().filter_map(Weak::upgrade) {
-            if let Err(error) = door.set_stall(stall) {
-                tracing::error!("--tcp-user-timeout can't be set where it listens: {error}");
+        for acceptor in self.acceptors.borrow().iter().filter_map(Weak::upgrade) {
+            if let Err(error) = acceptor.set_stall(stall) {
+                tracing::error!(%error, "--tcp-user-timeout can't be set on a listener");
             }
         }
         let current = self.current();
@@ -120,21 +121,18 @@ impl ConfigGenerations {
             } else {
                 Some(connection)
             };
-            if let Some(Connection { socket, client, secure, .. }) = left {
-                refuse(&worker, socket, client, secure, RejectReason::MaxConnections).await;
+            if let Some(Connection { socket, client, secure, id, .. }) = left {
+                let client = ClientConnection { id, address: client.ip() };
+                reject(&worker, socket, client, secure, RejectReason::MaxConnections).await;
             }
             return;
         }
-        let Connection { socket, client, secure, counted, .. } = connection;
+        let Connection { socket, client, secure, counted, id, .. } = connection;
         self.executor.spawn(async move {
             let _counted = counted;
             match worker.net.adopt(socket) {
-                Ok(stream) => connection::serve(&worker, stream, client, secure, crowded).await,
-                Err(error) => worker.shared.warn(
-                    "adopt",
-                    client.ip(),
-                    format_args!("{client} can't be served: {error}"),
-                ),
+                Ok(stream) => connection::serve(&worker, stream, client, secure, crowded, id).await,
+                Err(error) => log_accept_failure(&worker, "adopt", &error),
             }
         });
     }
@@ -148,7 +146,7 @@ impl ConfigGenerations {
 
     /// Goes on to `phase` under all settings.
     fn enter(&self, phase: Phase) {
-        self.stop.enter(phase);
+        self.drain.enter(phase);
         let former = self.former.borrow();
         let former = former.iter().filter_map(Weak::upgrade);
         former.chain([self.current()]).for_each(|worker| retire(&worker, phase));
@@ -156,24 +154,24 @@ impl ConfigGenerations {
 }
 
 fn retire(worker: &Worker<OsRuntime>, phase: Phase) {
-    worker.stop.enter(phase);
+    worker.drain.enter(phase);
     worker.pool.borrow_mut().clear();
 }
 
-/// Serves on `listeners` until `orders` say otherwise and every connection has ended; `started` is called once it can.
+/// Serves on `listeners` until `commands` say otherwise and every connection has ended; `started` is called once it can.
 /// `own`: where any worker listens. Takes the calling thread; a panic of any connection becomes one of the worker.
 pub fn run(
-    desk: WorkerInbox,
+    inbox: WorkerInbox,
     listeners: Vec<Listener>,
-    mut orders: watch::Receiver<WorkerCommand>,
+    mut commands: watch::Receiver<WorkerCommand>,
     own: Own,
     started: impl FnOnce() + 'static,
 ) -> io::Result<()> {
-    let shared = orders.borrow_and_update().shared.clone();
+    let shared = commands.borrow_and_update().shared.clone();
     let executor = Executor::new(poller(shared.config.io_backend)?)?;
     seccomp::forbid_rings();
-    let generations = Rc::new(ConfigGenerations::new(executor.clone(), desk.worker, own, shared));
-    executor.run(serve(generations, desk, listeners, orders, started))?
+    let generations = Rc::new(ConfigGenerations::new(executor.clone(), inbox.worker, own, shared));
+    executor.run(serve(generations, inbox, listeners, commands, started))?
 }
 
 fn poller(readiness: IoBackend) -> io::Result<Poller> {
@@ -182,7 +180,10 @@ fn poller(readiness: IoBackend) -> io::Result<Poller> {
         IoBackend::IoUring => Poller::ring().map_err(|error| no_ring(&error)),
         IoBackend::Auto => Poller::ring().or_else(|error| {
             static SAID: std::sync::Once = std::sync::Once::new();
-            SAID.call_once(|| tracing::warn!("{}; epoll serves instead, at a higher cost", no_ring(&error)));
+            SAID.call_once(|| {
+                let reason = no_ring(&error).to_string();
+                tracing::warn!(reason, "epoll is used instead of io_uring, at a higher cost");
+            });
             Poller::epoll()
         }),
     }
@@ -195,20 +196,20 @@ fn no_ring(error: &io::Error) -> io::Error {
 
 async fn serve(
     generations: Rc<ConfigGenerations>,
-    desk: WorkerInbox,
+    inbox: WorkerInbox,
     listeners: Vec<Listener>,
-    mut orders: watch::Receiver<WorkerCommand>,
+    mut commands: watch::Receiver<WorkerCommand>,
     started: impl FnOnce(),
 ) -> io::Result<()> {
     started();
-    orders.wait_for(|orders| orders.open).await.map_err(io::Error::other)?;
+    commands.wait_for(|commands| commands.open).await.map_err(io::Error::other)?;
     for Listener { socket, secure } in listeners {
-        let door = Rc::new(generations.current().net.listen(socket)?);
-        generations.doors.borrow_mut().push(Rc::downgrade(&door));
+        let acceptor = Rc::new(generations.current().net.listen(socket)?);
+        generations.acceptors.borrow_mut().push(Rc::downgrade(&acceptor));
         let accepting = generations.current().shared.balance.open_door();
-        generations.executor.spawn(accept(generations.clone(), door, secure, accepting));
+        generations.executor.spawn(accept(generations.clone(), acceptor, secure, accepting));
     }
-    generations.executor.spawn(receive(generations.clone(), desk.arrivals));
+    generations.executor.spawn(receive(generations.clone(), inbox.arrivals));
     let mut reap = pin!(generations.executor.sleep(REAP));
     loop {
         let worker = generations.current();
@@ -218,27 +219,27 @@ async fn serve(
                 reap_agents(&worker).await;
                 reap.set(generations.executor.sleep(REAP));
             }
-            changed = orders.changed() => {
+            changed = commands.changed() => {
                 changed.map_err(io::Error::other)?;
-                let WorkerCommand { phase, shared, .. } = orders.borrow_and_update().clone();
+                let WorkerCommand { phase, shared, .. } = commands.borrow_and_update().clone();
                 if phase >= Phase::Draining {
                     break;
                 }
                 generations.renew(shared);
             }
         }
-        // However often the orders change, connections have their turns in between.
+        // However often the commands change, connections have their turns in between.
         generations.executor.yield_now().await;
     }
-    drain(&generations, orders).await;
+    drain(&generations, commands).await;
     // What was counted last.
     generations.beat(&generations.current());
     Ok(())
 }
 
 /// No connection is taken on any more; those that are there end by themselves or are ended.
-async fn drain(generations: &ConfigGenerations, mut orders: watch::Receiver<WorkerCommand>) {
-    let Shared { balance, .. } = generations.current().shared.clone();
+async fn drain(generations: &ConfigGenerations, mut commands: watch::Receiver<WorkerCommand>) {
+    let SharedState { balance, .. } = generations.current().shared.clone();
     let gone = || balance.gone(generations.number);
     generations.enter(Phase::Draining);
     let worker = generations.current();
@@ -251,9 +252,9 @@ async fn drain(generations: &ConfigGenerations, mut orders: watch::Receiver<Work
     tokio::select! {
         () = gone() => return,
         () = beats => {}
-        _ = orders.wait_for(|orders| orders.phase == Phase::EndReason) => {}
+        _ = commands.wait_for(|commands| commands.phase == Phase::Ending) => {}
     }
-    generations.enter(Phase::EndReason);
+    generations.enter(Phase::Ending);
     let _ = generations.current().net.timeout(EXIT_TIMEOUT, gone()).await;
 }
 
@@ -265,30 +266,42 @@ async fn reap_agents(worker: &Worker<OsRuntime>) {
     .await;
 }
 
-/// Accepts at one door until the worker stops.
-async fn accept(generations: Rc<ConfigGenerations>, door: Rc<Acceptor>, secure: bool, _accepting: Accepting) {
+/// Accepts at one acceptor until the worker stops.
+async fn accept(
+    generations: Rc<ConfigGenerations>,
+    acceptor: Rc<Acceptor>,
+    secure: bool,
+    _accepting: Accepting,
+) {
     let mut reserve = reserve();
     loop {
         let accepted = tokio::select! {
             biased;
-            () = generations.stop.reached(Phase::Draining) => return,
-            accepted = door.accept() => accepted,
+            () = generations.drain.reached(Phase::Draining) => return,
+            accepted = acceptor.accept() => accepted,
         };
         let worker = generations.current();
         match accepted {
             Ok((socket, client)) => admit(&generations, &worker, socket, client, secure).await,
-            Err(error) if error.kind() == ITSELF => worker.shared.warn("itself", OTHERS, error),
+            Err(error) if error.kind() == ITSELF => log_accept_failure(&worker, "itself", &error),
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
-                worker.shared.warn("accept", OTHERS, format_args!("a connection can't be accepted: {error}"));
+                log_accept_failure(&worker, "accept", &error);
                 if is_out_of_descriptors(&error) {
-                    reserve = shed(&worker, &door, reserve).await;
+                    reserve = shed(&worker, &acceptor, reserve).await;
                 }
                 worker.net.sleep(ACCEPT_PAUSE).await;
             }
         }
         // A burst of connections is one step of front work each.
         worker.net.yield_now().await;
+    }
+}
+
+/// Logs the 1st, 2nd, 4th, ... failure of each kind to take a connection.
+fn log_accept_failure(worker: &Worker<OsRuntime>, kind: &'static str, error: &io::Error) {
+    if let Some(count) = worker.shared.failures.note(kind, OTHERS) {
+        tracing::warn!(reason = %kind, count, detail = &*error.to_string(), "accept failed");
     }
 }
 
@@ -301,25 +314,27 @@ async fn admit(
     client: SocketAddr,
     secure: bool,
 ) {
-    let Shared { balance, config, .. } = &worker.shared;
+    let SharedState { balance, config, .. } = &worker.shared;
+    let id = worker.shared.connection_ids.next();
+    let named = ClientConnection { id, address: client.ip() };
     let place = balance.place(generations.number, config.limits.connections_max);
     if let (None, Err(why)) = (&place, may_push_in(worker, client.ip())) {
-        return refuse(worker, socket, client, secure, why).await;
+        return reject(worker, socket, named, secure, why).await;
     }
     let seeks = if place.is_some() { 0 } else { balance.workers() };
     let counted = place.unwrap_or_else(|| balance.place_beyond(generations.number));
     let is_own = counted.worker == generations.number;
-    let connection = Connection { socket, client, secure, counted, seeks };
+    let connection = Connection { socket, client, secure, id, counted, seeks };
     if is_own {
         generations.start(connection).await;
-    } else if let Err(Connection { socket, client, secure, .. }) = balance.hand_over(connection) {
-        // Only a worker that has failed has gone while doors are open.
-        refuse(worker, socket, client, secure, RejectReason::MaxConnections).await;
+    } else if let Err(Connection { socket, secure, .. }) = balance.hand_over(connection) {
+        // Only a worker that has failed has gone while acceptors are open.
+        reject(worker, socket, named, secure, RejectReason::MaxConnections).await;
     }
 }
 
 fn may_push_in(worker: &Worker<OsRuntime>, client: IpAddr) -> Result<(), RejectReason> {
-    let Shared { admission, balance, config, .. } = &worker.shared;
+    let SharedState { admission, balance, config, .. } = &worker.shared;
     if balance.connections() >= config.limits.connections_max + SEEKING_MAX {
         return Err(RejectReason::MaxConnections);
     }
@@ -332,14 +347,14 @@ fn may_push_in(worker: &Worker<OsRuntime>, client: IpAddr) -> Result<(), RejectR
 }
 
 /// Without TLS it is told why.
-async fn refuse(
+async fn reject(
     worker: &Worker<OsRuntime>,
     socket: OwnedFd,
-    client: SocketAddr,
+    client: ClientConnection,
     secure: bool,
     why: RejectReason,
 ) {
-    worker.shared.rejections.note(why, client.ip());
+    worker.shared.rejections.note(why, client);
     if let (false, Ok(stream)) = (secure, worker.net.adopt(socket)) {
         connection::reject(worker, stream, why).await;
     }
@@ -371,14 +386,16 @@ fn reserve() -> Option<OwnedFd> {
 }
 
 /// Without a free file descriptor those who wait would wait for ever: the reserved one lets them be closed.
-async fn shed(worker: &Worker<OsRuntime>, door: &Acceptor, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
+async fn shed(worker: &Worker<OsRuntime>, acceptor: &Acceptor, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
     drop(reserved);
     for _ in 0..SHED_MAX {
-        match door.poll_accept() {
+        match acceptor.poll_accept() {
             Poll::Ready(Ok((_, client))) => {
-                worker.shared.rejections.note(RejectReason::NoFileDescriptors, client.ip());
+                let id = worker.shared.connection_ids.next();
+                let client = ClientConnection { id, address: client.ip() };
+                worker.shared.rejections.note(RejectReason::NoFileDescriptors, client);
             }
-            Poll::Pending if door.is_put_off() => worker.net.yield_now().await,
+            Poll::Pending if acceptor.is_put_off() => worker.net.yield_now().await,
             _ => break,
         }
     }

@@ -13,11 +13,12 @@ use dcv_splice::access::admission::Admission;
 use dcv_splice::config::CommandLine;
 use dcv_splice::http::h1::head::{HeadEnd, HeadLimits, RequestHead};
 use dcv_splice::observe::access_log::AccessLog;
+use dcv_splice::observe::client::ConnectionIds;
 use dcv_splice::observe::stats::StatsSnapshot;
 use dcv_splice::tls::Acceptor;
 use dcv_splice::transport::net::Stream;
 use dcv_splice::worker::connection;
-use dcv_splice::worker::context::{Shared, Worker};
+use dcv_splice::worker::context::{SharedState, Worker};
 use dcv_splice::worker::load_balancer::LoadBalancer;
 use tokio::task::LocalSet;
 
@@ -118,13 +119,13 @@ fn hear(wire: &mut Wire, received: &mut Vec<u8>) {
     }
 }
 
-fn shared() -> Shared {
+fn shared() -> SharedState {
     let config = CommandLine::parse_from(FLAGS).flags.resolve().expect("flags that can be meant");
     thread_local! {
         static ACCEPTOR: Acceptor = Acceptor::new(&[]).expect("an acceptor");
     }
     let admission = Admission::new(config.clients.clone(), config.client_limits);
-    Shared {
+    SharedState {
         config: Arc::new(config),
         acceptor: ACCEPTOR.with(Acceptor::clone),
         connector: None,
@@ -133,6 +134,7 @@ fn shared() -> Shared {
         passwords: None,
         balance: LoadBalancer::new(1).0,
         rejections: Arc::default(),
+        connection_ids: ConnectionIds::default(),
         failures: Arc::default(),
         published: StatsSnapshot::default(),
     }
@@ -175,7 +177,14 @@ async fn live(options: u8, data: &[u8]) -> Rc<Agents> {
     let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
     let both = async {
         tokio::join!(
-            worker.net.run(connection::serve(&worker, near, client, false, false)),
+            worker.net.run(connection::serve(
+                &worker,
+                near,
+                client,
+                false,
+                false,
+                worker.shared.connection_ids.next()
+            )),
             act(far, data, &agents)
         )
     };

@@ -1,4 +1,4 @@
-//! The status page: each process, each agent, rejected connections. Pure.
+//! The process page: each process, each agent, rejected connections. Pure.
 
 use std::net::IpAddr;
 
@@ -20,7 +20,7 @@ th { font-weight: 600; color: var(--soft); } th:first-child, td:first-child { te
 ";
 
 /// The page of all processes; the one that serves comes first.
-pub(super) fn render(statuses: &[ProcessStatus]) -> String {
+pub(super) fn render(processes: &[ProcessStatus]) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -34,38 +34,38 @@ pub(super) fn render(statuses: &[ProcessStatus]) -> String {
             body {
                 h1 { "dcv-splice" }
                 p.soft { "Values are up to one second old. For monitoring: " a href="/metrics" { "/metrics" } "." }
-                (processes(statuses))
-                @for status in statuses {
-                    @if statuses.len() > 1 { h2 { "Agents of process " (status.pid) } } @else { h2 { "Agents" } }
-                    (agents(status))
-                    (kernel(status))
+                (process_table(processes))
+                @for process in processes {
+                    @if processes.len() > 1 { h2 { "Agents of process " (process.pid) } } @else { h2 { "Agents" } }
+                    (agents(process))
+                    (kernel(process))
                 }
-                (rejected(statuses))
+                (rejected(processes))
             }
         }
     };
     page.into_string()
 }
 
-fn processes(statuses: &[ProcessStatus]) -> Markup {
+fn process_table(processes: &[ProcessStatus]) -> Markup {
     html! {
         h2 { "Processes" }
         .wide { table {
             tr { th { "process id" } th { "state" } th { "uptime" } th { "connections" } th { "workers" } th { "reloads" }
                  th { "from clients" } th { "to clients" } th { "version" } }
-            @for status in statuses { tr {
-                td { (status.pid) } td { (status.state) } td { (time(status.seconds)) }
-                td { (status.connections) } td { (status.workers) }
-                td { (status.reloads) @if status.reload_failures > 0 { span.bad { " +" (status.reload_failures) " failed" } } }
-                td { (bytes(status.stats.clients.received)) } td { (bytes(status.stats.clients.sent)) }
-                td { (status.version) }
+            @for process in processes { tr {
+                td { (process.pid) } td { (process.state) } td { (time(process.seconds)) }
+                td { (process.connections) } td { (process.workers) }
+                td { (process.reloads) @if process.reload_failures > 0 { span.bad { " +" (process.reload_failures) " failed" } } }
+                td { (bytes(process.stats.clients.received)) } td { (bytes(process.stats.clients.sent)) }
+                td { (process.version) }
             } }
         } }
     }
 }
 
-fn agents(status: &ProcessStatus) -> Markup {
-    let agents = &status.stats.agents;
+fn agents(process: &ProcessStatus) -> Markup {
+    let agents = &process.stats.agents;
     if agents.is_empty() {
         return html! { p.soft { "No agent has been requested yet." } };
     }
@@ -98,8 +98,8 @@ fn agent(address: IpAddr, stats: &AgentStats) -> Markup {
 }
 
 /// What the kernel has counted, where it does.
-fn kernel(status: &ProcessStatus) -> Markup {
-    let Some(account) = &status.kernel else { return html! {} };
+fn kernel(process: &ProcessStatus) -> Markup {
+    let Some(account) = &process.kernel else { return html! {} };
     html! {
         h2 { "TCP statistics of the kernel" }
         @if account.agents.is_empty() { p.soft { "No agent has been connected yet." } } @else {
@@ -107,7 +107,7 @@ fn kernel(status: &ProcessStatus) -> Markup {
                 tr { th { "agent" } th { "open" } th { "connections" } th { "failed" } th { "connect" } th { "RTT" }
                      th { "retransmitted" } th { "received" } th { "sent" } th { "not counted by the proxy" } }
                 @for (address, stats) in &account.agents {
-                    (agent_by_kernel(*address, stats, &status.stats))
+                    (agent_by_kernel(*address, stats, &process.stats))
                 }
             } }
             p.soft { "connect and RTT: upper bound of p50. Bytes that the proxy has not counted are in flight, or were never read." }
@@ -143,8 +143,8 @@ fn half(times: &[u64]) -> String {
     }
 }
 
-fn rejected(statuses: &[ProcessStatus]) -> Markup {
-    let all = || statuses.iter().flat_map(|status| &status.rejected).filter(|(_, count)| *count > 0);
+fn rejected(processes: &[ProcessStatus]) -> Markup {
+    let all = || processes.iter().flat_map(|process| &process.rejected).filter(|(_, count)| *count > 0);
     html! {
         h2 { "Rejected" }
         @if all().next().is_none() { p.soft { "None." } }
@@ -236,22 +236,22 @@ mod tests {
     #[test]
     fn what_the_two_accounts_differ_by_is_shown() {
         let agent = IpAddr::from([10, 0, 0, 5]);
-        let mut status = ProcessStatus::default();
-        assert!(!render(&[status.clone()]).contains("kernel"));
+        let mut process = ProcessStatus::default();
+        assert!(!render(&[process.clone()]).contains("kernel"));
         let mut stats = AgentStats::default();
         (stats.sockets.received, stats.sockets.sent) = (100, 50);
-        status.stats.agents.insert(agent, stats);
+        process.stats.agents.insert(agent, stats);
         let kernel = TcpStats { received: 107, acknowledged: 46, ..TcpStats::default() };
-        status.kernel.get_or_insert_default().agents.insert(agent, kernel);
-        assert!(render(&[status]).contains("<td>7 / -4 B</td>"));
+        process.kernel.get_or_insert_default().agents.insert(agent, kernel);
+        assert!(render(&[process]).contains("<td>7 / -4 B</td>"));
     }
 
     #[test]
     fn a_page_names_every_agent() {
-        let mut status = ProcessStatus::default();
-        status.stats.agents.insert([10, 0, 0, 5].into(), AgentStats::default());
-        status.stats.agents.insert(OTHERS, AgentStats { connect_failures: 3, ..AgentStats::default() });
-        let page = render(&[status]);
+        let mut process = ProcessStatus::default();
+        process.stats.agents.insert([10, 0, 0, 5].into(), AgentStats::default());
+        process.stats.agents.insert(OTHERS, AgentStats { connect_failures: 3, ..AgentStats::default() });
+        let page = render(&[process]);
         assert!(page.contains("10.0.0.5") && page.contains("others, never reached"), "{page}");
     }
 }

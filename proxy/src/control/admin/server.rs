@@ -42,13 +42,13 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
     let listener =
         match listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener)) {
             Ok(listener) => listener,
-            Err(error) => return tracing::error!("--admin: {error}"),
+            Err(error) => return tracing::error!(reason = &*error.to_string(), "admin page failed"),
         };
     let places = Arc::new(Semaphore::new(CLIENTS_MAX));
     while let Ok(place) = places.clone().acquire_owned().await {
         match listener.accept().await {
             Ok((stream, client)) if sources.listeners.has_departed(client, || stream.local_addr()) => {
-                tracing::warn!("--admin: {client}: the proxy connects to itself by --agents");
+                tracing::warn!(%client, "admin connection rejected: the proxy connects to itself (--agents)");
             }
             Ok((stream, _)) => {
                 let sources = sources.clone();
@@ -59,7 +59,7 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
                 });
             }
             Err(error) => {
-                tracing::warn!("--admin: nobody can be answered: {error}");
+                tracing::warn!(reason = &*error.to_string(), "admin page: accept failed");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
@@ -105,7 +105,7 @@ async fn reply_to(head: &[u8], sources: &Sources) -> (LocalResponse, bool) {
             metrics(sources, Format::wanted(head::members(&head.headers, "accept"))).await
         }
         ("GET" | "HEAD", "/") => {
-            let page = super::page::render(&statuses(sources).await);
+            let page = super::page::render(&processes(sources).await);
             LocalResponse::new(200, page)
                 .of_type("text/html; charset=utf-8")
                 .with_header("Cache-Control: no-store")
@@ -117,7 +117,7 @@ async fn reply_to(head: &[u8], sources: &Sources) -> (LocalResponse, bool) {
 }
 
 async fn metrics(sources: &Sources, format: Format) -> LocalResponse {
-    match metrics::render(statuses(sources).await, format) {
+    match metrics::render(processes(sources).await, format) {
         Ok(text) => LocalResponse::new(200, text.trim_end())
             .of_type(format.content_type())
             .with_header("Vary: Accept"),
@@ -126,26 +126,26 @@ async fn metrics(sources: &Sources, format: Format) -> LocalResponse {
 }
 
 /// How it stands with this process, and with those that drain.
-async fn statuses(sources: &Sources) -> Vec<ProcessStatus> {
-    let mut statuses = Vec::from_iter(own(&sources.own).await);
+async fn processes(sources: &Sources) -> Vec<ProcessStatus> {
+    let mut processes = Vec::from_iter(own(&sources.own).await);
     for path in sources.former.iter() {
         // Most have ended by now.
         let said = tokio::time::timeout(STATUS_TIMEOUT, socket::ask(path, ControlCommand::Stats)).await;
-        statuses.extend(said.ok().and_then(Result::ok).and_then(|said| serde_json::from_str(&said).ok()));
+        processes.extend(said.ok().and_then(Result::ok).and_then(|said| serde_json::from_str(&said).ok()));
     }
-    statuses
+    processes
 }
 
 /// With the kernel's account where it can be had soon.
-async fn own(wishes: &mpsc::Sender<ControlRequest>) -> Option<ProcessStatus> {
-    match tokio::time::timeout(STATUS_TIMEOUT, own_by(wishes, ControlCommand::Stats)).await {
+async fn own(commands: &mpsc::Sender<ControlRequest>) -> Option<ProcessStatus> {
+    match tokio::time::timeout(STATUS_TIMEOUT, own_by(commands, ControlCommand::Stats)).await {
         Ok(status) => status,
-        Err(_) => own_by(wishes, ControlCommand::OwnStats).await,
+        Err(_) => own_by(commands, ControlCommand::OwnStats).await,
     }
 }
 
-async fn own_by(wishes: &mpsc::Sender<ControlRequest>, wish: ControlCommand) -> Option<ProcessStatus> {
+async fn own_by(commands: &mpsc::Sender<ControlRequest>, command: ControlCommand) -> Option<ProcessStatus> {
     let (answer, answered) = oneshot::channel();
-    wishes.send((wish, answer)).await.ok()?;
+    commands.send((command, answer)).await.ok()?;
     serde_json::from_str(&answered.await.ok()?.ok()?).ok()
 }

@@ -14,7 +14,7 @@ use crate::http::h1::keep_alive::Promise;
 use crate::http::path_prefix::PathPrefix;
 use crate::http::rewrite::{self, ResponseRewrite};
 use crate::observe::access_log::Side;
-use crate::runtime::drain::{Phase, Stop};
+use crate::runtime::drain::{Drain, Phase};
 use crate::transport::endpoint::{End, Endpoint, EndpointError, FILL_BYTES, WorkerBuffers};
 use crate::transport::net::{Runtime, Stream};
 
@@ -93,19 +93,25 @@ pub enum Outcome {
 }
 
 /// Why an exchange failed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// A side failed. Where `status` is none, the client has not been given anything yet.
+    #[error("{1} (the {0})")]
     Endpoint(Side, EndpointError, Option<u16>),
     /// The body of a side breaks the rules of its framing; the same of `status`.
+    #[error("{1} (the {0})")]
     Body(Side, BodyError, Option<u16>),
     /// The agent's head can't be passed on; the client has not been given anything yet.
+    #[error("the response head is invalid: {0}")]
     BadHead(HeadError),
     /// The agent agreed to an upgrade that nobody asked for.
+    #[error("the agent switched to a protocol that was not requested")]
     UnaskedUpgrade,
     /// The agent sent more interim responses than [`INTERIM_MAX`].
+    #[error("the agent sent more than {INTERIM_MAX} interim responses")]
     TooManyInterim,
     /// The worker ends.
+    #[error("the proxy stops")]
     Stopped,
 }
 
@@ -113,14 +119,14 @@ impl Failure {
     /// A word for it, for counting.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Endpoint(Side::Client, ..) | Self::Body(Side::Client, ..) => "client",
-            Self::Endpoint(Side::Agent, _, None) | Self::Body(Side::Agent, _, None) => "no answer",
+            Self::Endpoint(Side::Client, ..) | Self::Body(Side::Client, ..) => "client_failed",
+            Self::Endpoint(Side::Agent, _, None) | Self::Body(Side::Agent, _, None) => "no_response",
             Self::Endpoint(Side::Agent, _, Some(_)) | Self::Body(Side::Agent, _, Some(_)) => {
-                "answer broken off"
+                "response_incomplete"
             }
-            Self::BadHead(_) => "no HTTP",
-            Self::UnaskedUpgrade => "unasked upgrade",
-            Self::TooManyInterim => "interim responses",
+            Self::BadHead(_) => "invalid_response",
+            Self::UnaskedUpgrade => "unexpected_upgrade",
+            Self::TooManyInterim => "too_many_interim_responses",
             Self::Stopped => "stopped",
         }
     }
@@ -139,7 +145,7 @@ pub struct Exchange<'a, N: Runtime> {
     /// Whether a client that has ended its side in order still waits for the answer (RFC 9112 9.6).
     pub may_half_close: bool,
     /// Whether the client is to stay.
-    pub stop: &'a Stop,
+    pub drain: &'a Drain,
     /// The limits.
     pub limits: ExchangeLimits,
     /// The line that holds the client to HTTPS.
@@ -342,7 +348,7 @@ impl<N: Runtime> Exchange<'_, N> {
                 return Err(Failure::UnaskedUpgrade);
             }
             let (framing, may_stay) = offer(&head, asked, upload.done);
-            let keep_client = may_stay && self.may_ask_again() && self.stop.phase() == Phase::Running;
+            let keep_client = may_stay && self.may_ask_again() && self.drain.phase() == Phase::Running;
             let keep_agent = head.keep_alive;
             let passing = ResponseRewrite {
                 framing,

@@ -40,7 +40,7 @@ async fn until(admin: SocketAddr, wanted: &[String]) -> String {
 }
 
 fn without_process(line: &str) -> String {
-    let Some((before, rest)) = line.split_once("process=\"") else { return line.to_owned() };
+    let Some((before, rest)) = line.split_once("pid=\"") else { return line.to_owned() };
     let (_, after) = rest.split_once('"').unwrap();
     format!("{before}{}", after.trim_start_matches(',')).replace("{}", "")
 }
@@ -62,10 +62,10 @@ async fn what_is_counted_is_what_was() {
         format!("dcv_splice_agent_requests_total{{agent=\"{ip}\",status=\"2xx\"}} 3"),
         format!("dcv_splice_agent_request_seconds_count{{agent=\"{ip}\"}} 3"),
         format!("dcv_splice_agent_sessions{{agent=\"{ip}\"}} 1"),
-        format!("dcv_splice_agent_sessions_begun_total{{agent=\"{ip}\"}} 1"),
+        format!("dcv_splice_agent_sessions_opened_total{{agent=\"{ip}\"}} 1"),
         format!("dcv_splice_agent_body_received_bytes_total{{agent=\"{ip}\"}} 6"),
-        "dcv_splice_refused_total{reason=\"stranger\"} 1".to_owned(),
-        "dcv_splice_reloads_total 1".to_owned(),
+        "dcv_splice_rejected_total{reason=\"agent_not_allowed\"} 1".to_owned(),
+        "dcv_splice_config_reloads_total 1".to_owned(),
         "dcv_splice_workers 2".to_owned(),
     ];
     until(admin, &open).await;
@@ -102,8 +102,8 @@ async fn a_reader_is_given_the_format_that_it_asks_for() {
         assert_eq!(answer.header("vary"), Some("Accept"));
         let text = answer.text();
         assert_eq!(text.ends_with("# EOF\n"), is_open, "{text}");
-        assert_eq!(text.contains("# TYPE dcv_splice_reloads_total counter\n"), !is_open, "{text}");
-        assert!(text.contains("\ndcv_splice_reloads_total{"), "{text}");
+        assert_eq!(text.contains("# TYPE dcv_splice_config_reloads_total counter\n"), !is_open, "{text}");
+        assert!(text.contains("\ndcv_splice_config_reloads_total{"), "{text}");
     }
 }
 
@@ -117,20 +117,19 @@ async fn an_upgrade_shows_both_processes_until_the_old_one_has_ended() {
         service.does("upgrade");
     }
     let new = service.serving();
-    let doing =
-        |process: u32, doing: &str| format!("process=\"{process}\",version=\"0.1.0\",doing=\"{doing}\"");
+    let doing = |process: u32, doing: &str| format!("pid=\"{process}\",version=\"0.1.0\",doing=\"{doing}\"");
     let text = metrics(admin).await;
     for wanted in [doing(new, "serving"), doing(old, "draining after an upgrade")] {
         assert!(text.contains(&wanted), "{wanted} is not in\n{text}");
     }
-    let of_old = |text: &str| text.contains(&format!("dcv_splice_connections{{process=\"{old}\"}} 1\n"));
+    let of_old = |text: &str| text.contains(&format!("dcv_splice_client_connections{{pid=\"{old}\"}} 1\n"));
     assert!(of_old(&text), "{text}");
     let page = get(admin, "GET /").await.text();
     assert!(page.contains(&format!("<td>{old}</td>")) && page.contains(&format!("<td>{new}</td>")), "{page}");
     session.finish().await;
     session.rest().await;
     for _ in 0..600 {
-        if !metrics(admin).await.contains(&format!("process=\"{old}\"")) {
+        if !metrics(admin).await.contains(&format!("pid=\"{old}\"")) {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -152,8 +151,7 @@ async fn no_figure_is_lost_where_one_worker_ends_before_the_other() {
     }
     first.finish().await;
     first.rest().await;
-    let of_old =
-        |name: &str| format!("dcv_splice_{name}{{process=\"{old}\",agent=\"{}\"}}", agent.address.ip());
+    let of_old = |name: &str| format!("dcv_splice_{name}{{pid=\"{old}\",agent=\"{}\"}}", agent.address.ip());
     let wanted = [
         format!("{} 1\n", of_old("agent_sessions")),
         format!("{} 400\n", of_old("agent_body_sent_bytes_total")),
@@ -184,7 +182,7 @@ async fn a_process_that_hangs_takes_no_other_ones_figures_with_it() {
     let text = metrics(admin).await;
     send(nix::sys::signal::Signal::SIGCONT).unwrap();
     assert!(text.contains("doing=\"serving\""), "{text}");
-    assert!(!text.contains(&format!("process=\"{old}\"")), "{text}");
+    assert!(!text.contains(&format!("pid=\"{old}\"")), "{text}");
     session.finish().await;
     session.rest().await;
 }
