@@ -79,7 +79,7 @@ impl Runtime for Quiet {
 
     fn set_class(&self, _: Class) {}
 
-    fn may_move_bulk(&self) -> bool {
+    fn may_move_bulk(&self, _: &Context<'_>) -> bool {
         true
     }
 

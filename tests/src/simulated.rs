@@ -235,7 +235,7 @@ impl Runtime for World {
     fn set_class(&self, _: Class) {}
 
     /// Every other time that somebody asks; whoever has to wait is polled again.
-    fn may_move_bulk(&self) -> bool {
+    fn may_move_bulk(&self, _: &Context<'_>) -> bool {
         self.bulk.update(|bulk| !bulk);
         if !self.bulk.get() {
             self.task.borrow().iter().for_each(Waker::wake_by_ref);

@@ -1,11 +1,12 @@
-//! A worker's loop: collects what the kernel has to say, runs the tasks in the order of [`Schedule`], keeps their
-//! alarms. One thread, no lock: only a wake from another thread goes through one.
+//! A worker's loop: collects the kernel's events, runs the tasks in the order of [`Schedule`], keeps their timers. A wait
+//! wakes whoever polled it, by the waker of its `Context`, so that futures within a task that are polled one by one
+//! (`FuturesUnordered`, `h2`) work. One thread, no lock: only a wake from another thread goes through one.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -18,7 +19,7 @@ use slab::Slab;
 use crate::runtime::event::{Event, Token};
 use crate::runtime::poller::Poller;
 use crate::runtime::scheduler::{Class, Schedule, TaskId};
-use crate::runtime::timers::Timers;
+use crate::runtime::timers::{TimerKey, Timers};
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -41,9 +42,42 @@ struct Inner {
     poller: RefCell<Poller>,
     sources: RefCell<Slab<Source>>,
     generation: Cell<u32>,
-    alarms: RefCell<Timers>,
+    timers: RefCell<Timers<Waiter>>,
     now: Cell<Instant>,
     inbox: Arc<Inbox>,
+    /// Tells the running task's own waker from those within it; nothing is ever read by it.
+    own_waker: Cell<*const ()>,
+    /// The class of the part that is being woken.
+    part_class: Cell<Option<Class>>,
+    /// Parts that wait for their task's turn to move bulk.
+    bulk_parts: RefCell<Vec<(TaskId, Waker)>>,
+}
+
+/// Who is woken: a task, which costs nothing to note, or a part of one.
+#[derive(Clone, Debug)]
+enum Waiter {
+    Task(TaskId),
+    Part(Waker),
+}
+
+thread_local! {
+    /// The loop that runs on this thread: a wake that comes from it needs no lock and no system call.
+    static RUNNING: RefCell<Option<Executor>> = const { RefCell::new(None) };
+}
+
+/// Makes a loop the one that runs on this thread, until it is dropped.
+struct Running(Option<Executor>);
+
+impl Running {
+    fn begin(executor: &Executor) -> Self {
+        Self(RUNNING.replace(Some(executor.clone())))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.set(self.0.take());
+    }
 }
 
 /// A socket and what is known of its readiness.
@@ -57,8 +91,9 @@ struct Source {
     hung_up: bool,
     /// A read came short since it was looked at again last.
     is_doubtful: bool,
-    /// Who is told of what happens.
-    task: Option<TaskId>,
+    /// Who waits for bytes, and who for room.
+    reader: Option<Waiter>,
+    writer: Option<Waiter>,
 }
 
 impl Source {
@@ -66,6 +101,13 @@ impl Source {
         match interest {
             Interest::Read => &mut self.readable,
             Interest::Write => &mut self.writable,
+        }
+    }
+
+    fn waiter(&mut self, interest: Interest) -> &mut Option<Waiter> {
+        match interest {
+            Interest::Read => &mut self.reader,
+            Interest::Write => &mut self.writer,
         }
     }
 }
@@ -90,7 +132,7 @@ impl Inbox {
     }
 }
 
-/// A task's number on an envelope for the inbox.
+/// Wakes a task, from any thread.
 struct TaskWaker {
     task: TaskId,
     inbox: Arc<Inbox>,
@@ -98,18 +140,62 @@ struct TaskWaker {
 
 impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
-        self.inbox.put(self.task);
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let is_done = on_own_loop(&self.inbox, |inner| match inner.part_class.get() {
+            Some(class) => inner.schedule.wake_as(self.task, class),
+            None => inner.schedule.wake(self.task),
+        });
+        if !is_done {
+            self.inbox.put(self.task);
+        }
     }
 }
 
-/// The inbox's bell among the tokens; sockets count from 0.
-const BELL: Token = Token(u32::MAX as u64);
+/// Wakes a part of a task, which then runs in the queue of the part's class.
+struct PartWaker {
+    parent: Waker,
+    class: Class,
+    inbox: Arc<Inbox>,
+}
+
+impl Wake for PartWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let is_done = on_own_loop(&self.inbox, |inner| {
+            let before = inner.part_class.replace(Some(self.class));
+            self.parent.wake_by_ref();
+            inner.part_class.set(before);
+        });
+        if !is_done {
+            self.parent.wake_by_ref();
+        }
+    }
+}
+
+/// Does `what` with the loop of that inbox, if it is the one that runs on this thread.
+fn on_own_loop(inbox: &Arc<Inbox>, what: impl FnOnce(&Inner)) -> bool {
+    let done = RUNNING.try_with(|running| {
+        let running = running.borrow();
+        let own = running.as_ref().filter(|executor| Arc::ptr_eq(&executor.0.inbox, inbox));
+        own.map(|executor| what(&executor.0)).is_some()
+    });
+    done.unwrap_or(false)
+}
+
+/// The inbox's eventfd among the tokens; sockets count from 0.
+const INBOX: Token = Token(u32::MAX as u64);
 
 impl Executor {
     /// A loop for the calling thread.
     pub fn new(mut poller: Poller) -> io::Result<Self> {
         let wakeup_fd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        poller.add(wakeup_fd.as_fd(), BELL)?;
+        poller.add(wakeup_fd.as_fd(), INBOX)?;
         let inbox = Arc::new(Inbox { woken: Mutex::default(), wakeup_fd });
         Ok(Self(Rc::new(Inner {
             schedule: Schedule::default(),
@@ -117,14 +203,18 @@ impl Executor {
             poller: RefCell::new(poller),
             sources: RefCell::default(),
             generation: Cell::new(0),
-            alarms: RefCell::default(),
+            timers: RefCell::default(),
             now: Cell::new(Instant::now()),
             inbox,
+            own_waker: Cell::new(std::ptr::null()),
+            part_class: Cell::new(None),
+            bulk_parts: RefCell::default(),
         })))
     }
 
     /// Runs `main` to its end, and what it spawns meanwhile. What is left then is dropped.
     pub fn run<T: 'static>(&self, main: impl Future<Output = T> + 'static) -> io::Result<T> {
+        let _running = Running::begin(self);
         let result = Rc::new(Cell::new(None));
         let kept = result.clone();
         self.spawn(async move { kept.set(Some(main.await)) });
@@ -150,16 +240,56 @@ impl Executor {
         self.0.schedule.add(task);
     }
 
-    /// The order in which tasks are served.
-    pub fn schedule(&self) -> &Schedule {
-        &self.0.schedule
+    /// Notes what the running task does from here on.
+    pub fn set_class(&self, class: Class) {
+        self.0.schedule.set_class(class);
     }
 
-    /// Notes what the running task does from here on. What it has waited for is over, and its alarm with it: a session
-    /// would be woken for the limits of its request.
-    pub fn set_class(&self, class: Class) {
-        self.0.alarms.borrow_mut().remove(self.0.schedule.current());
-        self.0.schedule.set_class(class);
+    /// Runs a part of the running task's work in a class of its own: woken by what it waits for, the task has its turn in
+    /// the queue of that class, and the part has no more calls than that class.
+    pub async fn with_class<T>(&self, class: Class, part: impl Future<Output = T>) -> T {
+        let (mut part, mut own) = (pin!(part), None);
+        poll_fn(|cx| {
+            let (_, waker) = own
+                .take()
+                .filter(|(parent, _): &(Waker, Waker)| parent.will_wake(cx.waker()))
+                .unwrap_or_else(|| {
+                    let (parent, inbox) = (cx.waker().clone(), self.0.inbox.clone());
+                    (parent.clone(), Waker::from(Arc::new(PartWaker { parent, class, inbox })))
+                });
+            let polled =
+                self.0.schedule.within(class, || part.as_mut().poll(&mut Context::from_waker(&waker)));
+            own = Some((cx.waker().clone(), waker));
+            polled
+        })
+        .await
+    }
+
+    /// Whether the running task may move bulk now. If not, whoever polled is woken when it may.
+    pub fn may_move_bulk(&self, cx: &Context<'_>) -> bool {
+        if self.0.schedule.may_move_bulk() {
+            return true;
+        }
+        if let Waiter::Part(waker) = self.waiter(cx) {
+            self.0.bulk_parts.borrow_mut().push((self.0.schedule.current(), waker));
+        }
+        false
+    }
+
+    /// Who waits here: the running task itself, or a part of it that has a waker of its own.
+    fn waiter(&self, cx: &Context<'_>) -> Waiter {
+        if cx.waker().data() == self.0.own_waker.get() {
+            Waiter::Task(self.0.schedule.current())
+        } else {
+            Waiter::Part(cx.waker().clone())
+        }
+    }
+
+    fn wake(&self, waiter: &Waiter) {
+        match waiter {
+            Waiter::Task(task) => self.0.schedule.wake(*task),
+            Waiter::Part(waker) => waker.wake_by_ref(),
+        }
     }
 
     /// Whether nobody waits but the task that runs, as far as can be known without a system call.
@@ -175,11 +305,11 @@ impl Executor {
     /// Lets everything else that is ready have its turn.
     pub async fn yield_now(&self) {
         let mut has_yielded = false;
-        poll_fn(|_| {
+        poll_fn(|cx| {
             if std::mem::replace(&mut has_yielded, true) {
                 return Poll::Ready(());
             }
-            self.0.schedule.wake(self.0.schedule.current());
+            self.wake(&self.waiter(cx));
             Poll::Pending
         })
         .await;
@@ -187,20 +317,31 @@ impl Executor {
 
     /// Waits for `time` from now on.
     pub fn sleep(&self, time: Duration) -> Sleep {
-        Sleep { executor: self.clone(), deadline: self.now() + time }
+        Sleep { executor: self.clone(), deadline: self.now() + time, timer: None }
     }
 
     fn poll(&self, id: TaskId) {
         let taken = self.0.tasks.borrow_mut().get_mut(id).and_then(Option::take);
         let Some((mut task, waker)) = taken else { return };
+        if self.0.schedule.is_bulk_turn() {
+            self.wake_bulk_parts(id);
+        }
+        self.0.own_waker.set(waker.data());
         if task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
             self.0.tasks.borrow_mut()[id] = Some((task, waker));
             return;
         }
         drop(task);
         self.0.tasks.borrow_mut().remove(id);
-        self.0.alarms.borrow_mut().remove(id);
+        self.0.bulk_parts.borrow_mut().retain(|(task, _)| *task != id);
         self.0.schedule.remove(id);
+    }
+
+    fn wake_bulk_parts(&self, id: TaskId) {
+        let mut parts = self.0.bulk_parts.borrow_mut();
+        let due: Vec<_> = parts.extract_if(.., |(task, _)| *task == id).collect();
+        drop(parts);
+        due.iter().for_each(|(_, waker)| waker.wake_by_ref());
     }
 
     /// Takes in what has happened; where nobody is ready, waits for it.
@@ -208,20 +349,20 @@ impl Executor {
         let is_idle = self.0.schedule.is_idle();
         let mut poller = self.0.poller.borrow_mut();
         if is_idle || poller.has_events() {
-            let limit = if is_idle { self.next_alarm() } else { Some(Duration::ZERO) };
+            let limit = if is_idle { self.next_timer() } else { Some(Duration::ZERO) };
             poller.wait(limit, events)?;
         }
         drop(poller);
         self.0.now.set(Instant::now());
-        self.ring_alarms();
+        self.fire_timers();
         events.drain(..).try_for_each(|event| self.note(event))
     }
 
     fn note(&self, event: Event) -> io::Result<()> {
-        if event.token == BELL {
+        if event.token == INBOX {
             self.0.inbox.take().into_iter().for_each(|task| self.0.schedule.wake(task));
             if event.ended {
-                self.0.poller.borrow_mut().add(self.0.inbox.wakeup_fd.as_fd(), BELL)?;
+                self.0.poller.borrow_mut().add(self.0.inbox.wakeup_fd.as_fd(), INBOX)?;
             }
             return Ok(());
         }
@@ -231,36 +372,42 @@ impl Executor {
         source.readable |= event.is_readable();
         source.writable |= event.is_writable();
         source.hung_up |= event.is_hung_up();
-        if let Some(task) = source.task {
-            self.0.schedule.wake(task);
-        }
+        let waiters = [
+            source.reader.as_ref().filter(|_| event.is_readable() || event.is_hung_up()),
+            source.writer.as_ref().filter(|_| event.is_writable() || event.is_hung_up()),
+        ];
+        let waiters = waiters.map(Option::<&Waiter>::cloned);
         if event.ended {
             self.0.poller.borrow_mut().add(source.socket.as_fd(), source.token)?;
         }
+        // A waker may do anything.
+        drop(sources);
+        waiters.iter().flatten().for_each(|waiter| self.wake(waiter));
         Ok(())
     }
 
     /// Has each socket read once more whose last read came short. To be called now and then: to ask after each message
     /// whether bytes stand behind an urgent mark would cost a call each, and no event tells of them.
     pub fn look_again(&self) {
+        let mut waiters = Vec::new();
         for (_, source) in self.0.sources.borrow_mut().iter_mut().filter(|(_, source)| source.is_doubtful) {
             source.is_doubtful = false;
             source.readable = true;
-            if let Some(task) = source.task {
-                self.0.schedule.wake(task);
-            }
+            waiters.extend(source.reader.clone());
         }
+        waiters.iter().for_each(|waiter| self.wake(waiter));
     }
 
-    fn next_alarm(&self) -> Option<Duration> {
-        // Counted from when the round began, which saves a look at the clock: alarms ring late by a round at the most.
-        self.0.alarms.borrow().next().map(|alarm| alarm.saturating_duration_since(self.now()))
+    fn next_timer(&self) -> Option<Duration> {
+        // Counted from when the round began, which saves a look at the clock: timers are late by a round at the most.
+        self.0.timers.borrow().next().map(|time| time.saturating_duration_since(self.now()))
     }
 
-    fn ring_alarms(&self) {
-        let mut alarms = self.0.alarms.borrow_mut();
-        while let Some(task) = alarms.take(self.now()) {
-            self.0.schedule.wake(task);
+    fn fire_timers(&self) {
+        loop {
+            let fired = self.0.timers.borrow_mut().take(self.now());
+            let Some(waiter) = fired else { return };
+            self.wake(&waiter);
         }
     }
 
@@ -280,7 +427,8 @@ impl Executor {
             writable: is_ready,
             hung_up: false,
             is_doubtful: false,
-            task: None,
+            reader: None,
+            writer: None,
         });
         Ok(key)
     }
@@ -291,22 +439,41 @@ fn index(token: Token) -> usize {
     usize::try_from(token.0 & u64::from(u32::MAX)).unwrap_or(usize::MAX)
 }
 
-/// A wait for a time. Whoever waits polls it whenever the task runs: an alarm is the task's, not the wait's.
+/// A wait for a time, with a timer of its own once it is polled before that.
 pub struct Sleep {
     executor: Executor,
     deadline: Instant,
+    /// The timer, and the waker that it is for.
+    timer: Option<(TimerKey, *const ())>,
 }
 
 impl Future for Sleep {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        let inner = &self.executor.0;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let inner = self.executor.0.clone();
         if self.deadline <= inner.now.get() {
             return Poll::Ready(());
         }
-        inner.alarms.borrow_mut().set(inner.schedule.current(), self.deadline);
+        let waker = cx.waker().data();
+        let key = match self.timer {
+            Some((_, known)) if known == waker => return Poll::Pending,
+            Some((key, _)) => {
+                inner.timers.borrow_mut().change(key, self.executor.waiter(cx));
+                key
+            }
+            None => inner.timers.borrow_mut().add(self.deadline, self.executor.waiter(cx)),
+        };
+        self.timer = Some((key, waker));
         Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some((key, _)) = self.timer {
+            self.executor.0.timers.borrow_mut().remove(key);
+        }
     }
 }
 
@@ -328,6 +495,7 @@ impl RegisteredFd {
     /// calls waits for its next run ([`Schedule::may_call`]).
     pub fn poll_io<T>(
         &self,
+        cx: &Context<'_>,
         interest: Interest,
         mut call: impl FnMut(BorrowedFd<'_>) -> Result<T, Errno>,
     ) -> Poll<io::Result<T>> {
@@ -336,6 +504,8 @@ impl RegisteredFd {
         let source = &mut sources[self.key];
         while *source.is_ready(interest) {
             if !inner.schedule.may_call() {
+                drop(sources);
+                self.executor.wake(&self.executor.waiter(cx));
                 return Poll::Pending;
             }
             match call(source.socket.as_fd()) {
@@ -344,7 +514,7 @@ impl RegisteredFd {
                 done => return Poll::Ready(Ok(done?)),
             }
         }
-        source.task = Some(inner.schedule.current());
+        *source.waiter(interest) = Some(self.executor.waiter(cx));
         Poll::Pending
     }
 
@@ -385,6 +555,9 @@ impl Drop for RegisteredFd {
 mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
+
+    use futures_util::stream::FuturesUnordered;
+    use futures_util::{FutureExt, StreamExt};
 
     use super::*;
     use crate::runtime::scheduler;
@@ -430,7 +603,7 @@ mod tests {
 
     async fn byte(socket: &RegisteredFd) -> u8 {
         let mut byte = [0];
-        poll_fn(|_| socket.poll_io(Interest::Read, |socket| rustix::io::read(socket, &mut byte)))
+        poll_fn(|cx| socket.poll_io(cx, Interest::Read, |socket| rustix::io::read(socket, &mut byte)))
             .await
             .expect("a byte");
         byte[0]
@@ -504,7 +677,7 @@ mod tests {
             poll_fn(|cx| Poll::Ready(dropped.as_mut().poll(cx).is_ready())).await;
             drop(dropped);
             executor.sleep(Duration::from_millis(100)).await;
-            assert_eq!(executor.0.alarms.borrow().next(), None);
+            assert_eq!(executor.0.timers.borrow().next(), None);
             order.take()
         });
         assert_eq!(order, [10, 20, 30]);
@@ -527,6 +700,134 @@ mod tests {
             polls
         });
         assert_eq!(polls, 2, "the first and the last");
+    }
+
+    /// Futures within a task that are polled one by one are woken by wakers of their own.
+    #[test]
+    fn each_of_many_waits_within_a_task_is_woken_by_what_it_waits_for() {
+        let got = run(|executor| async move {
+            let mut ends = Vec::new();
+            let waits = FuturesUnordered::new();
+            for _ in 0..8 {
+                let (socket, far) = watched(&executor);
+                ends.push(far);
+                waits.push(async move { byte(&socket).await }.boxed_local());
+            }
+            let timer = executor.clone();
+            waits.push(
+                async move {
+                    timer.sleep(Duration::from_millis(30)).await;
+                    timer.yield_now().await;
+                    b't'
+                }
+                .boxed_local(),
+            );
+            std::thread::spawn(move || {
+                for (number, far) in (0..8).zip(&mut ends).rev() {
+                    std::thread::sleep(Duration::from_millis(1));
+                    far.write_all(&[number]).expect("room");
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            });
+            waits.collect::<Vec<u8>>().await
+        });
+        assert_eq!(got, [7, 6, 5, 4, 3, 2, 1, 0, b't']);
+    }
+
+    /// It would be told to start again and nobody would hear it: the run ends before its turn comes.
+    #[test]
+    fn a_wait_within_a_task_that_has_used_up_its_calls_goes_on_in_the_next_run() {
+        const BYTES: usize = 1000;
+        let read = run(|executor| async move {
+            let (socket, mut far) = watched(&executor);
+            far.write_all(&[1; BYTES]).expect("room");
+            let mut waits = FuturesUnordered::new();
+            waits.push(async {
+                for _ in 0..BYTES {
+                    byte(&socket).await;
+                }
+            });
+            waits.next().await
+        });
+        assert_eq!(read, Some(()));
+    }
+
+    #[test]
+    fn of_two_timers_of_a_task_the_one_that_is_left_fires() {
+        run(|executor| async move {
+            let mut limit = pin!(executor.sleep(Duration::from_millis(20)));
+            poll_fn(|cx| Poll::Ready(limit.as_mut().poll(cx).is_ready())).await;
+            {
+                let mut shorter = pin!(executor.sleep(Duration::from_millis(1)));
+                poll_fn(|cx| Poll::Ready(shorter.as_mut().poll(cx).is_ready())).await;
+                executor.set_class(Class::Session);
+            }
+            limit.await;
+            assert_eq!(executor.0.timers.borrow().next(), None);
+        });
+    }
+
+    #[test]
+    fn a_timer_that_changes_hands_wakes_who_has_it_now() {
+        run(|executor| async move {
+            let mut sleep = Box::pin(executor.sleep(Duration::from_millis(5)));
+            poll_fn(|cx| Poll::Ready(sleep.as_mut().poll(cx).is_ready())).await;
+            executor.spawn(sleep);
+            let mut other = Box::pin(executor.sleep(Duration::from_millis(5)));
+            poll_fn(|cx| Poll::Ready(other.as_mut().poll(cx).is_ready())).await;
+            let mut waits = FuturesUnordered::new();
+            waits.push(other);
+            waits.next().await
+        });
+    }
+
+    #[test]
+    fn a_wake_from_the_same_thread_takes_no_lock_and_no_system_call() {
+        let rung = run(|executor| async move {
+            let (say, mut hear) = tokio::sync::mpsc::unbounded_channel();
+            let yields = executor.clone();
+            executor.spawn(async move {
+                for number in 0..10 {
+                    say.send(number).expect("somebody who hears");
+                    yields.yield_now().await;
+                }
+            });
+            let mut heard = 0;
+            while hear.recv().await.is_some() {
+                heard += 1;
+            }
+            assert_eq!(heard, 10);
+            rustix::io::read(&executor.0.inbox.wakeup_fd, &mut [0; 8])
+        });
+        assert_eq!(rung, Err(Errno::AGAIN), "its eventfd was written to");
+    }
+
+    #[test]
+    fn a_part_of_a_task_has_its_turn_in_the_queue_of_its_class() {
+        let order = run(|executor| async move {
+            let order = Rc::new(RefCell::new(Vec::new()));
+            let (say, hear) = tokio::sync::watch::channel(false);
+            let part = |name: &'static str, class| {
+                let (executor, order, mut hear) = (executor.clone(), order.clone(), hear.clone());
+                let work = executor.clone();
+                executor.spawn(async move {
+                    let part = async {
+                        hear.wait_for(|said| *said).await.map(drop).expect("somebody who says it");
+                        order.borrow_mut().push(name);
+                    };
+                    let mut parts = FuturesUnordered::new();
+                    parts.push(work.with_class(class, part));
+                    parts.next().await;
+                });
+            };
+            part("set-up", Class::Setup);
+            part("session", Class::Session);
+            executor.sleep(Duration::from_millis(5)).await;
+            say.send_replace(true);
+            executor.sleep(Duration::from_millis(5)).await;
+            order.take()
+        });
+        assert_eq!(order, ["session", "set-up"]);
     }
 
     #[test]
@@ -588,7 +889,7 @@ mod tests {
                 assert_ne!(name(&after), token);
                 executor.sleep(Duration::from_millis(5)).await;
                 let mut calls = 0;
-                let polled = after.poll_io(Interest::Read, |_| {
+                let polled = after.poll_io(&Context::from_waker(Waker::noop()), Interest::Read, |_| {
                     calls += 1;
                     Err::<(), _>(Errno::AGAIN)
                 });
@@ -604,7 +905,10 @@ mod tests {
             let socket = RegisteredFd::new(&executor, near.into(), true).expect("a socket");
             let mut results = [Err(Errno::INTR), Err(Errno::INTR), Ok(7)].into_iter();
             let call = |_: BorrowedFd<'_>| results.next().expect("no more calls");
-            assert!(matches!(socket.poll_io(Interest::Read, call), Poll::Ready(Ok(7))));
+            assert!(matches!(
+                socket.poll_io(&Context::from_waker(Waker::noop()), Interest::Read, call),
+                Poll::Ready(Ok(7))
+            ));
         });
     }
 

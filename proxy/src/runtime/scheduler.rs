@@ -1,4 +1,4 @@
-//! Whose turn it is. A round serves every session that is ready, then one step of front work (a handshake flight,
+//! Whose turn it is. A round serves every session that is ready, then one step of set-up work (a handshake flight,
 //! a head), then one turn of one bulk transfer: no storm and no flood delays another's input event by more than
 //! that. Holds numbers only: tasks are known by their ids.
 
@@ -17,17 +17,28 @@ pub enum Class {
     Session,
 }
 
-/// Calls to sockets that one run of a front task may make: some 16 receives of `FILL_BYTES`
+/// Calls to sockets that one run of a set-up task may make: some 16 receives of `FILL_BYTES`
 /// at the most, which take well below a millisecond.
 pub const SETUP_CALLS: u32 = 16;
 /// Calls of one run of a session. A relay's own budget is smaller; this one holds where that fails.
 pub const SESSION_CALLS: u32 = 256;
 
+impl Class {
+    /// Calls to sockets that one run may make.
+    fn calls(self) -> u32 {
+        match self {
+            Self::Setup => SETUP_CALLS,
+            Self::Session => SESSION_CALLS,
+        }
+    }
+}
+
 /// What is known of a task.
 #[derive(Debug)]
 struct Entry {
     class: Class,
-    is_queued: bool,
+    /// Whether it waits for a run of that class.
+    is_queued: [bool; 2],
     wants_bulk: bool,
 }
 
@@ -36,7 +47,7 @@ struct Entry {
 pub struct Schedule {
     tasks: RefCell<Vec<Option<Entry>>>,
     sessions: RefCell<VecDeque<TaskId>>,
-    front: RefCell<VecDeque<TaskId>>,
+    setups: RefCell<VecDeque<TaskId>>,
     bulk: RefCell<VecDeque<TaskId>>,
     /// The task that runs.
     current: Cell<TaskId>,
@@ -53,7 +64,7 @@ impl Schedule {
         if tasks.len() <= task {
             tasks.resize_with(task + 1, || None);
         }
-        tasks[task] = Some(Entry { class: Class::Setup, is_queued: false, wants_bulk: false });
+        tasks[task] = Some(Entry { class: Class::Setup, is_queued: [false; 2], wants_bulk: false });
         drop(tasks);
         self.wake(task);
     }
@@ -68,14 +79,36 @@ impl Schedule {
         self.current.get()
     }
 
-    /// Notes that a task has something to do.
+    /// Lets a task run, in the queue of its class.
     pub fn wake(&self, task: TaskId) {
-        self.change(task, |entry| {
-            if !std::mem::replace(&mut entry.is_queued, true) {
-                let queue = if entry.class == Class::Setup { &self.front } else { &self.sessions };
-                queue.borrow_mut().push_back(task);
-            }
-        });
+        self.change(task, |entry| self.enqueue(task, entry.class, entry));
+    }
+
+    /// Lets a task run for a part of its work that is of another class.
+    pub fn wake_as(&self, task: TaskId, class: Class) {
+        self.change(task, |entry| self.enqueue(task, class, entry));
+    }
+
+    fn enqueue(&self, task: TaskId, class: Class, entry: &mut Entry) {
+        if !std::mem::replace(&mut entry.is_queued[class as usize], true) {
+            self.queue(class).borrow_mut().push_back(task);
+        }
+    }
+
+    fn queue(&self, class: Class) -> &RefCell<VecDeque<TaskId>> {
+        match class {
+            Class::Setup => &self.setups,
+            Class::Session => &self.sessions,
+        }
+    }
+
+    /// Runs `part`, of a class of its own, within the calls of that class.
+    pub fn within<T>(&self, class: Class, part: impl FnOnce() -> T) -> T {
+        let withheld = self.calls.get().saturating_sub(class.calls());
+        self.calls.set(self.calls.get() - withheld);
+        let done = part();
+        self.calls.set(self.calls.get() + withheld);
+        done
     }
 
     /// Notes what the running task does from here on.
@@ -96,15 +129,17 @@ impl Schedule {
         false
     }
 
-    /// Whether the running task may make one more call to a socket. If not, it runs again once the others had their
-    /// turns: a source that is always ready can't keep a worker to itself, whoever forgets to yield.
+    /// Whether the running task may make one more call to a socket. If not, it has to run again once the others had
+    /// their turns: a source that is always ready can't keep a worker to itself, whoever forgets to yield.
     pub fn may_call(&self) -> bool {
         let left = self.calls.get();
         self.calls.set(left.saturating_sub(1));
-        if left == 0 {
-            self.wake(self.current());
-        }
         left > 0
+    }
+
+    /// Whether it is the turn of the running task to move bulk.
+    pub fn is_bulk_turn(&self) -> bool {
+        self.is_bulk_turn.get()
     }
 
     /// Whether the running task has used up its calls.
@@ -120,36 +155,34 @@ impl Schedule {
 
     /// Whether no task is ready but the one that runs.
     pub fn is_idle(&self) -> bool {
-        self.sessions.borrow().is_empty() && self.front.borrow().is_empty() && self.bulk.borrow().is_empty()
+        self.sessions.borrow().is_empty() && self.setups.borrow().is_empty() && self.bulk.borrow().is_empty()
     }
 
     /// Runs a round. Sessions that become ready in its course have theirs in the next one.
     pub fn round(&self, mut run: impl FnMut(TaskId)) {
         let sessions = self.sessions.borrow().len();
         for _ in 0..sessions {
-            self.run_next(&self.sessions, &mut run);
+            self.run_next(Class::Session, &mut run);
         }
-        self.run_next(&self.front, &mut run);
+        self.run_next(Class::Setup, &mut run);
         let bulk = self.bulk.borrow_mut().pop_front();
         if let Some(task) = bulk {
             self.change(task, |entry| entry.wants_bulk = false);
             self.is_bulk_turn.set(true);
-            self.run(task, &mut run);
+            self.run(task, Class::Session, &mut run);
             self.is_bulk_turn.set(false);
         }
     }
 
-    fn run_next(&self, queue: &RefCell<VecDeque<TaskId>>, run: &mut impl FnMut(TaskId)) {
-        let Some(task) = queue.borrow_mut().pop_front() else { return };
-        self.change(task, |entry| entry.is_queued = false);
-        self.run(task, run);
+    fn run_next(&self, class: Class, run: &mut impl FnMut(TaskId)) {
+        let Some(task) = self.queue(class).borrow_mut().pop_front() else { return };
+        self.change(task, |entry| entry.is_queued[class as usize] = false);
+        self.run(task, class, run);
     }
 
-    fn run(&self, task: TaskId, run: &mut impl FnMut(TaskId)) {
+    fn run(&self, task: TaskId, class: Class, run: &mut impl FnMut(TaskId)) {
         self.current.set(task);
-        self.change(task, |entry| {
-            self.calls.set(if entry.class == Class::Setup { SETUP_CALLS } else { SESSION_CALLS });
-        });
+        self.calls.set(class.calls());
         run(task);
     }
 }
@@ -177,11 +210,11 @@ mod tests {
     }
 
     #[test]
-    fn sessions_go_first_then_one_of_the_front_then_one_bulk_turn() {
+    fn sessions_go_first_then_one_set_up_step_then_one_bulk_turn() {
         let schedule = Schedule::default();
         let session = sessions(&schedule, 3);
-        let front = [3, 4];
-        for task in front {
+        let setup = [3, 4];
+        for task in setup {
             schedule.add(task);
         }
         session.iter().rev().for_each(|task| schedule.wake(*task));
@@ -190,9 +223,9 @@ mod tests {
                 schedule.may_move_bulk();
             }
         };
-        assert_eq!(round(&schedule, floods), [session[2], session[1], session[0], front[0], session[2]]);
+        assert_eq!(round(&schedule, floods), [session[2], session[1], session[0], setup[0], session[2]]);
         schedule.wake(session[1]);
-        assert_eq!(round(&schedule, |_| ()), [session[1], front[1], session[0]]);
+        assert_eq!(round(&schedule, |_| ()), [session[1], setup[1], session[0]]);
         assert!(schedule.is_idle());
     }
 
@@ -217,11 +250,36 @@ mod tests {
         let greedy = |_| {
             let made = (0..1000).take_while(|_| schedule.may_call()).count();
             assert!(schedule.is_spent());
+            schedule.wake(schedule.current());
             calls.borrow_mut().push(u32::try_from(made).expect("a small number"));
         };
         assert_eq!(round(&schedule, greedy), [session[0], 1]);
         assert_eq!(round(&schedule, greedy), [session[0], 1]);
         assert_eq!(calls.into_inner(), [SESSION_CALLS, SETUP_CALLS].repeat(2));
+    }
+
+    #[test]
+    fn a_part_of_another_class_has_its_turn_and_its_calls_by_that_class() {
+        let schedule = Schedule::default();
+        let session = sessions(&schedule, 1)[0];
+        schedule.add(1);
+        round(&schedule, |_| ());
+        // Set-up work of a session waits behind sessions; a session within a set-up task does not wait with it.
+        schedule.add(2);
+        schedule.wake_as(session, Class::Setup);
+        schedule.wake_as(1, Class::Session);
+        assert_eq!(round(&schedule, |_| ()), [1, 2]);
+        let calls = Cell::new((0, 0));
+        let spend = |_| {
+            let all = || (0..1000).take_while(|_| schedule.may_call()).count();
+            calls.set((schedule.within(Class::Setup, all), all()));
+        };
+        schedule.wake(session);
+        assert_eq!(round(&schedule, spend), [session, session]);
+        assert_eq!(calls.get(), (SETUP_CALLS as usize, 0), "a run of set-up work");
+        schedule.wake(session);
+        round(&schedule, spend);
+        assert_eq!(calls.get(), (SETUP_CALLS as usize, (SESSION_CALLS - SETUP_CALLS) as usize));
     }
 
     #[test]

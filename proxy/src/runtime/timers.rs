@@ -1,53 +1,60 @@
-//! When tasks want to run again whatever happens. A task has one alarm, the earliest it has asked for: most waits are
-//! over long before their limit, and a later limit then costs nothing. One that rings too early does no harm, as a task
-//! that still waits asks again. Pure: time is told.
+//! Who waits until when. A timer belongs to one wait, and goes with it: most waits are over long before their limit.
+//! Pure: time is told.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::runtime::scheduler::TaskId;
-
-/// The alarms of one worker's tasks.
-#[derive(Debug, Default)]
-pub struct Timers {
-    by_task: Vec<Option<Instant>>,
-    in_order: BTreeSet<(Instant, TaskId)>,
+/// A timer, to change or remove it.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct TimerKey {
+    time: Instant,
+    /// Tells timers of the same time apart.
+    number: u64,
 }
 
-impl Timers {
-    /// Lets `task` run at `time`, if it does not run earlier anyway.
-    pub fn set(&mut self, task: TaskId, time: Instant) {
-        if self.by_task.len() <= task {
-            self.by_task.resize(task + 1, None);
-        }
-        let alarm = &mut self.by_task[task];
-        if alarm.is_some_and(|earlier| earlier <= time) {
-            return;
-        }
-        if let Some(later) = alarm.replace(time) {
-            self.in_order.remove(&(later, task));
-        }
-        self.in_order.insert((time, task));
+/// The timers of one worker; `W` is who is woken.
+#[derive(Debug)]
+pub struct Timers<W> {
+    waiting: BTreeMap<TimerKey, W>,
+    added: u64,
+}
+
+impl<W> Default for Timers<W> {
+    fn default() -> Self {
+        Self { waiting: BTreeMap::new(), added: 0 }
+    }
+}
+
+impl<W> Timers<W> {
+    /// Adds a timer.
+    pub fn add(&mut self, time: Instant, waiter: W) -> TimerKey {
+        self.added += 1;
+        let key = TimerKey { time, number: self.added };
+        self.waiting.insert(key, waiter);
+        key
     }
 
-    /// Forgets a task that has ended.
-    pub fn remove(&mut self, task: TaskId) {
-        if let Some(time) = self.by_task.get_mut(task).and_then(Option::take) {
-            self.in_order.remove(&(time, task));
+    /// Changes who is woken; nothing where the timer has fired.
+    pub fn change(&mut self, key: TimerKey, waiter: W) {
+        if let Some(before) = self.waiting.get_mut(&key) {
+            *before = waiter;
         }
     }
 
-    /// When the first one rings.
+    /// Removes a timer; nothing where it has fired.
+    pub fn remove(&mut self, key: TimerKey) {
+        self.waiting.remove(&key);
+    }
+
+    /// When the next one fires.
     pub fn next(&self) -> Option<Instant> {
-        self.in_order.first().map(|(time, _)| *time)
+        self.waiting.first_key_value().map(|(key, _)| key.time)
     }
 
-    /// Takes a task whose alarm rings by `now`.
-    pub fn take(&mut self, now: Instant) -> Option<TaskId> {
+    /// Takes a waiter whose timer fires by `now`, the earliest first.
+    pub fn take(&mut self, now: Instant) -> Option<W> {
         self.next().filter(|time| *time <= now)?;
-        let (_, task) = self.in_order.pop_first()?;
-        self.by_task[task] = None;
-        Some(task)
+        self.waiting.pop_first().map(|(_, waiter)| waiter)
     }
 }
 
@@ -57,35 +64,24 @@ mod tests {
 
     use super::*;
 
-    fn rung(alarms: &mut Timers, now: Instant) -> Vec<TaskId> {
-        std::iter::from_fn(|| alarms.take(now)).collect()
-    }
-
     #[test]
-    fn the_earliest_alarm_of_a_task_rings_once() {
+    fn timers_fire_once_in_their_order_unless_they_are_removed() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut alarms = Timers::default();
-        for (task, seconds) in [(3, 30), (1, 20), (3, 10), (3, 40), (0, 20)] {
-            alarms.set(task, after(seconds));
-        }
-        assert_eq!(alarms.next(), Some(after(10)));
-        assert!(rung(&mut alarms, after(9)).is_empty());
-        assert_eq!(rung(&mut alarms, after(20)), [3, 0, 1]);
-        assert_eq!((alarms.next(), rung(&mut alarms, after(99))), (None, vec![]));
-    }
-
-    #[test]
-    fn a_task_that_has_rung_may_ask_again_and_one_that_has_ended_rings_no_more() {
-        let start = Instant::now();
-        let later = start + Duration::from_secs(1);
-        let mut alarms = Timers::default();
-        alarms.set(2, start);
-        assert_eq!(rung(&mut alarms, start), [2]);
-        alarms.set(2, later);
-        alarms.set(4, later);
-        alarms.remove(2);
-        alarms.remove(7);
-        assert_eq!(rung(&mut alarms, later), [4]);
+        let mut timers = Timers::default();
+        let keys: Vec<_> = [(3, 30), (1, 20), (2, 10), (4, 20)]
+            .map(|(name, seconds)| timers.add(after(seconds), name))
+            .into();
+        timers.remove(keys[1]);
+        timers.change(keys[3], 5);
+        let fired =
+            |timers: &mut Timers<i32>, now| std::iter::from_fn(|| timers.take(now)).collect::<Vec<_>>();
+        assert_eq!(timers.next(), Some(after(10)));
+        assert!(fired(&mut timers, after(9)).is_empty());
+        assert_eq!(fired(&mut timers, after(20)), [2, 5]);
+        // What has fired is no longer there to be changed or removed.
+        timers.change(keys[3], 6);
+        timers.remove(keys[2]);
+        assert_eq!((fired(&mut timers, after(99)), timers.next()), (vec![3], None));
     }
 }

@@ -95,8 +95,8 @@ impl Direction {
     }
 
     /// Whether it may have a turn now; if not, the task will be polled again when it may.
-    fn may_go(&self, net: &impl Runtime) -> bool {
-        self.full_turns < BULK_TURNS || self.is_over() || net.may_move_bulk()
+    fn may_go(&self, cx: &Context<'_>, net: &impl Runtime) -> bool {
+        self.full_turns < BULK_TURNS || self.is_over() || net.may_move_bulk(cx)
     }
 }
 
@@ -350,7 +350,7 @@ impl<N: Runtime> Pump<'_, '_, N> {
         to: &mut Endpoint<S>,
         direction: &mut Direction,
     ) -> Poll<Result<Turn, TransferError>> {
-        if !direction.may_go(self.net) {
+        if !direction.may_go(self.cx, self.net) {
             return Poll::Pending;
         }
         let turn = self.pass(from, to, direction);
@@ -549,7 +549,7 @@ mod tests {
 
         fn set_class(&self, _: Class) {}
 
-        fn may_move_bulk(&self) -> bool {
+        fn may_move_bulk(&self, _: &Context<'_>) -> bool {
             let left = self.bulk_turns.get();
             self.bulk_turns.set(left.saturating_sub(1));
             left > 0

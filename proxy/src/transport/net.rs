@@ -88,7 +88,7 @@ pub trait Runtime {
     fn set_class(&self, class: Class);
 
     /// Whether it is the running task's turn to move bulk. If not, it will be: then the task is polled again.
-    fn may_move_bulk(&self) -> bool;
+    fn may_move_bulk(&self, cx: &Context<'_>) -> bool;
 
     /// Whether nobody else waits for a turn.
     fn is_idle(&self) -> bool;
@@ -133,7 +133,7 @@ impl Runtime for OsRuntime {
         let departure = self.own.depart(agent, || begin_connecting(&socket, agent))?.map(Box::new);
         let socket = RegisteredFd::new(&self.executor, socket.into(), false)?;
         // Writable once it is connected, or has failed (connect(2)).
-        poll_fn(|_| socket.poll_io(Interest::Write, |_| Ok(()))).await?;
+        poll_fn(|cx| socket.poll_io(cx, Interest::Write, |_| Ok(()))).await?;
         match socket.with(|socket| SockRef::from(&socket).take_error())? {
             Some(error) => Err(error),
             None if departure.as_ref().is_some_and(|departure| departure.is_home()) => {
@@ -162,8 +162,8 @@ impl Runtime for OsRuntime {
         self.executor.set_class(class);
     }
 
-    fn may_move_bulk(&self) -> bool {
-        self.executor.schedule().may_move_bulk()
+    fn may_move_bulk(&self, cx: &Context<'_>) -> bool {
+        self.executor.may_move_bulk(cx)
     }
 
     fn is_idle(&self) -> bool {
@@ -247,7 +247,7 @@ impl Acceptor {
     /// The next client's socket, and its address in its one form ([`canonical`]): at a listener of both families an IPv4
     /// client comes as an IPv6 one (ipv6(7)). A wait that is given up loses none.
     pub async fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
-        poll_fn(|_| self.poll_accept()).await
+        poll_fn(|cx| self.poll_accept(cx)).await
     }
 
     /// Whether more clients may wait than the running task may accept now.
@@ -256,9 +256,9 @@ impl Acceptor {
     }
 
     /// The next client's socket.
-    pub fn poll_accept(&self) -> Poll<io::Result<(OwnedFd, SocketAddr)>> {
+    pub fn poll_accept(&self, cx: &Context<'_>) -> Poll<io::Result<(OwnedFd, SocketAddr)>> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let accepted = self.socket.poll_io(Interest::Read, |listener| acceptfrom_with(listener, flags));
+        let accepted = self.socket.poll_io(cx, Interest::Read, |listener| acceptfrom_with(listener, flags));
         let (socket, client) = ready!(accepted)?;
         let client = client.ok_or(Errno::AFNOSUPPORT)?;
         let client = canonical(SocketAddr::try_from(client)?);
@@ -292,9 +292,9 @@ impl TcpStream {
 }
 
 impl Stream for TcpStream {
-    fn poll_recv(&mut self, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_recv(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let call = |socket: BorrowedFd<'_>| recv(socket, &mut *into, RecvFlags::empty());
-        let (_, received) = ready!(self.socket.poll_io(Interest::Read, call))?;
+        let (_, received) = ready!(self.socket.poll_io(cx, Interest::Read, call))?;
         self.sockets().received(received);
         if received < into.len() {
             self.socket.exhausted(Interest::Read);
@@ -302,9 +302,9 @@ impl Stream for TcpStream {
         Poll::Ready(Ok(received))
     }
 
-    fn poll_send(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let call = |socket: BorrowedFd<'_>| send(socket, bytes, SendFlags::NOSIGNAL);
-        let sent = ready!(self.socket.poll_io(Interest::Write, call))?;
+        let sent = ready!(self.socket.poll_io(cx, Interest::Write, call))?;
         self.sockets().sent(sent);
         if sent < bytes.len() {
             self.socket.exhausted(Interest::Write);
@@ -322,12 +322,12 @@ impl Stream for TcpStream {
 
     fn poll_recv_pipe(
         &mut self,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
         pipe: &Pipe,
         limit: usize,
     ) -> Option<Poll<io::Result<usize>>> {
         let call = |socket: BorrowedFd<'_>| splice(socket, None, &pipe.write, None, limit, SPLICE);
-        let moved = self.socket.poll_io(Interest::Read, call);
+        let moved = self.socket.poll_io(cx, Interest::Read, call);
         match moved {
             // An urgent mark stops splice(2), which then finds nothing, or an end that is behind more bytes: receiving tells.
             Poll::Ready(Ok(0)) => return None,
@@ -342,12 +342,12 @@ impl Stream for TcpStream {
 
     fn poll_send_pipe(
         &mut self,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
         pipe: &Pipe,
         limit: usize,
     ) -> Option<Poll<io::Result<usize>>> {
         let call = |socket: BorrowedFd<'_>| splice(&pipe.read, None, socket, None, limit, SPLICE);
-        let moved = self.socket.poll_io(Interest::Write, call);
+        let moved = self.socket.poll_io(cx, Interest::Write, call);
         Some(moved.map_ok(|bytes| {
             self.sockets().sent(bytes);
             bytes

@@ -389,7 +389,7 @@ fn reserve() -> Option<OwnedFd> {
 async fn shed(worker: &Worker<OsRuntime>, acceptor: &Acceptor, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
     drop(reserved);
     for _ in 0..SHED_MAX {
-        match acceptor.poll_accept() {
+        match poll_fn(|cx| Poll::Ready(acceptor.poll_accept(cx))).await {
             Poll::Ready(Ok((_, client))) => {
                 let id = worker.shared.connection_ids.next();
                 let client = ClientConnection { id, address: client.ip() };
