@@ -10,3 +10,4 @@ pub mod io_uring;
 pub mod poller;
 pub mod scheduler;
 pub mod timers;
+mod wakers;
