@@ -1,7 +1,7 @@
 //! The head of a DCV client's upgrade request: parsed, routed, and rewritten for the agent.
 
 use std::hint::black_box;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use dcv_splice::access::route::{AllowedAgents, Route};
@@ -33,16 +33,14 @@ fn rewritten(agents: &AllowedAgents, out: &mut Vec<u8>) {
     let head = RequestHead::parse(&HEAD[..length], &LIMITS).expect("a valid head");
     let Route::Agent(agent, path) = Route::of(head.path) else { panic!("an agent's path") };
     assert!(agents.allows(agent.into()));
-    let forward = RequestRewrite {
-        origin: RequestSource::of(IpAddr::from([192, 0, 2, 1]), true, &head.headers, &Networks::default()),
-        passwords: false,
-        agent: SocketAddr::from((agent, 8443)),
-        host_header: HostHeader::default(),
-        path,
+    let rewritten = RequestRewrite {
+        source: RequestSource::of(IpAddr::from([192, 0, 2, 1]), true, &head.headers, &Networks::default()),
+        hides_passwords: false,
+        path: path.into(),
     };
-    let host = rewrite::host_for(&head, &forward);
+    let host = rewrite::host_for(&head, HostHeader::default(), agent.into());
     out.clear();
-    rewrite::request(&head, &forward, &host, out);
+    rewrite::request(&head, &rewritten, &host, out);
 }
 
 fn request(criterion: &mut Criterion) {

@@ -3,7 +3,7 @@
 //! Each head is taken through all that a worker does with it: its end, the parse, who asks, the rewriting, the log's line.
 
 use std::hint::black_box;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::process::{Command, ExitCode};
 
 use dcv_splice::access::route::Route;
@@ -32,16 +32,14 @@ fn understand_request(head: &[u8], trusted: &Networks) -> usize {
     let Ok(Some(length)) = HeadEnd::default().find(head, &LIMITS) else { return 0 };
     let Ok(head) = RequestHead::parse(&head[..length], &LIMITS) else { return 1 };
     let route = Route::of_request(head.host, head.path, None);
-    let forward = RequestRewrite {
-        origin: RequestSource::of(PEER, true, &head.headers, trusted),
-        passwords: true,
-        agent: SocketAddr::from(([10, 0, 0, 5], 8443)),
-        host_header: HostHeader::default(),
-        path: head.path,
+    let rewritten = RequestRewrite {
+        source: RequestSource::of(PEER, true, &head.headers, trusted),
+        hides_passwords: true,
+        path: head.path.into(),
     };
-    let host = rewrite::host_for(&head, &forward);
+    let host = rewrite::host_for(&head, HostHeader::default(), IpAddr::from([10, 0, 0, 5]));
     let mut out = Vec::new();
-    rewrite::request(&head, &forward, &host, &mut out);
+    rewrite::request(&head, &rewritten, &host, &mut out);
     black_box((route, Login::of_request(&head.headers), redact(head.path)));
     out.len()
 }

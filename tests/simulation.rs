@@ -19,13 +19,11 @@ use clap::Parser;
 use dcv_splice::access::admission::Admission;
 use dcv_splice::config::CommandLine;
 use dcv_splice::observe::access_log::AccessLog;
-use dcv_splice::observe::client::ConnectionIds;
-use dcv_splice::observe::stats::StatsSnapshot;
 use dcv_splice::runtime::drain::Phase;
 use dcv_splice::tls::{Acceptor, AgentTrust, Connector, TlsEnd};
 use dcv_splice::transport::endpoint::Endpoint;
 use dcv_splice::worker::connection;
-use dcv_splice::worker::context::{SharedState, Worker};
+use dcv_splice::worker::context::{Generation, ProcessState, SharedState};
 use dcv_splice::worker::load_balancer::LoadBalancer;
 use harness::simulated::{NetworkConditions, World, wire};
 use plan::{Body, Ends, Exchange, Plan, Session};
@@ -63,11 +61,7 @@ impl Fixture {
             log: AccessLog::default(),
             admission,
             passwords: None,
-            balance: LoadBalancer::new(1).0,
-            rejections: Arc::default(),
-            connection_ids: ConnectionIds::default(),
-            failures: Arc::default(),
-            published: StatsSnapshot::default(),
+            process: ProcessState::new(LoadBalancer::new(1).0),
         }
     }
 }
@@ -111,7 +105,7 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
         }
     };
     let world = World::new(Duration::from_millis(1), on_connect);
-    let worker = Worker::new(world, fixture.shared(&plan, flags));
+    let generation = Generation::new(world, fixture.shared(&plan, flags), Rc::default());
     let (near, far) = wire(weather, seed, breaks.client);
     let tls = if plan.client_tls {
         fixture.connector.connect(IpAddr::from([192, 0, 2, 9])).unwrap()
@@ -122,23 +116,23 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
     let local = LocalSet::new();
     let whole = local.run_until(async {
         let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
-        let served = worker.net.run(connection::serve(
-            &worker,
+        let served = generation.net.run(connection::serve(
+            &generation,
             near,
             client,
             plan.client_tls,
             false,
-            worker.shared.connection_ids.next(),
+            generation.shared.process.connection_ids.next(),
         ));
         let (client, ()) = tokio::join!(far_client(Endpoint::new(far, tls), &plan), served);
-        worker.drain.enter(Phase::Draining);
-        worker.pool.borrow_mut().clear();
+        generation.drain.enter(Phase::Draining);
+        generation.pool.borrow_mut().clear();
         client
     });
     let client =
         tokio::time::timeout(BOUND, whole).await.unwrap_or_else(|_| panic!("seed {seed}: no end in sight"));
     let _ = tokio::time::timeout(BOUND, local).await;
-    let asked = worker.net.asked.borrow().clone();
+    let asked = generation.net.asked.borrow().clone();
     Life { client, agents: agents.take(), start, took: start.elapsed(), asked }
 }
 
@@ -270,7 +264,7 @@ fn a_silent_client_is_dropped_after_the_head_time() {
             (true, b"\x16\x03\x01", 60),
         ] {
             let plan = Plan { client_tls, agent_tls: false, exchanges: Vec::new(), session: None };
-            let worker = Worker::new(nobody(), fixture.shared(&plan, &[]));
+            let generation = Generation::new(nobody(), fixture.shared(&plan, &[]), Rc::default());
             let (near, mut far) =
                 wire(NetworkConditions { chunk_max: 100, capacity: 1000, reluctance: 0 }, 1, None);
             let start = Instant::now();
@@ -282,12 +276,12 @@ fn a_silent_client_is_dropped_after_the_head_time() {
             tokio::time::timeout(
                 BOUND,
                 connection::serve(
-                    &worker,
+                    &generation,
                     near,
                     client,
                     client_tls,
                     false,
-                    worker.shared.connection_ids.next(),
+                    generation.shared.process.connection_ids.next(),
                 ),
             )
             .await
@@ -303,7 +297,7 @@ fn a_silent_client_is_dropped_after_the_head_time() {
 fn requests_that_were_sent_ahead_are_answered_a_turn_at_a_time() {
     on_virtual_time(async {
         let plan = Plan { client_tls: false, agent_tls: false, exchanges: Vec::new(), session: None };
-        let worker = Worker::new(nobody(), Fixture::new().shared(&plan, &[]));
+        let generation = Generation::new(nobody(), Fixture::new().shared(&plan, &[]), Rc::default());
         let (near, mut far) =
             wire(NetworkConditions { chunk_max: 100_000, capacity: 100_000, reluctance: 0 }, 1, None);
         let said = b"GET /health HTTP/1.1\r\nHost: p\r\n\r\n".repeat(10);
@@ -314,11 +308,18 @@ fn requests_that_were_sent_ahead_are_answered_a_turn_at_a_time() {
         let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
         tokio::time::timeout(
             BOUND,
-            connection::serve(&worker, near, client, false, false, worker.shared.connection_ids.next()),
+            connection::serve(
+                &generation,
+                near,
+                client,
+                false,
+                false,
+                generation.shared.process.connection_ids.next(),
+            ),
         )
         .await
         .unwrap();
-        assert_eq!(worker.net.breaths.get(), 9);
+        assert_eq!(generation.net.breaths.get(), 9);
     });
 }
 

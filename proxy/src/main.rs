@@ -245,7 +245,7 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
     });
     let control = control.transpose()?;
     // Threads that were started before would not be confined, those of the logs among them.
-    let confined = confine(prepared.config().agent_port);
+    let confined = confine(prepared.config().policy.agent_port);
     let log = Logging::start(&prepared.config().log, prepared.config().log_format)?;
     announce(&front, admin.as_ref())?;
     tracing::info!("sandbox: {confined}");
@@ -331,7 +331,7 @@ fn warn(prepared: &Prepared) {
             "no --cert and --key: a self-signed certificate was made, which browsers will warn of"
         );
     }
-    if config.agents.is_empty() {
+    if config.policy.agents.is_empty() {
         tracing::warn!("no --agents: no agent may be dialled, every desktop is answered with 403");
     }
     if rustix::process::geteuid().is_root() {

@@ -10,7 +10,7 @@ mod tls;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -93,16 +93,18 @@ pub fn request_head(data: &[u8]) {
     let (options, data) = choice(data);
     let Ok(Some(length)) = end_of(data, usize::from(options >> 2), &LIMITS) else { return };
     let Ok(head) = RequestHead::parse(&data[..length], &LIMITS) else { return };
-    let forward = RequestRewrite {
-        origin: RequestSource::of(PROXY, true, &head.headers, &networks(options & 1 == 1)),
-        passwords: options & 4 == 4,
-        agent: SocketAddr::from((AGENT, 8443)),
-        host_header: if options & 2 == 2 { HostHeader::Pass } else { HostHeader::StripPort },
-        path: head.path,
+    let rewritten = RequestRewrite {
+        source: RequestSource::of(PROXY, true, &head.headers, &networks(options & 1 == 1)),
+        hides_passwords: options & 4 == 4,
+        path: head.path.into(),
     };
-    let host = rewrite::host_for(&head, &forward);
+    let host = rewrite::host_for(
+        &head,
+        if options & 2 == 2 { HostHeader::Pass } else { HostHeader::StripPort },
+        IpAddr::from(AGENT),
+    );
     let mut out = Vec::new();
-    rewrite::request(&head, &forward, &host, &mut out);
+    rewrite::request(&head, &rewritten, &host, &mut out);
     let found = end_of(&out, out.len(), &WIDE).expect("what is passed on is a head");
     assert_eq!(found, Some(out.len()), "and one alone");
     let passed = RequestHead::parse(&out, &WIDE).expect("what is passed on is valid");
@@ -118,7 +120,7 @@ pub fn request_head(data: &[u8]) {
         |value: &[u8]| value.get(..6).is_some_and(|start| start.eq_ignore_ascii_case(b"basic "));
     let passwords =
         passed.headers.iter().filter(|header| header.is("authorization") && is_password(header.value));
-    assert!(passwords.count() == 0 || !forward.passwords, "a password that is not the agent's");
+    assert!(passwords.count() == 0 || !rewritten.hides_passwords, "a password that is not the agent's");
 }
 
 /// A response that is passed on means the same to the client.
@@ -290,7 +292,7 @@ pub fn configuration(data: &[u8]) {
 
 fn can_be_meant(config: &Config) {
     assert!(!config.listen.is_empty() || !config.listen_plain.is_empty());
-    assert!(config.default_agent.is_none_or(|agent| config.agents.allows(agent)));
+    assert!(config.policy.default_agent.is_none_or(|agent| config.policy.agents.allows(agent)));
     assert!(config.workers > 0 && config.limits.connections_max > 0);
     assert!(config.limits.head.header_count_max <= 256);
 }

@@ -14,11 +14,11 @@ use super::flags::{
 };
 use crate::access::admission::{ClientLimits, ClientNetworks};
 use crate::access::passwords::PasswordRules;
-use crate::access::route::{AgentDomain, AllowedAgents};
+use crate::access::policy::Policy;
+use crate::access::route::AllowedAgents;
 use crate::agents::pool::PoolLimits;
 use crate::http::h1::exchange::ExchangeLimits;
 use crate::http::h1::head::{HEADER_COUNT_MAX, HeadLimits};
-use crate::http::rewrite::{HostHeader, PrefixMode};
 use crate::session::relay::RelayLimits;
 use crate::tls::{AgentTrust, CertificatePair, ClientAuthority, ClientDemands};
 
@@ -77,14 +77,8 @@ pub struct Config {
     pub clients: ClientNetworks,
     /// Limits of one client.
     pub client_limits: ClientLimits,
-    /// Which agents may be dialled.
-    pub agents: AllowedAgents,
-    /// The agent for paths that name none.
-    pub default_agent: Option<IpAddr>,
-    /// The domain whose names stand for agents.
-    pub agent_domain: Option<AgentDomain>,
-    /// The port of every agent.
-    pub agent_port: u16,
+    /// Who answers a request.
+    pub policy: Policy,
     /// How agents are verified; none where they speak plain HTTP.
     pub agent_trust: Option<AgentTrust>,
     /// What is asked of clients in TLS.
@@ -95,10 +89,6 @@ pub struct Config {
     pub hsts: Option<String>,
     /// Who may ask.
     pub passwords: Option<PasswordRules>,
-    /// Whether agents see the prefix.
-    pub path_prefix: PrefixMode,
-    /// What agents are told as Host.
-    pub host_header: HostHeader,
     /// Threads that serve.
     pub workers: usize,
     /// Which events are logged.
@@ -135,7 +125,7 @@ const FIXED: [(&str, Differs); 10] = [
     ("listen-plain", |one, other| one.listen_plain != other.listen_plain),
     ("workers", |one, other| one.workers != other.workers),
     ("io-backend", |one, other| one.io_backend != other.io_backend),
-    ("agent-port", |one, other| one.agent_port != other.agent_port),
+    ("agent-port", |one, other| one.policy.agent_port != other.policy.agent_port),
     ("control", |one, other| one.control != other.control),
     ("admin", |one, other| one.admin != other.admin),
     ("log-format", |one, other| one.log_format != other.log_format),
@@ -235,7 +225,7 @@ impl Flags {
                 trusted_proxies: self.trust_forwarded.clone().into(),
             },
             client_limits: self.limits.client(),
-            agents: AllowedAgents::new(self.agents.clone()),
+            policy: self.policy(),
             agent_trust: self.trust(),
             client_demands: ClientDemands {
                 tls13: self.tls_min == TlsMin::Tls13,
@@ -268,11 +258,19 @@ impl Flags {
             admin: if let AdminAt::Address(address) = self.admin { Some(address) } else { None },
             listen: self.listen,
             listen_plain: self.listen_plain,
+        }
+    }
+
+    fn policy(&self) -> Policy {
+        Policy {
+            agents: AllowedAgents::new(self.agents.clone()),
             default_agent: self.default_agent,
-            agent_domain: self.agent_domain,
+            agent_domain: self.agent_domain.clone(),
             agent_port: self.agent_port,
             path_prefix: self.path_prefix,
             host_header: self.host_header,
+            body_max: self.limits.body_max.as_u64(),
+            has_passwords: self.htpasswd.is_some(),
         }
     }
 

@@ -465,7 +465,7 @@ mod tests {
                 assert!(shown.contains(line), "{line}:\n{shown}");
             }
             let config = &resolved.config;
-            assert_eq!(config.default_agent, Some(IpAddr::from([10, 0, 0, 5])));
+            assert_eq!(config.policy.default_agent, Some(IpAddr::from([10, 0, 0, 5])));
             assert_eq!(config.listen, [SocketAddr::from(([127, 0, 0, 1], 1))]);
             let networks =
                 [&config.clients.allowed, &config.clients.denied, &config.clients.proxy_protocol_sources];
@@ -474,7 +474,7 @@ mod tests {
             for network in networks.chain([agents]) {
                 assert!(network.contains(IpAddr::from([10, 9, 8, 7])));
             }
-            assert!(config.agents.allows(IpAddr::from([10, 9, 8, 7])));
+            assert!(config.policy.agents.allows(IpAddr::from([10, 9, 8, 7])));
         }
     }
 

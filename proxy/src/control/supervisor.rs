@@ -26,7 +26,7 @@ use crate::os::seccomp;
 use crate::os::systemd;
 use crate::runtime::drain::Phase;
 use crate::transport::own_addresses::Own;
-use crate::worker::context::SharedState;
+use crate::worker::context::{ProcessState, SharedState};
 use crate::worker::listeners::{self, Listener};
 use crate::worker::load_balancer::WorkerInbox;
 use crate::worker::thread::{self, WorkerCommand};
@@ -185,7 +185,7 @@ impl Supervisor {
         mut signals: Signals,
         mut commands: mpsc::Receiver<ControlRequest>,
     ) -> io::Result<()> {
-        let rejections = self.shared.rejections.clone();
+        let rejections = self.shared.process.rejections.clone();
         let ended = self.serve(&mut signals, &mut commands).await;
         tracing::info!("rejected connections: {rejections}");
         ended
@@ -210,7 +210,7 @@ impl Supervisor {
                     }
                 }
                 report = self.reports.recv() => return ended(report),
-                () = watchdog.due() => watchdog.look(&self.shared.balance.beats()),
+                () = watchdog.due() => watchdog.look(&self.shared.process.balance.beats()),
             }
         };
         self.stop(stop, signals, commands).await
@@ -381,7 +381,8 @@ impl Supervisor {
     }
 
     fn status(&self) -> ProcessStatus {
-        let SharedState { balance, rejections, published, config, .. } = &self.shared;
+        let SharedState { config, process: ProcessState { balance, rejections, published, .. }, .. } =
+            &self.shared;
         ProcessStatus {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -11,12 +11,10 @@ use crate::access::htpasswd::Users;
 use crate::access::passwords::{PasswordRules, Passwords};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
 use crate::observe::access_log::AccessLog;
-use crate::observe::client::ConnectionIds;
-use crate::observe::stats::StatsSnapshot;
 use crate::os::files::Files;
 use crate::os::log::Target;
 use crate::tls::{self, Acceptor, Connector};
-use crate::worker::context::SharedState;
+use crate::worker::context::{ProcessState, SharedState};
 use crate::worker::load_balancer::{LoadBalancer, WorkerInbox};
 
 /// A configuration that can be run by.
@@ -92,11 +90,7 @@ impl Prepared {
             log: log_if_wanted(log, &config.access_log),
             acceptor: self.acceptor,
             connector: self.connector,
-            balance,
-            rejections: Arc::default(),
-            connection_ids: ConnectionIds::default(),
-            failures: Arc::default(),
-            published: StatsSnapshot::new(config.workers),
+            process: ProcessState::new(balance),
             config: Arc::new(config),
         };
         Ok((shared, inboxes, self.lines))
@@ -112,11 +106,7 @@ impl Prepared {
             log: log_if_wanted(log, &config.access_log),
             acceptor: self.acceptor,
             connector: self.connector,
-            balance: before.balance.clone(),
-            rejections: before.rejections.clone(),
-            connection_ids: before.connection_ids.clone(),
-            failures: before.failures.clone(),
-            published: before.published.clone(),
+            process: before.process.clone(),
             config: Arc::new(config),
         };
         Ok((shared, self.lines))

@@ -1,8 +1,9 @@
 //! The heads that the proxy writes: the request the agent sees, the response the client sees. Pure.
 //! Only values that the parser has accepted are copied, so no line end can be smuggled in.
 
+use std::borrow::Cow;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use crate::http::h1::head::{
     self, ConnectionOptions, Framing, Header, RequestHead, ResponseHead, bracketed, line, split_port,
@@ -32,20 +33,16 @@ pub enum PrefixMode {
     Keep,
 }
 
-/// Where a request goes, and what the agent is told of where it came from.
-#[derive(Clone, Copy, Debug)]
+/// What is changed of a request on its way to the agent, beside its `Host`.
+#[derive(Clone, Debug)]
 pub struct RequestRewrite<'a> {
-    /// Where it comes from.
-    pub origin: RequestSource,
-    /// Whether the proxy asks for passwords. Browsers send one to all of a host's paths, so that of any `Authorization:
-    /// Basic` may be for the proxy, and no agent gets one.
-    pub passwords: bool,
-    /// The agent's address.
-    pub agent: SocketAddr,
-    /// What the agent is told as host.
-    pub host_header: HostHeader,
+    /// Whom it comes from.
+    pub source: RequestSource,
+    /// Whether the agent must not see passwords. Browsers send one to all of a host's paths, so that of any
+    /// `Authorization: Basic` may be for the proxy, and no agent gets one.
+    pub hides_passwords: bool,
     /// The path and query that the agent sees.
-    pub path: &'a str,
+    pub path: Cow<'a, str>,
 }
 
 impl Header<'_> {
@@ -55,18 +52,18 @@ impl Header<'_> {
     }
 }
 
-/// The host that the agent is told.
-pub fn host_for(head: &RequestHead<'_>, forward: &RequestRewrite<'_>) -> String {
-    match (forward.host_header, head.host) {
+/// The `Host` that the agent gets.
+pub fn host_for(head: &RequestHead<'_>, mode: HostHeader, agent: IpAddr) -> String {
+    match (mode, head.host) {
         (HostHeader::StripPort, Some(host)) => split_port(host).0.to_owned(),
         (HostHeader::Pass, Some(host)) => host.to_owned(),
-        (HostHeader::Agent, _) | (_, None) => bracketed(forward.agent.ip()),
+        (HostHeader::Agent, _) | (_, None) => bracketed(agent),
     }
 }
 
 /// Writes the head that the agent sees.
-pub fn request(head: &RequestHead<'_>, forward: &RequestRewrite<'_>, host: &str, out: &mut Vec<u8>) {
-    for part in [head.method, " ", forward.path, " HTTP/1.1\r\nHost: ", host, "\r\n"] {
+pub fn request(head: &RequestHead<'_>, rewrite: &RequestRewrite<'_>, host: &str, out: &mut Vec<u8>) {
+    for part in [head.method, " ", &rewrite.path, " HTTP/1.1\r\nHost: ", host, "\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     if head.websocket {
@@ -74,7 +71,7 @@ pub fn request(head: &RequestHead<'_>, forward: &RequestRewrite<'_>, host: &str,
     }
     out.extend_from_slice(b"X-Real-IP: ");
     let client = out.len();
-    let RequestSource { peer, trusted, client: asking, secure } = forward.origin;
+    let RequestSource { peer, trusted, client: asking, secure } = rewrite.source;
     write_address(asking, out);
     let client = client..out.len();
     out.extend_from_slice(b"\r\nX-Forwarded-For: ");
@@ -95,7 +92,7 @@ pub fn request(head: &RequestHead<'_>, forward: &RequestRewrite<'_>, host: &str,
     out.extend_from_slice(b"\r\n");
     write_framing(head.framing, out);
     // Anybody can write whom they speak for (RFC 7239 8.1).
-    let is_own = |h: &Header<'_>| (!trusted && h.is("forwarded")) || (forward.passwords && is_basic(h));
+    let is_own = |h: &Header<'_>| (!trusted && h.is("forwarded")) || (rewrite.hides_passwords && is_basic(h));
     let passes = |h: &&Header<'_>| passes_to_agent(h, head) && !is_own(h);
     for header in head.headers.iter().filter(passes) {
         header.write(out);

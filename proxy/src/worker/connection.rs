@@ -11,15 +11,16 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::access::admission::{self, ClientPermit};
+use crate::access::policy::{Decision, Forward};
 use crate::access::proxy_protocol::{InvalidProxyHeader, ProxyHeader};
 use crate::access::rejections::{RejectCounters, RejectReason};
-use crate::access::route::Route;
 use crate::agents::pool::{Bound, ConnectError, PoolLimits};
 use crate::http::h1::exchange::{Exchange, Failure, Method, Outcome, RequestContext};
 use crate::http::h1::head::{Framing, HeadEnd, HeadError, RequestHead};
 use crate::http::h1::keep_alive::Promise;
 use crate::http::local_response::LocalResponse;
 use crate::http::request_source::RequestSource;
+use crate::http::rewrite;
 use crate::observe::access_log::{EndReason, Side};
 use crate::observe::client::{ClientConnection, ConnectionId};
 use crate::runtime::drain::Phase;
@@ -28,19 +29,19 @@ use crate::session::relay::{ByteCounts, RelayContext, relay};
 use crate::tls::TlsEnd;
 use crate::transport::endpoint::{Endpoint, EndpointError, WorkerBuffers};
 use crate::transport::net::Runtime;
-use crate::worker::context::Worker;
+use crate::worker::authorization::authorize;
+use crate::worker::context::Generation;
 use crate::worker::eviction::Place;
 use crate::worker::failure_responses::{
-    cause, head_took_too_long, log_connect_failure, log_failure, not_tls, refused_for, reply_to,
+    cause, head_took_too_long, log_connect_failure, log_failure, not_tls, reject_reason, response_to,
 };
-use crate::worker::policy::{asked, authorize, decide};
 use crate::worker::record_builder::RecordBuilder;
 
 /// How long a client that is to be left has to take its last bytes.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-struct Accepted<S> {
-    peer: Endpoint<S>,
+struct Accepted<N: Runtime> {
+    endpoint: Endpoint<N::Stream>,
     client: SocketAddr,
     secure: bool,
     crowded: bool,
@@ -48,27 +49,27 @@ struct Accepted<S> {
 }
 
 /// A client that may be here.
-struct Admitted<S> {
-    accepted: Accepted<S>,
-    guest: ClientPermit,
+struct Admitted<N: Runtime> {
+    accepted: Accepted<N>,
+    permit: ClientPermit,
 }
 
 /// A client that may ask for something.
-struct Ready<S> {
-    peer: Box<Endpoint<S>>,
+struct Ready<N: Runtime> {
+    endpoint: Box<Endpoint<N::Stream>>,
     /// Who made the connection; a request of it may be another's ([`RequestSource`]).
     client: ClientConnection,
     secure: bool,
     /// Whether it has been answered before.
     again: bool,
     /// Where it has logged in.
-    bound: Bound<S>,
+    bound: Bound<N::Stream>,
 }
 
 /// A client that has asked for something that an agent is to answer.
-struct Requested<S> {
-    client: Ready<S>,
-    asked: RequestContext,
+struct Requested<N: Runtime> {
+    client: Ready<N>,
+    request: RequestContext,
     agent: SocketAddr,
     /// The head that the agent is to see.
     head: Vec<u8>,
@@ -76,9 +77,9 @@ struct Requested<S> {
 }
 
 /// A client, and the agent that has its request.
-struct Connected<S> {
-    requested: Box<Requested<S>>,
-    agent: Box<Endpoint<S>>,
+struct Connected<N: Runtime> {
+    requested: Box<Requested<N>>,
+    agent: Box<Endpoint<N::Stream>>,
     /// Whether the agent's connection has served another request before.
     reused: bool,
     /// How the agent means to keep the connection once it has answered.
@@ -90,18 +91,18 @@ struct Connected<S> {
 }
 
 /// A client and an agent that speak to each other.
-struct Upgraded<S> {
-    client: Box<Endpoint<S>>,
-    agent: Box<Endpoint<S>>,
+struct Upgraded<N: Runtime> {
+    client: Box<Endpoint<N::Stream>>,
+    agent: Box<Endpoint<N::Stream>>,
     builder: RecordBuilder,
 }
 
 /// What comes after an answer: the next request, a session, or an end.
-enum NextStep<S> {
-    Next(Ready<S>),
-    Upgraded(Box<Upgraded<S>>),
+enum NextStep<N: Runtime> {
+    Next(Ready<N>),
+    Upgraded(Box<Upgraded<N>>),
     /// The client is to leave.
-    Closing(Ready<S>),
+    Closing(Ready<N>),
     /// The client is gone.
     Closed,
 }
@@ -110,7 +111,7 @@ enum NextStep<S> {
 ///
 /// `crowded`: there are as many connections as may be, and another one gives way once this client is let in.
 pub async fn serve<N: Runtime>(
-    worker: &Worker<N>,
+    generation: &Generation<N>,
     stream: N::Stream,
     client: SocketAddr,
     secure: bool,
@@ -118,27 +119,31 @@ pub async fn serve<N: Runtime>(
     id: ConnectionId,
 ) {
     // What the front needs is many KiB, which are given back before a desktop's hours begin.
-    let accepted = Accepted { peer: Endpoint::new(stream, TlsEnd::plain()), client, secure, crowded, id };
-    let front = Box::pin(front(worker, accepted));
-    if let Some((upgraded, _guest)) = front.await {
-        upgraded.relay(worker).await;
+    let accepted = Accepted { endpoint: Endpoint::new(stream, TlsEnd::plain()), client, secure, crowded, id };
+    let front = Box::pin(front(generation, accepted));
+    if let Some((upgraded, _permit)) = front.await {
+        upgraded.relay(generation).await;
     }
 }
 
 /// Tells a client without TLS why it is not served. With TLS, the handshake would cost more than it is worth.
-pub async fn reject<N: Runtime>(worker: &Worker<N>, stream: N::Stream, why: RejectReason) {
-    send_rejection(worker, Endpoint::new(stream, TlsEnd::plain()), why).await;
+pub async fn reject<N: Runtime>(generation: &Generation<N>, stream: N::Stream, reason: RejectReason) {
+    send_rejection(generation, Endpoint::new(stream, TlsEnd::plain()), reason).await;
 }
 
 /// Does not wait for it to listen.
-async fn send_rejection<N: Runtime>(worker: &Worker<N>, mut peer: Endpoint<N::Stream>, why: RejectReason) {
-    if peer.write(&admission::reply_to(why).render(false, false)).is_err() {
+async fn send_rejection<N: Runtime>(
+    generation: &Generation<N>,
+    mut endpoint: Endpoint<N::Stream>,
+    reason: RejectReason,
+) {
+    if endpoint.write(&admission::reply_to(reason).render(false, false)).is_err() {
         return;
     }
     poll_fn(|cx| {
         // What it asked is taken in, or closing would reset the connection. Whether it hears is its own affair.
-        let _ = peer.poll_fill(cx, &mut worker.scratch.borrow_mut());
-        let _ = peer.poll_finish(cx, true);
+        let _ = endpoint.poll_fill(cx, &mut generation.worker.buffers.borrow_mut());
+        let _ = endpoint.poll_finish(cx, true);
         Poll::Ready(())
     })
     .await;
@@ -146,28 +151,28 @@ async fn send_rejection<N: Runtime>(worker: &Worker<N>, mut peer: Endpoint<N::St
 
 /// Everything before a session.
 async fn front<N: Runtime>(
-    worker: &Worker<N>,
-    accepted: Accepted<N::Stream>,
-) -> Option<(Box<Upgraded<N::Stream>>, ClientPermit)> {
+    generation: &Generation<N>,
+    accepted: Accepted<N>,
+) -> Option<(Box<Upgraded<N>>, ClientPermit)> {
     let client = accepted.client();
-    let place = worker.waiting.enter();
-    let Some(opened) = place.hold(opened(worker, accepted)).await else {
-        worker.shared.rejections.note(RejectReason::Evicted, client);
+    let place = generation.worker.waiting.enter();
+    let Some(opened) = place.hold(opened(generation, accepted)).await else {
+        generation.rejections().note(RejectReason::Evicted, client);
         return None;
     };
-    let (mut ready, guest) = opened?;
+    let (mut ready, permit) = opened?;
     loop {
-        match ready.one_request(worker, &place).await {
+        match ready.one_request(generation, &place).await {
             NextStep::Next(next) => {
                 // Requests that were sent ahead are a step of front work each.
-                if !next.peer.read_buf.is_empty() {
-                    worker.net.yield_now().await;
+                if !next.endpoint.read_buf.is_empty() {
+                    generation.net.yield_now().await;
                 }
                 ready = next;
             }
-            NextStep::Upgraded(upgraded) => return Some((upgraded, guest)),
+            NextStep::Upgraded(upgraded) => return Some((upgraded, permit)),
             NextStep::Closing(ready) => {
-                place.hold(ready.linger(worker)).await;
+                place.hold(ready.linger(generation)).await;
                 return None;
             }
             NextStep::Closed => return None,
@@ -177,45 +182,47 @@ async fn front<N: Runtime>(
 
 /// Everything before the first request.
 async fn opened<N: Runtime>(
-    worker: &Worker<N>,
-    accepted: Accepted<N::Stream>,
-) -> Option<(Ready<N::Stream>, ClientPermit)> {
-    let Admitted { accepted, guest } = accepted.with_proxy_header(worker).await?.admit(worker).await?;
-    Some((accepted.secure(worker).await?, guest))
+    generation: &Generation<N>,
+    accepted: Accepted<N>,
+) -> Option<(Ready<N>, ClientPermit)> {
+    let Admitted { accepted, permit } =
+        accepted.with_proxy_header(generation).await?.admit(generation).await?;
+    Some((accepted.secure(generation).await?, permit))
 }
 
-impl<S: crate::transport::net::Stream> Accepted<S> {
+impl<N: Runtime> Accepted<N> {
     /// A balancer says first whom it speaks for.
-    async fn with_proxy_header<N: Runtime<Stream = S>>(mut self, worker: &Worker<N>) -> Option<Self> {
-        let config = &worker.shared.config;
+    async fn with_proxy_header(mut self, generation: &Generation<N>) -> Option<Self> {
+        let config = generation.config();
         if !config.clients.is_proxy_protocol_source(self.client.ip()) {
             return Some(self);
         }
-        let read =
-            worker.net.timeout(config.limits.header_timeout, read_proxy_header(&mut self.peer, worker));
+        let read = generation
+            .net
+            .timeout(config.limits.header_timeout, read_proxy_header(&mut self.endpoint, generation));
         let proxy_header = tokio::select! {
             read = read => read.unwrap_or(Err(EndpointError::TimedOut.into())),
-            () = worker.last_call() => return None,
+            () = generation.last_call() => return None,
         };
         match proxy_header {
             Ok(client) => Some(Self { client: client.unwrap_or(self.client), ..self }),
             Err(fault) => {
-                worker.shared.rejections.note_with(RejectReason::ProxyHeader, self.client(), &fault);
+                generation.rejections().note_with(RejectReason::ProxyHeader, self.client(), &fault);
                 None
             }
         }
     }
 
-    async fn admit<N: Runtime<Stream = S>>(self, worker: &Worker<N>) -> Option<Admitted<S>> {
-        let why = match worker.shared.admission.admit(self.client.ip(), worker.net.now()) {
+    async fn admit(self, generation: &Generation<N>) -> Option<Admitted<N>> {
+        let reason = match generation.shared.admission.admit(self.client.ip(), generation.net.now()) {
             // Where none has waited longer, it is its own place that it loses.
-            Ok(_) if self.crowded && !worker.waiting.evict() => RejectReason::MaxConnections,
-            Ok(guest) => return Some(Admitted { accepted: self, guest }),
-            Err(why) => why,
+            Ok(_) if self.crowded && !generation.worker.waiting.evict() => RejectReason::MaxConnections,
+            Ok(permit) => return Some(Admitted { accepted: self, permit }),
+            Err(reason) => reason,
         };
-        worker.shared.rejections.note(why, self.client());
+        generation.rejections().note(reason, self.client());
         if !self.secure {
-            send_rejection(worker, self.peer, why).await;
+            send_rejection(generation, self.endpoint, reason).await;
         }
         None
     }
@@ -225,45 +232,46 @@ impl<S: crate::transport::net::Stream> Accepted<S> {
         ClientConnection { id: self.id, address: self.client.ip() }
     }
 
-    fn unsecured(self) -> Ready<S> {
+    fn unsecured(self) -> Ready<N> {
         let client = self.client();
-        let Self { peer, secure, .. } = self;
-        Ready { peer: Box::new(peer), client, secure, again: false, bound: Bound::none() }
+        let Self { endpoint, secure, .. } = self;
+        Ready { endpoint: Box::new(endpoint), client, secure, again: false, bound: Bound::none() }
     }
 
-    async fn secure<N: Runtime<Stream = S>>(self, worker: &Worker<N>) -> Option<Ready<S>> {
+    async fn secure(self, generation: &Generation<N>) -> Option<Ready<N>> {
         let client = self.client();
         if !self.secure {
             return Some(self.unsecured());
         }
-        let tls = worker.shared.acceptor.accept().ok()?;
-        let mut ready = Self { peer: self.peer.begin_tls(tls), ..self }.unsecured();
-        let handshake = worker
-            .net
-            .timeout(worker.shared.config.limits.header_timeout, ready.peer.handshake(&worker.scratch));
-        let mut place = worker.handshakes.begin();
+        let tls = generation.shared.acceptor.accept().ok()?;
+        let mut ready = Self { endpoint: self.endpoint.begin_tls(tls), ..self }.unsecured();
+        let handshake = generation.net.timeout(
+            generation.config().limits.header_timeout,
+            ready.endpoint.handshake(&generation.worker.buffers),
+        );
+        let mut place = generation.handshakes.begin();
         let secure = tokio::select! {
             done = handshake => done.unwrap_or(Err(EndpointError::TimedOut)),
             () = place.lost() => {
-                worker.shared.rejections.note(RejectReason::HandshakeEvicted, client);
+                generation.rejections().note(RejectReason::HandshakeEvicted, client);
                 return None;
             }
-            () = worker.last_call() => return None,
+            () = generation.last_call() => return None,
         };
         match secure {
             Ok(()) => Some(ready),
             Err(EndpointError::NoTls) => {
-                worker.shared.rejections.note(RejectReason::NotTls, client);
-                ready.peer = Box::new(ready.peer.into_plain());
+                generation.rejections().note(RejectReason::NotTls, client);
+                ready.endpoint = Box::new(ready.endpoint.into_plain());
                 ready.secure = false;
-                let builder = RecordBuilder::new(client, false, worker.net.now());
-                if let NextStep::Closing(ready) = ready.refuse(worker, builder, &not_tls(), None).await {
-                    ready.linger(worker).await;
+                let builder = RecordBuilder::new(client, false, generation.net.now());
+                if let NextStep::Closing(ready) = ready.respond(generation, builder, &not_tls(), None).await {
+                    ready.linger(generation).await;
                 }
                 None
             }
             Err(fault) => {
-                note_no_tls(&worker.shared.rejections, client, &fault, ready.peer.was_heard());
+                note_failed_handshake(generation.rejections(), client, &fault, ready.endpoint.was_heard());
                 None
             }
         }
@@ -280,31 +288,31 @@ enum ProxyHeaderError {
 }
 
 async fn read_proxy_header<N: Runtime>(
-    peer: &mut Endpoint<N::Stream>,
-    worker: &Worker<N>,
+    endpoint: &mut Endpoint<N::Stream>,
+    generation: &Generation<N>,
 ) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     loop {
-        if let Some(ProxyHeader { length, client }) = ProxyHeader::read(peer.read_buf.filled())? {
-            peer.read_buf.consume(length);
+        if let Some(ProxyHeader { length, client }) = ProxyHeader::read(endpoint.read_buf.filled())? {
+            endpoint.read_buf.consume(length);
             return Ok(client);
         }
-        if peer.fill(&worker.scratch).await? == 0 {
+        if endpoint.fill(&generation.worker.buffers).await? == 0 {
             return Err(EndpointError::EndedEarly.into());
         }
     }
 }
 
 /// Counts a handshake that failed. One who has said nothing of it is no client: it only looked whether the port is open.
-fn note_no_tls(
+fn note_failed_handshake(
     rejections: &RejectCounters,
     client: ClientConnection,
     fault: &EndpointError,
     was_heard: bool,
 ) {
     match fault {
-        EndpointError::Tls(error) => match refused_for(error.trouble()) {
+        EndpointError::Tls(error) => match reject_reason(error.trouble()) {
             RejectReason::HandshakeAborted => rejections.note_quietly(RejectReason::HandshakeAborted),
-            why => rejections.note_with(why, client, error),
+            reason => rejections.note_with(reason, client, error),
         },
         EndpointError::TimedOut => rejections.note(RejectReason::HandshakeTimeout, client),
         _ if was_heard => rejections.note_quietly(RejectReason::HandshakeAborted),
@@ -312,16 +320,16 @@ fn note_no_tls(
     }
 }
 
-impl<S: crate::transport::net::Stream> Ready<S> {
-    async fn one_request<N: Runtime<Stream = S>>(self, worker: &Worker<N>, place: &Place<'_>) -> NextStep<S> {
+impl<N: Runtime> Ready<N> {
+    async fn one_request(self, generation: &Generation<N>, place: &Place<'_>) -> NextStep<N> {
         let client = self.client;
-        let Some(asked) = place.hold(self.read_request(worker, place)).await else {
-            worker.shared.rejections.note(RejectReason::Evicted, client);
+        let Some(asked) = place.hold(self.read_request(generation, place)).await else {
+            generation.rejections().note(RejectReason::Evicted, client);
             return NextStep::Closed;
         };
         let after = match asked {
             Ok(requested) => {
-                let (Ok(after) | Err(after)) = requested.answer(worker).await;
+                let (Ok(after) | Err(after)) = requested.answer(generation).await;
                 after
             }
             Err(after) => after,
@@ -331,59 +339,60 @@ impl<S: crate::transport::net::Stream> Ready<S> {
     }
 
     /// Reads a head and decides who answers it. Once the head is whole, nobody takes the client's place.
-    async fn read_request<N: Runtime<Stream = S>>(
+    async fn read_request(
         mut self,
-        worker: &Worker<N>,
+        generation: &Generation<N>,
         place: &Place<'_>,
-    ) -> Result<Box<Requested<S>>, NextStep<S>> {
-        if !self.wait_for_request(worker).await {
+    ) -> Result<Box<Requested<N>>, NextStep<N>> {
+        if !self.wait_for_request(generation).await {
             return Err(self.close());
         }
-        let builder = RecordBuilder::new(self.client, self.secure, worker.net.now());
-        let length = match worker
+        let builder = RecordBuilder::new(self.client, self.secure, generation.net.now());
+        let length = match generation
             .net
-            .timeout(worker.shared.config.limits.header_timeout, self.read_head(worker))
+            .timeout(generation.config().limits.header_timeout, self.read_head(generation))
             .await
         {
             Ok(Ok(length)) => length,
             Ok(Err(HeadFailure::Gone)) => return Err(NextStep::Closed),
-            Ok(Err(HeadFailure::Refused(error))) => {
-                return Err(self.refuse_head(worker, builder, error).await);
+            Ok(Err(HeadFailure::Invalid(error))) => {
+                return Err(self.reject_head(generation, builder, error).await);
             }
-            Err(_) if self.peer.read_buf.is_empty() => return Err(self.close()),
-            Err(_) => return Err(self.refuse(worker, builder, &head_took_too_long(), None).await),
+            Err(_) if self.endpoint.read_buf.is_empty() => return Err(self.close()),
+            Err(_) => return Err(self.respond(generation, builder, &head_took_too_long(), None).await),
         };
         place.leave();
-        self.route_request(worker, builder, length).await
+        self.route_request(generation, builder, length).await
     }
 
     /// Waits for the first byte; false where the client leaves or is to leave.
-    async fn wait_for_request<N: Runtime<Stream = S>>(&mut self, worker: &Worker<N>) -> bool {
-        let limits = &worker.shared.config.limits;
+    async fn wait_for_request(&mut self, generation: &Generation<N>) -> bool {
+        let limits = &generation.config().limits;
         let (again, limit) =
             (self.again, if self.again { limits.client_keepalive_timeout } else { limits.header_timeout });
-        if self.peer.read_buf.is_empty() {
-            self.peer.read_buf.release();
+        if self.endpoint.read_buf.is_empty() {
+            self.endpoint.read_buf.release();
         }
         tokio::select! {
             biased;
-            begun = worker.net.timeout(limit, self.begin_request(worker)) => begun.unwrap_or(false),
-            () = Self::dismissed(again, worker) => false,
+            begun = generation.net.timeout(limit, self.begin_request(generation)) => begun.unwrap_or(false),
+            () = Self::dismissed(again, generation) => false,
         }
     }
 
     /// Takes in the first byte of a request; false where none comes. Some clients send an empty line behind a body, which
     /// is no beginning of a request; one more may stand in front of it, for [`HeadEnd`] to see.
-    async fn begin_request<N: Runtime<Stream = S>>(&mut self, worker: &Worker<N>) -> bool {
+    async fn begin_request(&mut self, generation: &Generation<N>) -> bool {
         let mut may_skip = true;
         loop {
-            match self.peer.read_buf.filled() {
+            match self.endpoint.read_buf.filled() {
                 [b'\r', b'\n', ..] if may_skip => {
-                    self.peer.read_buf.consume(2);
+                    self.endpoint.read_buf.consume(2);
                     may_skip = false;
                 }
                 bytes if bytes.is_empty() || (may_skip && bytes == b"\r") => {
-                    if !matches!(self.peer.fill(&worker.scratch).await, Ok(gained) if gained > 0) {
+                    if !matches!(self.endpoint.fill(&generation.worker.buffers).await, Ok(gained) if gained > 0)
+                    {
                         return false;
                     }
                 }
@@ -393,172 +402,172 @@ impl<S: crate::transport::net::Stream> Ready<S> {
     }
 
     /// Ready once it is to leave: at once where it has been answered before.
-    async fn dismissed<N: Runtime<Stream = S>>(again: bool, worker: &Worker<N>) {
-        if again { worker.drain.reached(Phase::Draining).await } else { worker.last_call().await }
+    async fn dismissed(again: bool, generation: &Generation<N>) {
+        if again { generation.drain.reached(Phase::Draining).await } else { generation.last_call().await }
     }
 
-    async fn read_head<N: Runtime<Stream = S>>(&mut self, worker: &Worker<N>) -> Result<usize, HeadFailure> {
+    async fn read_head(&mut self, generation: &Generation<N>) -> Result<usize, HeadFailure> {
         let mut scan = HeadEnd::default();
-        let limits = &worker.shared.config.limits.head;
+        let limits = &generation.config().limits.head;
         loop {
-            let found = scan.find(self.peer.read_buf.filled(), limits);
-            if let Some(length) = found.map_err(HeadFailure::Refused)? {
+            let found = scan.find(self.endpoint.read_buf.filled(), limits);
+            if let Some(length) = found.map_err(HeadFailure::Invalid)? {
                 return Ok(length);
             }
-            match self.peer.fill(&worker.scratch).await {
+            match self.endpoint.fill(&generation.worker.buffers).await {
                 Ok(gained) if gained > 0 => {}
                 _ => return Err(HeadFailure::Gone),
             }
         }
     }
 
-    async fn route_request<N: Runtime<Stream = S>>(
+    async fn route_request(
         mut self,
-        worker: &Worker<N>,
+        generation: &Generation<N>,
         mut builder: RecordBuilder,
         length: usize,
-    ) -> Result<Box<Requested<S>>, NextStep<S>> {
-        let config = &worker.shared.config;
-        let head = match RequestHead::parse(&self.peer.read_buf.filled()[..length], &config.limits.head) {
+    ) -> Result<Box<Requested<N>>, NextStep<N>> {
+        let config = generation.config();
+        let head = match RequestHead::parse(&self.endpoint.read_buf.filled()[..length], &config.limits.head) {
             Ok(head) => head,
-            Err(error) => return Err(self.refuse_head(worker, builder, error).await),
+            Err(error) => return Err(self.reject_head(generation, builder, error).await),
         };
-        if worker.shared.log.is_on() {
+        if generation.shared.log.is_on() {
             builder.note(&head);
         }
-        let origin = RequestSource::of(
-            self.client.address,
-            self.secure,
-            &head.headers,
-            &config.clients.trusted_proxies,
-        );
-        (builder.record.client, builder.secure) = (origin.client, origin.secure);
-        let mut asked = asked(&head);
+        let (address, proxies) = (self.client.address, &config.clients.trusted_proxies);
+        let source = RequestSource::of(address, self.secure, &head.headers, proxies);
+        (builder.record.client, builder.secure) = (source.client, source.secure);
+        let mut request = RequestContext::of(&head);
         // A trusted proxy speaks for others, whatever it says.
-        asked.login.is_for_another |= origin.trusted;
-        let route = Route::of_request(head.host, head.path, worker.shared.config.agent_domain.as_ref());
-        let decision = match authorize(&head, route, worker, &origin).await {
+        request.login.is_for_another |= source.trusted;
+        let route = config.policy.route(&head);
+        let decision = match authorize(&head, route, generation, &source).await {
             Ok(user) => {
                 builder.record.user = user.unwrap_or_default();
-                decide(&head, route, worker, &origin, builder.client(), &mut asked)
+                config.policy.decide(&head, route, source)
             }
-            Err((why, reply)) => {
-                worker.shared.rejections.note(why, builder.client());
-                Err(reply)
+            Err((reason, response)) => {
+                generation.rejections().note(reason, builder.client());
+                Decision::Respond(response)
             }
         };
-        self.peer.read_buf.consume(length);
-        match decision {
-            Ok((agent, head)) => {
+        let response = match decision {
+            Decision::Forward(Forward { agent, rewrite, path_prefix }) => {
+                let mut out = Vec::with_capacity(512 + head.path.len());
+                rewrite::request(&head, &rewrite, &path_prefix.host, &mut out);
+                self.endpoint.read_buf.consume(length);
                 builder.record.agent = Some(agent);
-                Ok(Box::new(Requested { client: self, asked, agent, head, builder }))
+                request.path_prefix = Some(path_prefix);
+                return Ok(Box::new(Requested { client: self, request, agent, head: out, builder }));
             }
-            Err(reply) => Err(self.refuse(worker, builder, &reply, Some(&asked)).await),
-        }
+            Decision::Respond(response) => response,
+            Decision::Reject { agent, response, .. } => {
+                generation.rejections().note_agent(builder.client(), agent);
+                response
+            }
+        };
+        self.endpoint.read_buf.consume(length);
+        Err(self.respond(generation, builder, &response, Some(&request)).await)
     }
 
-    async fn refuse_head<N: Runtime<Stream = S>>(
+    async fn reject_head(
         self,
-        worker: &Worker<N>,
+        generation: &Generation<N>,
         mut builder: RecordBuilder,
         error: HeadError,
-    ) -> NextStep<S> {
-        builder.note_bytes(self.peer.read_buf.filled());
-        worker.shared.rejections.note(RejectReason::BadRequest, self.client);
-        let mut reply = LocalResponse::new(error.status(), error.to_string());
+    ) -> NextStep<N> {
+        builder.note_bytes(self.endpoint.read_buf.filled());
+        generation.rejections().note(RejectReason::BadRequest, self.client);
+        let mut response = LocalResponse::new(error.status(), error.to_string());
         if error == HeadError::Method {
-            reply = reply.with_header("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+            response = response.with_header("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         }
-        self.refuse(worker, builder, &reply, None).await
+        self.respond(generation, builder, &response, None).await
     }
 
-    /// Gives the proxy's own answer. The connection stays only where the request is known to its last byte.
-    async fn refuse<N: Runtime<Stream = S>>(
+    /// Sends the proxy's own response. The connection stays only where the request is known to its last byte.
+    async fn respond(
         mut self,
-        worker: &Worker<N>,
+        generation: &Generation<N>,
         mut builder: RecordBuilder,
-        reply: &LocalResponse,
-        asked: Option<&RequestContext>,
-    ) -> NextStep<S> {
-        let running = worker.drain.phase() == Phase::Running;
-        let whole =
-            |asked: &RequestContext| asked.keep_alive && asked.framing == Framing::Empty && !asked.websocket;
-        let keep = running && asked.is_some_and(whole);
-        let head_only = asked.is_some_and(|asked| asked.method == Method::Head);
-        let hsts = worker.shared.config.hsts.clone().filter(|_| builder.secure);
-        let reply = hsts.into_iter().fold(reply.clone(), LocalResponse::with_header);
-        let sent = self.send(worker, &reply.render(keep, head_only)).await;
-        let ending = if reply.status < 400 { EndReason::Answered } else { EndReason::Rejected };
-        builder.record.to_client = if head_only { 0 } else { reply.body_bytes() as u64 };
+        response: &LocalResponse,
+        request: Option<&RequestContext>,
+    ) -> NextStep<N> {
+        let running = generation.drain.phase() == Phase::Running;
+        let whole = |request: &RequestContext| {
+            request.keep_alive && request.framing == Framing::Empty && !request.websocket
+        };
+        let keep = running && request.is_some_and(whole);
+        let head_only = request.is_some_and(|request| request.method == Method::Head);
+        let hsts = generation.config().hsts.clone().filter(|_| builder.secure);
+        let response = hsts.into_iter().fold(response.clone(), LocalResponse::with_header);
+        let sent = self.send(generation, &response.render(keep, head_only)).await;
+        let end_reason = if response.status < 400 { EndReason::Answered } else { EndReason::Rejected };
+        builder.record.to_client = if head_only { 0 } else { response.body_bytes() as u64 };
         match sent {
-            Ok(()) => builder.close(worker, reply.status, ending),
-            Err(fault) => builder.close(worker, reply.status, fault.ending(Side::Client)),
+            Ok(()) => builder.close(generation, response.status, end_reason),
+            Err(fault) => builder.close(generation, response.status, fault.ending(Side::Client)),
         }
         if keep { self.next() } else { self.close() }
     }
 
-    async fn send<N: Runtime<Stream = S>>(
-        &mut self,
-        worker: &Worker<N>,
-        bytes: &[u8],
-    ) -> Result<(), EndpointError> {
-        self.peer.write(bytes)?;
-        let sent = worker.net.timeout(worker.shared.config.limits.tcp_user_timeout, self.peer.flush()).await;
+    async fn send(&mut self, generation: &Generation<N>, bytes: &[u8]) -> Result<(), EndpointError> {
+        self.endpoint.write(bytes)?;
+        let sent =
+            generation.net.timeout(generation.config().limits.tcp_user_timeout, self.endpoint.flush()).await;
         sent.unwrap_or(Err(EndpointError::TimedOut))
     }
 
-    fn next(mut self) -> NextStep<S> {
+    fn next(mut self) -> NextStep<N> {
         self.again = true;
         NextStep::Next(self)
     }
 
-    fn close(mut self) -> NextStep<S> {
+    fn close(mut self) -> NextStep<N> {
         self.bound.clear();
         NextStep::Closing(self)
     }
 
     /// Ends the connection in order: what was sent is brought over, what still comes is thrown away.
-    async fn linger<N: Runtime<Stream = S>>(mut self, worker: &Worker<N>) {
-        if let Ok(Ok(())) = worker.net.timeout(CLOSE_TIMEOUT, self.peer.finish()).await {
-            self.peer.linger(&worker.net, &worker.scratch, CLOSE_TIMEOUT).await;
+    async fn linger(mut self, generation: &Generation<N>) {
+        if let Ok(Ok(())) = generation.net.timeout(CLOSE_TIMEOUT, self.endpoint.finish()).await {
+            self.endpoint.linger(&generation.net, &generation.worker.buffers, CLOSE_TIMEOUT).await;
         }
     }
 }
 
 enum HeadFailure {
     Gone,
-    Refused(HeadError),
+    Invalid(HeadError),
 }
 
-impl<S: crate::transport::net::Stream> Requested<S> {
-    async fn answer<N: Runtime<Stream = S>>(
-        self: Box<Self>,
-        worker: &Worker<N>,
-    ) -> Result<NextStep<S>, NextStep<S>> {
-        self.reach_agent(worker).await?.exchange(worker).await
+impl<N: Runtime> Requested<N> {
+    async fn answer(self: Box<Self>, generation: &Generation<N>) -> Result<NextStep<N>, NextStep<N>> {
+        self.reach_agent(generation).await?.exchange(generation).await
     }
 
     /// Takes an idle connection to the agent, or makes one.
-    async fn reach_agent<N: Runtime<Stream = S>>(
+    async fn reach_agent(
         mut self: Box<Self>,
-        worker: &Worker<N>,
-    ) -> Result<Connected<S>, NextStep<S>> {
-        if self.client.peer.is_put_off() {
+        generation: &Generation<N>,
+    ) -> Result<Connected<N>, NextStep<N>> {
+        if self.client.endpoint.is_put_off() {
             // In a run that may do nothing more, a good connection can't be told from a bad one.
-            worker.net.yield_now().await;
+            generation.net.yield_now().await;
         }
         let idle = poll_fn(|cx| {
-            let (mut scratch, now) = (worker.scratch.borrow_mut(), worker.net.now());
-            let bound = self.take_bound(cx, &mut scratch, now, &worker.shared.config.pool);
+            let (mut scratch, now) = (generation.worker.buffers.borrow_mut(), generation.net.now());
+            let bound = self.take_bound(cx, &mut scratch, now, &generation.config().pool);
             let is_bound = bound.is_some();
-            let idle = bound.or_else(|| worker.pool.borrow_mut().take(cx, &mut scratch, self.agent, now));
+            let idle = bound.or_else(|| generation.pool.borrow_mut().take(cx, &mut scratch, self.agent, now));
             Poll::Ready(idle.map(|(agent, promise)| (agent, promise.after_one(), is_bound)))
         });
         match idle.await {
             Some((agent, promise, bound)) => {
                 Ok(Connected { reused: true, promise, bound, ..self.pair(agent) })
             }
-            None => self.reach_anew(worker).await,
+            None => self.reach_anew(generation).await,
         }
     }
 
@@ -568,40 +577,37 @@ impl<S: crate::transport::net::Stream> Requested<S> {
         scratch: &mut WorkerBuffers,
         now: Instant,
         limits: &PoolLimits,
-    ) -> Option<(Box<Endpoint<S>>, Promise)> {
-        if self.asked.login.is_for_another {
+    ) -> Option<(Box<Endpoint<N::Stream>>, Promise)> {
+        if self.request.login.is_for_another {
             return None;
         }
         self.client.bound.take(cx, scratch, self.agent, now, limits)
     }
 
-    async fn reach_anew<N: Runtime<Stream = S>>(
-        self: Box<Self>,
-        worker: &Worker<N>,
-    ) -> Result<Connected<S>, NextStep<S>> {
-        let begun = worker.net.now();
-        let reached = worker
+    async fn reach_anew(self: Box<Self>, generation: &Generation<N>) -> Result<Connected<N>, NextStep<N>> {
+        let begun = generation.net.now();
+        let reached = generation
             .net
-            .timeout(worker.shared.config.limits.connect_timeout, connect(worker, self.agent))
+            .timeout(generation.config().limits.connect_timeout, connect(generation, self.agent))
             .await;
         match reached.unwrap_or(Err(ConnectError::TimedOut)) {
             Ok(agent) => {
-                worker.stats.connected(self.agent.ip(), worker.net.now() - begun);
+                generation.worker.stats.connected(self.agent.ip(), generation.net.now() - begun);
                 Ok(self.pair(agent))
             }
             Err(error) => {
-                worker.stats.connect_failed(self.agent.ip());
-                log_connect_failure(worker, self.builder.client(), self.agent, &error);
-                let reply = LocalResponse::new(
+                generation.worker.stats.connect_failed(self.agent.ip());
+                log_connect_failure(generation, self.builder.client(), self.agent, &error);
+                let response = LocalResponse::new(
                     error.status(),
                     format!("The desktop at {} {}", self.agent.ip(), cause(&error)),
                 );
-                Err(self.refuse(worker, &reply).await)
+                Err(self.respond(generation, &response).await)
             }
         }
     }
 
-    fn pair(self: Box<Self>, agent: Box<Endpoint<S>>) -> Connected<S> {
+    fn pair(self: Box<Self>, agent: Box<Endpoint<N::Stream>>) -> Connected<N> {
         Connected {
             requested: self,
             agent,
@@ -612,55 +618,48 @@ impl<S: crate::transport::net::Stream> Requested<S> {
         }
     }
 
-    async fn refuse<N: Runtime<Stream = S>>(
-        self: Box<Self>,
-        worker: &Worker<N>,
-        reply: &LocalResponse,
-    ) -> NextStep<S> {
-        let Self { client, builder, asked, .. } = *self;
-        client.refuse(worker, builder, reply, Some(&asked)).await
+    async fn respond(self: Box<Self>, generation: &Generation<N>, response: &LocalResponse) -> NextStep<N> {
+        let Self { client, builder, request, .. } = *self;
+        client.respond(generation, builder, response, Some(&request)).await
     }
 }
 
 async fn connect<N: Runtime>(
-    worker: &Worker<N>,
+    generation: &Generation<N>,
     agent: SocketAddr,
 ) -> Result<Box<Endpoint<N::Stream>>, ConnectError> {
-    let stream = worker.net.connect(agent).await.map_err(ConnectError::Refused)?;
-    let Some(connector) = &worker.shared.connector else {
+    let stream = generation.net.connect(agent).await.map_err(ConnectError::Refused)?;
+    let Some(connector) = &generation.shared.connector else {
         return Ok(Box::new(Endpoint::new(stream, TlsEnd::plain())));
     };
     let tls = connector.connect(agent.ip()).map_err(|error| ConnectError::Handshake(error.into()))?;
-    let mut peer = Box::new(Endpoint::new(stream, tls));
-    peer.handshake(&worker.scratch).await.map_err(ConnectError::Handshake)?;
-    Ok(peer)
+    let mut endpoint = Box::new(Endpoint::new(stream, tls));
+    endpoint.handshake(&generation.worker.buffers).await.map_err(ConnectError::Handshake)?;
+    Ok(endpoint)
 }
 
-impl<S: crate::transport::net::Stream> Connected<S> {
-    async fn exchange<N: Runtime<Stream = S>>(
-        mut self,
-        worker: &Worker<N>,
-    ) -> Result<NextStep<S>, NextStep<S>> {
+impl<N: Runtime> Connected<N> {
+    async fn exchange(mut self, generation: &Generation<N>) -> Result<NextStep<N>, NextStep<N>> {
         let secure = self.requested.builder.secure;
         let mut exchange = Exchange {
-            client: &mut self.requested.client.peer,
+            client: &mut self.requested.client.endpoint,
             agent: &mut self.agent,
-            net: &worker.net,
-            scratch: &worker.scratch,
-            may_half_close: !self.requested.asked.websocket,
-            drain: &worker.drain,
-            limits: worker.shared.config.exchange,
-            hsts: worker.shared.config.hsts.as_deref().filter(|_| secure),
+            net: &generation.net,
+            scratch: &generation.worker.buffers,
+            may_half_close: !self.requested.request.websocket,
+            drain: &generation.drain,
+            limits: generation.config().exchange,
+            hsts: generation.config().hsts.as_deref().filter(|_| secure),
             to_agent: 0,
             to_client: 0,
             heard: false,
             promise: self.promise,
-            binds: self.bound || self.requested.asked.login.is_tried,
+            binds: self.bound || self.requested.request.login.is_tried,
         };
         let outcome = tokio::select! {
             biased;
-            outcome = exchange.run(&self.requested.asked, &self.requested.head) => outcome,
-            () = worker.drain.reached(Phase::Ending) => Err(Failure::Stopped),
+            outcome = exchange.run(&self.requested.request, &self.requested.head) => outcome,
+            () = generation.drain.reached(Phase::Ending) => Err(Failure::Stopped),
         };
         (self.heard, self.bound, self.promise) = (exchange.heard, exchange.binds, exchange.promise);
         let record = &mut self.requested.builder.record;
@@ -668,59 +667,59 @@ impl<S: crate::transport::net::Stream> Connected<S> {
         match outcome {
             Ok(Outcome::Upgraded) => Ok(NextStep::Upgraded(self.upgrade())),
             Ok(Outcome::Answered { status, keep_client, keep_agent }) => {
-                Ok(self.answered(worker, status, keep_client, keep_agent))
+                Ok(self.answered(generation, status, keep_client, keep_agent))
             }
             Err(failure) if self.may_retry(&failure) => {
-                let again = self.requested.reach_anew(worker).await?;
-                Box::pin(again.exchange(worker)).await
+                let again = self.requested.reach_anew(generation).await?;
+                Box::pin(again.exchange(generation)).await
             }
-            Err(failure) => Err(self.failed(worker, failure).await),
+            Err(failure) => Err(self.failed(generation, failure).await),
         }
     }
 
     /// A kept connection may have been closed by the agent just as it was used. The request is sent once more
     /// if it may be (RFC 9110 9.2.2), has no body, and not a byte of an answer came.
     fn may_retry(&self, failure: &Failure) -> bool {
-        let asked = &self.requested.asked;
+        let request = &self.requested.request;
         let unanswered = !self.heard
             && self.agent.read_buf.is_empty()
             && matches!(
                 failure,
                 Failure::Endpoint(Side::Agent, EndpointError::Io(_) | EndpointError::EndedEarly, None)
             );
-        self.reused && unanswered && asked.method != Method::Other && asked.framing == Framing::Empty
+        self.reused && unanswered && request.method != Method::Other && request.framing == Framing::Empty
     }
 
-    fn upgrade(self) -> Box<Upgraded<S>> {
+    fn upgrade(self) -> Box<Upgraded<N>> {
         let Requested { client, builder, .. } = *self.requested;
-        Box::new(Upgraded { client: client.peer, agent: self.agent, builder })
+        Box::new(Upgraded { client: client.endpoint, agent: self.agent, builder })
     }
 
-    fn answered<N: Runtime<Stream = S>>(
+    fn answered(
         self,
-        worker: &Worker<N>,
+        generation: &Generation<N>,
         status: u16,
         keep_client: bool,
         keep_agent: bool,
-    ) -> NextStep<S> {
+    ) -> NextStep<N> {
         let Self { requested, mut agent, bound, promise, .. } = self;
-        let Requested { mut client, asked, agent: address, builder, .. } = *requested;
-        builder.close(worker, status, EndReason::Complete);
-        let running = worker.drain.phase() == Phase::Running;
+        let Requested { mut client, request, agent: address, builder, .. } = *requested;
+        builder.close(generation, status, EndReason::Complete);
+        let running = generation.drain.phase() == Phase::Running;
         if keep_agent && running {
             agent.read_buf.release();
-            let now = worker.net.now();
+            let now = generation.net.now();
             if !bound {
-                worker.pool.borrow_mut().put(address, agent, promise, now);
-            } else if keep_client && !asked.login.is_for_another {
+                generation.pool.borrow_mut().put(address, agent, promise, now);
+            } else if keep_client && !request.login.is_for_another {
                 client.bound.put(address, agent, promise, now);
             }
         }
         if keep_client { client.next() } else { client.close() }
     }
 
-    async fn failed<N: Runtime<Stream = S>>(self, worker: &Worker<N>, failure: Failure) -> NextStep<S> {
-        let Requested { client, builder, agent, asked, .. } = *self.requested;
+    async fn failed(self, generation: &Generation<N>, failure: Failure) -> NextStep<N> {
+        let Requested { client, builder, agent, request, .. } = *self.requested;
         let begun = match &failure {
             Failure::Endpoint(side, fault, Some(status)) => {
                 Some((side, fault.to_string(), status, fault.ending(*side)))
@@ -730,60 +729,60 @@ impl<S: crate::transport::net::Stream> Connected<S> {
             }
             _ => None,
         };
-        if let Some((side, fault, status, ending)) = begun {
+        if let Some((side, fault, status, end_reason)) = begun {
             let detail = format!("{fault} (the {side}, after status {status})");
-            log_failure(worker, builder.client(), agent, failure.kind(), &detail);
-            builder.close(worker, *status, ending);
+            log_failure(generation, builder.client(), agent, failure.kind(), &detail);
+            builder.close(generation, *status, end_reason);
             return NextStep::Closed;
         }
-        match reply_to(&failure, agent.ip()) {
+        match response_to(&failure, agent.ip()) {
             None => {
                 let stopped = matches!(failure, Failure::Stopped);
                 builder.close(
-                    worker,
+                    generation,
                     0,
                     if stopped { EndReason::Drained } else { EndReason::Ended(Side::Client) },
                 );
                 NextStep::Closed
             }
-            Some(reply) => {
-                log_failure(worker, builder.client(), agent, failure.kind(), &failure.to_string());
-                client.refuse(worker, builder, &reply, Some(&asked)).await
+            Some(response) => {
+                log_failure(generation, builder.client(), agent, failure.kind(), &failure.to_string());
+                client.respond(generation, builder, &response, Some(&request)).await
             }
         }
     }
 }
 
-impl<S: crate::transport::net::Stream> Upgraded<S> {
-    async fn relay<N: Runtime<Stream = S>>(self: Box<Self>, worker: &Worker<N>) {
+impl<N: Runtime> Upgraded<N> {
+    async fn relay(self: Box<Self>, generation: &Generation<N>) {
         let Self { mut client, mut agent, mut builder } = *self;
-        let _open = builder.record.agent.map(|agent| worker.stats.begin_session(agent.ip()));
-        worker.net.set_class(Class::Session);
+        let _open = builder.record.agent.map(|agent| generation.worker.stats.begin_session(agent.ip()));
+        generation.net.set_class(Class::Session);
         let around = RelayContext {
-            net: &worker.net,
-            scratch: &worker.scratch,
-            pipes: &worker.pipes,
-            drain: &worker.drain,
-            limits: worker.shared.config.relay,
+            net: &generation.net,
+            scratch: &generation.worker.buffers,
+            pipes: &generation.worker.pipes,
+            drain: &generation.drain,
+            limits: generation.config().relay,
         };
-        let (ending, ByteCounts { to_agent, to_client }) = relay(&mut client, &mut agent, &around).await;
+        let (end_reason, ByteCounts { to_agent, to_client }) = relay(&mut client, &mut agent, &around).await;
         (builder.record.to_agent, builder.record.to_client) = (to_agent, to_client);
-        builder.close(worker, 101, ending);
-        worker.net.set_class(Class::Setup);
+        builder.close(generation, 101, end_reason);
+        generation.net.set_class(Class::Setup);
         // A slow client may still have to take what the agent said last.
-        let patience = match ending {
+        let patience = match end_reason {
             EndReason::Idle | EndReason::Drained => CLOSE_TIMEOUT,
-            _ => worker.shared.config.limits.tcp_user_timeout,
+            _ => generation.config().limits.tcp_user_timeout,
         };
         let linger = async {
             tokio::join!(
-                client.linger(&worker.net, &worker.scratch, patience),
-                agent.linger(&worker.net, &worker.scratch, CLOSE_TIMEOUT)
+                client.linger(&generation.net, &generation.worker.buffers, patience),
+                agent.linger(&generation.net, &generation.worker.buffers, CLOSE_TIMEOUT)
             )
         };
         tokio::select! {
             _ = linger => {}
-            () = worker.drain.reached(Phase::Ending) => {}
+            () = generation.drain.reached(Phase::Ending) => {}
         }
     }
 }

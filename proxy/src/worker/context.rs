@@ -1,4 +1,5 @@
-//! What connections go by and count in: of all workers, and of one of them under one configuration. Does nothing itself.
+//! What connections use and count in, by how long it lives: the process, a configuration, a worker, and a worker under one
+//! configuration. Does nothing itself.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -26,7 +27,36 @@ use crate::worker::load_balancer::LoadBalancer;
 /// How long a client that was let in before a stop or a reload has to say what it wants.
 const LAST_CALL: Duration = Duration::from_secs(5);
 
-/// What all workers share.
+/// What all workers share, whatever the configuration.
+#[derive(Clone, Debug)]
+pub struct ProcessState {
+    /// Client connections of all workers.
+    pub balance: LoadBalancer,
+    /// Rejected connections and requests.
+    pub rejections: Arc<RejectCounters>,
+    /// Gives each client connection its number.
+    pub connection_ids: ConnectionIds,
+    /// Failures with agents.
+    pub failures: Arc<Failures>,
+    /// The statistics of the workers.
+    pub published: StatsSnapshot,
+}
+
+impl ProcessState {
+    /// Of a process that begins.
+    pub fn new(balance: LoadBalancer) -> Self {
+        let published = StatsSnapshot::new(balance.workers());
+        Self {
+            balance,
+            published,
+            rejections: Arc::default(),
+            connection_ids: ConnectionIds::default(),
+            failures: Arc::default(),
+        }
+    }
+}
+
+/// What all workers share under one configuration.
 #[derive(Clone, Debug)]
 pub struct SharedState {
     /// The configuration.
@@ -37,73 +67,64 @@ pub struct SharedState {
     pub connector: Option<Connector>,
     /// The access log.
     pub log: AccessLog,
-    /// Which clients may come in.
+    /// Which clients are admitted.
     pub admission: Admission,
-    /// Who may ask; everybody where there is none.
+    /// The users; everybody may ask where there is none.
     pub passwords: Option<Passwords>,
-    /// Client connections of all workers.
-    pub balance: LoadBalancer,
-    /// Rejected connections and requests.
-    pub rejections: Arc<RejectCounters>,
-    /// Gives each client connection its number.
-    pub connection_ids: ConnectionIds,
-    /// What has failed with agents.
-    pub failures: Arc<Failures>,
-    /// What workers have counted.
-    pub published: StatsSnapshot,
+    /// What outlives the configuration.
+    pub process: ProcessState,
 }
 
-/// What the connections of one worker share that came under the same settings.
-pub struct Worker<N: Runtime> {
-    /// Where streams to agents come from.
+/// What the connections of one worker share, whatever the configuration.
+#[derive(Default)]
+pub struct Worker {
+    /// Buffers for the connection whose turn it is.
+    pub buffers: RefCell<WorkerBuffers>,
+    /// Spare pipes.
+    pub pipes: RefCell<Pipes>,
+    /// Clients without a request.
+    pub waiting: Waiting,
+    /// Its statistics.
+    pub stats: Rc<WorkerStats>,
+}
+
+/// What the connections of one worker share that came under the same configuration.
+pub struct Generation<N: Runtime> {
+    /// The outside world: streams, time.
     pub net: N,
     /// What all workers share.
     pub shared: SharedState,
+    /// What all of the worker's connections share.
+    pub worker: Rc<Worker>,
     /// Idle connections to agents.
     pub pool: RefCell<Pool<N::Stream>>,
-    /// Buffers for whose turn it is.
-    pub scratch: Rc<RefCell<WorkerBuffers>>,
-    /// Spare pipes.
-    pub pipes: Rc<RefCell<Pipes>>,
     /// Clients' TLS handshakes in flight.
     pub handshakes: Handshakes,
-    /// Clients that ask for nothing.
-    pub waiting: Rc<Waiting>,
-    /// What it counts.
-    pub stats: Rc<WorkerStats>,
     /// How far stopping has come.
     pub drain: Drain,
 }
 
-impl<N: Runtime> Worker<N> {
-    /// A worker that has not accepted anything yet.
-    pub fn new(net: N, shared: SharedState) -> Self {
-        let pool = Pool::new(shared.config.pool);
+impl<N: Runtime> Generation<N> {
+    /// A generation without connections.
+    pub fn new(net: N, shared: SharedState, worker: Rc<Worker>) -> Self {
+        let pool = RefCell::new(Pool::new(shared.config.pool));
         let handshakes = Handshakes::new(shared.config.limits.handshakes_max);
-        Self {
-            net,
-            shared,
-            pool: RefCell::new(pool),
-            scratch: Rc::default(),
-            pipes: Rc::default(),
-            handshakes,
-            waiting: Rc::default(),
-            stats: Rc::default(),
-            drain: Drain::default(),
-        }
+        Self { net, shared, worker, pool, handshakes, drain: Drain::default() }
     }
 
-    /// Ready once a client that has not said yet what it wants is waited for no longer.
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// The counters of rejections.
+    pub fn rejections(&self) -> &RejectCounters {
+        &self.shared.process.rejections
+    }
+
+    /// Ready once a client that has not sent a request yet is waited for no longer.
     pub async fn last_call(&self) {
         self.drain.reached(Phase::Draining).await;
         self.net.sleep(LAST_CALL).await;
-    }
-
-    /// The same worker under other settings, with the same buffers.
-    #[must_use]
-    pub fn renewed(&self, net: N, shared: SharedState) -> Self {
-        let (scratch, pipes, stats) = (self.scratch.clone(), self.pipes.clone(), self.stats.clone());
-        let waiting = self.waiting.clone();
-        Self { scratch, pipes, waiting, stats, ..Self::new(net, shared) }
     }
 }

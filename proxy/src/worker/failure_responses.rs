@@ -13,16 +13,16 @@ use crate::observe::client::ClientConnection;
 use crate::tls::Trouble;
 use crate::transport::endpoint::EndpointError;
 use crate::transport::net::Runtime;
-use crate::worker::context::Worker;
+use crate::worker::context::Generation;
 
 /// Logs the 1st, 2nd, 4th, ... failure of each kind to connect to an agent.
 pub(super) fn log_connect_failure<N: Runtime>(
-    worker: &Worker<N>,
+    generation: &Generation<N>,
     client: ClientConnection,
     agent: SocketAddr,
     error: &ConnectError,
 ) {
-    if let Some(count) = worker.shared.failures.note(error.kind(), agent.ip()) {
+    if let Some(count) = generation.shared.process.failures.note(error.kind(), agent.ip()) {
         tracing::warn!(
             conn = %client.id,
             client = %client.address,
@@ -37,13 +37,13 @@ pub(super) fn log_connect_failure<N: Runtime>(
 
 /// Logs the 1st, 2nd, 4th, ... request of each kind that failed. Not a warning: clients leave.
 pub(super) fn log_failure<N: Runtime>(
-    worker: &Worker<N>,
+    generation: &Generation<N>,
     client: ClientConnection,
     agent: SocketAddr,
     reason: &'static str,
     detail: &str,
 ) {
-    if let Some(count) = worker.shared.failures.note(reason, agent.ip()) {
+    if let Some(count) = generation.shared.process.failures.note(reason, agent.ip()) {
         tracing::info!(
             conn = %client.id,
             client = %client.address,
@@ -56,7 +56,7 @@ pub(super) fn log_failure<N: Runtime>(
     }
 }
 
-pub(super) fn refused_for(trouble: Trouble) -> RejectReason {
+pub(super) fn reject_reason(trouble: Trouble) -> RejectReason {
     match trouble {
         Trouble::Version => RejectReason::TlsVersion,
         Trouble::Suites => RejectReason::TlsCipherSuites,
@@ -104,7 +104,7 @@ pub(super) fn bad_gateway(agent: IpAddr, what: &str) -> LocalResponse {
 }
 
 /// What the client is told of a failure; nothing where it is gone itself, or everything ends.
-pub(super) fn reply_to(failure: &Failure, agent: IpAddr) -> Option<LocalResponse> {
+pub(super) fn response_to(failure: &Failure, agent: IpAddr) -> Option<LocalResponse> {
     match failure {
         Failure::BadHead(_) => Some(bad_gateway(agent, "answered with what is no valid HTTP response")),
         Failure::UnaskedUpgrade => Some(bad_gateway(agent, "switched to a protocol that nobody asked for")),

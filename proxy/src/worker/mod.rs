@@ -2,6 +2,7 @@
 //! and serves each from accept to close (`connection.rs`). Shares nothing with other workers but counts and configuration.
 //! Never reloads anything itself. Uses all folders but `control`.
 
+mod authorization;
 pub mod connection;
 pub mod context;
 pub mod eviction;
@@ -9,6 +10,5 @@ mod failure_responses;
 pub mod handshake_slots;
 pub mod listeners;
 pub mod load_balancer;
-pub mod policy;
 pub mod record_builder;
 pub mod thread;

@@ -6,7 +6,7 @@ use crate::http::h1::head::{self, RequestHead, Version};
 use crate::observe::access_log::{AccessRecord, EndReason};
 use crate::observe::client::ClientConnection;
 use crate::transport::net::Runtime;
-use crate::worker::context::Worker;
+use crate::worker::context::Generation;
 
 /// Bytes of a request line that the access log keeps.
 const LOGGED_LINE_BYTES: usize = 1024;
@@ -61,12 +61,17 @@ impl RecordBuilder {
     }
 
     /// Ends the record: counts it, and writes it to the access log.
-    pub(crate) fn close<N: Runtime>(mut self, worker: &Worker<N>, status: u16, end_reason: EndReason) {
+    pub(crate) fn close<N: Runtime>(
+        mut self,
+        generation: &Generation<N>,
+        status: u16,
+        end_reason: EndReason,
+    ) {
         self.record.status = status;
         self.record.end_reason = end_reason;
-        self.record.duration = worker.net.now() - self.started;
-        worker.stats.close(&self.record);
-        worker.shared.log.write(&self.record);
+        self.record.duration = generation.net.now() - self.started;
+        generation.worker.stats.close(&self.record);
+        generation.shared.log.write(&self.record);
     }
 }
 

@@ -27,7 +27,7 @@ use crate::runtime::poller::Poller;
 use crate::transport::net::{Acceptor, ITSELF, OsRuntime, Runtime};
 use crate::transport::own_addresses::Own;
 use crate::worker::connection;
-use crate::worker::context::{SharedState, Worker};
+use crate::worker::context::{Generation, SharedState, Worker};
 use crate::worker::listeners::Listener;
 use crate::worker::load_balancer::{Accepting, Connection, WorkerInbox};
 
@@ -60,8 +60,8 @@ struct ConfigGenerations {
     own: Own,
     /// Where it accepts, until it stops.
     acceptors: RefCell<Vec<Weak<Acceptor>>>,
-    current: RefCell<Rc<Worker<OsRuntime>>>,
-    former: RefCell<Vec<Weak<Worker<OsRuntime>>>>,
+    current: RefCell<Rc<Generation<OsRuntime>>>,
+    former: RefCell<Vec<Weak<Generation<OsRuntime>>>>,
     /// How far the worker itself has come.
     drain: Drain,
 }
@@ -75,19 +75,20 @@ impl ConfigGenerations {
             own.clone(),
             stats.clone(),
         );
-        let worker = Worker { stats, ..Worker::new(net, shared) };
+        let worker = Rc::new(Worker { stats, ..Worker::default() });
+        let current = Generation::new(net, shared, worker);
         Self {
             executor,
             number,
             own,
             acceptors: RefCell::default(),
-            current: RefCell::new(Rc::new(worker)),
+            current: RefCell::new(Rc::new(current)),
             former: RefCell::default(),
             drain: Drain::default(),
         }
     }
 
-    fn current(&self) -> Rc<Worker<OsRuntime>> {
+    fn current(&self) -> Rc<Generation<OsRuntime>> {
         self.current.borrow().clone()
     }
 
@@ -100,48 +101,49 @@ impl ConfigGenerations {
             }
         }
         let current = self.current();
-        let net = OsRuntime::new(self.executor.clone(), stall, self.own.clone(), current.stats.clone());
-        let renewed = Rc::new(current.renewed(net, shared));
+        let net =
+            OsRuntime::new(self.executor.clone(), stall, self.own.clone(), current.worker.stats.clone());
+        let renewed = Rc::new(Generation::new(net, shared, current.worker.clone()));
         let former = self.current.replace(renewed);
         retire(&former, Phase::Draining);
         let mut all = self.former.borrow_mut();
-        all.retain(|worker| worker.strong_count() > 0);
+        all.retain(|generation| generation.strong_count() > 0);
         all.push(Rc::downgrade(&former));
     }
 
     /// Serves a connection under the settings of now, if there is room for it or somebody gives way.
     async fn start(&self, connection: Connection) {
-        let worker = self.current();
+        let generation = self.current();
         // Whom a balancer speaks for is not known yet: nobody gives way before that client is let in.
         let crowded = connection.seeks > 0
-            && worker.shared.config.clients.is_proxy_protocol_source(connection.client.ip());
-        if connection.seeks > 0 && !crowded && !worker.waiting.evict() {
+            && generation.config().clients.is_proxy_protocol_source(connection.client.ip());
+        if connection.seeks > 0 && !crowded && !generation.worker.waiting.evict() {
             let left = if connection.seeks > 1 {
-                worker.shared.balance.pass_on(connection).err()
+                generation.shared.process.balance.pass_on(connection).err()
             } else {
                 Some(connection)
             };
             if let Some(Connection { socket, client, secure, id, .. }) = left {
                 let client = ClientConnection { id, address: client.ip() };
-                reject(&worker, socket, client, secure, RejectReason::MaxConnections).await;
+                reject(&generation, socket, client, secure, RejectReason::MaxConnections).await;
             }
             return;
         }
         let Connection { socket, client, secure, counted, id, .. } = connection;
         self.executor.spawn(async move {
             let _counted = counted;
-            match worker.net.adopt(socket) {
-                Ok(stream) => connection::serve(&worker, stream, client, secure, crowded, id).await,
-                Err(error) => log_accept_failure(&worker, "adopt", &error),
+            match generation.net.adopt(socket) {
+                Ok(stream) => connection::serve(&generation, stream, client, secure, crowded, id).await,
+                Err(error) => log_accept_failure(&generation, "adopt", &error),
             }
         });
     }
 
     /// Once a second: a sign of life, how it stands, and a look after what no event tells of.
-    fn beat(&self, worker: &Worker<OsRuntime>) {
+    fn beat(&self, generation: &Generation<OsRuntime>) {
         self.executor.look_again();
-        worker.shared.balance.beat(self.number);
-        worker.shared.published.put(self.number, worker.stats.read());
+        generation.shared.process.balance.beat(self.number);
+        generation.shared.process.published.put(self.number, generation.worker.stats.read());
     }
 
     /// Goes on to `phase` under all settings.
@@ -149,13 +151,13 @@ impl ConfigGenerations {
         self.drain.enter(phase);
         let former = self.former.borrow();
         let former = former.iter().filter_map(Weak::upgrade);
-        former.chain([self.current()]).for_each(|worker| retire(&worker, phase));
+        former.chain([self.current()]).for_each(|generation| retire(&generation, phase));
     }
 }
 
-fn retire(worker: &Worker<OsRuntime>, phase: Phase) {
-    worker.drain.enter(phase);
-    worker.pool.borrow_mut().clear();
+fn retire(generation: &Generation<OsRuntime>, phase: Phase) {
+    generation.drain.enter(phase);
+    generation.pool.borrow_mut().clear();
 }
 
 /// Serves on `listeners` until `commands` say otherwise and every connection has ended; `started` is called once it can.
@@ -206,17 +208,17 @@ async fn serve(
     for Listener { socket, secure } in listeners {
         let acceptor = Rc::new(generations.current().net.listen(socket)?);
         generations.acceptors.borrow_mut().push(Rc::downgrade(&acceptor));
-        let accepting = generations.current().shared.balance.open_door();
+        let accepting = generations.current().shared.process.balance.open_door();
         generations.executor.spawn(accept(generations.clone(), acceptor, secure, accepting));
     }
     generations.executor.spawn(receive(generations.clone(), inbox.arrivals));
     let mut reap = pin!(generations.executor.sleep(REAP));
     loop {
-        let worker = generations.current();
+        let generation = generations.current();
         tokio::select! {
             () = &mut reap => {
-                generations.beat(&worker);
-                reap_agents(&worker).await;
+                generations.beat(&generation);
+                reap_agents(&generation).await;
                 reap.set(generations.executor.sleep(REAP));
             }
             changed = commands.changed() => {
@@ -239,14 +241,14 @@ async fn serve(
 
 /// No connection is taken on any more; those that are there end by themselves or are ended.
 async fn drain(generations: &ConfigGenerations, mut commands: watch::Receiver<WorkerCommand>) {
-    let SharedState { balance, .. } = generations.current().shared.clone();
+    let balance = generations.current().shared.process.balance.clone();
     let gone = || balance.gone(generations.number);
     generations.enter(Phase::Draining);
-    let worker = generations.current();
+    let generation = generations.current();
     let beats = async {
         loop {
-            worker.net.sleep(REAP).await;
-            generations.beat(&worker);
+            generation.net.sleep(REAP).await;
+            generations.beat(&generation);
         }
     };
     tokio::select! {
@@ -258,9 +260,13 @@ async fn drain(generations: &ConfigGenerations, mut commands: watch::Receiver<Wo
     let _ = generations.current().net.timeout(EXIT_TIMEOUT, gone()).await;
 }
 
-async fn reap_agents(worker: &Worker<OsRuntime>) {
+async fn reap_agents(generation: &Generation<OsRuntime>) {
     poll_fn(|cx| {
-        worker.pool.borrow_mut().reap(cx, &mut worker.scratch.borrow_mut(), worker.net.now());
+        generation.pool.borrow_mut().reap(
+            cx,
+            &mut generation.worker.buffers.borrow_mut(),
+            generation.net.now(),
+        );
         Poll::Ready(())
     })
     .await;
@@ -280,27 +286,27 @@ async fn accept(
             () = generations.drain.reached(Phase::Draining) => return,
             accepted = acceptor.accept() => accepted,
         };
-        let worker = generations.current();
+        let generation = generations.current();
         match accepted {
-            Ok((socket, client)) => admit(&generations, &worker, socket, client, secure).await,
-            Err(error) if error.kind() == ITSELF => log_accept_failure(&worker, "itself", &error),
+            Ok((socket, client)) => admit(&generations, &generation, socket, client, secure).await,
+            Err(error) if error.kind() == ITSELF => log_accept_failure(&generation, "itself", &error),
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
-                log_accept_failure(&worker, "accept", &error);
+                log_accept_failure(&generation, "accept", &error);
                 if is_out_of_descriptors(&error) {
-                    reserve = shed(&worker, &acceptor, reserve).await;
+                    reserve = shed(&generation, &acceptor, reserve).await;
                 }
-                worker.net.sleep(ACCEPT_PAUSE).await;
+                generation.net.sleep(ACCEPT_PAUSE).await;
             }
         }
         // A burst of connections is one step of front work each.
-        worker.net.yield_now().await;
+        generation.net.yield_now().await;
     }
 }
 
 /// Logs the 1st, 2nd, 4th, ... failure of each kind to take a connection.
-fn log_accept_failure(worker: &Worker<OsRuntime>, kind: &'static str, error: &io::Error) {
-    if let Some(count) = worker.shared.failures.note(kind, OTHERS) {
+fn log_accept_failure(generation: &Generation<OsRuntime>, kind: &'static str, error: &io::Error) {
+    if let Some(count) = generation.shared.process.failures.note(kind, OTHERS) {
         tracing::warn!(reason = %kind, count, detail = &*error.to_string(), "accept failed");
     }
 }
@@ -309,17 +315,17 @@ fn log_accept_failure(worker: &Worker<OsRuntime>, kind: &'static str, error: &io
 /// this worker, or of the next one that has any.
 async fn admit(
     generations: &ConfigGenerations,
-    worker: &Rc<Worker<OsRuntime>>,
+    generation: &Rc<Generation<OsRuntime>>,
     socket: OwnedFd,
     client: SocketAddr,
     secure: bool,
 ) {
-    let SharedState { balance, config, .. } = &worker.shared;
-    let id = worker.shared.connection_ids.next();
+    let (balance, config) = (&generation.shared.process.balance, generation.config());
+    let id = generation.shared.process.connection_ids.next();
     let named = ClientConnection { id, address: client.ip() };
     let place = balance.place(generations.number, config.limits.connections_max);
-    if let (None, Err(why)) = (&place, may_push_in(worker, client.ip())) {
-        return reject(worker, socket, named, secure, why).await;
+    if let (None, Err(why)) = (&place, may_push_in(generation, client.ip())) {
+        return reject(generation, socket, named, secure, why).await;
     }
     let seeks = if place.is_some() { 0 } else { balance.workers() };
     let counted = place.unwrap_or_else(|| balance.place_beyond(generations.number));
@@ -329,12 +335,13 @@ async fn admit(
         generations.start(connection).await;
     } else if let Err(Connection { socket, secure, .. }) = balance.hand_over(connection) {
         // Only a worker that has failed has gone while acceptors are open.
-        reject(worker, socket, named, secure, RejectReason::MaxConnections).await;
+        reject(generation, socket, named, secure, RejectReason::MaxConnections).await;
     }
 }
 
-fn may_push_in(worker: &Worker<OsRuntime>, client: IpAddr) -> Result<(), RejectReason> {
-    let SharedState { admission, balance, config, .. } = &worker.shared;
+fn may_push_in(generation: &Generation<OsRuntime>, client: IpAddr) -> Result<(), RejectReason> {
+    let (admission, balance, config) =
+        (&generation.shared.admission, &generation.shared.process.balance, generation.config());
     if balance.connections() >= config.limits.connections_max + SEEKING_MAX {
         return Err(RejectReason::MaxConnections);
     }
@@ -343,20 +350,20 @@ fn may_push_in(worker: &Worker<OsRuntime>, client: IpAddr) -> Result<(), RejectR
         // Whom a balancer speaks for is not known yet.
         return Ok(());
     }
-    admission.would_admit(client, worker.net.now())
+    admission.would_admit(client, generation.net.now())
 }
 
 /// Without TLS it is told why.
 async fn reject(
-    worker: &Worker<OsRuntime>,
+    generation: &Generation<OsRuntime>,
     socket: OwnedFd,
     client: ClientConnection,
     secure: bool,
     why: RejectReason,
 ) {
-    worker.shared.rejections.note(why, client);
-    if let (false, Ok(stream)) = (secure, worker.net.adopt(socket)) {
-        connection::reject(worker, stream, why).await;
+    generation.shared.process.rejections.note(why, client);
+    if let (false, Ok(stream)) = (secure, generation.net.adopt(socket)) {
+        connection::reject(generation, stream, why).await;
     }
 }
 
@@ -386,16 +393,20 @@ fn reserve() -> Option<OwnedFd> {
 }
 
 /// Without a free file descriptor those who wait would wait for ever: the reserved one lets them be closed.
-async fn shed(worker: &Worker<OsRuntime>, acceptor: &Acceptor, reserved: Option<OwnedFd>) -> Option<OwnedFd> {
+async fn shed(
+    generation: &Generation<OsRuntime>,
+    acceptor: &Acceptor,
+    reserved: Option<OwnedFd>,
+) -> Option<OwnedFd> {
     drop(reserved);
     for _ in 0..SHED_MAX {
         match poll_fn(|cx| Poll::Ready(acceptor.poll_accept(cx))).await {
             Poll::Ready(Ok((_, client))) => {
-                let id = worker.shared.connection_ids.next();
+                let id = generation.shared.process.connection_ids.next();
                 let client = ClientConnection { id, address: client.ip() };
-                worker.shared.rejections.note(RejectReason::NoFileDescriptors, client);
+                generation.shared.process.rejections.note(RejectReason::NoFileDescriptors, client);
             }
-            Poll::Pending if acceptor.is_put_off() => worker.net.yield_now().await,
+            Poll::Pending if acceptor.is_put_off() => generation.net.yield_now().await,
             _ => break,
         }
     }

@@ -13,12 +13,10 @@ use dcv_splice::access::admission::Admission;
 use dcv_splice::config::CommandLine;
 use dcv_splice::http::h1::head::{HeadEnd, HeadLimits, RequestHead};
 use dcv_splice::observe::access_log::AccessLog;
-use dcv_splice::observe::client::ConnectionIds;
-use dcv_splice::observe::stats::StatsSnapshot;
 use dcv_splice::tls::Acceptor;
 use dcv_splice::transport::net::Stream;
 use dcv_splice::worker::connection;
-use dcv_splice::worker::context::{SharedState, Worker};
+use dcv_splice::worker::context::{Generation, ProcessState, SharedState};
 use dcv_splice::worker::load_balancer::LoadBalancer;
 use tokio::task::LocalSet;
 
@@ -132,11 +130,7 @@ fn shared() -> SharedState {
         log: AccessLog::default(),
         admission,
         passwords: None,
-        balance: LoadBalancer::new(1).0,
-        rejections: Arc::default(),
-        connection_ids: ConnectionIds::default(),
-        failures: Arc::default(),
-        published: StatsSnapshot::default(),
+        process: ProcessState::new(LoadBalancer::new(1).0),
     }
 }
 
@@ -172,27 +166,27 @@ async fn live(options: u8, data: &[u8]) -> Rc<Agents> {
         Ok(near)
     };
     let world = World::new(Duration::from_millis(1), on_connect);
-    let worker = Worker::new(world, shared());
+    let generation = Generation::new(world, shared(), Rc::default());
     let (near, far) = wire(weather, 9, None);
     let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
     let both = async {
         tokio::join!(
-            worker.net.run(connection::serve(
-                &worker,
+            generation.net.run(connection::serve(
+                &generation,
                 near,
                 client,
                 false,
                 false,
-                worker.shared.connection_ids.next()
+                generation.shared.process.connection_ids.next()
             )),
             act(far, data, &agents)
         )
     };
     let whole = tokio::time::timeout(BOUND, LocalSet::new().run_until(both)).await;
     assert!(whole.is_ok(), "no end in sight");
-    worker.pool.borrow_mut().clear();
+    generation.pool.borrow_mut().clear();
     agents.listen();
-    let asked = worker.net.asked.take();
+    let asked = generation.net.asked.take();
     assert!(asked.iter().all(|agent| agent.to_string().starts_with("10.")), "{asked:?}");
     agents
 }

@@ -43,7 +43,7 @@ impl Account {
         let listeners = config.listen.iter().chain(&config.listen_plain).take(LISTENERS_MAX);
         let mut ports = [0_u32; LISTENERS_MAX];
         ports.iter_mut().zip(listeners).for_each(|(port, at)| *port = at.port().into());
-        let agent_port = u32::from(config.agent_port);
+        let agent_port = u32::from(config.policy.agent_port);
         let mut program = EbpfLoader::new()
             .verifier_log_level(VerifierLogLevel::DISABLE)
             .override_global("AGENT_PORT", &agent_port, true)

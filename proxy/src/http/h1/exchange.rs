@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use crate::http::connection_auth::{self, Login};
 use crate::http::h1::body::{self, BodyChunk, BodyError, Decoder};
-use crate::http::h1::head::{self, Framing, HeadEnd, HeadError, HeadLimits, ResponseHead, Version};
+use crate::http::h1::head::{
+    self, Framing, HeadEnd, HeadError, HeadLimits, RequestHead, ResponseHead, Version,
+};
 use crate::http::h1::keep_alive::Promise;
 use crate::http::path_prefix::PathPrefix;
 use crate::http::rewrite::{self, ResponseRewrite};
@@ -74,6 +76,22 @@ pub struct RequestContext {
     pub login: Login,
     /// Where the agent's paths are for the client.
     pub path_prefix: Option<PathPrefix>,
+}
+
+impl RequestContext {
+    /// Of a request.
+    pub fn of(head: &RequestHead<'_>) -> Self {
+        Self {
+            method: Method::of(head.method),
+            framing: head.framing,
+            websocket: head.websocket,
+            expects_continue: head::values(&head.headers, "expect").next().is_some(),
+            version: head.version,
+            keep_alive: head.keep_alive,
+            login: Login::of_request(&head.headers),
+            path_prefix: None,
+        }
+    }
 }
 
 /// How an exchange went.
