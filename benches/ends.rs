@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use dcv_splice::runtime::buffer::Buffer;
-use dcv_splice::tls::{Acceptor, AgentTrust, Connector, HELD_BYTES_MAX, TlsEnd, TlsState};
+use dcv_splice::tls::{Acceptor, AgentTrust, Connector, PARTIAL_RECORD_MAX, TlsEnd, TlsState};
 
 /// The end that connected and the one that accepted, with the cipher suite that both prefer.
 pub(crate) fn connected() -> (TlsEnd, TlsEnd) {
@@ -20,7 +20,7 @@ pub(crate) fn connected() -> (TlsEnd, TlsEnd) {
 
 /// The plaintext in `ciphertext`, and what the end answers.
 pub(crate) fn open(end: &mut TlsEnd, ciphertext: &[u8]) -> (Vec<u8>, Buffer) {
-    let mut incoming = vec![0; HELD_BYTES_MAX + ciphertext.len()];
+    let mut incoming = vec![0; PARTIAL_RECORD_MAX + ciphertext.len()];
     let held = end.put_back(&mut incoming);
     incoming[held..held + ciphertext.len()].copy_from_slice(ciphertext);
     let (mut plain, mut outgoing) = (Vec::new(), Buffer::default());

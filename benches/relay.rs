@@ -97,11 +97,11 @@ fn turn(criterion: &mut Criterion) {
         let (near, far) = (Memory::default(), Memory::default());
         let (mut client_peer, mut agent_peer) =
             (Endpoint::new(near.clone(), to_client), Endpoint::new(far.clone(), to_agent));
-        let (scratch, pipes, stop) =
+        let (buffers, pipes, stop) =
             (RefCell::<WorkerBuffers>::default(), RefCell::<Pipes>::default(), Drain::default());
-        let around =
-            RelayContext { net: &Quiet, scratch: &scratch, pipes: &pipes, drain: &stop, limits: LIMITS };
-        let mut session = pin!(relay(&mut client_peer, &mut agent_peer, &around));
+        let context =
+            RelayContext { net: &Quiet, buffers: &buffers, pipes: &pipes, drain: &stop, limits: LIMITS };
+        let mut session = pin!(relay(&mut client_peer, &mut agent_peer, &context));
         let frame: Vec<u8> = (0..FRAME_BYTES).map(|at| at.to_le_bytes()[0]).collect();
         let mut pass = || {
             agent.seal(&frame, &mut far.to_relay.borrow_mut()).expect("an open end");

@@ -14,7 +14,7 @@ use harness::scripted_agent::ScriptedAgent;
 use tokio::task::JoinSet;
 
 /// Payload that both sockets of the proxy may hold for one session, whoever takes nothing.
-const HELD_BYTES_MAX: usize = 3 << 20;
+const PARTIAL_RECORD_MAX: usize = 3 << 20;
 /// Readings in a row that have to agree.
 const SETTLED: usize = 10;
 
@@ -98,7 +98,7 @@ async fn stall(is_client: bool) {
     }
     let held = settled(proxy, agent.address).await;
     println!("{held} bytes are held");
-    assert!(held < HELD_BYTES_MAX, "{held} bytes are held");
+    assert!(held < PARTIAL_RECORD_MAX, "{held} bytes are held");
 }
 
 fn inside(name: &str, test: impl Future<Output = ()>) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dcv_splice::runtime::buffer::Buffer;
-use dcv_splice::tls::{AgentTrust, Connector, HELD_BYTES_MAX, TlsEnd};
+use dcv_splice::tls::{AgentTrust, Connector, PARTIAL_RECORD_MAX, TlsEnd};
 use harness::network::runs_in_a_network_of_its_own;
 use harness::proxy_under_test::ProxyUnderTest;
 use harness::raw_client::RawClient;
@@ -288,7 +288,7 @@ starves_nobody!(records_of_one_byte, async {
 async fn handshake(to: SocketAddr) -> Option<(TcpStream, TlsEnd)> {
     let mut stream = TcpStream::connect(to).await.ok()?;
     let mut tls = Connector::new(&AgentTrust::Anything).unwrap().connect(to.ip()).unwrap();
-    let mut incoming = vec![0; 4 * HELD_BYTES_MAX];
+    let mut incoming = vec![0; 4 * PARTIAL_RECORD_MAX];
     let mut got = 0;
     loop {
         let held = tls.put_back(&mut incoming);

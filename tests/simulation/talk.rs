@@ -24,50 +24,54 @@ pub(crate) struct FarEnd {
 }
 
 /// A client that asks for everything planned, one after the other.
-pub(crate) async fn far_client(mut peer: Endpoint<Wire>, plan: &Plan) -> FarEnd {
+pub(crate) async fn far_client(mut endpoint: Endpoint<Wire>, plan: &Plan) -> FarEnd {
     let mut talk = FarEnd::default();
     // A broken wire ends the talk; what was heard until then counts.
-    let _ = client_says(&mut peer, plan, &mut talk).await;
+    let _ = client_says(&mut endpoint, plan, &mut talk).await;
     talk
 }
 
-async fn client_says(peer: &mut Endpoint<Wire>, plan: &Plan, talk: &mut FarEnd) -> Result<(), EndpointError> {
-    let scratch = RefCell::default();
+async fn client_says(
+    endpoint: &mut Endpoint<Wire>,
+    plan: &Plan,
+    talk: &mut FarEnd,
+) -> Result<(), EndpointError> {
+    let buffers = RefCell::default();
     if plan.client_tls {
-        peer.handshake(&scratch).await?;
+        endpoint.handshake(&buffers).await?;
     }
     for (number, exchange) in plan.exchanges.iter().enumerate() {
         let method = if exchange.request.frame == Frame::None { "GET" } else { "POST" };
         let head =
             format!("{method} /10.1.2.3/{number} HTTP/1.1\r\nHost: p\r\n{}\r\n", exchange.request.header());
-        peer.write(&[head.as_bytes(), &exchange.request.wire].concat())?;
-        if !hear_message(peer, &scratch, talk, method).await? {
+        endpoint.write(&[head.as_bytes(), &exchange.request.wire].concat())?;
+        if !hear_message(endpoint, &buffers, talk, method).await? {
             return Ok(());
         }
     }
-    let Some(session) = &plan.session else { return peer.finish().await };
+    let Some(session) = &plan.session else { return endpoint.finish().await };
     let head = "GET /10.1.2.3/ws HTTP/1.1\r\nHost: p\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     let (early, rest) = session.to_agent.split_at(session.early.0);
-    peer.write(&[head.as_bytes(), early].concat())?;
-    let upgraded = converse(peer, &scratch, |heard| decode(heard, "GET", false)).await?;
+    endpoint.write(&[head.as_bytes(), early].concat())?;
+    let upgraded = converse(endpoint, &buffers, |heard| decode(heard, "GET", false)).await?;
     let Some(upgraded) = upgraded.filter(|message| message.status == "101") else { return Ok(()) };
-    peer.read_buf.consume(upgraded.used);
+    endpoint.read_buf.consume(upgraded.used);
     tokio::time::sleep(session.pause).await;
     let first = matches!(session.ends, Ends::ClientFirst | Ends::ClientCut);
-    session_talk(peer, &scratch, rest, first, session.ends == Ends::ClientCut, talk).await
+    session_talk(endpoint, &buffers, rest, first, session.ends == Ends::ClientCut, talk).await
 }
 
 async fn hear_message(
-    peer: &mut Endpoint<Wire>,
-    scratch: &RefCell<WorkerBuffers>,
+    endpoint: &mut Endpoint<Wire>,
+    buffers: &RefCell<WorkerBuffers>,
     talk: &mut FarEnd,
     method: &str,
 ) -> Result<bool, EndpointError> {
     loop {
-        let heard = converse(peer, scratch, |heard| decode(heard, method, false)).await?;
-        let ended = || decode(peer.read_buf.filled(), method, peer.end() == Some(End::Clean));
+        let heard = converse(endpoint, buffers, |heard| decode(heard, method, false)).await?;
+        let ended = || decode(endpoint.read_buf.filled(), method, endpoint.end() == Some(End::Clean));
         let Some(message) = heard.or_else(ended) else { return Ok(false) };
-        peer.read_buf.consume(message.used);
+        endpoint.read_buf.consume(message.used);
         if !message.status.starts_with('1') {
             talk.messages.push(format!("{} {}", message.status, digest(&message.body)));
             return Ok(true);
@@ -76,58 +80,58 @@ async fn hear_message(
 }
 
 /// An agent that answers what comes, whichever of the planned requests it is.
-pub(crate) async fn far_agent(mut peer: Endpoint<Wire>, plan: &Plan, next: &Cell<usize>) -> FarEnd {
+pub(crate) async fn far_agent(mut endpoint: Endpoint<Wire>, plan: &Plan, next: &Cell<usize>) -> FarEnd {
     let mut talk = FarEnd::default();
-    let _ = agent_says(&mut peer, plan, next, &mut talk).await;
+    let _ = agent_says(&mut endpoint, plan, next, &mut talk).await;
     talk
 }
 
 async fn agent_says(
-    peer: &mut Endpoint<Wire>,
+    endpoint: &mut Endpoint<Wire>,
     plan: &Plan,
     next: &Cell<usize>,
     talk: &mut FarEnd,
 ) -> Result<(), EndpointError> {
-    let scratch = RefCell::default();
+    let buffers = RefCell::default();
     if plan.agent_tls {
-        peer.handshake(&scratch).await?;
+        endpoint.handshake(&buffers).await?;
     }
     loop {
         let head =
-            converse(peer, &scratch, |heard| Some(heard.windows(4).position(|w| w == b"\r\n\r\n")? + 4))
+            converse(endpoint, &buffers, |heard| Some(heard.windows(4).position(|w| w == b"\r\n\r\n")? + 4))
                 .await?;
-        let Some(length) = head else { return peer.finish().await };
-        let path = String::from_utf8_lossy(&peer.read_buf.filled()[..length])
+        let Some(length) = head else { return endpoint.finish().await };
+        let path = String::from_utf8_lossy(&endpoint.read_buf.filled()[..length])
             .split(' ')
             .nth(1)
             .unwrap_or("")
             .to_owned();
         let Ok(number) = path.trim_start_matches('/').parse::<usize>() else {
-            peer.read_buf.consume(length);
+            endpoint.read_buf.consume(length);
             let Some(session) = &plan.session else { return Ok(()) };
-            return agent_session(peer, &scratch, session, talk).await;
+            return agent_session(endpoint, &buffers, session, talk).await;
         };
         next.set(number);
         let Some(exchange) = plan.exchanges.get(number) else { return Ok(()) };
         if exchange.early {
-            answer(peer, exchange)?;
+            answer(endpoint, exchange)?;
         }
-        let Some(request) = converse(peer, &scratch, |heard| decode(heard, "POST", false)).await? else {
+        let Some(request) = converse(endpoint, &buffers, |heard| decode(heard, "POST", false)).await? else {
             return Ok(());
         };
         talk.messages.push(format!("{number}:{}", digest(&request.body)));
-        peer.read_buf.consume(request.used);
+        endpoint.read_buf.consume(request.used);
         if !exchange.early {
-            answer(peer, exchange)?;
+            answer(endpoint, exchange)?;
         }
-        peer.flush().await?;
+        endpoint.flush().await?;
         if exchange.response.frame == Frame::UntilEnd {
-            return peer.finish().await;
+            return endpoint.finish().await;
         }
     }
 }
 
-fn answer(peer: &mut Endpoint<Wire>, exchange: &Exchange) -> Result<(), EndpointError> {
+fn answer(endpoint: &mut Endpoint<Wire>, exchange: &Exchange) -> Result<(), EndpointError> {
     let mut out = Vec::new();
     for _ in 0..exchange.interim {
         out.extend_from_slice(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n");
@@ -135,46 +139,47 @@ fn answer(peer: &mut Endpoint<Wire>, exchange: &Exchange) -> Result<(), Endpoint
     let status = if exchange.response.frame == Frame::None { "204 No Content" } else { "200 OK" };
     out.extend(format!("HTTP/1.1 {status}\r\n{}\r\n", exchange.response.header()).into_bytes());
     out.extend_from_slice(&exchange.response.wire);
-    peer.write(&out)
+    endpoint.write(&out)
 }
 
 async fn agent_session(
-    peer: &mut Endpoint<Wire>,
-    scratch: &RefCell<WorkerBuffers>,
+    endpoint: &mut Endpoint<Wire>,
+    buffers: &RefCell<WorkerBuffers>,
     session: &Session,
     talk: &mut FarEnd,
 ) -> Result<(), EndpointError> {
     let head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
     let (early, rest) = session.to_client.split_at(session.early.1);
-    peer.write(&[&head[..], early].concat())?;
+    endpoint.write(&[&head[..], early].concat())?;
     let first = matches!(session.ends, Ends::AgentFirst | Ends::AgentCut);
-    session_talk(peer, scratch, rest, first, session.ends == Ends::AgentCut, talk).await
+    session_talk(endpoint, buffers, rest, first, session.ends == Ends::AgentCut, talk).await
 }
 
 /// Says `rest` and hears the other side to its end; who is not first goes on after it has heard that.
 async fn session_talk(
-    peer: &mut Endpoint<Wire>,
-    scratch: &RefCell<WorkerBuffers>,
+    endpoint: &mut Endpoint<Wire>,
+    buffers: &RefCell<WorkerBuffers>,
     rest: &[u8],
     first: bool,
     cut: bool,
     talk: &mut FarEnd,
 ) -> Result<(), EndpointError> {
     let (now, later) = if first { (rest, &[][..]) } else { rest.split_at(rest.len() / 2) };
-    peer.write(now)?;
+    endpoint.write(now)?;
     if first {
-        poll_fn(|cx| while_hearing(cx, peer, scratch, Endpoint::poll_flush)).await?;
+        poll_fn(|cx| while_hearing(cx, endpoint, buffers, Endpoint::poll_flush)).await?;
         talk.said = Some(Instant::now());
-        poll_fn(|cx| while_hearing(cx, peer, scratch, |peer, cx| peer.poll_finish(cx, !cut))).await?;
+        poll_fn(|cx| while_hearing(cx, endpoint, buffers, |endpoint, cx| endpoint.poll_finish(cx, !cut)))
+            .await?;
     }
-    let heard = converse(peer, scratch, |_| None::<()>).await;
-    let end = peer.end();
-    let bytes = peer.read_buf.filled().to_vec();
+    let heard = converse(endpoint, buffers, |_| None::<()>).await;
+    let end = endpoint.end();
+    let bytes = endpoint.read_buf.filled().to_vec();
     talk.session = Some((bytes, end.unwrap_or(End::Truncated)));
     heard?;
     if !first {
-        peer.write(later)?;
-        peer.finish().await?;
+        endpoint.write(later)?;
+        endpoint.finish().await?;
     }
     Ok(())
 }
@@ -182,31 +187,31 @@ async fn session_talk(
 /// One try to say something, after taking in what is there: who only speaks and never hears may wait for ever.
 fn while_hearing(
     cx: &mut Context<'_>,
-    peer: &mut Endpoint<Wire>,
-    scratch: &RefCell<WorkerBuffers>,
+    endpoint: &mut Endpoint<Wire>,
+    buffers: &RefCell<WorkerBuffers>,
     say: impl Fn(&mut Endpoint<Wire>, &mut Context<'_>) -> Poll<Result<(), EndpointError>>,
 ) -> Poll<Result<(), EndpointError>> {
-    while let Poll::Ready(gained) = peer.poll_fill(cx, &mut scratch.borrow_mut())? {
+    while let Poll::Ready(gained) = endpoint.poll_fill(cx, &mut buffers.borrow_mut())? {
         if gained == 0 {
             break;
         }
     }
-    say(peer, cx)
+    say(endpoint, cx)
 }
 
 /// Says what was written and hears on until `enough` finds what it looks for; none at the end of the stream.
 async fn converse<T>(
-    peer: &mut Endpoint<Wire>,
-    scratch: &RefCell<WorkerBuffers>,
+    endpoint: &mut Endpoint<Wire>,
+    buffers: &RefCell<WorkerBuffers>,
     mut enough: impl FnMut(&[u8]) -> Option<T>,
 ) -> Result<Option<T>, EndpointError> {
     poll_fn(|cx| {
-        let flushed = peer.poll_flush(cx)?;
+        let flushed = endpoint.poll_flush(cx)?;
         loop {
-            if let Some(found) = enough(peer.read_buf.filled()) {
+            if let Some(found) = enough(endpoint.read_buf.filled()) {
                 return Poll::Ready(Ok(Some(found)));
             }
-            match peer.poll_fill(cx, &mut scratch.borrow_mut())? {
+            match endpoint.poll_fill(cx, &mut buffers.borrow_mut())? {
                 Poll::Ready(0) if flushed.is_ready() => return Poll::Ready(Ok(None)),
                 Poll::Ready(gained) if gained > 0 => {}
                 _ => return Poll::Pending,

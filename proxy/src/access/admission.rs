@@ -229,12 +229,12 @@ mod tests {
         let limits = ClientLimits { connections_max: 1, per_second: 1000 };
         let old = Admission::new(ClientNetworks::default(), limits);
         let now = Instant::now();
-        let guest = old.admit(one, now).expect("room");
+        let permit = old.admit(one, now).expect("room");
         let denied = ClientNetworks { denied: networks(&["192.0.2.2/32"]), ..ClientNetworks::default() };
         let new = old.renewed(denied, limits);
         assert_eq!(new.admit(one, now).err(), Some(RejectReason::ClientConnectionsMax));
         assert_eq!(new.admit(other, now).err(), Some(RejectReason::ClientDenied));
-        drop(guest);
+        drop(permit);
         assert!(new.admit(one, now).is_ok());
     }
 
@@ -293,9 +293,9 @@ mod tests {
         admission.clients.lock().reserve(REMEMBERED_MAX);
         let many = u32::try_from(admission.clients.lock().capacity()).expect("a number");
         for client in 0..many {
-            let guest = admission.admit(IpAddr::from(client.to_be_bytes()), start);
+            let permit = admission.admit(IpAddr::from(client.to_be_bytes()), start);
             if client == 0 {
-                std::mem::forget(guest);
+                std::mem::forget(permit);
             }
         }
         let later = start + Duration::from_secs(10);

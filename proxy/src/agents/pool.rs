@@ -29,7 +29,7 @@ pub struct Pool<S> {
 
 /// A connection to an agent that waits for its next request.
 struct Idle<S> {
-    peer: Box<Endpoint<S>>,
+    endpoint: Box<Endpoint<S>>,
     since: Instant,
     promise: Promise,
 }
@@ -78,31 +78,31 @@ impl<S: Stream> Pool<S> {
     pub fn take(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &mut WorkerBuffers,
+        buffers: &mut WorkerBuffers,
         agent: SocketAddr,
         now: Instant,
     ) -> Option<(Box<Endpoint<S>>, Promise)> {
         let idle = self.idle.get_mut(&agent)?;
         while let Some(mut candidate) = idle.pop() {
-            if candidate.is_good(cx, scratch, now, &self.limits) == Some(true) {
-                return Some((candidate.peer, candidate.promise));
+            if candidate.is_good(cx, buffers, now, &self.limits) == Some(true) {
+                return Some((candidate.endpoint, candidate.promise));
             }
         }
         None
     }
 
-    /// Keeps `peer` for the next request, if there is room and the agent takes another one.
-    pub fn put(&mut self, agent: SocketAddr, peer: Box<Endpoint<S>>, promise: Promise, now: Instant) {
+    /// Keeps `endpoint` for the next request, if there is room and the agent takes another one.
+    pub fn put(&mut self, agent: SocketAddr, endpoint: Box<Endpoint<S>>, promise: Promise, now: Instant) {
         let idle = self.idle.entry(agent).or_default();
         if promise.requests > 0 && idle.len() < self.limits.per_agent {
-            idle.push(Idle { peer, since: now, promise });
+            idle.push(Idle { endpoint, since: now, promise });
         }
     }
 
     /// Drops what has been idle for too long or was ended by its agent.
-    pub fn reap(&mut self, cx: &mut Context<'_>, scratch: &mut WorkerBuffers, now: Instant) {
+    pub fn reap(&mut self, cx: &mut Context<'_>, buffers: &mut WorkerBuffers, now: Instant) {
         for idle in self.idle.values_mut() {
-            idle.retain_mut(|candidate| candidate.is_good(cx, scratch, now, &self.limits) != Some(false));
+            idle.retain_mut(|candidate| candidate.is_good(cx, buffers, now, &self.limits) != Some(false));
         }
         self.idle.retain(|_, idle| !idle.is_empty());
     }
@@ -126,19 +126,19 @@ impl<S: Stream> Bound<S> {
     pub fn take(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &mut WorkerBuffers,
+        buffers: &mut WorkerBuffers,
         agent: SocketAddr,
         now: Instant,
         limits: &PoolLimits,
     ) -> Option<(Box<Endpoint<S>>, Promise)> {
         self.0.take_if(|(_, idle)| idle.is_over(now, limits));
         let (_, mut idle) = self.0.take_if(|(bound_to, _)| *bound_to == agent)?;
-        (idle.is_good(cx, scratch, now, limits) == Some(true)).then_some((idle.peer, idle.promise))
+        (idle.is_good(cx, buffers, now, limits) == Some(true)).then_some((idle.endpoint, idle.promise))
     }
 
-    /// Keeps `peer` in place of what was kept before, if the agent takes another request.
-    pub fn put(&mut self, agent: SocketAddr, peer: Box<Endpoint<S>>, promise: Promise, now: Instant) {
-        self.0 = (promise.requests > 0).then_some((agent, Idle { peer, since: now, promise }));
+    /// Keeps `endpoint` in place of what was kept before, if the agent takes another request.
+    pub fn put(&mut self, agent: SocketAddr, endpoint: Box<Endpoint<S>>, promise: Promise, now: Instant) {
+        self.0 = (promise.requests > 0).then_some((agent, Idle { endpoint, since: now, promise }));
     }
 
     /// Closes it.
@@ -151,11 +151,11 @@ impl<S: Stream> Idle<S> {
     fn is_good(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &mut WorkerBuffers,
+        buffers: &mut WorkerBuffers,
         now: Instant,
         limits: &PoolLimits,
     ) -> Option<bool> {
-        if self.is_over(now, limits) { Some(false) } else { self.peer.is_reusable(cx, scratch) }
+        if self.is_over(now, limits) { Some(false) } else { self.endpoint.is_reusable(cx, buffers) }
     }
 
     fn is_over(&self, now: Instant, limits: &PoolLimits) -> bool {

@@ -23,7 +23,7 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// their order, and none is torn where both targets are one file.
 const HANDOVER: Duration = Duration::from_secs(1);
 /// How long the last lines have to be written when the program ends.
-const FAREWELL: Duration = Duration::from_secs(1);
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// Threads of one log, with those that stand in a write that is blocked. With all of them blocked, lines wait for the first
 /// write that ends.
 const THREADS_MAX: usize = 8;
@@ -93,7 +93,7 @@ struct State {
 
 impl State {
     /// The writer is in a write to a target that is one no longer.
-    fn is_behind(&self) -> bool {
+    fn is_writing_to_former(&self) -> bool {
         self.writing.as_ref().is_some_and(|target| !Arc::ptr_eq(target, &self.target))
     }
 
@@ -170,7 +170,7 @@ impl Log {
             drop(former);
         });
         state.since = Instant::now();
-        if state.is_behind() {
+        if state.is_writing_to_former() {
             let started = if state.threads < THREADS_MAX {
                 self.start_thread(&mut state)
             } else {
@@ -207,7 +207,7 @@ impl Log {
         state.is_ending = true;
         self.0.news.notify_all();
         let is_busy = |state: &mut State| !state.chunks.is_empty() || state.writing.is_some();
-        let wait = self.0.news.wait_timeout_while(state, FAREWELL, is_busy);
+        let wait = self.0.news.wait_timeout_while(state, END_TIMEOUT, is_busy);
         let (state, _) = wait.unwrap_or_else(PoisonError::into_inner);
         state.chunks.iter().map(|chunk| lines(chunk)).sum()
     }
@@ -281,7 +281,7 @@ impl Queue {
         loop {
             let mut limit = Duration::MAX;
             if state.writer != number {
-                if !state.is_behind() {
+                if !state.is_writing_to_former() {
                     return None;
                 }
                 limit = HANDOVER.saturating_sub(state.since.elapsed());
@@ -452,7 +452,7 @@ mod tests {
             log.write(b"blocked\n");
             until("the write has begun", || {
                 let state = log.0.lock();
-                state.writing.is_some() && state.writer == number && !state.is_behind()
+                state.writing.is_some() && state.writer == number && !state.is_writing_to_former()
             });
             let (reader, pipe) = full_pipe();
             log.change(pipe);
@@ -500,7 +500,7 @@ mod tests {
         // The line that is being written is waited for too.
         let start = Instant::now();
         assert_eq!(log.finish(), 0);
-        assert!(start.elapsed() >= FAREWELL);
+        assert!(start.elapsed() >= END_TIMEOUT);
         log.write(b"one\n");
         log.write(b"two\n");
         assert_eq!(log.finish(), 2);
@@ -516,7 +516,7 @@ mod tests {
         until("the write has begun", || log.0.lock().writing.is_some());
         log.change(same);
         let state = log.0.lock();
-        assert!(state.threads == 1 && !state.is_behind());
+        assert!(state.threads == 1 && !state.is_writing_to_former());
     }
 
     /// Or lines could overtake each other where both targets are one file.

@@ -14,7 +14,7 @@ const WAITING_MAX: usize = 64;
 /// How long a worker may give no sign of life, which it does each second, before the program is not alive.
 const STILL: Duration = Duration::from_secs(10);
 
-fn tell(state: String) {
+fn notify(state: String) {
     static TELLER: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
     let teller = TELLER.get_or_init(|| std::env::var_os("NOTIFY_SOCKET").and_then(|_| start().ok()));
     if let Some(teller) = teller
@@ -40,18 +40,18 @@ fn start() -> std::io::Result<SyncSender<String>> {
 
 /// It serves, and is the main process of the service from now on.
 pub fn ready(status: &str) {
-    tell(format!("MAINPID={}\nREADY=1\nSTATUS={status}", std::process::id()));
+    notify(format!("MAINPID={}\nREADY=1\nSTATUS={status}", std::process::id()));
 }
 
 /// It reads its configuration again. [`ready`] has to follow.
 pub fn reloading() {
     let since = NotifyState::monotonic_usec_now().map(|now| format!("\n{now}")).unwrap_or_default();
-    tell(format!("RELOADING=1{since}"));
+    notify(format!("RELOADING=1{since}"));
 }
 
 /// It is about to end.
 pub fn stopping(status: &str) {
-    tell(format!("STOPPING=1\nSTATUS={status}"));
+    notify(format!("STOPPING=1\nSTATUS={status}"));
 }
 
 /// Says that the program is alive, for as long as all workers are.
@@ -79,7 +79,7 @@ impl Watchdog {
     /// Takes the signs of life that workers have given so far.
     pub fn look(&mut self, beats: &[usize]) {
         match self.still(beats, Instant::now()) {
-            None => tell("WATCHDOG=1".to_owned()),
+            None => notify("WATCHDOG=1".to_owned()),
             Some(worker) => tracing::error!(worker, "worker stalled, the watchdog is not fed"),
         }
     }

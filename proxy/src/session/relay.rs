@@ -54,7 +54,7 @@ pub struct RelayContext<'a, N> {
     /// For letting others have their turn.
     pub net: &'a N,
     /// The worker's buffers.
-    pub scratch: &'a RefCell<WorkerBuffers>,
+    pub buffers: &'a RefCell<WorkerBuffers>,
     /// The worker's spare pipes.
     pub pipes: &'a RefCell<Pipes>,
     /// Whether the worker is about to end.
@@ -127,57 +127,57 @@ struct Relay<'a, S> {
 pub async fn relay<N: Runtime>(
     client: &mut Endpoint<N::Stream>,
     agent: &mut Endpoint<N::Stream>,
-    around: &RelayContext<'_, N>,
+    context: &RelayContext<'_, N>,
 ) -> (EndReason, ByteCounts) {
     let mut relay =
         Relay { client, agent, to_agent: Direction::default(), to_client: Direction::default(), first: None };
-    let ending = relay.run(around).await;
-    let ending = relay.in_order(ending);
-    relay.return_pipes(&mut around.pipes.borrow_mut());
+    let end_reason = relay.run(context).await;
+    let end_reason = relay.in_order(end_reason);
+    relay.return_pipes(&mut context.pipes.borrow_mut());
     let moved = ByteCounts { to_agent: relay.to_agent.moved, to_client: relay.to_client.moved };
-    (ending, moved)
+    (end_reason, moved)
 }
 
 impl<S: Stream> Relay<'_, S> {
-    async fn run<N: Runtime<Stream = S>>(&mut self, around: &RelayContext<'_, N>) -> EndReason {
-        if let Err((side, fault)) = self.pass_early_bytes() {
-            return fault.ending(side);
+    async fn run<N: Runtime<Stream = S>>(&mut self, context: &RelayContext<'_, N>) -> EndReason {
+        if let Err((side, error)) = self.pass_early_bytes() {
+            return error.ending(side);
         }
-        let mut watch = around.drain.watch();
-        let mut idle = pin!(around.net.sleep(around.limits.idle_timeout));
+        let mut watch = context.drain.watch();
+        let mut idle = pin!(context.net.sleep(context.limits.idle_timeout));
         let mut seen = self.progress();
         loop {
             let turn = poll_fn(|cx| {
                 if watch.poll(cx, Phase::Ending).is_ready() {
                     return Poll::Ready(Step::Drained);
                 }
-                if let Poll::Ready(step) = self.turn(cx, around) {
+                if let Poll::Ready(step) = self.turn(cx, context) {
                     return Poll::Ready(step);
                 }
                 // The timer is set once and looked at when it fires, so that a message costs no clock.
                 idle.as_mut().poll(cx).map(|()| Step::TimeUp)
             });
             match turn.await {
-                Step::Again => around.net.yield_now().await,
+                Step::Again => context.net.yield_now().await,
                 Step::TimeUp if self.progress() == seen => {
                     let gone = self.first.filter(|_| self.to_client.state == State::Broken);
-                    return self.farewell(around.net, gone.unwrap_or(EndReason::Idle)).await;
+                    return self.close(context.net, gone.unwrap_or(EndReason::Idle)).await;
                 }
                 Step::TimeUp | Step::Hurried => {
                     seen = self.progress();
-                    idle.set(around.net.sleep(self.idle_limit(&around.limits)));
+                    idle.set(context.net.sleep(self.idle_limit(&context.limits)));
                 }
-                Step::Ended(ending) => return ending,
-                Step::Failed(side, fault) => return self.failed(around.net, side, &fault).await,
-                Step::Drained => return self.farewell(around.net, EndReason::Drained).await,
+                Step::Ended(end_reason) => return end_reason,
+                Step::Failed(side, error) => return self.failed(context.net, side, &error).await,
+                Step::Drained => return self.close(context.net, EndReason::Drained).await,
             }
         }
     }
 
     /// What was read together with the heads goes first.
     fn pass_early_bytes(&mut self) -> Result<(), (Side, EndpointError)> {
-        pass_early(self.client, self.agent, &mut self.to_agent).map_err(|fault| (Side::Agent, fault))?;
-        pass_early(self.agent, self.client, &mut self.to_client).map_err(|fault| (Side::Client, fault))
+        pass_early(self.client, self.agent, &mut self.to_agent).map_err(|error| (Side::Agent, error))?;
+        pass_early(self.agent, self.client, &mut self.to_client).map_err(|error| (Side::Client, error))
     }
 
     fn progress(&self) -> u64 {
@@ -197,13 +197,13 @@ impl<S: Stream> Relay<'_, S> {
     fn turn<N: Runtime<Stream = S>>(
         &mut self,
         cx: &mut Context<'_>,
-        around: &RelayContext<'_, N>,
+        context: &RelayContext<'_, N>,
     ) -> Poll<Step> {
-        let mut scratch = around.scratch.borrow_mut();
-        let budget = around.limits.budget;
-        let budget = if around.net.is_idle() { budget.max(BUDGET_ALONE) } else { budget };
-        let mut passage = Pump { cx, scratch: &mut scratch, pipes: around.pipes, net: around.net, budget };
-        let limit = self.idle_limit(&around.limits);
+        let mut buffers = context.buffers.borrow_mut();
+        let budget = context.limits.budget;
+        let budget = if context.net.is_idle() { budget.max(BUDGET_ALONE) } else { budget };
+        let mut passage = Pump { cx, buffers: &mut buffers, pipes: context.pipes, net: context.net, budget };
+        let limit = self.idle_limit(&context.limits);
         // Input events are small and somebody waits for what they do: they go first.
         let up = passage.turn(self.client, self.agent, &mut self.to_agent);
         let up = settle(up, Side::Client, &mut self.to_agent, &mut self.first);
@@ -220,7 +220,7 @@ impl<S: Stream> Relay<'_, S> {
             return Poll::Ready(Step::Ended(self.first.unwrap_or(EndReason::Idle)));
         }
         match (up, down) {
-            _ if self.idle_limit(&around.limits) < limit => Poll::Ready(Step::Hurried),
+            _ if self.idle_limit(&context.limits) < limit => Poll::Ready(Step::Hurried),
             (Turn::Again, _) | (_, Turn::Again) => Poll::Ready(Step::Again),
             _ => Poll::Pending,
         }
@@ -239,7 +239,7 @@ impl<S: Stream> Relay<'_, S> {
 
     /// What a side sent before it failed is still brought to the other, but not called a clean end. The
     /// failed side is told why, if it is still there (a TLS alert).
-    async fn failed<N: Runtime>(&mut self, net: &N, side: Side, fault: &EndpointError) -> EndReason {
+    async fn failed<N: Runtime>(&mut self, net: &N, side: Side, error: &EndpointError) -> EndReason {
         let (failed, other) = match side {
             Side::Client => (&mut *self.client, &mut *self.agent),
             Side::Agent => (&mut *self.agent, &mut *self.client),
@@ -249,30 +249,30 @@ impl<S: Stream> Relay<'_, S> {
         let _ = net.timeout(CLOSE_TIMEOUT, failed.flush()).await;
         match self.first {
             Some(ended @ (EndReason::Ended(_) | EndReason::Truncated(_))) => ended,
-            _ => fault.ending(side),
+            _ => error.ending(side),
         }
     }
 
     /// A side that has said that it ends, by `close_notify` or a WebSocket's close frame, has ended in order: many close
     /// the connection then without another word, or with what they have not read (a reset).
-    fn in_order(&self, ending: EndReason) -> EndReason {
+    fn in_order(&self, end_reason: EndReason) -> EndReason {
         let has_said_so = |side| match side {
             Side::Client => self.to_agent.is_closed || self.client.end() == Some(End::Clean),
             Side::Agent => self.to_client.is_closed || self.agent.end() == Some(End::Clean),
         };
-        match ending {
+        match end_reason {
             EndReason::Truncated(side) | EndReason::Reset(side) if has_said_so(side) => {
                 EndReason::Ended(side)
             }
-            ending => ending,
+            end_reason => end_reason,
         }
     }
 
     /// Both sides are told that it is over, as far as they listen.
-    async fn farewell<N: Runtime>(&mut self, net: &N, ending: EndReason) -> EndReason {
-        let farewell = async { tokio::join!(self.client.finish(), self.agent.finish()) };
-        let _ = net.timeout(CLOSE_TIMEOUT, farewell).await;
-        ending
+    async fn close<N: Runtime>(&mut self, net: &N, end_reason: EndReason) -> EndReason {
+        let close = async { tokio::join!(self.client.finish(), self.agent.finish()) };
+        let _ = net.timeout(CLOSE_TIMEOUT, close).await;
+        end_reason
     }
 
     fn return_pipes(&mut self, pipes: &mut Pipes) {
@@ -295,7 +295,7 @@ fn pass_early<S: Stream>(
     direction.is_closed = !from.is_plain() && close_frame::ends_with_close(from.read_buf.filled());
     to.write(from.read_buf.filled())?;
     from.read_buf.consume(early);
-    from.rest();
+    from.release_buffers();
     direction.moved += early as u64;
     Ok(())
 }
@@ -324,10 +324,10 @@ fn settle(
     match turn {
         Poll::Pending => Ok(Turn::Over),
         Poll::Ready(Ok(turn)) => Ok(turn),
-        Poll::Ready(Err(TransferError::From(fault))) => Err(Step::Failed(from, fault)),
-        Poll::Ready(Err(TransferError::To(fault))) => {
+        Poll::Ready(Err(TransferError::From(error))) => Err(Step::Failed(from, error)),
+        Poll::Ready(Err(TransferError::To(error))) => {
             direction.state = State::Broken;
-            first.get_or_insert_with(|| fault.ending(from.other()));
+            first.get_or_insert_with(|| error.ending(from.other()));
             Ok(Turn::Over)
         }
     }
@@ -336,7 +336,7 @@ fn settle(
 /// What one turn works with.
 struct Pump<'a, 'c, N> {
     cx: &'a mut Context<'c>,
-    scratch: &'a mut WorkerBuffers,
+    buffers: &'a mut WorkerBuffers,
     pipes: &'a RefCell<Pipes>,
     net: &'a N,
     budget: usize,
@@ -401,7 +401,7 @@ impl<N: Runtime> Pump<'_, '_, N> {
         let by_tls = !from.is_plain();
         let plain_pair = !by_tls && to.is_plain();
         let bytes_max = if plain_pair { SPLICE_BYTES_MIN } else { bytes_max };
-        let WorkerBuffers { incoming, outgoing, .. } = &mut *self.scratch;
+        let WorkerBuffers { incoming, outgoing, .. } = &mut *self.buffers;
         let mut sealed: Result<(), TlsError> = Ok(());
         let mut sink = |plain: &[u8]| {
             direction.moved += plain.len() as u64;
@@ -576,11 +576,11 @@ mod tests {
         let mut client_peer = Endpoint::new(client.clone(), TlsEnd::plain());
         let mut agent_peer = Endpoint::new(agent.clone(), TlsEnd::plain());
         let net = Busy { bulk_turns: Cell::new(0) };
-        let (scratch, pipes, stop) = (RefCell::default(), RefCell::default(), Drain::default());
+        let (buffers, pipes, stop) = (RefCell::default(), RefCell::default(), Drain::default());
         let limits =
             RelayLimits { budget: BUDGET, idle_timeout: Duration::MAX, half_closed_timeout: Duration::MAX };
-        let around = RelayContext { net: &net, scratch: &scratch, pipes: &pipes, drain: &stop, limits };
-        let mut session = pin!(relay(&mut client_peer, &mut agent_peer, &around));
+        let context = RelayContext { net: &net, buffers: &buffers, pipes: &pipes, drain: &stop, limits };
+        let mut session = pin!(relay(&mut client_peer, &mut agent_peer, &context));
         let mut runs =
             || assert!(session.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         let to_client = || client.taken.get();

@@ -16,7 +16,7 @@ use super::handshake::Handshake;
 use crate::runtime::buffer::Buffer;
 
 /// Ciphertext that may have to be kept between two receives: one record, or the largest handshake message.
-pub const HELD_BYTES_MAX: usize = 64 * 1024 + 18 * 1024;
+pub const PARTIAL_RECORD_MAX: usize = 64 * 1024 + 18 * 1024;
 
 /// Accepts TLS from clients. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ impl Connector {
 pub struct TlsEnd {
     pub(super) phase: Phase,
     /// Ciphertext received that is no whole record or handshake message yet.
-    held: Vec<u8>,
+    partial_record: Vec<u8>,
 }
 
 pub(super) enum Phase {
@@ -69,7 +69,7 @@ impl TlsEnd {
     }
 
     fn new(phase: Phase) -> Self {
-        Self { phase, held: Vec::new() }
+        Self { phase, partial_record: Vec::new() }
     }
 
     /// Whether bytes pass as they are.
@@ -84,16 +84,16 @@ impl TlsEnd {
 
     /// Takes ciphertext that was received before there was an end for it.
     pub fn begin_with(&mut self, ciphertext: &[u8]) {
-        self.held.extend_from_slice(ciphertext);
+        self.partial_record.extend_from_slice(ciphertext);
     }
 
     /// Copies the ciphertext that waits for its rest to the front of `incoming`, behind which the caller
-    /// receives. Returns its length, at most [`HELD_BYTES_MAX`].
+    /// receives. Returns its length, at most [`PARTIAL_RECORD_MAX`].
     pub fn put_back(&self, incoming: &mut [u8]) -> usize {
-        if !self.held.is_empty() {
-            incoming[..self.held.len()].copy_from_slice(&self.held);
+        if !self.partial_record.is_empty() {
+            incoming[..self.partial_record.len()].copy_from_slice(&self.partial_record);
         }
-        self.held.len()
+        self.partial_record.len()
     }
 
     /// Decrypts `incoming`, which starts with what [`TlsEnd::put_back`] put there. Plaintext goes to `sink`;
@@ -137,14 +137,14 @@ impl TlsEnd {
 
     /// An idle connection holds no memory for records that are yet to come.
     fn hold(&mut self, rest: &[u8]) -> Result<(), TlsError> {
-        if rest.len() > HELD_BYTES_MAX {
+        if rest.len() > PARTIAL_RECORD_MAX {
             return Err(TlsError::TooFragmented);
         }
         if rest.is_empty() {
-            self.held = Vec::new();
+            self.partial_record = Vec::new();
         } else {
-            self.held.clear();
-            self.held.extend_from_slice(rest);
+            self.partial_record.clear();
+            self.partial_record.extend_from_slice(rest);
         }
         Ok(())
     }
@@ -186,12 +186,12 @@ mod tests {
     type Fed = (Result<TlsState, TlsError>, Vec<u8>, Buffer);
 
     fn feed(end: &mut TlsEnd, bytes: &[u8]) -> Fed {
-        let mut incoming = vec![0; HELD_BYTES_MAX + bytes.len()];
-        let held = end.put_back(&mut incoming);
-        incoming[held..held + bytes.len()].copy_from_slice(bytes);
+        let mut incoming = vec![0; PARTIAL_RECORD_MAX + bytes.len()];
+        let partial_record = end.put_back(&mut incoming);
+        incoming[partial_record..partial_record + bytes.len()].copy_from_slice(bytes);
         let (mut plain, mut outgoing) = (Vec::new(), Buffer::default());
         let state = end.open(
-            &mut incoming[..held + bytes.len()],
+            &mut incoming[..partial_record + bytes.len()],
             &mut |bytes: &[u8]| plain.extend_from_slice(bytes),
             &mut outgoing,
         );
@@ -232,7 +232,7 @@ mod tests {
             got.extend(some);
         }
         assert!(got == plain);
-        assert_eq!(agent.held.capacity(), 0);
+        assert_eq!(agent.partial_record.capacity(), 0);
     }
 
     #[test]
@@ -246,7 +246,7 @@ mod tests {
             (state.expect("an open end"), plain.as_slice()),
             (TlsState::PeerEnded, &b"last words"[..])
         );
-        assert!(agent.held.is_empty(), "junk is no part of the stream");
+        assert!(agent.partial_record.is_empty(), "junk is no part of the stream");
         let reply = sealed(&mut agent, b"still here");
         assert_eq!(feed(&mut client, reply.filled()).1, b"still here");
     }
@@ -267,6 +267,6 @@ mod tests {
         let pieces = [1, 0, 0xff, 0xff].into_iter().chain(std::iter::repeat(0));
         let error = pieces.take(100_000).find_map(|byte| feed(&mut agent, &[22, 3, 3, 0, 1, byte]).0.err());
         assert!(error.is_some());
-        assert!(agent.held.len() <= HELD_BYTES_MAX);
+        assert!(agent.partial_record.len() <= PARTIAL_RECORD_MAX);
     }
 }

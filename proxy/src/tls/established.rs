@@ -343,7 +343,7 @@ mod tests {
 
     use super::*;
     use crate::tls::AgentTrust;
-    use crate::tls::end::{Acceptor, Connector, HELD_BYTES_MAX, Phase, TlsEnd};
+    use crate::tls::end::{Acceptor, Connector, PARTIAL_RECORD_MAX, Phase, TlsEnd};
 
     const TLS13: SupportedCipherSuite = cipher_suite::TLS13_AES_256_GCM_SHA384;
     const TLS12: SupportedCipherSuite = cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384;
@@ -410,12 +410,12 @@ mod tests {
 
         /// Brings ciphertext to our end, what it answers to theirs, and gives the plaintext.
         fn feed(&mut self, bytes: &[u8]) -> (Result<TlsState, TlsError>, Vec<u8>) {
-            let mut incoming = vec![0; HELD_BYTES_MAX + bytes.len()];
-            let held = self.ours.put_back(&mut incoming);
-            incoming[held..held + bytes.len()].copy_from_slice(bytes);
+            let mut incoming = vec![0; PARTIAL_RECORD_MAX + bytes.len()];
+            let partial = self.ours.put_back(&mut incoming);
+            incoming[partial..partial + bytes.len()].copy_from_slice(bytes);
             let (mut plain, mut answer) = (Vec::new(), Buffer::default());
             let mut sink = |bytes: &[u8]| plain.extend_from_slice(bytes);
-            let state = self.ours.open(&mut incoming[..held + bytes.len()], &mut sink, &mut answer);
+            let state = self.ours.open(&mut incoming[..partial + bytes.len()], &mut sink, &mut answer);
             self.bring(answer.filled());
             (state, plain)
         }
@@ -481,12 +481,12 @@ mod tests {
     }
 
     fn open(end: &mut TlsEnd, bytes: &[u8]) -> (Result<TlsState, TlsError>, Vec<u8>, Buffer) {
-        let mut incoming = vec![0; HELD_BYTES_MAX + bytes.len()];
-        let held = end.put_back(&mut incoming);
-        incoming[held..held + bytes.len()].copy_from_slice(bytes);
+        let mut incoming = vec![0; PARTIAL_RECORD_MAX + bytes.len()];
+        let partial = end.put_back(&mut incoming);
+        incoming[partial..partial + bytes.len()].copy_from_slice(bytes);
         let (mut plain, mut answer) = (Vec::new(), Buffer::default());
         let mut sink = |bytes: &[u8]| plain.extend_from_slice(bytes);
-        let state = end.open(&mut incoming[..held + bytes.len()], &mut sink, &mut answer);
+        let state = end.open(&mut incoming[..partial + bytes.len()], &mut sink, &mut answer);
         (state, plain, answer)
     }
 

@@ -16,7 +16,7 @@ mod trust;
 
 pub use certificates::{AgentTrust, ClientAuthority, ClientDemands, Pin, PinError};
 pub use doubts::{Doubt, doubts};
-pub use end::{Acceptor, Connector, HELD_BYTES_MAX, TlsEnd};
+pub use end::{Acceptor, Connector, PARTIAL_RECORD_MAX, TlsEnd};
 pub use error::TlsError;
 pub use established::TlsState;
 pub use fetch_certificate::ShownError;

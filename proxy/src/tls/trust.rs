@@ -399,11 +399,11 @@ mod tests {
     use crate::runtime::buffer::Buffer;
 
     fn open(end: &mut TlsEnd, bytes: &[u8]) -> (Result<TlsState, String>, Buffer) {
-        let mut incoming = vec![0; super::super::HELD_BYTES_MAX + bytes.len()];
-        let held = end.put_back(&mut incoming);
-        incoming[held..held + bytes.len()].copy_from_slice(bytes);
+        let mut incoming = vec![0; super::super::PARTIAL_RECORD_MAX + bytes.len()];
+        let partial = end.put_back(&mut incoming);
+        incoming[partial..partial + bytes.len()].copy_from_slice(bytes);
         let mut outgoing = Buffer::default();
-        let state = end.open(&mut incoming[..held + bytes.len()], &mut |_: &[u8]| {}, &mut outgoing);
+        let state = end.open(&mut incoming[..partial + bytes.len()], &mut |_: &[u8]| {}, &mut outgoing);
         (state.map_err(|error| error.to_string()), outgoing)
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::observe::access_log::{EndReason, Side};
 use crate::runtime::buffer::Buffer;
-use crate::tls::{HELD_BYTES_MAX, TlsEnd, TlsError, TlsState};
+use crate::tls::{PARTIAL_RECORD_MAX, TlsEnd, TlsError, TlsState};
 use crate::transport::net::{Runtime, Stream};
 
 /// Bytes of one receive during heads and bodies, where what was read may have to wait.
@@ -33,7 +33,7 @@ pub struct WorkerBuffers {
 
 impl Default for WorkerBuffers {
     fn default() -> Self {
-        let incoming = vec![0; HELD_BYTES_MAX + RECEIVE_BYTES_MAX].into_boxed_slice();
+        let incoming = vec![0; PARTIAL_RECORD_MAX + RECEIVE_BYTES_MAX].into_boxed_slice();
         Self { incoming, outgoing: Buffer::default(), message: Vec::new() }
     }
 }
@@ -146,7 +146,7 @@ impl<S: Stream> Endpoint<S> {
     }
 
     /// Holds no memory between two messages from here on.
-    pub fn rest(&mut self) {
+    pub fn release_buffers(&mut self) {
         self.rests = true;
         self.read_buf.free();
         self.write_buf.free();
@@ -175,14 +175,14 @@ impl<S: Stream> Endpoint<S> {
         if self.end.is_some() {
             return Poll::Ready(Ok(0));
         }
-        let held = self.tls.put_back(incoming);
-        let until = incoming.len().min(held + bytes_max);
-        let received = ready!(self.stream.poll_recv(cx, &mut incoming[held..until]))?;
+        let partial = self.tls.put_back(incoming);
+        let until = incoming.len().min(partial + bytes_max);
+        let received = ready!(self.stream.poll_recv(cx, &mut incoming[partial..until]))?;
         if received == 0 {
             self.note_end();
             return Poll::Ready(Ok(0));
         }
-        match self.tls.open(&mut incoming[..held + received], sink, &mut self.write_buf) {
+        match self.tls.open(&mut incoming[..partial + received], sink, &mut self.write_buf) {
             Ok(TlsState::PeerEnded) => self.end = Some(End::Clean),
             Ok(_) => {}
             Err(error) => {
@@ -199,13 +199,13 @@ impl<S: Stream> Endpoint<S> {
     pub fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &mut WorkerBuffers,
+        buffers: &mut WorkerBuffers,
     ) -> Poll<Result<usize, EndpointError>> {
         let before = self.read_buf.len();
         loop {
             let mut read_buf = std::mem::take(&mut self.read_buf);
             let opened =
-                self.poll_open(cx, &mut scratch.incoming, FILL_BYTES, &mut |bytes| read_buf.push(bytes));
+                self.poll_open(cx, &mut buffers.incoming, FILL_BYTES, &mut |bytes| read_buf.push(bytes));
             self.read_buf = read_buf;
             // A side that takes no more may have said why: whoever writes to it finds that out.
             let _ = self.poll_flush(cx);
@@ -303,51 +303,54 @@ impl<S: Stream> Endpoint<S> {
     }
 
     /// Drives the TLS handshake to its end.
-    pub async fn handshake(&mut self, scratch: &RefCell<WorkerBuffers>) -> Result<(), EndpointError> {
-        let begun = self.begin_handshake(&mut scratch.borrow_mut().incoming);
+    pub async fn handshake(&mut self, buffers: &RefCell<WorkerBuffers>) -> Result<(), EndpointError> {
+        let begun = self.begin_handshake(&mut buffers.borrow_mut().incoming);
         let mut state = match begun {
             Ok(state) => state,
-            Err(fault) => {
+            Err(error) => {
                 // The alert that says why, as below.
                 poll_fn(|cx| Poll::Ready(self.poll_flush(cx).is_ready())).await;
-                return Err(fault);
+                return Err(error);
             }
         };
         while state == TlsState::Handshaking {
-            state = poll_fn(|cx| self.poll_handshake(cx, &mut scratch.borrow_mut())).await?;
+            state = poll_fn(|cx| self.poll_handshake(cx, &mut buffers.borrow_mut())).await?;
         }
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
     /// With what is there already, if anything is.
     fn begin_handshake(&mut self, incoming: &mut [u8]) -> Result<TlsState, EndpointError> {
-        let held = self.tls.put_back(incoming);
-        if is_text(&incoming[..held]) {
+        let partial = self.tls.put_back(incoming);
+        if is_text(&incoming[..partial]) {
             return Err(EndpointError::NoTls);
         }
         let read_buf = &mut self.read_buf;
         let sink = &mut |bytes: &[u8]| read_buf.push(bytes);
-        Ok(self.tls.open(&mut incoming[..held], sink, &mut self.write_buf)?)
+        Ok(self.tls.open(&mut incoming[..partial], sink, &mut self.write_buf)?)
     }
 
     fn poll_handshake(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &mut WorkerBuffers,
+        buffers: &mut WorkerBuffers,
     ) -> Poll<Result<TlsState, EndpointError>> {
         ready!(self.poll_flush(cx))?;
-        let incoming = &mut scratch.incoming;
-        let held = self.tls.put_back(incoming);
-        let received = ready!(self.stream.poll_recv(cx, &mut incoming[held..held + FILL_BYTES]))?;
+        let incoming = &mut buffers.incoming;
+        let partial = self.tls.put_back(incoming);
+        let received = ready!(self.stream.poll_recv(cx, &mut incoming[partial..partial + FILL_BYTES]))?;
         if received == 0 {
             return Poll::Ready(Err(EndpointError::EndedEarly));
         }
-        if held == 0 && is_text(&incoming[..received]) {
+        if partial == 0 && is_text(&incoming[..received]) {
             return Poll::Ready(Err(EndpointError::NoTls));
         }
         let read_buf = &mut self.read_buf;
-        let opened =
-            self.tls.open(&mut incoming[..held + received], &mut |p| read_buf.push(p), &mut self.write_buf);
+        let opened = self.tls.open(
+            &mut incoming[..partial + received],
+            &mut |p| read_buf.push(p),
+            &mut self.write_buf,
+        );
         if opened.is_err() {
             // The alert that says why; the peer may not be there to take it.
             let _ = self.poll_flush(cx);
@@ -359,8 +362,8 @@ impl<S: Stream> Endpoint<S> {
     }
 
     /// [`Endpoint::poll_fill`], awaited.
-    pub async fn fill(&mut self, scratch: &RefCell<WorkerBuffers>) -> Result<usize, EndpointError> {
-        poll_fn(|cx| self.poll_fill(cx, &mut scratch.borrow_mut())).await
+    pub async fn fill(&mut self, buffers: &RefCell<WorkerBuffers>) -> Result<usize, EndpointError> {
+        poll_fn(|cx| self.poll_fill(cx, &mut buffers.borrow_mut())).await
     }
 
     /// [`Endpoint::poll_flush`], awaited.
@@ -376,9 +379,9 @@ impl<S: Stream> Endpoint<S> {
     /// Throws away what still comes until the side has ended too, `limit` at the most: a socket that is closed
     /// with unread bytes is reset, and what was sent before is lost with it (RFC 9112 9.6). Nothing is decrypted
     /// any more.
-    pub async fn linger<N: Runtime>(&mut self, net: &N, scratch: &RefCell<WorkerBuffers>, limit: Duration) {
+    pub async fn linger<N: Runtime>(&mut self, net: &N, buffers: &RefCell<WorkerBuffers>, limit: Duration) {
         let discard = async {
-            while poll_fn(|cx| self.poll_discard(cx, &mut scratch.borrow_mut().incoming)).await {
+            while poll_fn(|cx| self.poll_discard(cx, &mut buffers.borrow_mut().incoming)).await {
                 net.sleep(LINGER_PAUSE).await;
             }
         };
@@ -394,10 +397,10 @@ impl<S: Stream> Endpoint<S> {
 
     /// Whether an idle side is still there and has said nothing: it may be used for another request. None where that
     /// can't be told in this run of the task.
-    pub fn is_reusable(&mut self, cx: &mut Context<'_>, scratch: &mut WorkerBuffers) -> Option<bool> {
+    pub fn is_reusable(&mut self, cx: &mut Context<'_>, buffers: &mut WorkerBuffers) -> Option<bool> {
         let quiet = self.read_buf.is_empty() && self.write_buf.is_empty() && self.end.is_none();
         // Session tickets and the like are no answer; they are taken in and the socket is empty then.
-        let quiet = quiet && self.poll_fill(cx, scratch).is_pending();
+        let quiet = quiet && self.poll_fill(cx, buffers).is_pending();
         (!quiet || !self.stream.is_put_off()).then_some(quiet)
     }
 }

@@ -114,7 +114,7 @@ pub trait Runtime {
 #[derive(Clone)]
 pub struct OsRuntime {
     executor: Executor,
-    stall: Duration,
+    user_timeout: Duration,
     stats: Rc<WorkerStats>,
     /// Where the proxy itself listens.
     own: Own,
@@ -127,7 +127,7 @@ impl Runtime for OsRuntime {
     async fn connect(&self, agent: SocketAddr) -> io::Result<TcpStream> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(agent), kind, Some(Protocol::TCP))?;
-        set_options(&socket, self.stall)?;
+        set_options(&socket, self.user_timeout)?;
         // Before the handshake, in which the window's scale is told.
         socket.set_recv_buffer_size(AGENT_RECEIVE_BYTES)?;
         let departure = self.own.depart(agent, || begin_connecting(&socket, agent))?.map(Box::new);
@@ -185,11 +185,11 @@ fn local_address<S: AsFd>(socket: &S) -> io::Result<SocketAddr> {
 }
 
 impl OsRuntime {
-    /// The network of that loop. `stall`: how long sent bytes may stay unacknowledged, or a closed window closed
+    /// The network of that loop. `user_timeout`: how long sent bytes may stay unacknowledged, or a closed window closed
     /// (`TCP_USER_TIMEOUT`, tcp(7)).
     /// `own`: where the proxy itself listens, which is never connected to. `stats`: where its bytes are counted.
-    pub fn new(executor: Executor, stall: Duration, own: Own, stats: Rc<WorkerStats>) -> Self {
-        Self { executor, stall, stats, own }
+    pub fn new(executor: Executor, user_timeout: Duration, own: Own, stats: Rc<WorkerStats>) -> Self {
+        Self { executor, user_timeout, stats, own }
     }
 
     /// Accepts on a listening socket that doesn't block.
@@ -220,13 +220,13 @@ const AGENT_RECEIVE_BYTES: usize = 208 * 1024;
 ///
 /// A listening socket hands them on to the connections that come by it, from the moment they are set: Linux does so,
 /// though tcp(7) does not say it.
-pub fn set_options(socket: &Socket, stall: Duration) -> io::Result<()> {
+pub fn set_options(socket: &Socket, user_timeout: Duration) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_out_of_band_inline(true)?;
     socket.set_keepalive(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
     socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
-    socket.set_tcp_user_timeout(Some(stall))
+    socket.set_tcp_user_timeout(Some(user_timeout))
 }
 
 /// A connection that [`Acceptor::accept`] gives up, as the proxy has made it itself; accept(2) fails by no such error.
@@ -240,8 +240,8 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Sets what [`set_options`] has set, for connections that come from now on.
-    pub fn set_stall(&self, stall: Duration) -> io::Result<()> {
-        self.socket.with(|listener| SockRef::from(&listener).set_tcp_user_timeout(Some(stall)))
+    pub fn set_user_timeout(&self, user_timeout: Duration) -> io::Result<()> {
+        self.socket.with(|listener| SockRef::from(&listener).set_tcp_user_timeout(Some(user_timeout)))
     }
 
     /// The next client's socket, and its address in its one form ([`canonical`]): at a listener of both families an IPv4

@@ -206,8 +206,8 @@ impl<N: Runtime> Accepted<N> {
         };
         match proxy_header {
             Ok(client) => Some(Self { client: client.unwrap_or(self.client), ..self }),
-            Err(fault) => {
-                generation.rejections().note_with(RejectReason::ProxyHeader, self.client(), &fault);
+            Err(error) => {
+                generation.rejections().note_with(RejectReason::ProxyHeader, self.client(), &error);
                 None
             }
         }
@@ -270,8 +270,8 @@ impl<N: Runtime> Accepted<N> {
                 }
                 None
             }
-            Err(fault) => {
-                note_failed_handshake(generation.rejections(), client, &fault, ready.endpoint.was_heard());
+            Err(error) => {
+                note_failed_handshake(generation.rejections(), client, &error, ready.endpoint.was_heard());
                 None
             }
         }
@@ -306,10 +306,10 @@ async fn read_proxy_header<N: Runtime>(
 fn note_failed_handshake(
     rejections: &RejectCounters,
     client: ClientConnection,
-    fault: &EndpointError,
+    error: &EndpointError,
     was_heard: bool,
 ) {
-    match fault {
+    match error {
         EndpointError::Tls(error) => match reject_reason(error.trouble()) {
             RejectReason::HandshakeAborted => rejections.note_quietly(RejectReason::HandshakeAborted),
             reason => rejections.note_with(reason, client, error),
@@ -507,7 +507,7 @@ impl<N: Runtime> Ready<N> {
         builder.record.to_client = if head_only { 0 } else { response.body_bytes() as u64 };
         match sent {
             Ok(()) => builder.close(generation, response.status, end_reason),
-            Err(fault) => builder.close(generation, response.status, fault.ending(Side::Client)),
+            Err(error) => builder.close(generation, response.status, error.ending(Side::Client)),
         }
         if keep { self.next() } else { self.close() }
     }
@@ -557,10 +557,10 @@ impl<N: Runtime> Requested<N> {
             generation.net.yield_now().await;
         }
         let idle = poll_fn(|cx| {
-            let (mut scratch, now) = (generation.worker.buffers.borrow_mut(), generation.net.now());
-            let bound = self.take_bound(cx, &mut scratch, now, &generation.config().pool);
+            let (mut buffers, now) = (generation.worker.buffers.borrow_mut(), generation.net.now());
+            let bound = self.take_bound(cx, &mut buffers, now, &generation.config().pool);
             let is_bound = bound.is_some();
-            let idle = bound.or_else(|| generation.pool.borrow_mut().take(cx, &mut scratch, self.agent, now));
+            let idle = bound.or_else(|| generation.pool.borrow_mut().take(cx, &mut buffers, self.agent, now));
             Poll::Ready(idle.map(|(agent, promise)| (agent, promise.after_one(), is_bound)))
         });
         match idle.await {
@@ -574,14 +574,14 @@ impl<N: Runtime> Requested<N> {
     fn take_bound(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &mut WorkerBuffers,
+        buffers: &mut WorkerBuffers,
         now: Instant,
         limits: &PoolLimits,
     ) -> Option<(Box<Endpoint<N::Stream>>, Promise)> {
         if self.request.login.is_for_another {
             return None;
         }
-        self.client.bound.take(cx, scratch, self.agent, now, limits)
+        self.client.bound.take(cx, buffers, self.agent, now, limits)
     }
 
     async fn reach_anew(self: Box<Self>, generation: &Generation<N>) -> Result<Connected<N>, NextStep<N>> {
@@ -645,7 +645,7 @@ impl<N: Runtime> Connected<N> {
             client: &mut self.requested.client.endpoint,
             agent: &mut self.agent,
             net: &generation.net,
-            scratch: &generation.worker.buffers,
+            buffers: &generation.worker.buffers,
             may_half_close: !self.requested.request.websocket,
             drain: &generation.drain,
             limits: generation.config().exchange,
@@ -721,16 +721,16 @@ impl<N: Runtime> Connected<N> {
     async fn failed(self, generation: &Generation<N>, failure: Failure) -> NextStep<N> {
         let Requested { client, builder, agent, request, .. } = *self.requested;
         let begun = match &failure {
-            Failure::Endpoint(side, fault, Some(status)) => {
-                Some((side, fault.to_string(), status, fault.ending(*side)))
+            Failure::Endpoint(side, error, Some(status)) => {
+                Some((side, error.to_string(), status, error.ending(*side)))
             }
             Failure::Body(side, error, Some(status)) => {
                 Some((side, error.to_string(), status, EndReason::BrokeHttp(*side)))
             }
             _ => None,
         };
-        if let Some((side, fault, status, end_reason)) = begun {
-            let detail = format!("{fault} (the {side}, after status {status})");
+        if let Some((side, error, status, end_reason)) = begun {
+            let detail = format!("{error} (the {side}, after status {status})");
             log_failure(generation, builder.client(), agent, failure.kind(), &detail);
             builder.close(generation, *status, end_reason);
             return NextStep::Closed;
@@ -760,7 +760,7 @@ impl<N: Runtime> Upgraded<N> {
         generation.net.set_class(Class::Session);
         let around = RelayContext {
             net: &generation.net,
-            scratch: &generation.worker.buffers,
+            buffers: &generation.worker.buffers,
             pipes: &generation.worker.pipes,
             drain: &generation.drain,
             limits: generation.config().relay,

@@ -94,31 +94,31 @@ fn on_one(
     address: SocketAddr,
     inherited: Vec<TcpListener>,
     workers: usize,
-    stall: Duration,
+    user_timeout: Duration,
 ) -> io::Result<Vec<TcpListener>> {
     if inherited.is_empty() {
-        return bind(address, workers, stall);
+        return bind(address, workers, user_timeout);
     }
     for socket in &inherited {
         socket.set_nonblocking(true)?;
         // One that only was bound, or whose backlog is small, is no worse than another.
         rustix::net::listen(socket, BACKLOG)?;
-        set_options(&SockRef::from(socket), stall)?;
+        set_options(&SockRef::from(socket), user_timeout)?;
         bound_receiving(&SockRef::from(socket))?;
     }
     Ok(inherited)
 }
 
 /// One socket per worker on the same address (`SO_REUSEPORT`, socket(7)). Port 0 is chosen once for all.
-fn bind(address: SocketAddr, workers: usize, stall: Duration) -> io::Result<Vec<TcpListener>> {
+fn bind(address: SocketAddr, workers: usize, user_timeout: Duration) -> io::Result<Vec<TcpListener>> {
     // With SO_REUSEPORT a second program would bind unnoticed, so it is tried without first.
-    let probe = bind_one(address, false, stall)?;
+    let probe = bind_one(address, false, user_timeout)?;
     let address = probe.local_addr()?;
     drop(probe);
-    (0..workers).map(|_| bind_one(address, true, stall)).collect()
+    (0..workers).map(|_| bind_one(address, true, user_timeout)).collect()
 }
 
-fn bind_one(address: SocketAddr, reuse_port: bool, stall: Duration) -> io::Result<TcpListener> {
+fn bind_one(address: SocketAddr, reuse_port: bool, user_timeout: Duration) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -127,7 +127,7 @@ fn bind_one(address: SocketAddr, reuse_port: bool, stall: Duration) -> io::Resul
     if reuse_port {
         socket.set_reuse_port(true)?;
     }
-    set_options(&socket, stall)?;
+    set_options(&socket, user_timeout)?;
     bound_receiving(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

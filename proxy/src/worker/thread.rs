@@ -94,15 +94,19 @@ impl ConfigGenerations {
 
     /// New connections go by `shared`. Those that are there get the answer they wait for, and sessions go on.
     fn renew(&self, shared: SharedState) {
-        let stall = shared.config.limits.tcp_user_timeout;
+        let user_timeout = shared.config.limits.tcp_user_timeout;
         for acceptor in self.acceptors.borrow().iter().filter_map(Weak::upgrade) {
-            if let Err(error) = acceptor.set_stall(stall) {
+            if let Err(error) = acceptor.set_user_timeout(user_timeout) {
                 tracing::error!(%error, "--tcp-user-timeout can't be set on a listener");
             }
         }
         let current = self.current();
-        let net =
-            OsRuntime::new(self.executor.clone(), stall, self.own.clone(), current.worker.stats.clone());
+        let net = OsRuntime::new(
+            self.executor.clone(),
+            user_timeout,
+            self.own.clone(),
+            current.worker.stats.clone(),
+        );
         let renewed = Rc::new(Generation::new(net, shared, current.worker.clone()));
         let former = self.current.replace(renewed);
         retire(&former, Phase::Draining);

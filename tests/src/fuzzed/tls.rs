@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use dcv_splice::runtime::buffer::Buffer;
-use dcv_splice::tls::{Acceptor, AgentTrust, Connector, HELD_BYTES_MAX, TlsEnd, TlsState};
+use dcv_splice::tls::{Acceptor, AgentTrust, Connector, PARTIAL_RECORD_MAX, TlsEnd, TlsState};
 
 use super::choice;
 
@@ -36,7 +36,7 @@ struct Side {
 
 impl Side {
     fn new(end: TlsEnd) -> Self {
-        let incoming = vec![0; HELD_BYTES_MAX + (1 << 17)];
+        let incoming = vec![0; PARTIAL_RECORD_MAX + (1 << 17)];
         Self { end, incoming, plain: Vec::new(), answer: Buffer::default(), over: false }
     }
 

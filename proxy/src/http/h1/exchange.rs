@@ -159,7 +159,7 @@ pub struct Exchange<'a, N: Runtime> {
     /// For letting others have their turn.
     pub net: &'a N,
     /// The worker's buffers.
-    pub scratch: &'a RefCell<WorkerBuffers>,
+    pub buffers: &'a RefCell<WorkerBuffers>,
     /// Whether a client that has ended its side in order still waits for the answer (RFC 9112 9.6).
     pub may_half_close: bool,
     /// Whether the client is to stay.
@@ -214,9 +214,9 @@ impl TransferError {
     /// The failure of a transfer from `side`.
     fn of(self, side: Side, status: Option<u16>) -> Failure {
         match self {
-            Self::From(fault) => Failure::Endpoint(side, fault, status),
+            Self::From(error) => Failure::Endpoint(side, error, status),
             Self::Body(error) => Failure::Body(side, error, status),
-            Self::To(fault) => Failure::Endpoint(side.other(), fault, status),
+            Self::To(error) => Failure::Endpoint(side.other(), error, status),
         }
     }
 }
@@ -242,11 +242,11 @@ impl<'a> Transfer<'a> {
         cx: &mut Context<'_>,
         from: &mut Endpoint<S>,
         to: &mut Endpoint<S>,
-        scratch: &mut WorkerBuffers,
+        buffers: &mut WorkerBuffers,
     ) -> Poll<Result<Turn, TransferError>> {
         let mut receives = 0;
         loop {
-            let recoded = self.recode(from, to, scratch);
+            let recoded = self.recode(from, to, buffers);
             let flushed = to.poll_flush(cx);
             // What was there before a body broke the rules has gone out by now, as far as the side takes it.
             let has_gained = recoded?;
@@ -261,7 +261,7 @@ impl<'a> Transfer<'a> {
                 return Poll::Ready(Ok(Turn::Again));
             }
             receives += 1;
-            if ready!(from.poll_fill(cx, scratch)).map_err(TransferError::From)? == 0 {
+            if ready!(from.poll_fill(cx, buffers)).map_err(TransferError::From)? == 0 {
                 self.end_with_connection(from, to)?;
             }
         }
@@ -272,12 +272,12 @@ impl<'a> Transfer<'a> {
         &mut self,
         from: &mut Endpoint<S>,
         to: &mut Endpoint<S>,
-        scratch: &mut WorkerBuffers,
+        buffers: &mut WorkerBuffers,
     ) -> Result<bool, TransferError> {
-        scratch.message.clear();
-        scratch.message.extend_from_slice(std::mem::take(&mut self.head));
-        let decoded = self.decode(from, &mut scratch.message);
-        to.write(&scratch.message).map_err(TransferError::To)?;
+        buffers.message.clear();
+        buffers.message.extend_from_slice(std::mem::take(&mut self.head));
+        let decoded = self.decode(from, &mut buffers.message);
+        to.write(&buffers.message).map_err(TransferError::To)?;
         decoded.map_err(TransferError::Body)
     }
 
@@ -333,18 +333,18 @@ enum Event<T> {
 
 impl<N: Runtime> Exchange<'_, N> {
     /// Runs the exchange to its end. `head` is what the agent is to see of the request's.
-    pub async fn run(&mut self, asked: &RequestContext, head: &[u8]) -> Result<Outcome, Failure> {
-        let decoder = Decoder::new(asked.framing, self.limits.body_max);
-        let mut upload = Transfer::new(head, asked.framing, decoder, asked.framing);
-        upload.unasked = asked.expects_continue;
-        let done = self.run_with(asked, &mut upload).await;
+    pub async fn run(&mut self, request: &RequestContext, head: &[u8]) -> Result<Outcome, Failure> {
+        let decoder = Decoder::new(request.framing, self.limits.body_max);
+        let mut upload = Transfer::new(head, request.framing, decoder, request.framing);
+        upload.unasked = request.expects_continue;
+        let done = self.run_with(request, &mut upload).await;
         self.to_agent = upload.moved;
         done
     }
 
     async fn run_with(
         &mut self,
-        asked: &RequestContext,
+        request: &RequestContext,
         upload: &mut Transfer<'_>,
     ) -> Result<Outcome, Failure> {
         // Interim responses don't give the agent more time.
@@ -356,23 +356,23 @@ impl<N: Runtime> Exchange<'_, N> {
             let head = ResponseHead::parse(
                 &self.agent.read_buf.filled()[..length],
                 &self.limits.head,
-                asked.method == Method::Head,
+                request.method == Method::Head,
             )
             .map_err(Failure::BadHead)?;
             let status = head.status;
             self.promise.update(&head.headers);
             self.binds |= connection_auth::bind_connection(&head.headers);
-            if status == 101 && !(asked.websocket && head::has_websocket(&head.headers)) {
+            if status == 101 && !(request.websocket && head::has_websocket(&head.headers)) {
                 return Err(Failure::UnaskedUpgrade);
             }
-            let (framing, may_stay) = offer(&head, asked, upload.done);
+            let (framing, may_stay) = offer(&head, request, upload.done);
             let keep_client = may_stay && self.may_ask_again() && self.drain.phase() == Phase::Running;
             let keep_agent = head.keep_alive;
             let passing = ResponseRewrite {
                 framing,
                 keep_alive: keep_client,
-                http10: asked.version == Version::Http10,
-                path_prefix: asked.path_prefix.as_ref(),
+                http10: request.version == Version::Http10,
+                path_prefix: request.path_prefix.as_ref(),
                 hsts: self.hsts,
             };
             let mut out = Vec::with_capacity(length + 128);
@@ -403,13 +403,13 @@ impl<N: Runtime> Exchange<'_, N> {
     }
 
     fn write_to_client(&mut self, head: &[u8]) -> Result<(), Failure> {
-        self.client.write(head).map_err(|fault| Failure::Endpoint(Side::Client, fault, None))
+        self.client.write(head).map_err(|error| Failure::Endpoint(Side::Client, error, None))
     }
 
     async fn send_interim(&mut self, status: u16) -> Result<(), Failure> {
         let sent = self.net.timeout(self.limits.response_timeout, self.client.flush()).await;
         sent.unwrap_or(Err(EndpointError::TimedOut))
-            .map_err(|fault| Failure::Endpoint(Side::Client, fault, Some(status)))
+            .map_err(|error| Failure::Endpoint(Side::Client, error, Some(status)))
     }
 
     /// Waits for a whole response head, sending the request's body meanwhile.
@@ -507,8 +507,8 @@ impl<N: Runtime> Exchange<'_, N> {
         if upload.done && upload.head.is_empty() && !self.agent.has_pending_write() {
             return Ok(false);
         }
-        let mut scratch = self.scratch.borrow_mut();
-        match upload.poll(cx, self.client, self.agent, &mut scratch) {
+        let mut buffers = self.buffers.borrow_mut();
+        match upload.poll(cx, self.client, self.agent, &mut buffers) {
             Poll::Pending => Ok(false),
             Poll::Ready(turn) => Ok(matches!(turn?, Turn::Again)),
         }
@@ -525,13 +525,13 @@ impl<N: Runtime> Exchange<'_, N> {
             if let Some(length) = found {
                 return Poll::Ready(Ok(Event::Here(length)));
             }
-            let filled = ready!(self.agent.poll_fill(cx, &mut self.scratch.borrow_mut()));
-            let fault = match filled {
+            let filled = ready!(self.agent.poll_fill(cx, &mut self.buffers.borrow_mut()));
+            let error = match filled {
                 Ok(0) => EndpointError::EndedEarly,
                 Ok(_) => continue,
-                Err(fault) => fault,
+                Err(error) => error,
             };
-            return Poll::Ready(Err(Failure::Endpoint(Side::Agent, fault, None)));
+            return Poll::Ready(Err(Failure::Endpoint(Side::Agent, error, None)));
         }
     }
 
@@ -539,18 +539,18 @@ impl<N: Runtime> Exchange<'_, N> {
     fn look_after_client(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         let may_half_close = self.may_half_close;
         let is_gone = |end| end == End::Truncated || !may_half_close;
-        let fault = self.listener_failure(cx);
-        let fault =
-            fault.or_else(|| self.client.end().is_some_and(is_gone).then_some(EndpointError::EndedEarly));
-        fault.map_or(Ok(()), |fault| Err(Failure::Endpoint(Side::Client, fault, None)))
+        let error = self.listener_failure(cx);
+        let error =
+            error.or_else(|| self.client.end().is_some_and(is_gone).then_some(EndpointError::EndedEarly));
+        error.map_or(Ok(()), |error| Err(Failure::Endpoint(Side::Client, error, None)))
     }
 
     /// Takes in what the client sends ahead, up to a limit, and finds out whether it is still there.
     fn client_failure(&mut self, cx: &mut Context<'_>) -> Option<EndpointError> {
         while self.client.read_buf.len() < FILL_BYTES && self.client.end().is_none() {
-            match self.client.poll_fill(cx, &mut self.scratch.borrow_mut()) {
+            match self.client.poll_fill(cx, &mut self.buffers.borrow_mut()) {
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(fault)) => return Some(fault),
+                Poll::Ready(Err(error)) => return Some(error),
                 Poll::Pending => break,
             }
         }
@@ -625,13 +625,13 @@ impl<N: Runtime> Exchange<'_, N> {
                 Err(TransferError::To(_)) => *upload_over = true,
                 Err(broken) => {
                     // What the agent has said by now goes out first, as far as the client takes it.
-                    let _ = download.poll(cx, self.agent, self.client, &mut self.scratch.borrow_mut());
+                    let _ = download.poll(cx, self.agent, self.client, &mut self.buffers.borrow_mut());
                     return Poll::Ready(Err(broken.of(Side::Client, Some(status))));
                 }
             }
             *upload_over |= upload.done && !self.agent.has_pending_write();
         }
-        let polled = download.poll(cx, self.agent, self.client, &mut self.scratch.borrow_mut());
+        let polled = download.poll(cx, self.agent, self.client, &mut self.buffers.borrow_mut());
         match polled {
             Poll::Ready(Ok(Turn::Done)) if *upload_over => return Poll::Ready(Ok(Event::Here(()))),
             Poll::Ready(Ok(Turn::Again)) => again = true,
@@ -642,9 +642,9 @@ impl<N: Runtime> Exchange<'_, N> {
         let is_answered = download.done && !self.client.has_pending_write();
         if upload.done
             && !is_answered
-            && let Some(fault) = self.listener_failure(cx)
+            && let Some(error) = self.listener_failure(cx)
         {
-            return Poll::Ready(Err(Failure::Endpoint(Side::Client, fault, Some(status))));
+            return Poll::Ready(Err(Failure::Endpoint(Side::Client, error, Some(status))));
         }
         if again {
             return Poll::Ready(Ok(Event::Again));
@@ -655,13 +655,13 @@ impl<N: Runtime> Exchange<'_, N> {
 }
 
 /// The framing that the client is told, and whether its connection stays.
-fn offer(head: &ResponseHead<'_>, asked: &RequestContext, upload_done: bool) -> (Framing, bool) {
+fn offer(head: &ResponseHead<'_>, request: &RequestContext, upload_done: bool) -> (Framing, bool) {
     let framing = match head.framing {
-        Framing::Chunked | Framing::UntilEnd if asked.version == Version::Http10 => Framing::UntilEnd,
+        Framing::Chunked | Framing::UntilEnd if request.version == Version::Http10 => Framing::UntilEnd,
         Framing::UntilEnd => Framing::Chunked,
         framing => framing,
     };
     // After a refused upgrade the client may already have sent what is no HTTP; after a refused body, the rest.
-    let settled = !asked.websocket && (upload_done || head.keep_alive);
-    (framing, asked.keep_alive && settled && framing != Framing::UntilEnd)
+    let settled = !request.websocket && (upload_done || head.keep_alive);
+    (framing, request.keep_alive && settled && framing != Framing::UntilEnd)
 }
