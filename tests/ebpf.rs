@@ -54,13 +54,13 @@ impl CountingProxy {
         ]);
         all.extend(flags);
         let mut proxy = Proxy::start(&all);
-        proxy.until("is reached", |log| log.contains("reached by --control").then_some(()));
+        proxy.until("is reached", |log| log.contains("control socket opened").then_some(()));
         Self { proxy, folder }
     }
 
     fn status(&self) -> ProcessStatus {
         let mut stream = std::os::unix::net::UnixStream::connect(self.folder.path().join("control")).unwrap();
-        std::io::Write::write_all(&mut stream, b"figures\n").unwrap();
+        std::io::Write::write_all(&mut stream, b"stats\n").unwrap();
         let said = std::io::read_to_string(stream).unwrap();
         serde_json::from_str(said.strip_prefix("ok ").expect("figures")).unwrap()
     }

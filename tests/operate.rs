@@ -142,7 +142,7 @@ impl Service {
 
     fn start_by(files: Files, command: Command) -> Self {
         let mut proxy = Proxy::start_by(command, &[]);
-        proxy.until("takes commands", |log| log.contains("reached by --control").then_some(()));
+        proxy.until("takes commands", |log| log.contains("control socket opened").then_some(()));
         Self { proxy, files }
     }
 

@@ -125,7 +125,7 @@ async fn a_log_that_nobody_reads_keeps_no_command_and_no_client_waiting() {
     let mut said = String::new();
     eventually("it takes commands", || {
         said.push_str(&pipe.take());
-        said.contains("reached by --control").then_some(())
+        said.contains("control socket opened").then_some(())
     });
     pipe.fill();
     let flag = files.flag("control", "control");

@@ -73,7 +73,7 @@ async fn a_configuration_that_can_not_be_used_changes_nothing_and_says_why() {
     // A signal has the log for its answer.
     service.proxy.signal(Signal::SIGHUP);
     service.proxy.until("says that nothing has changed", |log| {
-        (log.matches("not reloaded, nothing has changed: ").count() == 9).then_some(())
+        (log.matches("reload failed, nothing has changed reason=").count() == 9).then_some(())
     });
     // What was refused is not taken up by the way when a certificate changes; that was taken up long ago.
     service.files.configure("listen = \"127.0.0.1:1\"\nagents = []\n");

@@ -2,9 +2,9 @@
 //! policy, and how each rejection is counted. Never dials an agent. Uses `http` and what is below it.
 
 pub mod admission;
-pub mod htpasswd;
-pub mod passwords;
-pub mod policy;
+pub(crate) mod htpasswd;
+pub(crate) mod passwords;
+pub(crate) mod policy;
 pub mod proxy_protocol;
-pub mod rejections;
+pub(crate) mod rejections;
 pub mod route;

@@ -1,4 +1,4 @@
 //! The agents and the connections to them that are kept. An agent is the host of a DCV server. Uses `http` and what is below
 //! it; knows no client.
 
-pub mod pool;
+pub(crate) mod pool;

@@ -36,7 +36,7 @@ struct Idle<S> {
 
 /// Why an agent can't be reached.
 #[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
+pub(crate) enum ConnectError {
     /// It refused, or there is no way to it.
     #[error("can't be reached: {0}")]
     Refused(io::Error),
@@ -50,7 +50,7 @@ pub enum ConnectError {
 
 impl ConnectError {
     /// A word for it, for counting.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Refused(_) => "refused",
             Self::TimedOut => "timeout",
@@ -59,7 +59,7 @@ impl ConnectError {
     }
 
     /// The status that the client is given.
-    pub fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         match self {
             Self::TimedOut => 504,
             Self::Refused(error) if error.kind() == io::ErrorKind::TimedOut => 504,
@@ -114,16 +114,16 @@ impl<S: Stream> Pool<S> {
 }
 
 /// The connection that a client has logged in on at an agent, at most one: it serves this client and is closed with it.
-pub struct Bound<S>(Option<(SocketAddr, Idle<S>)>);
+pub(crate) struct Bound<S>(Option<(SocketAddr, Idle<S>)>);
 
 impl<S: Stream> Bound<S> {
     /// None yet.
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self(None)
     }
 
     /// The connection, if it leads to `agent` and is still good. One to another agent stays for as long as it may be idle.
-    pub fn take(
+    pub(crate) fn take(
         &mut self,
         cx: &mut Context<'_>,
         buffers: &mut WorkerBuffers,
@@ -137,12 +137,18 @@ impl<S: Stream> Bound<S> {
     }
 
     /// Keeps `endpoint` in place of what was kept before, if the agent takes another request.
-    pub fn put(&mut self, agent: SocketAddr, endpoint: Box<Endpoint<S>>, promise: Promise, now: Instant) {
+    pub(crate) fn put(
+        &mut self,
+        agent: SocketAddr,
+        endpoint: Box<Endpoint<S>>,
+        promise: Promise,
+        now: Instant,
+    ) {
         self.0 = (promise.requests > 0).then_some((agent, Idle { endpoint, since: now, promise }));
     }
 
     /// Closes it.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.0 = None;
     }
 }

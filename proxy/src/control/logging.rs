@@ -11,18 +11,18 @@ use crate::config::LogFormat;
 use crate::os::log::{Finish, Log, Target};
 
 /// The running log. Ends, with its last lines, when it is dropped.
-pub struct Logging {
+pub(super) struct Logging {
     lines: Finish,
     filter: LogFilter,
 }
 
 /// Changes which events are written. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct LogFilter(reload::Handle<Targets, Registry>);
+pub(super) struct LogFilter(reload::Handle<Targets, Registry>);
 
 impl LogFilter {
     /// From now on `filter` holds.
-    pub fn set(&self, filter: &Targets) {
+    pub(super) fn set(&self, filter: &Targets) {
         if let Err(error) = self.0.reload(filter.clone()) {
             tracing::error!(%error, "--log can't be changed");
         }
@@ -31,7 +31,7 @@ impl LogFilter {
 
 impl Logging {
     /// Writes events to the standard error output from now on, panics among them.
-    pub fn start(filter: &Targets, format: LogFormat) -> io::Result<Self> {
+    pub(super) fn start(filter: &Targets, format: LogFormat) -> io::Result<Self> {
         let finish = Finish(Log::to(Target::standard(io::stderr())?)?);
         let lines: &'static Log = Box::leak(Box::new(finish.0.clone()));
         let layer = fmt::layer().with_ansi(false).with_writer(move || lines);
@@ -49,12 +49,12 @@ impl Logging {
     }
 
     /// Where its lines go.
-    pub fn lines(&self) -> Log {
+    pub(super) fn lines(&self) -> Log {
         self.lines.0.clone()
     }
 
     /// What changes the filter.
-    pub fn filter(&self) -> LogFilter {
+    pub(super) fn filter(&self) -> LogFilter {
         self.filter.clone()
     }
 }

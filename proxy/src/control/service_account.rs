@@ -22,7 +22,7 @@ struct Account {
 
 /// What `look` finds as that account, on a thread of its own; nothing where this is not root, where `configuration` is
 /// not the unit's, or where there is no such account. An error where the account can't be taken on.
-pub fn as_account<T: Send>(
+pub(super) fn as_account<T: Send>(
     configuration: Option<&Path>,
     look: impl FnOnce() -> T + Send,
 ) -> std::io::Result<Option<T>> {
@@ -63,7 +63,7 @@ impl Account {
 }
 
 /// What to add to a problem that this account alone has.
-pub fn advice() -> String {
+pub(super) fn advice() -> String {
     format!(
         "(for {ACCOUNT}, the account that the service runs as; `chgrp {ACCOUNT} FILE; chmod g+r FILE` lets it read)"
     )

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 /// Commands that are heard at a time; the others wait.
-pub const CONCURRENT_MAX: usize = 8;
+pub(super) const CONCURRENT_MAX: usize = 8;
 /// Bytes of a command.
 const COMMAND_BYTES_MAX: u64 = 16;
 /// How long a command may take to be said, and its answer to be taken.
@@ -34,7 +34,7 @@ const GOOD: &str = "ok ";
 
 /// What an operator wants.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ControlCommand {
+pub(super) enum ControlCommand {
     /// The configuration and its files are to be read again.
     Reload,
     /// The access log is to be opened again.
@@ -75,27 +75,27 @@ impl fmt::Display for ControlCommand {
 }
 
 /// What came of a command, as text.
-pub type Outcome = Result<String, String>;
+pub(super) type Outcome = Result<String, String>;
 
 /// A command, and where what comes of it goes.
-pub type ControlRequest = (ControlCommand, oneshot::Sender<Outcome>);
+pub(super) type ControlRequest = (ControlCommand, oneshot::Sender<Outcome>);
 
 /// The socket of one process among those that were started for `path`.
-pub fn of_process(path: &Path, process: u32) -> PathBuf {
+pub(super) fn of_process(path: &Path, process: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{process}"));
     name.into()
 }
 
 /// The socket that `path` leads to.
-pub fn linked(path: &Path) -> Option<PathBuf> {
+pub(super) fn linked(path: &Path) -> Option<PathBuf> {
     let to = fs::read_link(path).ok()?;
     let process = to.to_str()?.rsplit('.').next()?.parse().ok()?;
     Some(of_process(path, process)).filter(|own| own.file_name() == Some(to.as_os_str()))
 }
 
 /// Nothing but such a link is ever replaced at `path`.
-pub fn check(path: &Path) -> io::Result<()> {
+pub(super) fn check(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(_) if linked(path).is_none() => {
             let other = "there is something else; remove it, or give another --control";
@@ -106,7 +106,7 @@ pub fn check(path: &Path) -> io::Result<()> {
 }
 
 /// Listens for this process. An error where another one does, unless it hands over to this one.
-pub fn bind(path: &Path, is_successor: bool) -> io::Result<UnixListener> {
+pub(super) fn bind(path: &Path, is_successor: bool) -> io::Result<UnixListener> {
     check(path)?;
     if !is_successor && is_listened_to(path) {
         let taken = "another dcv-splice is reached there; stop it, or give this one another --control";
@@ -121,7 +121,7 @@ pub fn bind(path: &Path, is_successor: bool) -> io::Result<UnixListener> {
 }
 
 /// Removes what a process has left at `path`, if anything; an error where that is no socket.
-pub fn remove_socket(path: &Path) -> io::Result<()> {
+pub(super) fn remove_socket(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => fs::remove_file(path),
         Ok(_) => {
@@ -142,14 +142,14 @@ fn is_listened_to(path: &Path) -> bool {
 }
 
 /// Who hears commands.
-pub struct ControlServer {
+pub(super) struct ControlServer {
     task: JoinHandle<()>,
     places: Arc<Semaphore>,
 }
 
 impl ControlServer {
     /// Hears commands from now on.
-    pub fn begin(listener: UnixListener, commands: mpsc::Sender<ControlRequest>) -> io::Result<Self> {
+    pub(super) fn begin(listener: UnixListener, commands: mpsc::Sender<ControlRequest>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let places = Arc::new(Semaphore::new(CONCURRENT_MAX));
@@ -158,7 +158,7 @@ impl ControlServer {
     }
 
     /// Hears no more, and lets those who asked have their answers.
-    pub async fn end(self) {
+    pub(super) async fn end(self) {
         self.task.abort();
         let all = u32::try_from(CONCURRENT_MAX).unwrap_or(u32::MAX);
         // Who has said nothing so far is not waited for.
@@ -214,7 +214,7 @@ async fn handle(
 }
 
 /// Tells the process that runs what is wanted, and waits for what comes of it.
-pub async fn ask(path: &Path, command: ControlCommand) -> Outcome {
+pub(super) async fn ask(path: &Path, command: ControlCommand) -> Outcome {
     let told = |error: io::Error| format!("{}: {error}: does it run, with this --control?", path.display());
     let said = tokio::time::timeout(ANSWER, inquire(path, command)).await;
     let answer = said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(told)?;
@@ -234,7 +234,7 @@ async fn inquire(path: &Path, command: ControlCommand) -> io::Result<String> {
 }
 
 /// The sockets of all processes that were started for `path` and listen, first the one that it leads to.
-pub fn all(path: &Path) -> Vec<PathBuf> {
+pub(super) fn all(path: &Path) -> Vec<PathBuf> {
     let all = [path.to_owned()].into_iter().chain(others(path));
     all.filter(|socket| is_listened_to(socket)).collect()
 }

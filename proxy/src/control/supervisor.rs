@@ -47,7 +47,7 @@ enum Report {
 }
 
 /// What runs, and what it runs by.
-pub struct Supervisor {
+pub(super) struct Supervisor {
     settings: Settings,
     helper: HelperClient,
     /// The helper has ended.
@@ -87,7 +87,7 @@ enum StopReason {
 
 impl Supervisor {
     /// Starts the workers, and waits until every one of them could serve.
-    pub async fn start(
+    pub(super) async fn start(
         settings: Settings,
         helper: HelperClient,
         prepared: Prepared,
@@ -132,7 +132,7 @@ impl Supervisor {
     }
 
     /// Shows stats there.
-    pub fn show(&mut self, listener: TcpListener, sources: Sources) -> io::Result<()> {
+    pub(super) fn show(&mut self, listener: TcpListener, sources: Sources) -> io::Result<()> {
         self.sockets.push(listener.try_clone()?);
         self.admin = Some(tokio::spawn(admin::serve(listener, sources)));
         Ok(())
@@ -149,7 +149,7 @@ impl Supervisor {
     }
 
     /// Lets the workers accept connections: this process serves.
-    pub async fn open(&mut self) {
+    pub(super) async fn open(&mut self) {
         self.commands.send_modify(|commands| commands.open = true);
         if let Err(error) = self.helper.ask(MessageKind::Serving).await {
             self.abandon(&error);
@@ -157,12 +157,12 @@ impl Supervisor {
     }
 
     /// Lets operators find this process by its control socket.
-    pub async fn announce(&mut self) -> io::Result<()> {
+    pub(super) async fn announce(&mut self) -> io::Result<()> {
         self.settle(MessageKind::Announce).await
     }
 
     /// Lets them find the process before again.
-    pub async fn withdraw(&mut self) -> io::Result<()> {
+    pub(super) async fn withdraw(&mut self) -> io::Result<()> {
         self.settle(MessageKind::Withdraw).await
     }
 
@@ -180,7 +180,7 @@ impl Supervisor {
     }
 
     /// Supervises until everything has ended.
-    pub async fn run(
+    pub(super) async fn run(
         self,
         mut signals: Signals,
         mut commands: mpsc::Receiver<ControlRequest>,
@@ -588,7 +588,7 @@ fn ended(report: Option<Report>) -> io::Result<()> {
 }
 
 /// SIGTERM and SIGINT, which stop, and the signals that command something. Those that come early wait.
-pub struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -598,7 +598,7 @@ pub struct Signals {
 
 impl Signals {
     /// From now on no signal ends the program by itself.
-    pub fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -609,7 +609,7 @@ impl Signals {
     }
 
     /// Ready once it is to stop; other commands are left for later.
-    pub async fn stop(&mut self) {
+    pub(super) async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

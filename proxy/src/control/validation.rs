@@ -18,7 +18,7 @@ use crate::worker::context::{ProcessState, SharedState};
 use crate::worker::load_balancer::{LoadBalancer, WorkerInbox};
 
 /// A configuration that can be run by.
-pub struct Prepared {
+pub(super) struct Prepared {
     /// The configuration, and where each of its settings comes from.
     pub resolved: Resolved,
     acceptor: Acceptor,
@@ -32,7 +32,7 @@ pub struct Prepared {
 impl Prepared {
     /// Resolves the settings and reads their files. The error has a line for each thing that is wrong, with its place in
     /// the configuration file where there is one.
-    pub fn new(settings: &Settings, files: &dyn Files) -> Result<Self, String> {
+    pub(super) fn new(settings: &Settings, files: &dyn Files) -> Result<Self, String> {
         let (resolved, mut problems) = settings.examine(files);
         match resolved.map(|resolved| Self::of(resolved, files)) {
             Some(Ok(prepared)) if problems.is_empty() => return Ok(prepared),
@@ -43,7 +43,7 @@ impl Prepared {
     }
 
     /// The same for settings that were resolved before. The error has a line for each file that can't be used.
-    pub fn of(resolved: Resolved, files: &dyn Files) -> Result<Self, String> {
+    pub(super) fn of(resolved: Resolved, files: &dyn Files) -> Result<Self, String> {
         let mut problems = Vec::new();
         let mut blame =
             |file: Option<&Path>, error: &dyn fmt::Display| problems.push(resolved.blame(file, error));
@@ -71,17 +71,17 @@ impl Prepared {
     }
 
     /// The configuration.
-    pub fn config(&self) -> &Config {
+    pub(super) fn config(&self) -> &Config {
         &self.resolved.config
     }
 
     /// Whether passwords are asked for and nobody has one.
-    pub fn locks_everybody_out(&self) -> bool {
+    pub(super) fn locks_everybody_out(&self) -> bool {
         self.users.as_ref().is_some_and(Users::is_empty)
     }
 
     /// What the workers share at the start. Starts the thread of the passwords.
-    pub fn share(self, log: &AccessLog) -> io::Result<(SharedState, Vec<WorkerInbox>, Target)> {
+    pub(super) fn share(self, log: &AccessLog) -> io::Result<(SharedState, Vec<WorkerInbox>, Target)> {
         let config = self.resolved.config;
         let (balance, inboxes) = LoadBalancer::new(config.workers);
         let shared = SharedState {
@@ -97,7 +97,7 @@ impl Prepared {
     }
 
     /// What the workers share from now on, in place of `before`: who is in stays counted, who has guessed stays known.
-    pub fn replace(self, before: &SharedState, log: &AccessLog) -> io::Result<(SharedState, Target)> {
+    pub(super) fn replace(self, before: &SharedState, log: &AccessLog) -> io::Result<(SharedState, Target)> {
         self.doubts.iter().for_each(|doubt| tracing::warn!("{doubt}"));
         let config = self.resolved.config;
         let shared = SharedState {
@@ -131,7 +131,7 @@ fn log_if_wanted(log: &AccessLog, to: &AccessLogTo) -> AccessLog {
 }
 
 /// Where the lines go.
-pub fn open_log<'a>(to: &'a AccessLogTo, files: &dyn Files) -> Result<Target, (&'a Path, io::Error)> {
+pub(super) fn open_log<'a>(to: &'a AccessLogTo, files: &dyn Files) -> Result<Target, (&'a Path, io::Error)> {
     match to {
         AccessLogTo::Off => Ok(Target::Off),
         AccessLogTo::Stdout => Target::standard(io::stdout()).map_err(|error| (Path::new("stdout"), error)),

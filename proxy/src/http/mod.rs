@@ -3,7 +3,7 @@
 
 pub mod connection_auth;
 pub mod h1;
-pub mod local_response;
+pub(crate) mod local_response;
 pub mod path_prefix;
 pub mod request_source;
 pub mod rewrite;

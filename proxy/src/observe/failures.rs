@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 /// Pairs of kind and agent that are counted each by itself; of each kind the other agents are counted together.
 const COUNTED_MAX: usize = 4096;
 /// Those other agents, and where there is none.
-pub const OTHERS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+pub(crate) const OTHERS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// The counters, of all workers.
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 //! decides what happens to a connection. Uses `os`, `runtime` and `tls`.
 
 pub mod access_log;
-pub mod client;
-pub mod failures;
+pub(crate) mod client;
+pub(crate) mod failures;
 pub mod metrics;
 pub mod stats;

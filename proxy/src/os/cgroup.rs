@@ -10,7 +10,7 @@ const PREFIX: &str = "dcv-splice.";
 
 /// Where this process is now. Unless it is to stay, it goes back when this is dropped.
 #[derive(Debug)]
-pub struct Cgroup {
+pub(crate) struct Cgroup {
     parent: PathBuf,
     own: PathBuf,
     stays: bool,
@@ -18,7 +18,7 @@ pub struct Cgroup {
 
 impl Cgroup {
     /// Makes it and goes there; whoever has been started before stays where it is. The error says what to do.
-    pub fn enter() -> Result<Self, String> {
+    pub(crate) fn enter() -> Result<Self, String> {
         let parent = current()?;
         sweep(&parent);
         let own = parent.join(format!("{PREFIX}{}", std::process::id()));
@@ -32,12 +32,12 @@ impl Cgroup {
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.own
     }
 
     /// The process stays there.
-    pub fn stay(mut self) -> PathBuf {
+    pub(crate) fn stay(mut self) -> PathBuf {
         self.stays = true;
         self.own.clone()
     }

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use crate::os::seccomp;
 
 /// Bytes of lines that wait to be written; further lines are dropped. About 20,000 requests of an access log.
-pub const WAITING_BYTES_MAX: usize = 4 << 20;
+pub(crate) const WAITING_BYTES_MAX: usize = 4 << 20;
 /// Bytes that are written at a time, in whole lines; a longer line is written alone.
 const CHUNK_BYTES: usize = 64 << 10;
 /// How long a write to a former target may take before another thread begins with the next one. Until then lines stay in
@@ -228,7 +228,7 @@ impl Log {
 
 /// Lets a log come to its end when it is dropped.
 #[derive(Debug)]
-pub struct Finish(pub Log);
+pub(crate) struct Finish(pub Log);
 
 impl Drop for Finish {
     fn drop(&mut self) {

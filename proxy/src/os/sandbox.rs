@@ -23,7 +23,7 @@ const SPARE: &str = "/dev/null";
 
 /// What was given up.
 #[derive(Debug)]
-pub struct SandboxReport {
+pub(crate) struct SandboxReport {
     /// The program and what it starts can't gain privileges.
     pub no_new_privileges: io::Result<()>,
     /// No capability is left, of root either (capabilities(7)).
@@ -37,7 +37,7 @@ pub struct SandboxReport {
 }
 
 /// Gives up what serving doesn't need. Agents are reached at `agent_port`.
-pub fn confine(agent_port: u16) -> SandboxReport {
+pub(crate) fn confine(agent_port: u16) -> SandboxReport {
     SandboxReport {
         no_new_privileges: rustix::thread::set_no_new_privs(true),
         no_capabilities: drop_capabilities(),
@@ -55,7 +55,7 @@ fn drop_capabilities() -> io::Result<()> {
 }
 
 /// No memory of this process is written to disk.
-pub fn forbid_core_dumps() -> io::Result<()> {
+pub(crate) fn forbid_core_dumps() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(CORE_BYTES), maximum: Some(CORE_BYTES) })
 }
 

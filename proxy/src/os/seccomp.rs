@@ -121,13 +121,13 @@ const OLD: [c_long; 4] = [SYS_arch_prctl, SYS_epoll_wait, SYS_poll, SYS_time];
 const OLD: [c_long; 0] = [];
 
 /// Allows the calling thread, and those that it starts, what is listed. Needs `no_new_privs`.
-pub fn restrict() -> Result<(), seccompiler::Error> {
+pub(crate) fn restrict() -> Result<(), seccompiler::Error> {
     apply_filter(&filter()?)
 }
 
 /// Forbids the calling thread to make a ring, or to change one: what another ring did no filter would see. For once it has
 /// the ring that it needs. Where there is no filter, this one fails too, which was said at the start.
-pub fn forbid_rings() {
+pub(crate) fn forbid_rings() {
     let denied = SeccompAction::Errno(EPERM.unsigned_abs());
     let rings = [SYS_io_uring_setup, SYS_io_uring_register].map(|call| (call, Vec::new()));
     let filter = std::env::consts::ARCH

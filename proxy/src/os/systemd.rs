@@ -39,37 +39,37 @@ fn start() -> std::io::Result<SyncSender<String>> {
 }
 
 /// It serves, and is the main process of the service from now on.
-pub fn ready(status: &str) {
+pub(crate) fn ready(status: &str) {
     notify(format!("MAINPID={}\nREADY=1\nSTATUS={status}", std::process::id()));
 }
 
 /// It reads its configuration again. [`ready`] has to follow.
-pub fn reloading() {
+pub(crate) fn reloading() {
     let since = NotifyState::monotonic_usec_now().map(|now| format!("\n{now}")).unwrap_or_default();
     notify(format!("RELOADING=1{since}"));
 }
 
 /// It is about to end.
-pub fn stopping(status: &str) {
+pub(crate) fn stopping(status: &str) {
     notify(format!("STOPPING=1\nSTATUS={status}"));
 }
 
 /// Says that the program is alive, for as long as all workers are.
-pub struct Watchdog {
+pub(crate) struct Watchdog {
     looks: Option<tokio::time::Interval>,
     workers: Vec<(usize, Instant)>,
 }
 
 impl Watchdog {
     /// As systemd wants it; never where it doesn't.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let limit = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero());
         let looks = limit.map(|limit| tokio::time::interval(limit.mul_f64(0.4)));
         Self { looks, workers: Vec::new() }
     }
 
     /// When it is time to [`Watchdog::look`].
-    pub async fn due(&mut self) {
+    pub(crate) async fn due(&mut self) {
         match &mut self.looks {
             Some(looks) => drop(looks.tick().await),
             None => std::future::pending().await,
@@ -77,7 +77,7 @@ impl Watchdog {
     }
 
     /// Takes the signs of life that workers have given so far.
-    pub fn look(&mut self, beats: &[usize]) {
+    pub(crate) fn look(&mut self, beats: &[usize]) {
         match self.still(beats, Instant::now()) {
             None => notify("WATCHDOG=1".to_owned()),
             Some(worker) => tracing::error!(worker, "worker stalled, the watchdog is not fed"),

@@ -3,11 +3,11 @@
 
 pub mod buffer;
 pub mod drain;
-pub mod event;
+pub(crate) mod event;
 pub mod executor;
 #[expect(unsafe_code, reason = "the one place for it, reviewed block by block")]
-pub mod io_uring;
+pub(crate) mod io_uring;
 pub mod poller;
 pub mod scheduler;
-pub mod timers;
+pub(crate) mod timers;
 mod wakers;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 /// A timer, to change or remove it.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct TimerKey {
+pub(crate) struct TimerKey {
     time: Instant,
     /// Tells timers of the same time apart.
     number: u64,
@@ -14,7 +14,7 @@ pub struct TimerKey {
 
 /// The timers of one worker; `W` is who is woken.
 #[derive(Debug)]
-pub struct Timers<W> {
+pub(crate) struct Timers<W> {
     waiting: BTreeMap<TimerKey, W>,
     added: u64,
 }
@@ -27,7 +27,7 @@ impl<W> Default for Timers<W> {
 
 impl<W> Timers<W> {
     /// Adds a timer.
-    pub fn add(&mut self, time: Instant, waiter: W) -> TimerKey {
+    pub(crate) fn add(&mut self, time: Instant, waiter: W) -> TimerKey {
         self.added += 1;
         let key = TimerKey { time, number: self.added };
         self.waiting.insert(key, waiter);
@@ -35,24 +35,24 @@ impl<W> Timers<W> {
     }
 
     /// Changes who is woken; nothing where the timer has fired.
-    pub fn change(&mut self, key: TimerKey, waiter: W) {
+    pub(crate) fn change(&mut self, key: TimerKey, waiter: W) {
         if let Some(before) = self.waiting.get_mut(&key) {
             *before = waiter;
         }
     }
 
     /// Removes a timer; nothing where it has fired.
-    pub fn remove(&mut self, key: TimerKey) {
+    pub(crate) fn remove(&mut self, key: TimerKey) {
         self.waiting.remove(&key);
     }
 
     /// When the next one fires.
-    pub fn next(&self) -> Option<Instant> {
+    pub(crate) fn next(&self) -> Option<Instant> {
         self.waiting.first_key_value().map(|(key, _)| key.time)
     }
 
     /// Takes a waiter whose timer fires by `now`, the earliest first.
-    pub fn take(&mut self, now: Instant) -> Option<W> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<W> {
         self.next().filter(|time| *time <= now)?;
         self.waiting.pop_first().map(|(_, waiter)| waiter)
     }

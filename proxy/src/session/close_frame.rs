@@ -9,7 +9,7 @@ const CLOSE: u8 = 0x88;
 
 /// Whether bytes that begin with a frame end with a close frame, after which its sender has nothing to say (RFC 6455
 /// 5.5.1). Bytes that begin within a frame are seldom taken for some that do; no more than a word in a log depends on it.
-pub fn ends_with_close(bytes: &[u8]) -> bool {
+pub(crate) fn ends_with_close(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     for _ in 0..FRAMES_MAX {
         let Some(length) = frame_length(rest) else { return false };

@@ -1,5 +1,5 @@
 //! The relay of a desktop's WebSocket after the 101, byte for byte. Never parses what it relays but for a close frame. Uses
 //! `transport` and what is below it.
 
-pub mod close_frame;
+pub(crate) mod close_frame;
 pub mod relay;

@@ -4,5 +4,5 @@
 pub mod endpoint;
 pub mod net;
 pub mod networks;
-pub mod own_addresses;
+pub(crate) mod own_addresses;
 pub mod pipes;

@@ -21,7 +21,7 @@ const CLIENT_RECEIVE_BYTES: usize = 1024 * 1024;
 
 /// A listening socket and what is spoken on it.
 #[derive(Debug)]
-pub struct Listener {
+pub(crate) struct Listener {
     /// The socket.
     pub socket: TcpListener,
     /// Whether clients speak TLS.
@@ -30,18 +30,18 @@ pub struct Listener {
 
 impl Listener {
     /// The same socket once more, for the next process.
-    pub fn try_clone(&self) -> io::Result<TcpListener> {
+    pub(crate) fn try_clone(&self) -> io::Result<TcpListener> {
         self.socket.try_clone()
     }
 }
 
 /// Listening sockets that somebody else has bound (`sd_listen_fds(3)`).
 #[derive(Debug)]
-pub struct Inherited(Vec<TcpListener>);
+pub(crate) struct Inherited(Vec<TcpListener>);
 
 impl Inherited {
     /// Those that the environment tells of, which then tells of them no more: before any thread is started.
-    pub fn from_env() -> io::Result<Self> {
+    pub(crate) fn from_env() -> io::Result<Self> {
         let mut found = ListenFd::from_env();
         let sockets = (0..found.len()).filter_map(|index| found.take_tcp_listener(index).transpose());
         Ok(Self(sockets.collect::<io::Result<_>>()?))
@@ -58,7 +58,7 @@ impl Inherited {
 
 /// What is listened on.
 #[derive(Debug)]
-pub struct Listeners {
+pub(crate) struct Listeners {
     /// For desktops.
     pub front: Vec<Listener>,
     /// For operators.
@@ -68,7 +68,7 @@ pub struct Listeners {
 }
 
 /// Listens wherever the configuration says.
-pub fn listen(config: &Config, mut inherited: Inherited) -> io::Result<Listeners> {
+pub(crate) fn listen(config: &Config, mut inherited: Inherited) -> io::Result<Listeners> {
     let secure = config.listen.iter().map(|address| (*address, true));
     let plain = config.listen_plain.iter().map(|address| (*address, false));
     let mut front = Vec::new();
@@ -143,7 +143,7 @@ fn bound_receiving(socket: &Socket) -> io::Result<()> {
 }
 
 /// Each worker's share, as even as can be; a worker without any gets its connections from the others.
-pub fn deal(listeners: Vec<Listener>, workers: usize) -> Vec<Vec<Listener>> {
+pub(crate) fn deal(listeners: Vec<Listener>, workers: usize) -> Vec<Vec<Listener>> {
     let mut shares: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
     for (index, listener) in listeners.into_iter().enumerate() {
         shares[index % workers].push(listener);

@@ -5,10 +5,10 @@
 mod authorization;
 pub mod connection;
 pub mod context;
-pub mod eviction;
+pub(crate) mod eviction;
 mod failure_responses;
-pub mod handshake_slots;
-pub mod listeners;
+pub(crate) mod handshake_slots;
+pub(crate) mod listeners;
 pub mod load_balancer;
-pub mod record_builder;
-pub mod thread;
+pub(crate) mod record_builder;
+pub(crate) mod thread;

@@ -44,7 +44,7 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a worker is told.
 #[derive(Clone, Debug)]
-pub struct WorkerCommand {
+pub(crate) struct WorkerCommand {
     /// Whether connections are accepted; once they are, `phase` says until when.
     pub open: bool,
     /// How far stopping is to come.
@@ -166,7 +166,7 @@ fn retire(generation: &Generation<OsRuntime>, phase: Phase) {
 
 /// Serves on `listeners` until `commands` say otherwise and every connection has ended; `started` is called once it can.
 /// `own`: where any worker listens. Takes the calling thread; a panic of any connection becomes one of the worker.
-pub fn run(
+pub(crate) fn run(
     inbox: WorkerInbox,
     listeners: Vec<Listener>,
     mut commands: watch::Receiver<WorkerCommand>,

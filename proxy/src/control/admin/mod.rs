@@ -2,6 +2,6 @@
 //! `http` and the control socket.
 
 mod page;
-pub mod server;
+pub(super) mod server;
 
-pub use server::{Sources, serve};
+pub(super) use server::{Sources, serve};

@@ -28,7 +28,7 @@ const HEAD: HeadLimits = HeadLimits { header_size_max: 8192, request_line_max: 1
 
 /// Whom it asks for what it shows.
 #[derive(Clone, Debug)]
-pub struct Sources {
+pub(crate) struct Sources {
     /// This process.
     pub own: mpsc::Sender<ControlRequest>,
     /// The control sockets of those that drain.
@@ -38,7 +38,7 @@ pub struct Sources {
 }
 
 /// Answers until the task is ended.
-pub async fn serve(listener: TcpListener, sources: Sources) {
+pub(crate) async fn serve(listener: TcpListener, sources: Sources) {
     let listener =
         match listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener)) {
             Ok(listener) => listener,

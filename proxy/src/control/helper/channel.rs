@@ -30,13 +30,13 @@ const MESSAGE_BYTES_MAX: usize = 64 << 10;
 const DESCRIPTORS_MAX: usize = 253;
 
 /// Of a message that came without its files.
-pub const TRUNCATED: &str =
+pub(crate) const TRUNCATED: &str =
     "there are too few file descriptors for its files: raise LimitNOFILE or ulimit -n";
 
 /// What a message is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
-pub enum MessageKind {
+pub(crate) enum MessageKind {
     /// The configuration and its files, read again.
     Reload = b'r',
     /// The configuration of the last answer to a reload is gone by; it has no answer.
@@ -188,11 +188,11 @@ fn receive(socket: &UnixStream) -> io::Result<Option<Message>> {
 }
 
 /// The name of the file that an answer to [`MessageKind::Stats`] has.
-pub const STATS: &str = "stats";
+pub(crate) const STATS: &str = "stats";
 
 /// What came of a question.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// To which one.
     pub kind: MessageKind,
     /// The files that were opened, or what to tell whoever asked; or why nothing came of it.
@@ -201,7 +201,7 @@ pub struct Answer {
 
 /// What the helper has found.
 #[derive(Debug)]
-pub enum Payload {
+pub(crate) enum Payload {
     /// Files.
     Files(PassedFiles),
     /// Something to tell.
@@ -210,11 +210,11 @@ pub enum Payload {
 
 /// The serving process's side of it.
 #[derive(Debug)]
-pub struct HelperClient(HelperChannel);
+pub(crate) struct HelperClient(HelperChannel);
 
 impl HelperClient {
     /// Starts the helper of these settings, whose first answer is to [`MessageKind::Reload`].
-    pub fn start(settings: &Settings) -> io::Result<Self> {
+    pub(crate) fn start(settings: &Settings) -> io::Result<Self> {
         let (own, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         Command::new(std::env::current_exe()?)
@@ -227,18 +227,18 @@ impl HelperClient {
     }
 
     /// Asks; each question gets one answer, in their order, unless its [`MessageKind`] says otherwise.
-    pub async fn ask(&self, kind: MessageKind) -> io::Result<()> {
+    pub(crate) async fn ask(&self, kind: MessageKind) -> io::Result<()> {
         self.0.send(&Message::about(kind)).await
     }
 
     /// Asks the kernel to count the connections of that cgroup.
-    pub async fn ask_account(&self, cgroup: &Path) -> io::Result<()> {
+    pub(crate) async fn ask_account(&self, cgroup: &Path) -> io::Result<()> {
         let text = cgroup.as_os_str().as_bytes().to_vec();
         self.0.send(&Message { text, ..Message::about(MessageKind::Account) }).await
     }
 
     /// Asks for the next binary, which is to listen on `sockets`.
-    pub async fn ask_upgrade(&self, sockets: impl Iterator<Item = BorrowedFd<'_>>) -> io::Result<()> {
+    pub(crate) async fn ask_upgrade(&self, sockets: impl Iterator<Item = BorrowedFd<'_>>) -> io::Result<()> {
         let sockets = sockets.map(|socket| socket.try_clone_to_owned()).collect::<io::Result<Vec<_>>>()?;
         let mut sockets = sockets.into_iter().peekable();
         while sockets.peek().is_some() {
@@ -249,12 +249,12 @@ impl HelperClient {
     }
 
     /// Asks nothing any more: what is under way is given up.
-    pub fn stop_asking(&self) -> io::Result<()> {
+    pub(crate) fn stop_asking(&self) -> io::Result<()> {
         Ok(shutdown(&self.0.0, Shutdown::Write)?)
     }
 
     /// The next answer. A wait that is given up loses none.
-    pub async fn next(&self) -> io::Result<Answer> {
+    pub(crate) async fn next(&self) -> io::Result<Answer> {
         let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the helper has ended");
         let message = self.0.receive().await?.ok_or_else(gone)?;
         let kind = message.kind;

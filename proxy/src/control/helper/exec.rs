@@ -80,7 +80,7 @@ async fn hear(mut line: tokio::net::UnixStream) -> io::Result<String> {
 }
 
 /// Starts a program with this process's own standard input and sockets, and does not wait for it.
-pub fn exec(program: &[OsString]) -> io::Result<()> {
+pub(crate) fn exec(program: &[OsString]) -> io::Result<()> {
     let [program, arguments @ ..] = program else { return Err(io::ErrorKind::InvalidInput.into()) };
     Command::new(program).args(arguments).spawn().map(drop)
 }
@@ -93,7 +93,7 @@ pub(super) fn predecessors() -> io::Result<Option<Vec<u32>>> {
 }
 
 /// Who hands over to this process.
-pub struct Predecessor {
+pub(crate) struct Predecessor {
     /// Its process id, and those of its own predecessors.
     pub processes: Vec<u32>,
     line: UnixStream,
@@ -101,19 +101,19 @@ pub struct Predecessor {
 
 impl Predecessor {
     /// Who the environment says it is.
-    pub fn from_env() -> io::Result<Option<Self>> {
+    pub(crate) fn from_env() -> io::Result<Option<Self>> {
         let Some(processes) = predecessors()? else { return Ok(None) };
         let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         Ok(Some(Self { processes, line }))
     }
 
     /// The process that hands over.
-    pub fn process(&self) -> u32 {
+    pub(crate) fn process(&self) -> u32 {
         self.processes.first().copied().unwrap_or_default()
     }
 
     /// Fails where this process is not waited for any more; what has begun can be left as it is then.
-    pub fn waits(&self) -> io::Result<()> {
+    pub(crate) fn waits(&self) -> io::Result<()> {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         match rustix::net::recv(&self.line, &mut [0; 1], flags) {
             Err(Errno::AGAIN) => Ok(()),
@@ -123,7 +123,7 @@ impl Predecessor {
     }
 
     /// Says that this process serves. Fails where it is not waited for any more.
-    pub fn take_over(mut self) -> io::Result<()> {
+    pub(crate) fn take_over(mut self) -> io::Result<()> {
         self.line.set_read_timeout(Some(READY))?;
         writeln!(self.line, "{}", std::process::id())?;
         self.line.shutdown(Shutdown::Write)?;

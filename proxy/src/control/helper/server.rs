@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// Serves whoever is on the other side of the standard input until it has gone.
-pub fn serve(settings: Settings) -> io::Result<()> {
+pub(crate) fn serve(settings: Settings) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // They are meant for the serving process, with which this one ends.

@@ -1,0 +1,217 @@
+//! The start of the process that serves: binds, gives up the privileges that serving does not need, starts the workers, and
+//! leaves the rest to the supervisor.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::sync::mpsc;
+
+use crate::config::{EbpfMode, Settings};
+use crate::control::admin::Sources;
+use crate::control::exit::{Failure, failed, unusable};
+use crate::control::helper::{Answer, HelperClient, Payload, Predecessor};
+use crate::control::logging::Logging;
+use crate::control::socket::{self, ControlRequest, ControlServer};
+use crate::control::supervisor::{Signals, Supervisor};
+use crate::control::validation::Prepared;
+use crate::os::cgroup::Cgroup;
+use crate::os::files::PassedFiles;
+use crate::os::sandbox::confine;
+use crate::os::systemd;
+use crate::transport::own_addresses::Own;
+use crate::worker::listeners::{self, Inherited, Listener, Listeners};
+
+/// Commands that wait to be handled; more are not read yet.
+const COMMANDS_MAX: usize = 16;
+
+/// Serves until it is told to stop.
+pub(super) fn run(settings: Settings) -> Result<(), Failure> {
+    // Before there are threads: it changes the environment.
+    let inherited = Inherited::from_env().map_err(|error| {
+        unusable(format!(
+            "LISTEN_FDS: {error}; only TCP sockets are served (ListenStream= of the socket unit)"
+        ))
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(settings, inherited))
+}
+
+/// A disk that does not answer keeps it from serving, not from being stopped.
+async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    let Started { supervisor, requests, hearing, log: _log } = tokio::select! {
+        started = Box::pin(start(settings, inherited)) => started?,
+        () = signals.stop() => return Ok(()),
+    };
+    let served = supervisor.run(signals, requests).await;
+    if let Some(hearing) = hearing {
+        hearing.end().await;
+    }
+    Ok(served?)
+}
+
+/// What serves, and what an operator reaches it by.
+struct Started {
+    supervisor: Supervisor,
+    requests: mpsc::Receiver<ControlRequest>,
+    hearing: Option<ControlServer>,
+    /// Comes to its end when all has ended.
+    log: Logging,
+}
+
+/// Everything until it serves.
+async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Failure> {
+    let predecessor = Predecessor::from_env()?;
+    let helper = HelperClient::start(&settings)?;
+    let files = first_files(&helper).await?;
+    let prepared = Prepared::new(&settings, &files).map_err(unusable)?;
+    // A socket stays in the cgroup that it was made in.
+    let account = match prepared.config().ebpf {
+        EbpfMode::Off => None,
+        EbpfMode::Auto => Some(count(&helper).await),
+        EbpfMode::Require => {
+            Some(Ok(count(&helper).await.map_err(|why| unusable(format!("--ebpf: {why}")))?))
+        }
+    };
+    let Listeners { front, admin, unwanted } = listeners::listen(prepared.config(), inherited)?;
+    if let (Some(socket), None) = (unwanted.first(), &predecessor) {
+        let address = socket.local_addr()?;
+        return Err(unusable(format!(
+            "a socket on {address} was handed over that no --listen names: name it"
+        )));
+    }
+    drop(unwanted);
+    let own = Own::new(front.iter().map(|listener| &listener.socket).chain(&admin))?;
+    let reached_at = prepared.config().control.clone();
+    let control = reached_at.as_deref().map(|path| {
+        socket::bind(path, predecessor.is_some())
+            .map_err(|error| failed(&format!("--control {}: {error}", path.display())))
+    });
+    let control = control.transpose()?;
+    // Threads that were started before would not be confined, those of the logs among them.
+    let confined = confine(prepared.config().policy.agent_port);
+    let log = Logging::start(&prepared.config().log, prepared.config().log_format)?;
+    announce(&front, admin.as_ref())?;
+    tracing::info!("sandbox: {confined}");
+    match &account {
+        Some(Ok(cgroup)) => tracing::info!(cgroup = %cgroup.display(), "eBPF statistics enabled"),
+        Some(Err(reason)) => tracing::info!(reason, "eBPF statistics disabled"),
+        None => {}
+    }
+    warn(&prepared);
+    let counting = matches!(account, Some(Ok(_)));
+    let mut supervisor = Supervisor::start(settings, helper, prepared, front, &own, counting, &log).await?;
+    let (commands, requests) = mpsc::channel(COMMANDS_MAX);
+    if let Some(listener) = admin {
+        let processes = predecessor.iter().flat_map(|it| &it.processes);
+        let former = reached_at
+            .iter()
+            .flat_map(|path| processes.clone().map(|process| socket::of_process(path, *process)));
+        supervisor
+            .show(listener, Sources { own: commands.clone(), former: former.collect(), listeners: own })?;
+    }
+    let hearing = control.map(|listener| ControlServer::begin(listener, commands)).transpose()?;
+    take_over(&mut supervisor, predecessor).await?;
+    supervisor.open().await;
+    systemd::ready("serving");
+    Ok(Started { supervisor, requests, hearing, log })
+}
+
+/// Lets operators find this process, in place of the one that hands over, if there is one. That one is found until then:
+/// there is always somebody to be found.
+async fn take_over(supervisor: &mut Supervisor, predecessor: Option<Predecessor>) -> io::Result<()> {
+    let Some(predecessor) = predecessor else { return supervisor.announce().await };
+    predecessor.waits()?;
+    supervisor.announce().await?;
+    tracing::info!(pid = predecessor.process(), "taking over from the former process");
+    // It may have been given up just now: then nobody must have come here.
+    if let Err(error) = predecessor.take_over() {
+        supervisor.withdraw().await?;
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Has the kernel count the connections of this process, in a cgroup of its own.
+async fn count(helper: &HelperClient) -> Result<PathBuf, String> {
+    let cgroup = Cgroup::enter()?;
+    let failed = |error: io::Error| error.to_string();
+    helper.ask_account(cgroup.path()).await.map_err(failed)?;
+    helper.next().await.map_err(failed)?.outcome?;
+    Ok(cgroup.stay())
+}
+
+/// The configuration's files; of a configuration that can't be used, why.
+async fn first_files(helper: &HelperClient) -> Result<PassedFiles, Failure> {
+    let Answer { outcome, .. } = helper.next().await?;
+    match outcome.map_err(unusable)? {
+        Payload::Files(files) => Ok(files),
+        Payload::Text(_) => Err(failed(&"the helper has no files")),
+    }
+}
+
+/// Where it listens; an address has a socket for each worker.
+fn announce(listeners: &[Listener], admin: Option<&TcpListener>) -> io::Result<()> {
+    if let Some(admin) = admin {
+        tracing::info!("admin page at http://{}/", admin.local_addr()?);
+    }
+    let mut told = Vec::new();
+    for Listener { socket, secure } in listeners {
+        let address = socket.local_addr()?;
+        if !told.contains(&address) {
+            let scheme = if *secure { "https" } else { "http" };
+            tracing::info!("listening on {scheme}://{address}");
+            told.push(address);
+        }
+    }
+    Ok(())
+}
+
+fn warn(prepared: &Prepared) {
+    let config = prepared.config();
+    prepared.doubts.iter().for_each(|doubt| tracing::warn!("{doubt}"));
+    if config.certificates.is_empty() && !config.listen.is_empty() {
+        tracing::warn!(
+            "no --cert and --key: a self-signed certificate was made, which browsers will warn of"
+        );
+    }
+    if config.policy.agents.is_empty() {
+        tracing::warn!("no --agents: no agent may be dialled, every desktop is answered with 403");
+    }
+    if rustix::process::geteuid().is_root() {
+        tracing::warn!("running as root is not needed: use an account of its own that can read the keys");
+    }
+    if prepared.locks_everybody_out() {
+        tracing::warn!("--htpasswd names nobody: nobody may ask");
+    }
+    if config.passwords.is_some() && !config.listen_plain.is_empty() {
+        tracing::warn!(
+            "--htpasswd at --listen-plain: passwords are read by whoever is on the way, and behind a balancer without \
+             --proxy-protocol or --trust-forwarded all clients wait for who guesses"
+        );
+    }
+    if config.client_demands.certificate.is_some() && !config.listen_plain.is_empty() {
+        tracing::warn!("--client-ca asks nothing of clients at --listen-plain");
+    }
+    match raise_open_files() {
+        // Each session is one socket of the client and one of the agent.
+        Ok(Some(limit)) if limit < 2 * config.limits.connections_max as u64 => {
+            let max = config.limits.connections_max;
+            tracing::warn!(
+                "{limit} open files are too few for --connections-max {max}: raise LimitNOFILE or ulimit -n"
+            );
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!("the limit of open files can't be raised: {error}"),
+    }
+}
+
+/// Raises the soft limit of open files to the hard one, which it returns (getrlimit(2)).
+fn raise_open_files() -> io::Result<Option<u64>> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit)?;
+    Ok(limit.maximum)
+}
