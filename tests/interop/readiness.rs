@@ -55,7 +55,7 @@ async fn where_a_ring_is_not_permitted_it_says_so_and_serves_by_epoll() {
     eventually("it is said once", || {
         let log = served.log();
         let said = log.lines().filter(|line| line.contains("io_uring can't be used")).collect::<Vec<_>>();
-        matches!(said[..], [line] if line.contains("epoll serves instead")).then_some(())
+        matches!(said[..], [line] if line.contains("epoll is used instead")).then_some(())
     });
 
     // Who insists on a ring is told that there is none.

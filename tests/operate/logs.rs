@@ -50,7 +50,7 @@ fn command_to(files: &Files, redirection: &str, path: &Path) -> std::process::Co
 async fn an_access_log_that_nobody_reads_keeps_no_command_and_no_client_waiting() {
     let agent = agent().await;
     let files = Files::new(agent.address);
-    files.configure("access-log = \"stdout\"\ndrain-s = 1\n");
+    files.configure("access-log = \"stdout\"\ndrain-timeout = \"1s\"\n");
     let path = files.path("pipe");
     let mut pipe = Pipe::new(&path);
     let command = command_to(&files, ">", &path);
@@ -70,7 +70,7 @@ async fn an_access_log_that_nobody_reads_keeps_no_command_and_no_client_waiting(
         let lines = service.files.log_lines("access.log");
         lines.iter().any(|line| line.contains("/to-the-file ")).then_some(())
     });
-    service.files.configure("access-log = \"stdout\"\ndrain-s = 1\n");
+    service.files.configure("access-log = \"stdout\"\ndrain-timeout = \"1s\"\n");
     service.does("reload");
     assert_eq!(service.ask("/x").await.status, 200);
     assert!(service.does("status").contains("serving"));
@@ -103,7 +103,7 @@ async fn lines_that_find_no_room_are_counted_and_told() {
     }
     service
         .proxy
-        .until("tells it", |log| log.contains("the access log does not take its lines").then_some(()));
+        .until("tells it", |log| log.contains("access log lines dropped").then_some(()));
     let mut reader = harness::raw_client::RawClient::plain(admin).await;
     reader.say("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     let text = reader.answer().await.expect("an answer").text();
@@ -155,4 +155,58 @@ async fn a_start_that_fails_ends_where_nobody_reads_why() {
     pipe.fill();
     let mut process = Process::start(command_to(&files, "2>", &path)).without_grace();
     assert_eq!(process.wait().code(), Some(2));
+}
+
+/// The fields of a line in JSON.
+fn event(line: &str) -> serde_json::Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_line_is_an_event_and_a_connection_has_one_number_in_all_of_them() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "log = \"debug\"\nlog-format = \"json\"\n");
+    assert_eq!(service.ask("/numbered").await.status, 200);
+    let mut session = service.session("/echo").await;
+    echoes(&mut session).await;
+    drop(session);
+    let access = |path: &str| {
+        let lines = service.files.log_lines("access.log");
+        let line = lines.into_iter().find(|line| line.contains(path))?;
+        Some(line.split_once(" conn=")?.1.split(' ').next()?.parse::<u64>().unwrap())
+    };
+    let request = eventually("the request is logged", || access("/numbered "));
+    let session = eventually("the session is logged", || access("/echo "));
+    assert_ne!(request, session);
+    let messages = |conn: u64| {
+        let log = service.proxy.log();
+        let events = log.lines().map(event).filter(|event| event["conn"] == conn);
+        events.map(|event| event["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    eventually("the connections end", || {
+        let is_over = |conn| messages(conn).last().is_some_and(|last| last == "client disconnected");
+        (is_over(request) && is_over(session)).then_some(())
+    });
+    assert_eq!(messages(request), ["client connected", "request ended", "client disconnected"]);
+    let of_session = ["client connected", "session opened", "request ended", "client disconnected"];
+    assert_eq!(messages(session), of_session);
+    let log = service.proxy.log();
+    for event in log.lines().map(event) {
+        assert!(event["timestamp"].is_string() && event["level"].is_string(), "{event}");
+        assert!(event["message"].as_str().is_some_and(|message| !message.is_empty()), "{event}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_changes_which_events_are_logged() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "log = \"info\"\n");
+    assert_eq!(service.ask("/x").await.status, 200);
+    service.files.configure("log = \"off,dcv_splice::worker=debug\"\n");
+    service.does("reload");
+    assert!(!service.proxy.log().contains("client connected"), "{}", service.proxy.log());
+    assert_eq!(service.ask("/x").await.status, 200);
+    eventually("it is logged", || service.proxy.log().contains("client connected conn=").then_some(()));
+    service.files.configure("log = \"loud\"\n");
+    assert!(service.refuses("reload").contains("write a level"));
 }

@@ -28,7 +28,7 @@ async fn new_connections_go_by_a_reload_and_sessions_by_what_they_began_with() {
     assert_eq!(service.ask("/x").await.status, 200);
     let identity = service.files.certify();
     service.files.configure(&format!(
-        "agents = \"192.0.2.0/24\"\nline-bytes-max = 256\nhsts-s = 5\naccess-log = \"{}\"\n",
+        "agents = \"192.0.2.0/24\"\nrequest-line-max = \"256B\"\nhsts-max-age = \"5s\"\naccess-log = \"{}\"\n",
         service.files.path("second.log").display()
     ));
     service.does("reload");

@@ -165,7 +165,8 @@ fn listeners(flags: &[&str]) -> usize {
 
 /// The addresses in lines such as `listening on https://127.0.0.1:43211`.
 fn listening(log: &str) -> Vec<SocketAddr> {
-    let urls = log.lines().filter_map(|line| line.split_once("listening on ")?.1.split_whitespace().next());
+    let is_end = |c: char| c.is_whitespace() || c == '"';
+    let urls = log.lines().filter_map(|line| line.split_once("listening on ")?.1.split(is_end).next());
     urls.filter_map(|url| url.trim_end_matches('/').rsplit('/').next()?.parse().ok()).collect()
 }
 

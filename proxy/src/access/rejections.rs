@@ -185,7 +185,7 @@ impl RejectCounters {
         let count = self.add(reason);
         if count.is_power_of_two() {
             tracing::warn!(
-                conn = %client.id,
+                conn = client.id.number(),
                 client = %client.address,
                 agent = agent.map(tracing::field::display),
                 reason = %reason.name(),

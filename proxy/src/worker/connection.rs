@@ -120,13 +120,13 @@ pub async fn serve<N: Runtime>(
 ) {
     // What the front needs is many KiB, which are given back before a desktop's hours begin.
     let accepted = Accepted { endpoint: Endpoint::new(stream, TlsEnd::plain()), client, secure, crowded, id };
-    tracing::debug!(conn = %id, client = %client.ip(), "client connected");
+    tracing::debug!(conn = id.number(), client = %client.ip(), "client connected");
     let front = Box::pin(front(generation, accepted));
     if let Some((upgraded, _permit)) = front.await {
-        tracing::debug!(conn = %id, "session opened");
+        tracing::debug!(conn = id.number(), "session opened");
         upgraded.relay(generation).await;
     }
-    tracing::debug!(conn = %id, "client disconnected");
+    tracing::debug!(conn = id.number(), "client disconnected");
 }
 
 /// Tells a client without TLS why it is not served. With TLS, the handshake would cost more than it is worth.

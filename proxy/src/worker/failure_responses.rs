@@ -24,7 +24,7 @@ pub(super) fn log_connect_failure<N: Runtime>(
 ) {
     if let Some(count) = generation.shared.process.failures.note(error.kind(), agent.ip()) {
         tracing::warn!(
-            conn = %client.id,
+            conn = client.id.number(),
             client = %client.address,
             %agent,
             reason = %error.kind(),
@@ -45,7 +45,7 @@ pub(super) fn log_failure<N: Runtime>(
 ) {
     if let Some(count) = generation.shared.process.failures.note(reason, agent.ip()) {
         tracing::info!(
-            conn = %client.id,
+            conn = client.id.number(),
             client = %client.address,
             %agent,
             %reason,

@@ -72,7 +72,7 @@ impl RecordBuilder {
         self.record.duration = generation.net.now() - self.started;
         let AccessRecord { conn, client, agent, .. } = &self.record;
         let agent = agent.map(tracing::field::display);
-        tracing::debug!(%conn, %client, agent, status, %end_reason, "request ended");
+        tracing::debug!(conn = conn.number(), %client, agent, status, %end_reason, "request ended");
         generation.worker.stats.close(&self.record);
         generation.shared.log.write(&self.record);
     }
