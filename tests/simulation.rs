@@ -22,10 +22,9 @@ use dcv_splice::observe::access_log::AccessLog;
 use dcv_splice::runtime::drain::Phase;
 use dcv_splice::tls::{Acceptor, AgentTrust, Connector, TlsEnd};
 use dcv_splice::transport::endpoint::Endpoint;
-use dcv_splice::worker::connection;
 use dcv_splice::worker::context::{Generation, ProcessState, SharedState};
 use dcv_splice::worker::load_balancer::LoadBalancer;
-use harness::simulated::{NetworkConditions, World, wire};
+use harness::simulated::{NetworkConditions, World, serve, wire};
 use plan::{Body, Ends, Exchange, Plan, Session};
 use talk::{FarEnd, decode, far_agent, far_client};
 use tokio::task::LocalSet;
@@ -106,6 +105,8 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
     };
     let world = World::new(Duration::from_millis(1), on_connect);
     let generation = Generation::new(world, fixture.shared(&plan, flags), Rc::default());
+    // The real loop allows 16 calls to set-up work; fewer find more places to be interrupted in.
+    generation.net.tighten([3, 5, 16][rng.usize(..3)]);
     let (near, far) = wire(weather, seed, breaks.client);
     let tls = if plan.client_tls {
         fixture.connector.connect(IpAddr::from([192, 0, 2, 9])).unwrap()
@@ -116,14 +117,7 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
     let local = LocalSet::new();
     let whole = local.run_until(async {
         let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
-        let served = generation.net.run(connection::serve(
-            &generation,
-            near,
-            client,
-            plan.client_tls,
-            false,
-            generation.shared.process.connection_ids.next(),
-        ));
+        let served = serve(&generation, near, client, plan.client_tls);
         let (client, ()) = tokio::join!(far_client(Endpoint::new(far, tls), &plan), served);
         generation.drain.enter(Phase::Draining);
         generation.pool.borrow_mut().clear();
@@ -139,6 +133,17 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
 /// No life may take longer than this, whatever breaks in it: the limits of the flags below, and some more.
 const BOUND: Duration = Duration::from_secs(400);
 
+/// All seeds below `count`; or the one in the environment's `SEED`, to replay a life that has failed.
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    match std::env::var("SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().expect("SEED is a number");
+            seed..seed + 1
+        }
+        Err(_) => 0..count,
+    }
+}
+
 fn on_virtual_time(lives: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.unwrap().block_on(lives);
@@ -148,7 +153,7 @@ fn on_virtual_time(lives: impl Future<Output = ()>) {
 fn every_byte_arrives_in_every_weather() {
     on_virtual_time(async {
         let fixture = Fixture::new();
-        for seed in 0..2000 {
+        for seed in seeds(2000) {
             let plan = Plan::of(seed);
             let life = live(&fixture, plan.clone(), seed, &[], Breaks::default()).await;
             check_whole(&plan, &life, seed);
@@ -183,7 +188,7 @@ fn break_everywhere(breaks: impl Fn(Rc<Cell<u32>>) -> Breaks) {
     on_virtual_time(async {
         let fixture = Fixture::new();
         let mut broken = 0;
-        for seed in 0..60 {
+        for seed in seeds(60) {
             let plan = Plan::of(seed);
             let step = 1 + u32::try_from(seed % 3).unwrap();
             for at in (1..120).step_by(step as usize) {
@@ -196,7 +201,7 @@ fn break_everywhere(breaks: impl Fn(Rc<Cell<u32>>) -> Breaks) {
                 broken += 1;
             }
         }
-        assert!(broken > 1000, "only {broken} lives were broken");
+        assert!(broken > 1000 || seeds(2).count() == 1, "only {broken} lives were broken");
     });
 }
 
@@ -273,19 +278,7 @@ fn a_silent_client_is_dropped_after_the_head_time() {
                 dcv_splice::transport::net::Stream::poll_send(&mut far, cx, said).map(drop)
             })
             .await;
-            tokio::time::timeout(
-                BOUND,
-                connection::serve(
-                    &generation,
-                    near,
-                    client,
-                    client_tls,
-                    false,
-                    generation.shared.process.connection_ids.next(),
-                ),
-            )
-            .await
-            .unwrap();
+            tokio::time::timeout(BOUND, serve(&generation, near, client, client_tls)).await.unwrap();
             let took = start.elapsed().as_secs();
             assert!((60..=limit).contains(&took), "{took} s after {said:?}");
         }
@@ -306,19 +299,7 @@ fn requests_that_were_sent_ahead_are_answered_a_turn_at_a_time() {
         })
         .await;
         let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
-        tokio::time::timeout(
-            BOUND,
-            connection::serve(
-                &generation,
-                near,
-                client,
-                false,
-                false,
-                generation.shared.process.connection_ids.next(),
-            ),
-        )
-        .await
-        .unwrap();
+        tokio::time::timeout(BOUND, serve(&generation, near, client, false)).await.unwrap();
         assert_eq!(generation.net.breaths.get(), 9);
     });
 }
@@ -332,7 +313,7 @@ fn nobody() -> World {
 fn an_early_answer_arrives_while_the_request_is_still_sent() {
     on_virtual_time(async {
         let fixture = Fixture::new();
-        for seed in 0..50 {
+        for seed in seeds(50) {
             let mut plan = Plan::of(seed);
             plan.session = None;
             let mut rng = fastrand::Rng::with_seed(seed);

@@ -235,9 +235,7 @@ fn a_handshake_that_takes_too_long_and_a_certificate_that_has_expired_are_counte
     let shown = format!("-cert {cert} -key {}", files.file("key", key.serialize_pem().as_bytes()));
     let mut proxy = proxy(&[&format!("--client-ca={cert}"), "--header-timeout=1s"]);
     let _silent = std::net::TcpStream::connect(proxy.address()).unwrap();
-    proxy.until("tells of the silent one", |log| {
-        log.contains("reason=handshake_timeout").then_some(())
-    });
+    proxy.until("tells of the silent one", |log| log.contains("reason=handshake_timeout").then_some(()));
     for _ in 0..3 {
         assert!(!openssl(&proxy, &shown).output.contains("DCV Proxy OK"));
     }

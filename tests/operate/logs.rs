@@ -101,9 +101,7 @@ async fn lines_that_find_no_room_are_counted_and_told() {
         client.say(&*request).await;
         assert_eq!(client.answer().await.expect("an answer").status, 200);
     }
-    service
-        .proxy
-        .until("tells it", |log| log.contains("access log lines dropped").then_some(()));
+    service.proxy.until("tells it", |log| log.contains("access log lines dropped").then_some(()));
     let mut reader = harness::raw_client::RawClient::plain(admin).await;
     reader.say("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     let text = reader.answer().await.expect("an answer").text();

@@ -117,9 +117,10 @@ async fn an_upgrade_shows_both_processes_until_the_old_one_has_ended() {
         service.does("upgrade");
     }
     let new = service.serving();
-    let doing = |process: u32, doing: &str| format!("pid=\"{process}\",version=\"0.1.0\",doing=\"{doing}\"");
+    let state =
+        |pid: u32, state: &str| format!("dcv_splice_process_state{{pid=\"{pid}\",state=\"{state}\"}} 1\n");
     let text = metrics(admin).await;
-    for wanted in [doing(new, "serving"), doing(old, "draining after an upgrade")] {
+    for wanted in [state(new, "serving"), state(old, "draining")] {
         assert!(text.contains(&wanted), "{wanted} is not in\n{text}");
     }
     let of_old = |text: &str| text.contains(&format!("dcv_splice_client_connections{{pid=\"{old}\"}} 1\n"));
@@ -181,7 +182,7 @@ async fn a_process_that_hangs_takes_no_other_ones_figures_with_it() {
     send(nix::sys::signal::Signal::SIGSTOP).unwrap();
     let text = metrics(admin).await;
     send(nix::sys::signal::Signal::SIGCONT).unwrap();
-    assert!(text.contains("doing=\"serving\""), "{text}");
+    assert!(text.contains("state=\"serving\"} 1\n"), "{text}");
     assert!(!text.contains(&format!("pid=\"{old}\"")), "{text}");
     session.finish().await;
     session.rest().await;

@@ -11,8 +11,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use dcv_splice::runtime::scheduler::Class;
+use dcv_splice::runtime::scheduler::{Class, SETUP_CALLS};
 use dcv_splice::transport::net::{Runtime, Stream};
+use dcv_splice::worker::connection;
+use dcv_splice::worker::context::Generation;
 
 /// How a wire treats what passes through it.
 #[derive(Clone, Copy, Debug)]
@@ -62,14 +64,42 @@ pub struct Wire {
     rng: fastrand::Rng,
     /// Receives and sends until the wire breaks; none: never.
     breaks_in: Option<Rc<Cell<u32>>>,
+    /// The calls that the proxy's task may make; none at the far end.
+    budget: Option<Rc<Budget>>,
+}
+
+/// The calls that one run of the proxy's task may make, as the real loop counts them.
+#[derive(Debug)]
+struct Budget {
+    left: Cell<u32>,
+    of_a_run: Cell<u32>,
+}
+
+impl Budget {
+    /// Whether one more call may be made; if not, the task has been woken for another run.
+    fn may_call(&self, cx: &Context<'_>) -> bool {
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(1));
+        if left == 0 {
+            cx.waker().wake_by_ref();
+        }
+        left > 0
+    }
 }
 
 /// A wire with its two ends. Only the first breaks after `breaks_in` receives and sends.
 pub fn wire(weather: NetworkConditions, seed: u64, breaks_in: Option<Rc<Cell<u32>>>) -> (Wire, Wire) {
     let (one, two) = <(Rc<RefCell<Lane>>, Rc<RefCell<Lane>>)>::default();
     let mut rng = fastrand::Rng::with_seed(seed);
-    let near = Wire { incoming: one.clone(), outgoing: two.clone(), weather, rng: rng.fork(), breaks_in };
-    let far = Wire { incoming: two, outgoing: one, weather, rng, breaks_in: None };
+    let near = Wire {
+        incoming: one.clone(),
+        outgoing: two.clone(),
+        weather,
+        rng: rng.fork(),
+        breaks_in,
+        budget: None,
+    };
+    let far = Wire { incoming: two, outgoing: one, weather, rng, breaks_in: None, budget: None };
     (near, far)
 }
 
@@ -86,6 +116,9 @@ impl Wire {
 
     /// Whether the call is to be put off; then the task has been woken for another try.
     fn is_reluctant(&mut self, cx: &Context<'_>) -> bool {
+        if self.budget.as_ref().is_some_and(|budget| !budget.may_call(cx)) {
+            return true;
+        }
         let reluctant = self.rng.u8(..100) < self.weather.reluctance;
         if reluctant {
             cx.waker().wake_by_ref();
@@ -103,6 +136,10 @@ impl Wire {
 }
 
 impl Stream for Wire {
+    fn is_put_off(&self) -> bool {
+        self.budget.as_ref().is_some_and(|budget| budget.left.get() == 0)
+    }
+
     fn poll_recv(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         if self.is_reluctant(cx) {
             return Poll::Pending;
@@ -181,6 +218,7 @@ pub struct World {
     pub asked: RefCell<Vec<SocketAddr>>,
     /// Whether who asked last had the turn to move bulk.
     pub bulk: Cell<bool>,
+    budget: Rc<Budget>,
     /// How often somebody has let the others have their turn.
     pub breaths: Cell<usize>,
     /// Who is polled again once it is its turn.
@@ -198,9 +236,21 @@ impl World {
             connect_time,
             asked: RefCell::default(),
             bulk: Cell::default(),
+            budget: Rc::new(Budget { left: Cell::new(SETUP_CALLS), of_a_run: Cell::new(SETUP_CALLS) }),
             breaths: Cell::default(),
             task: RefCell::default(),
         }
+    }
+
+    /// Takes on the near end of a wire: what its task may do in a run is bounded from now on.
+    pub fn adopt(&self, mut wire: Wire) -> Wire {
+        wire.budget = Some(self.budget.clone());
+        wire
+    }
+
+    /// Bounds each run to fewer calls than the real loop does.
+    pub fn tighten(&self, calls: u32) {
+        self.budget.of_a_run.set(calls);
     }
 
     /// Runs `work` as the one task that has turns here.
@@ -208,10 +258,17 @@ impl World {
         let mut work = std::pin::pin!(work);
         poll_fn(|cx| {
             self.task.replace(Some(cx.waker().clone()));
+            self.budget.left.set(self.budget.of_a_run.get());
             work.as_mut().poll(cx)
         })
         .await
     }
+}
+
+/// Serves the near end of a wire to its end, in runs as the real loop bounds them.
+pub async fn serve(generation: &Generation<World>, near: Wire, client: SocketAddr, secure: bool) {
+    let (net, id) = (&generation.net, generation.shared.process.connection_ids.next());
+    net.run(connection::serve(generation, net.adopt(near), client, secure, false, id)).await;
 }
 
 impl Runtime for World {
@@ -229,7 +286,7 @@ impl Runtime for World {
     async fn connect(&self, agent: SocketAddr) -> io::Result<Wire> {
         self.asked.borrow_mut().push(agent);
         tokio::time::sleep(self.connect_time).await;
-        (self.on_connect)(agent)
+        (self.on_connect)(agent).map(|wire| self.adopt(wire))
     }
 
     fn set_class(&self, _: Class) {}

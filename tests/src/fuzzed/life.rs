@@ -15,12 +15,11 @@ use dcv_splice::http::h1::head::{HeadEnd, HeadLimits, RequestHead};
 use dcv_splice::observe::access_log::AccessLog;
 use dcv_splice::tls::Acceptor;
 use dcv_splice::transport::net::Stream;
-use dcv_splice::worker::connection;
 use dcv_splice::worker::context::{Generation, ProcessState, SharedState};
 use dcv_splice::worker::load_balancer::LoadBalancer;
 use tokio::task::LocalSet;
 
-use crate::simulated::{NetworkConditions, Wire, World, wire};
+use crate::simulated::{NetworkConditions, Wire, World, serve, wire};
 
 use super::choice;
 
@@ -169,19 +168,7 @@ async fn live(options: u8, data: &[u8]) -> Rc<Agents> {
     let generation = Generation::new(world, shared(), Rc::default());
     let (near, far) = wire(weather, 9, None);
     let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
-    let both = async {
-        tokio::join!(
-            generation.net.run(connection::serve(
-                &generation,
-                near,
-                client,
-                false,
-                false,
-                generation.shared.process.connection_ids.next()
-            )),
-            act(far, data, &agents)
-        )
-    };
+    let both = async { tokio::join!(serve(&generation, near, client, false), act(far, data, &agents)) };
     let whole = tokio::time::timeout(BOUND, LocalSet::new().run_until(both)).await;
     assert!(whole.is_ok(), "no end in sight");
     generation.pool.borrow_mut().clear();
