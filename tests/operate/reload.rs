@@ -55,7 +55,7 @@ async fn a_configuration_that_can_not_be_used_changes_nothing_and_says_why() {
     let listen = format!("listen = \"{}\"", service.files.address);
     for (more, told) in [
         ("agnts = []\n", "did you mean agents?"),
-        ("connect-timeout = \"0ms\"\n", "invalid value '0'"),
+        ("connect-timeout = \"0ms\"\n", "invalid value '0ms'"),
         ("cert = \"/nowhere\"\n", "/nowhere"),
         ("access-log = \"/nowhere/at/all\"\n", "/nowhere/at/all"),
         ("key = \"/etc/passwd\"\n", "/etc/passwd"),
