@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use harness::{proxy, reference};
 
@@ -60,7 +61,8 @@ fn each_flag_that_a_document_names_exists() {
     let is_known =
         |flag: &str| known.split(|c: char| !(c.is_alphanumeric() || c == '-')).any(|word| word == flag);
     let mut unknown = BTreeSet::new();
-    for name in ["README.md", "SECURITY.md", "docs/configuration.md"] {
+    for name in ["README.md", "SECURITY.md", "docs/configuration.md", "docs/operations.md", "CONTRIBUTING.md"]
+    {
         let text = fs::read_to_string(Path::new(ROOT).join(name)).unwrap();
         // Code spans that begin with a flag are this program's.
         for span in text.split('`').skip(1).step_by(2).filter(|span| span.starts_with("--")) {
@@ -80,5 +82,35 @@ fn the_tables_of_the_flags_are_those_that_the_flags_make() {
     assert!(text == made, "run `cargo xtask docs`");
 }
 
-/// Flags of `cargo xtask test` and `cargo fuzz`.
-const OF_OTHERS: [&str; 2] = ["--no-install", "--sanitizer"];
+/// Files of the source that a document names in a code span are there.
+#[test]
+fn each_source_file_that_a_document_names_exists() {
+    let listed = Command::new("git").args(["-C", ROOT, "ls-files"]).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let mut absent = BTreeSet::new();
+    for document in documents().iter().filter(|path| !path.ends_with("CHANGELOG.md")) {
+        let text = fs::read_to_string(document).unwrap();
+        let is_source = |span: &&str| span.ends_with(".rs") && !span.contains(' ');
+        for span in text.split('`').skip(1).step_by(2).filter(is_source) {
+            if !listed.lines().any(|file| format!("/{file}").ends_with(&format!("/{span}"))) {
+                absent.insert(format!("{}: {span}", document.display()));
+            }
+        }
+    }
+    assert_eq!(absent, BTreeSet::new());
+}
+
+/// Flags of the repository's own commands, of cargo-fuzz, certbot and docker.
+const OF_OTHERS: [&str; 11] = [
+    "--deploy-hook",
+    "--health",
+    "--name",
+    "--no-install",
+    "--owner",
+    "--sanitizer",
+    "--ssh-user",
+    "--sudo",
+    "--time",
+    "--type",
+    "--upgrade",
+];

@@ -30,17 +30,23 @@ pub(crate) struct Args {
     /// Where the desktops listen, on 127.0.0.2 and 127.0.0.3
     #[arg(long, default_value_t = 8443)]
     agent_port: u16,
+    /// Where the status page is, on 127.0.0.1
+    #[arg(long, default_value_t = 9443)]
+    admin_port: u16,
 }
 
 /// Builds the proxy, starts everything and waits for Ctrl-C, SIGTERM or the proxy's end.
 pub(crate) fn run(args: &Args) -> Result<(), String> {
     // A build takes minutes: what would fail behind it is tried first.
-    let proxy = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
+    let [proxy, admin] =
+        [args.port, args.admin_port].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let agents = DESKTOPS.map(|(ip, _)| (SocketAddr::from((ip, args.agent_port)), "--agent-port"));
-    for (address, flag) in [(proxy, "--port")].into_iter().chain(agents) {
+    for (address, flag) in [(proxy, "--port"), (admin, "--admin-port")].into_iter().chain(agents) {
         drop(std::net::TcpListener::bind(address).map_err(|error| unusable(address, flag, &error))?);
     }
+    println!("Building the proxy as users get it; the first time takes minutes.");
     let proxy = build()?;
+    println!("Starting the proxy and two stand-in desktops.");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| format!("no tokio runtime: {error}"))?.block_on(show(args, &proxy))
 }
@@ -51,9 +57,10 @@ async fn show(args: &Args, proxy: &Path) -> Result<(), String> {
     // Asked before the proxy is: its answer would otherwise be another program's.
     drop(TcpListener::bind(listen).await.map_err(|error| unusable(listen, "--port", &error))?);
     let _agents = agents(args.agent_port).await?;
-    let mut proxy = start(proxy, listen, args.agent_port)?;
+    let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, args.admin_port));
+    let mut proxy = start(proxy, listen, admin, args.agent_port)?;
     let ended = tokio::select! {
-        ended = serve(&mut proxy, listen) => Some(ended),
+        ended = serve(&mut proxy, listen, admin) => Some(ended),
         () = stop.asked() => None,
     };
     match ended {
@@ -95,27 +102,27 @@ fn unusable(address: SocketAddr, option: &str, error: &std::io::Error) -> String
     }
 }
 
-fn start(proxy: &Path, listen: SocketAddr, agent_port: u16) -> Result<Child, String> {
+fn start(proxy: &Path, listen: SocketAddr, admin: SocketAddr, agent_port: u16) -> Result<Child, String> {
     let mut command = Command::new(proxy);
     command.arg("--listen").arg(listen.to_string()).arg("--agent-port").arg(agent_port.to_string());
     for (ip, _) in DESKTOPS {
         command.arg("--agents").arg(format!("{ip}/32"));
     }
-    command.arg("--default-agent").arg(DESKTOPS[0].0.to_string()).args(["--admin", "off"]);
+    command.arg("--default-agent").arg(DESKTOPS[0].0.to_string()).arg("--admin").arg(admin.to_string());
     // A group of its own: Ctrl-C is for this program, which then ends the proxy.
     command.process_group(0).kill_on_drop(true);
     command.spawn().map_err(|error| format!("{} does not start: {error}", proxy.display()))
 }
 
 /// Says where to look once the proxy listens; ends when the proxy does, which is an error here.
-async fn serve(proxy: &mut Child, listen: SocketAddr) -> Result<(), String> {
+async fn serve(proxy: &mut Child, listen: SocketAddr, admin: SocketAddr) -> Result<(), String> {
     tokio::select! {
         ended = proxy.wait() => return died(ended),
         ready = timeout(START, listening(listen)) => {
             ready.map_err(|_| format!("the proxy does not listen on {listen} after {} s", START.as_secs()))?;
         }
     }
-    announce(listen);
+    announce(listen, admin);
     died(proxy.wait().await)
 }
 
@@ -132,19 +139,21 @@ async fn listening(address: SocketAddr) {
     }
 }
 
-fn announce(listen: SocketAddr) {
+fn announce(listen: SocketAddr, admin: SocketAddr) {
     println!("\nTwo stand-in desktops behind the proxy:");
     for (ip, name) in DESKTOPS {
         println!("  {name:<8} https://{listen}/{}/", IpAddr::from(ip));
     }
-    println!("  health   https://{listen}/health");
+    println!("  status   http://{admin}/");
     println!("The browser warns about the certificate: that is expected, the proxy has just made it itself.");
-    println!("Ctrl-C ends everything.\n");
+    println!("If this host is not yours to look at, from the one with the browser:");
+    println!("  ssh -L {0}:{listen} -L {1}:{admin} THIS-HOST", listen.port(), admin.port());
+    println!("Ctrl-C ends the proxy and both desktops.\n");
 }
 
 /// SIGTERM, and SIGKILL for a proxy that does not heed it.
 async fn end(mut proxy: Child) -> Result<(), String> {
-    println!("\nstopping");
+    println!("\nEnding the proxy: sessions that are open are cut after {} s.", STOP.as_secs());
     if let Some(id) = proxy.id().and_then(|id| id.try_into().ok()) {
         // Gone already is as good.
         let _ = kill(Pid::from_raw(id), KillSignal::SIGTERM);
@@ -152,6 +161,7 @@ async fn end(mut proxy: Child) -> Result<(), String> {
     if timeout(STOP, proxy.wait()).await.is_err() {
         proxy.kill().await.map_err(|error| format!("the proxy does not end: {error}"))?;
     }
+    println!("The proxy and both desktops have ended.");
     Ok(())
 }
 
