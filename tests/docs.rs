@@ -90,7 +90,8 @@ fn each_source_file_that_a_document_names_exists() {
     let mut absent = BTreeSet::new();
     for document in documents().iter().filter(|path| !path.ends_with("CHANGELOG.md")) {
         let text = fs::read_to_string(document).unwrap();
-        let is_source = |span: &&str| span.ends_with(".rs") && !span.contains(' ');
+        let is_source =
+            |span: &&str| Path::new(span).extension().is_some_and(|end| end == "rs") && !span.contains(' ');
         for span in text.split('`').skip(1).step_by(2).filter(is_source) {
             if !listed.lines().any(|file| format!("/{file}").ends_with(&format!("/{span}"))) {
                 absent.insert(format!("{}: {span}", document.display()));
