@@ -75,7 +75,7 @@ enum State {
 }
 
 /// One way through a session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Direction {
     moved: u64,
     state: State,
@@ -84,12 +84,42 @@ struct Direction {
     /// Bytes moved inside the kernel that the receiver has not taken yet.
     piped: usize,
     pipe: Option<Pipe>,
+    lane: Lane,
+    /// Enough waits for the next bytes to go through the pipe.
     spliced: bool,
     /// The last record was the sender's close frame; not known without TLS, where a FIN is an end in order anyway.
     is_closed: bool,
 }
 
+/// How a direction's bytes are moved. Chosen once for a session, by what both ends can do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Lane {
+    /// Through the worker's buffers, where TLS is opened and sealed.
+    Copy,
+    /// The same while little waits, and through a pipe inside the kernel otherwise: no end has TLS in this program.
+    Splice,
+}
+
+impl Lane {
+    fn between<S: Stream>(from: &Endpoint<S>, to: &Endpoint<S>) -> Self {
+        if from.can_splice() && to.can_splice() { Self::Splice } else { Self::Copy }
+    }
+}
+
 impl Direction {
+    fn between<S: Stream>(from: &Endpoint<S>, to: &Endpoint<S>) -> Self {
+        Self {
+            moved: 0,
+            state: State::Going,
+            full_turns: 0,
+            piped: 0,
+            pipe: None,
+            lane: Lane::between(from, to),
+            spliced: false,
+            is_closed: false,
+        }
+    }
+
     fn is_over(&self) -> bool {
         self.state != State::Going
     }
@@ -129,8 +159,8 @@ pub async fn relay<N: Runtime>(
     agent: &mut Endpoint<N::Stream>,
     context: &RelayContext<'_, N>,
 ) -> (EndReason, ByteCounts) {
-    let mut relay =
-        Relay { client, agent, to_agent: Direction::default(), to_client: Direction::default(), first: None };
+    let (to_agent, to_client) = (Direction::between(client, agent), Direction::between(agent, client));
+    let mut relay = Relay { client, agent, to_agent, to_client, first: None };
     let end_reason = relay.run(context).await;
     let end_reason = relay.in_order(end_reason);
     relay.return_pipes(&mut context.pipes.borrow_mut());
@@ -292,7 +322,7 @@ fn pass_early<S: Stream>(
     direction: &mut Direction,
 ) -> Result<(), EndpointError> {
     let early = from.read_buf.len();
-    direction.is_closed = !from.is_plain() && close_frame::ends_with_close(from.read_buf.filled());
+    direction.is_closed = !from.is_clean_by_fin() && close_frame::ends_with_close(from.read_buf.filled());
     to.write(from.read_buf.filled())?;
     from.read_buf.consume(early);
     from.release_buffers();
@@ -398,14 +428,14 @@ impl<N: Runtime> Pump<'_, '_, N> {
         direction: &mut Direction,
         bytes_max: usize,
     ) -> Poll<Result<usize, TransferError>> {
-        let by_tls = !from.is_plain();
-        let plain_pair = !by_tls && to.is_plain();
-        let bytes_max = if plain_pair { SPLICE_BYTES_MIN } else { bytes_max };
+        let needs_word = !from.is_clean_by_fin();
+        let may_splice = direction.lane == Lane::Splice;
+        let bytes_max = if may_splice { SPLICE_BYTES_MIN } else { bytes_max };
         let WorkerBuffers { incoming, outgoing, .. } = &mut *self.buffers;
         let mut sealed: Result<(), TlsError> = Ok(());
         let mut sink = |plain: &[u8]| {
             direction.moved += plain.len() as u64;
-            direction.is_closed = by_tls && close_frame::ends_with_close(plain);
+            direction.is_closed = needs_word && close_frame::ends_with_close(plain);
             if sealed.is_ok() {
                 sealed = to.seal(plain, outgoing);
             }
@@ -418,7 +448,7 @@ impl<N: Runtime> Pump<'_, '_, N> {
         sent.map_err(TransferError::To)?;
         // Opening can oblige to an answer (a key update). Where it has to wait, a later turn sends it.
         let _ = from.poll_flush(self.cx);
-        direction.spliced = plain_pair && received == SPLICE_BYTES_MIN && self.fit(direction);
+        direction.spliced = may_splice && received == SPLICE_BYTES_MIN && self.fit(direction);
         Poll::Ready(Ok(received))
     }
 

@@ -127,8 +127,13 @@ impl<S: Stream> Endpoint<S> {
         self.tls.was_heard()
     }
 
-    /// Whether it speaks without TLS.
-    pub fn is_plain(&self) -> bool {
+    /// Whether its bytes may be moved inside the kernel: this program has no TLS to open or seal for it.
+    pub fn can_splice(&self) -> bool {
+        self.tls.is_plain()
+    }
+
+    /// Whether a FIN alone ends it in order. With TLS only a `close_notify` does (RFC 8446 6.1).
+    pub fn is_clean_by_fin(&self) -> bool {
         self.tls.is_plain()
     }
 
@@ -152,14 +157,14 @@ impl<S: Stream> Endpoint<S> {
         self.write_buf.free();
     }
 
-    /// The stream, for moving bytes inside the kernel; only for sides without TLS.
+    /// The stream, for moving bytes inside the kernel ([`Endpoint::can_splice`]).
     pub fn stream(&mut self) -> &mut S {
         &mut self.stream
     }
 
     /// Notes that the stream ended outside of [`Endpoint::poll_open`].
     pub fn note_end(&mut self) {
-        let clean = self.tls.is_plain() && !self.cut;
+        let clean = self.is_clean_by_fin() && !self.cut;
         self.end = Some(if clean { End::Clean } else { End::Truncated });
     }
 
