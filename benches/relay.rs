@@ -7,13 +7,13 @@ use std::cell::RefCell;
 use std::future::{Pending, pending};
 use std::hint::black_box;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use dcv_splice::observe::agent::Agent;
 use dcv_splice::runtime::buffer::Buffer;
 use dcv_splice::runtime::drain::Drain;
 use dcv_splice::runtime::scheduler::Class;
@@ -63,7 +63,7 @@ impl Runtime for Quiet {
     type Stream = Memory;
     type Sleep = Pending<()>;
 
-    async fn connect(&self, _: SocketAddr) -> io::Result<Memory> {
+    async fn connect(&self, _: Agent) -> io::Result<Memory> {
         Ok(Memory::default())
     }
 

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use dcv_splice::observe::agent::AgentId;
 use dcv_splice::observe::metrics::ProcessStatus;
-use dcv_splice::observe::stats::{OTHERS, TcpStats};
+use dcv_splice::observe::stats::TcpStats;
 use harness::process::{Process, eventually};
 use harness::proxy::{self, Proxy};
 use harness::raw_client::RawClient;
@@ -65,8 +66,8 @@ impl CountingProxy {
         serde_json::from_str(said.strip_prefix("ok ").expect("figures")).unwrap()
     }
 
-    fn kernel(&self, agent: IpAddr) -> TcpStats {
-        self.status().kernel.expect("an account").agents.get(&agent).cloned().unwrap_or_default()
+    fn kernel(&self, agent: impl Into<AgentId>) -> TcpStats {
+        self.status().kernel.expect("an account").agents.get(&agent.into()).cloned().unwrap_or_default()
     }
 
     /// What the kernel says once all of so many connections to the agent have ended, and the proxy's own figures agree.
@@ -77,11 +78,12 @@ impl CountingProxy {
             (kernel.closed + kernel.failed >= connections).then_some(())
         });
         // The proxy publishes its own once a second.
-        let own =
-            |status: &ProcessStatus| status.stats.agents.get(&agent).map(|it| it.sockets).unwrap_or_default();
+        let own = |status: &ProcessStatus| {
+            status.stats.agents.get(&agent.into()).map(|it| it.sockets).unwrap_or_default()
+        };
         let settled = eventually("both accounts are the same", || {
             let status = self.status();
-            let kernel = status.kernel.as_ref()?.agents.get(&agent)?;
+            let kernel = status.kernel.as_ref()?.agents.get(&agent.into())?;
             let own = own(&status);
             let same = (kernel.received, kernel.acknowledged) == (own.received, own.sent);
             same.then(|| kernel.clone())
@@ -313,7 +315,7 @@ async fn connections_that_fail_are_counted_as_such() {
 
 fn failures(proxy: &CountingProxy, count: u64) -> TcpStats {
     eventually("they are counted", || {
-        let others = proxy.kernel(OTHERS);
+        let others = proxy.kernel(AgentId::OTHERS);
         (others.failed == count).then_some(others)
     })
 }
@@ -337,7 +339,7 @@ async fn what_a_reset_has_left_unacknowledged_is_shown() {
         (kernel.closed == 1).then_some(kernel)
     });
     let own = eventually("the proxy's own is published", || {
-        let own = proxy.status().stats.agents.get(&agent.address.ip())?.sockets;
+        let own = proxy.status().stats.agents.get(&agent.address.ip().into())?.sockets;
         (own.received > 0).then_some(own)
     });
     assert_eq!(kernel.received, own.received);

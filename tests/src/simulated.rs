@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use dcv_splice::observe::agent::Agent;
 use dcv_splice::runtime::scheduler::{Class, SETUP_CALLS};
 use dcv_splice::transport::net::{Runtime, Stream};
 use dcv_splice::worker::connection;
@@ -283,7 +284,8 @@ impl Runtime for World {
         tokio::time::sleep(time)
     }
 
-    async fn connect(&self, agent: SocketAddr) -> io::Result<Wire> {
+    async fn connect(&self, agent: Agent) -> io::Result<Wire> {
+        let agent = agent.address;
         self.asked.borrow_mut().push(agent);
         tokio::time::sleep(self.connect_time).await;
         (self.on_connect)(agent).map(|wire| self.adopt(wire))

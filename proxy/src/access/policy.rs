@@ -12,6 +12,7 @@ use crate::http::local_response::LocalResponse;
 use crate::http::path_prefix::{PathPrefix, Place};
 use crate::http::request_source::RequestSource;
 use crate::http::rewrite::{self, HostHeader, PrefixMode, RequestRewrite};
+use crate::observe::agent::Agent;
 
 /// The settings that decide it.
 #[derive(Clone, Debug)]
@@ -56,7 +57,7 @@ pub enum Decision<'a> {
 #[derive(Debug)]
 pub struct Forward<'a> {
     /// The agent.
-    pub agent: SocketAddr,
+    pub agent: Agent,
     /// What is changed on the way to it.
     pub rewrite: RequestRewrite<'a>,
     /// What is changed on the way back.
@@ -119,13 +120,13 @@ impl Policy {
             Route::Host(_) => (Cow::Borrowed(head.path), Place::OwnHost),
             _ => (Cow::Borrowed(head.path), Place::Root),
         };
-        let agent = SocketAddr::new(agent, self.agent_port);
-        let host = rewrite::host_for(head, self.host_header, agent.ip());
+        let agent = Agent::at(SocketAddr::new(agent, self.agent_port));
+        let host = rewrite::host_for(head, self.host_header, agent.address.ip());
         let asked = head.host.map(|host| split_port(host).0).filter(|asked| *asked != split_port(&host).0);
         let path_prefix = PathPrefix {
-            agent: agent.ip(),
+            agent: agent.address.ip(),
             place,
-            port: agent.port(),
+            port: agent.address.port(),
             host,
             asked: asked.map(str::to_owned),
             bare: matches!(route, Route::MissingSlash(..)),

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
 use crate::http::h1::keep_alive::Promise;
+use crate::observe::agent::Agent;
 use crate::transport::endpoint::{Endpoint, EndpointError, WorkerBuffers};
 use crate::transport::net::Stream;
 
@@ -23,7 +23,7 @@ pub struct PoolLimits {
 
 /// Idle connections by agent, the one used last at the end.
 pub struct Pool<S> {
-    idle: BTreeMap<SocketAddr, Vec<Idle<S>>>,
+    idle: BTreeMap<Agent, Vec<Idle<S>>>,
     limits: PoolLimits,
 }
 
@@ -79,7 +79,7 @@ impl<S: Stream> Pool<S> {
         &mut self,
         cx: &mut Context<'_>,
         buffers: &mut WorkerBuffers,
-        agent: SocketAddr,
+        agent: Agent,
         now: Instant,
     ) -> Option<(Box<Endpoint<S>>, Promise)> {
         let idle = self.idle.get_mut(&agent)?;
@@ -92,7 +92,7 @@ impl<S: Stream> Pool<S> {
     }
 
     /// Keeps `endpoint` for the next request, if there is room and the agent takes another one.
-    pub fn put(&mut self, agent: SocketAddr, endpoint: Box<Endpoint<S>>, promise: Promise, now: Instant) {
+    pub fn put(&mut self, agent: Agent, endpoint: Box<Endpoint<S>>, promise: Promise, now: Instant) {
         let idle = self.idle.entry(agent).or_default();
         if promise.requests > 0 && idle.len() < self.limits.per_agent {
             idle.push(Idle { endpoint, since: now, promise });
@@ -114,7 +114,7 @@ impl<S: Stream> Pool<S> {
 }
 
 /// The connection that a client has logged in on at an agent, at most one: it serves this client and is closed with it.
-pub(crate) struct Bound<S>(Option<(SocketAddr, Idle<S>)>);
+pub(crate) struct Bound<S>(Option<(Agent, Idle<S>)>);
 
 impl<S: Stream> Bound<S> {
     /// None yet.
@@ -127,7 +127,7 @@ impl<S: Stream> Bound<S> {
         &mut self,
         cx: &mut Context<'_>,
         buffers: &mut WorkerBuffers,
-        agent: SocketAddr,
+        agent: Agent,
         now: Instant,
         limits: &PoolLimits,
     ) -> Option<(Box<Endpoint<S>>, Promise)> {
@@ -137,13 +137,7 @@ impl<S: Stream> Bound<S> {
     }
 
     /// Keeps `endpoint` in place of what was kept before, if the agent takes another request.
-    pub(crate) fn put(
-        &mut self,
-        agent: SocketAddr,
-        endpoint: Box<Endpoint<S>>,
-        promise: Promise,
-        now: Instant,
-    ) {
+    pub(crate) fn put(&mut self, agent: Agent, endpoint: Box<Endpoint<S>>, promise: Promise, now: Instant) {
         self.0 = (promise.requests > 0).then_some((agent, Idle { endpoint, since: now, promise }));
     }
 

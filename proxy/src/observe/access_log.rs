@@ -3,12 +3,13 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use crate::observe::agent::Agent;
 use crate::observe::client::ConnectionId;
 use crate::os::log::Log;
 
@@ -110,7 +111,7 @@ pub struct AccessRecord {
     /// The status that the client was given; 0 where it was given none.
     pub status: u16,
     /// Which agent was asked.
-    pub agent: Option<SocketAddr>,
+    pub agent: Option<Agent>,
     /// Body and session bytes from the client to the agent.
     pub to_agent: u64,
     /// Body and session bytes from the agent to the client.
@@ -234,6 +235,8 @@ impl AccessLog {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::observe::client::ConnectionIds;
 
@@ -265,7 +268,7 @@ mod tests {
             referer: "https://p/?token=secret".to_owned(),
             user_agent: String::new(),
             status: 200,
-            agent: Some(SocketAddr::from(([10, 0, 0, 5], 8443))),
+            agent: Some(Agent::at(SocketAddr::from(([10, 0, 0, 5], 8443)))),
             to_agent: 1,
             to_client: 22,
             duration: Duration::from_millis(333),

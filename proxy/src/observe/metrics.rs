@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
@@ -13,7 +12,8 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
-use crate::observe::stats::{AgentStats, KernelStats, OTHERS, Stats, TIMES_MS, TcpStats, Times};
+use crate::observe::agent::AgentId;
+use crate::observe::stats::{AgentStats, KernelStats, Stats, TIMES_MS, TcpStats, Times};
 
 /// How the stats are written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -433,19 +433,21 @@ fn pid(process: &ProcessStatus) -> Label {
     ("pid", process.pid.to_string())
 }
 
-fn agent(address: IpAddr) -> Label {
-    ("agent", if address == OTHERS { "others".to_owned() } else { address.to_string() })
+fn agent(id: AgentId) -> Label {
+    ("agent", id.to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     /// Without it readers refuse the whole text.
     #[test]
     fn every_histogram_has_all_of_its_times_in_the_last_bucket() {
         let mut process = ProcessStatus::default();
-        let address = IpAddr::from([10, 0, 0, 5]);
+        let address = AgentId::from(IpAddr::from([10, 0, 0, 5]));
         let mut stats = AgentStats::default();
         stats.connect.note(std::time::Duration::from_secs(100));
         process.stats.agents.insert(address, stats);
@@ -468,7 +470,7 @@ mod tests {
 
     /// A process with something of everything.
     fn full() -> ProcessStatus {
-        let address = IpAddr::from([10, 0, 0, 5]);
+        let address = AgentId::from(IpAddr::from([10, 0, 0, 5]));
         let mut process =
             ProcessStatus { rejected: vec![("max_connections".to_owned(), 2)], ..ProcessStatus::default() };
         process.stats.agents.insert(address, AgentStats { answers: [1; 6], ..AgentStats::default() });

@@ -2,6 +2,7 @@
 //! decides what happens to a connection. Uses `os`, `runtime` and `tls`.
 
 pub mod access_log;
+pub mod agent;
 pub(crate) mod client;
 pub(crate) mod failures;
 pub mod metrics;

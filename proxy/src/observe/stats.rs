@@ -3,7 +3,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,11 +10,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::observe::access_log::{AccessRecord, EndReason};
+use crate::observe::agent::AgentId;
 
-/// Agents that are counted each by itself; the others are counted together, as [`OTHERS`].
+/// Agents that are counted each by itself; the others are counted together, as [`AgentId::OTHERS`].
 const AGENTS_MAX: usize = 4096;
-/// Agents that were never reached, and those beyond [`AGENTS_MAX`].
-pub const OTHERS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Upper bounds of the times that are told apart, in milliseconds; longer ones have a bucket more.
 pub const TIMES_MS: [u64; 11] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500];
@@ -153,37 +151,38 @@ impl Drop for OpenSession {
 /// What a worker counts.
 #[derive(Debug, Default)]
 pub struct WorkerStats {
-    agents: RefCell<BTreeMap<IpAddr, Rc<AgentCounters>>>,
+    agents: RefCell<BTreeMap<AgentId, Rc<AgentCounters>>>,
     /// Of clients' sockets.
     pub clients: Rc<ByteCounter>,
 }
 
 impl WorkerStats {
     /// The stats of an agent that was reached.
-    pub fn agent(&self, agent: IpAddr) -> Rc<AgentCounters> {
+    pub fn agent(&self, agent: AgentId) -> Rc<AgentCounters> {
         let mut agents = self.agents.borrow_mut();
-        let key = if agents.len() < AGENTS_MAX || agents.contains_key(&agent) { agent } else { OTHERS };
+        let key =
+            if agents.len() < AGENTS_MAX || agents.contains_key(&agent) { agent } else { AgentId::OTHERS };
         agents.entry(key).or_default().clone()
     }
 
     /// The stats of an agent, or of the others where it was never reached.
-    fn known(&self, agent: IpAddr) -> Rc<AgentCounters> {
+    fn known(&self, agent: AgentId) -> Rc<AgentCounters> {
         let found = self.agents.borrow().get(&agent).cloned();
-        found.unwrap_or_else(|| self.agents.borrow_mut().entry(OTHERS).or_default().clone())
+        found.unwrap_or_else(|| self.agents.borrow_mut().entry(AgentId::OTHERS).or_default().clone())
     }
 
     /// Counts a connection to an agent, and how long connecting took.
-    pub fn connected(&self, agent: IpAddr, took: Duration) {
+    pub fn connected(&self, agent: AgentId, took: Duration) {
         self.agent(agent).stats.borrow_mut().connect.note(took);
     }
 
     /// Counts a failed connection to an agent.
-    pub fn connect_failed(&self, agent: IpAddr) {
+    pub fn connect_failed(&self, agent: AgentId) {
         self.known(agent).stats.borrow_mut().connect_failures += 1;
     }
 
     /// Counts a session, which is open until the value is dropped.
-    pub fn begin_session(&self, agent: IpAddr) -> OpenSession {
+    pub fn begin_session(&self, agent: AgentId) -> OpenSession {
         let counters = self.agent(agent);
         {
             let mut stats = counters.stats.borrow_mut();
@@ -196,7 +195,7 @@ impl WorkerStats {
     /// Counts a request or session that is over.
     pub fn close(&self, record: &AccessRecord) {
         let Some(agent) = record.agent else { return };
-        let counters = self.known(agent.ip());
+        let counters = self.known(agent.id);
         let mut stats = counters.stats.borrow_mut();
         let class = usize::from(record.status / 100).min(stats.answers.len() - 1);
         stats.answers[class] += 1;
@@ -225,14 +224,14 @@ impl WorkerStats {
 #[serde(default)]
 pub struct Stats {
     /// By agent.
-    pub agents: BTreeMap<IpAddr, AgentStats>,
+    pub agents: BTreeMap<AgentId, AgentStats>,
     /// Bytes on clients' sockets.
     pub clients: SocketBytes,
 }
 
 impl Stats {
     /// Bytes on an agent's sockets.
-    pub fn sockets(&self, agent: IpAddr) -> SocketBytes {
+    pub fn sockets(&self, agent: AgentId) -> SocketBytes {
         self.agents.get(&agent).map(|stats| stats.sockets).unwrap_or_default()
     }
 
@@ -303,7 +302,7 @@ fn add_each(sum: &mut Vec<u64>, more: &[u64]) {
 #[serde(default)]
 pub struct KernelStats {
     /// By agent.
-    pub agents: BTreeMap<IpAddr, TcpStats>,
+    pub agents: BTreeMap<AgentId, TcpStats>,
     /// By the port that clients come to.
     pub listeners: BTreeMap<u32, TcpStats>,
 }
@@ -340,9 +339,13 @@ fn lock(stats: &Mutex<Stats>) -> MutexGuard<'_, Stats> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
-    const AGENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 5));
+    fn agent() -> AgentId {
+        IpAddr::from([10, 0, 0, 5]).into()
+    }
 
     #[test]
     fn times_fall_into_their_buckets() {
@@ -359,16 +362,16 @@ mod tests {
         let published = StatsSnapshot::new(2);
         for worker in 0..2 {
             let stats = WorkerStats::default();
-            stats.connected(AGENT, Duration::from_millis(3));
-            stats.agent(AGENT).sockets.sent(10);
+            stats.connected(agent(), Duration::from_millis(3));
+            stats.agent(agent()).sockets.sent(10);
             stats.clients.received(7);
-            let open = stats.begin_session(AGENT);
-            drop(stats.begin_session(AGENT));
+            let open = stats.begin_session(agent());
+            drop(stats.begin_session(agent()));
             published.put(worker, stats.read());
             drop(open);
         }
         let sum = published.sum();
-        let stats = &sum.agents[&AGENT];
+        let stats = &sum.agents[&agent()];
         assert_eq!((stats.sessions, stats.sessions_opened, stats.connect.count()), (2, 4, 2));
         assert_eq!((stats.sockets.sent, sum.clients.received), (20, 14));
         let written = serde_json::to_string(&sum).expect("text");
@@ -381,13 +384,13 @@ mod tests {
     fn agents_that_were_never_reached_share_one_entry() {
         let worker = WorkerStats::default();
         for last in 0..=255 {
-            worker.connect_failed(IpAddr::from([10, 0, 0, last]));
+            worker.connect_failed(IpAddr::from([10, 0, 0, last]).into());
         }
         let stats = worker.read();
         assert_eq!(stats.agents.len(), 1);
-        assert_eq!(stats.agents[&OTHERS].connect_failures, 256);
+        assert_eq!(stats.agents[&AgentId::OTHERS].connect_failures, 256);
         for agent in (0x0b00_0000_u32..).take(AGENTS_MAX + 10) {
-            worker.agent(IpAddr::from(agent.to_be_bytes()));
+            worker.agent(IpAddr::from(agent.to_be_bytes()).into());
         }
         assert_eq!(worker.read().agents.len(), AGENTS_MAX);
     }

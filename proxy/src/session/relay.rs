@@ -512,12 +512,12 @@ mod tests {
     use std::cell::Cell;
     use std::future::{Pending, pending};
     use std::io;
-    use std::net::SocketAddr;
     use std::rc::Rc;
     use std::task::Waker;
     use std::time::Instant;
 
     use super::*;
+    use crate::observe::agent::Agent;
     use crate::runtime::scheduler::Class;
     use crate::tls::TlsEnd;
 
@@ -563,7 +563,7 @@ mod tests {
         type Stream = Talker;
         type Sleep = Pending<()>;
 
-        async fn connect(&self, _: SocketAddr) -> io::Result<Talker> {
+        async fn connect(&self, _: Agent) -> io::Result<Talker> {
             Ok(Talker::default())
         }
 

@@ -16,6 +16,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, acceptfrom_with, 
 use rustix::pipe::{SpliceFlags, splice};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::observe::agent::Agent;
 use crate::observe::stats::{AgentCounters, ByteCounter, WorkerStats};
 use crate::runtime::executor::{Executor, Interest, RegisteredFd, Sleep};
 use crate::runtime::scheduler::Class;
@@ -73,7 +74,7 @@ pub trait Runtime {
     type Sleep: Future<Output = ()>;
 
     /// Connects to an agent. The caller limits the time.
-    fn connect(&self, agent: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>>;
+    fn connect(&self, agent: Agent) -> impl Future<Output = io::Result<Self::Stream>>;
 
     /// The time.
     fn now(&self) -> Instant;
@@ -124,13 +125,14 @@ impl Runtime for OsRuntime {
     type Stream = TcpStream;
     type Sleep = Sleep;
 
-    async fn connect(&self, agent: SocketAddr) -> io::Result<TcpStream> {
+    async fn connect(&self, agent: Agent) -> io::Result<TcpStream> {
         let kind = Type::STREAM.nonblocking().cloexec();
-        let socket = Socket::new(Domain::for_address(agent), kind, Some(Protocol::TCP))?;
+        let socket = Socket::new(Domain::for_address(agent.address), kind, Some(Protocol::TCP))?;
         set_options(&socket, self.user_timeout)?;
         // Before the handshake, in which the window's scale is told.
         socket.set_recv_buffer_size(AGENT_RECEIVE_BYTES)?;
-        let departure = self.own.depart(agent, || begin_connecting(&socket, agent))?.map(Box::new);
+        let departure =
+            self.own.depart(agent.address, || begin_connecting(&socket, agent.address))?.map(Box::new);
         let socket = RegisteredFd::new(&self.executor, socket.into(), false)?;
         // Writable once it is connected, or has failed (connect(2)).
         poll_fn(|cx| socket.poll_io(cx, Interest::Write, |_| Ok(()))).await?;
@@ -140,7 +142,7 @@ impl Runtime for OsRuntime {
                 Err(io::Error::other("this is the proxy itself"))
             }
             None => {
-                let sockets = Metered::Agent { book: self.stats.agent(agent.ip()), _departure: departure };
+                let sockets = Metered::Agent { counters: self.stats.agent(agent.id), _departure: departure };
                 Ok(TcpStream { socket, sockets })
             }
         }
@@ -278,14 +280,14 @@ pub struct TcpStream {
 
 /// Whose bytes they are.
 enum Metered {
-    Agent { book: Rc<AgentCounters>, _departure: Option<Box<Departure>> },
+    Agent { counters: Rc<AgentCounters>, _departure: Option<Box<Departure>> },
     Client(Rc<ByteCounter>),
 }
 
 impl TcpStream {
     fn sockets(&self) -> &ByteCounter {
         match &self.sockets {
-            Metered::Agent { book, .. } => &book.sockets,
+            Metered::Agent { counters, .. } => &counters.sockets,
             Metered::Client(sockets) => sockets,
         }
     }

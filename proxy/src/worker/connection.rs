@@ -22,6 +22,7 @@ use crate::http::local_response::LocalResponse;
 use crate::http::request_source::RequestSource;
 use crate::http::rewrite;
 use crate::observe::access_log::{EndReason, Side};
+use crate::observe::agent::Agent;
 use crate::observe::client::{ClientConnection, ConnectionId};
 use crate::runtime::drain::Phase;
 use crate::runtime::scheduler::Class;
@@ -70,7 +71,7 @@ struct Ready<N: Runtime> {
 struct Requested<N: Runtime> {
     client: Ready<N>,
     request: RequestContext,
-    agent: SocketAddr,
+    agent: Agent,
     /// The head that the agent is to see.
     head: Vec<u8>,
     builder: RecordBuilder,
@@ -595,15 +596,15 @@ impl<N: Runtime> Requested<N> {
             .await;
         match reached.unwrap_or(Err(ConnectError::TimedOut)) {
             Ok(agent) => {
-                generation.worker.stats.connected(self.agent.ip(), generation.net.now() - begun);
+                generation.worker.stats.connected(self.agent.id, generation.net.now() - begun);
                 Ok(self.pair(agent))
             }
             Err(error) => {
-                generation.worker.stats.connect_failed(self.agent.ip());
+                generation.worker.stats.connect_failed(self.agent.id);
                 log_connect_failure(generation, self.builder.client(), self.agent, &error);
                 let response = LocalResponse::new(
                     error.status(),
-                    format!("The desktop at {} {}", self.agent.ip(), cause(&error)),
+                    format!("The desktop at {} {}", self.agent.id, cause(&error)),
                 );
                 Err(self.respond(generation, &response).await)
             }
@@ -629,13 +630,13 @@ impl<N: Runtime> Requested<N> {
 
 async fn connect<N: Runtime>(
     generation: &Generation<N>,
-    agent: SocketAddr,
+    agent: Agent,
 ) -> Result<Box<Endpoint<N::Stream>>, ConnectError> {
     let stream = generation.net.connect(agent).await.map_err(ConnectError::Refused)?;
     let Some(connector) = &generation.shared.connector else {
         return Ok(Box::new(Endpoint::new(stream, TlsEnd::plain())));
     };
-    let tls = connector.connect(agent.ip()).map_err(|error| ConnectError::Handshake(error.into()))?;
+    let tls = connector.connect(agent.address.ip()).map_err(|error| ConnectError::Handshake(error.into()))?;
     let mut endpoint = Box::new(Endpoint::new(stream, tls));
     endpoint.handshake(&generation.worker.buffers).await.map_err(ConnectError::Handshake)?;
     Ok(endpoint)
@@ -738,7 +739,7 @@ impl<N: Runtime> Connected<N> {
             builder.close(generation, *status, end_reason);
             return NextStep::Closed;
         }
-        match response_to(&failure, agent.ip()) {
+        match response_to(&failure, agent) {
             None => {
                 let stopped = matches!(failure, Failure::Stopped);
                 builder.close(
@@ -759,7 +760,7 @@ impl<N: Runtime> Connected<N> {
 impl<N: Runtime> Upgraded<N> {
     async fn relay(self: Box<Self>, generation: &Generation<N>) {
         let Self { mut client, mut agent, mut builder } = *self;
-        let _open = builder.record.agent.map(|agent| generation.worker.stats.begin_session(agent.ip()));
+        let _open = builder.record.agent.map(|agent| generation.worker.stats.begin_session(agent.id));
         generation.net.set_class(Class::Session);
         let around = RelayContext {
             net: &generation.net,

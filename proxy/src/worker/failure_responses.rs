@@ -1,14 +1,13 @@
 //! The response of the proxy to each failure, its reject reason, and its log line. Decides nothing and waits for nothing;
 //! the details are in the operator's log only.
 
-use std::net::{IpAddr, SocketAddr};
-
 use crate::access::rejections::RejectReason;
 use crate::agents::pool::ConnectError;
 use crate::http::h1::body::BodyError;
 use crate::http::h1::exchange::Failure;
 use crate::http::local_response::LocalResponse;
 use crate::observe::access_log::Side;
+use crate::observe::agent::Agent;
 use crate::observe::client::ClientConnection;
 use crate::tls::Trouble;
 use crate::transport::endpoint::EndpointError;
@@ -19,10 +18,10 @@ use crate::worker::context::Generation;
 pub(super) fn log_connect_failure<N: Runtime>(
     generation: &Generation<N>,
     client: ClientConnection,
-    agent: SocketAddr,
+    agent: Agent,
     error: &ConnectError,
 ) {
-    if let Some(count) = generation.shared.process.failures.note(error.kind(), agent.ip()) {
+    if let Some(count) = generation.shared.process.failures.note(error.kind(), agent.id) {
         tracing::warn!(
             conn = client.id.number(),
             client = %client.address,
@@ -39,11 +38,11 @@ pub(super) fn log_connect_failure<N: Runtime>(
 pub(super) fn log_failure<N: Runtime>(
     generation: &Generation<N>,
     client: ClientConnection,
-    agent: SocketAddr,
+    agent: Agent,
     reason: &'static str,
     detail: &str,
 ) {
-    if let Some(count) = generation.shared.process.failures.note(reason, agent.ip()) {
+    if let Some(count) = generation.shared.process.failures.note(reason, agent.id) {
         tracing::info!(
             conn = client.id.number(),
             client = %client.address,
@@ -99,12 +98,12 @@ pub(super) fn cause(error: &ConnectError) -> String {
     }
 }
 
-pub(super) fn bad_gateway(agent: IpAddr, what: &str) -> LocalResponse {
-    LocalResponse::new(502, format!("The desktop at {agent} {what}."))
+pub(super) fn bad_gateway(agent: Agent, what: &str) -> LocalResponse {
+    LocalResponse::new(502, format!("The desktop at {} {what}.", agent.id))
 }
 
 /// What the client is told of a failure; nothing where it is gone itself, or everything ends.
-pub(super) fn response_to(failure: &Failure, agent: IpAddr) -> Option<LocalResponse> {
+pub(super) fn response_to(failure: &Failure, agent: Agent) -> Option<LocalResponse> {
     match failure {
         Failure::BadHead(_) => Some(bad_gateway(agent, "answered with what is no valid HTTP response")),
         Failure::UnaskedUpgrade => Some(bad_gateway(agent, "switched to a protocol that nobody asked for")),
@@ -120,7 +119,7 @@ pub(super) fn response_to(failure: &Failure, agent: IpAddr) -> Option<LocalRespo
         }
         Failure::Endpoint(Side::Client, _, _) | Failure::Stopped => None,
         Failure::Endpoint(Side::Agent, EndpointError::TimedOut, _) => {
-            Some(LocalResponse::new(504, format!("The desktop at {agent} did not answer in time.")))
+            Some(LocalResponse::new(504, format!("The desktop at {} did not answer in time.", agent.id)))
         }
         Failure::Endpoint(Side::Agent, _, _) => {
             Some(bad_gateway(agent, "closed the connection without an answer"))

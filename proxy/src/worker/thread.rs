@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::access::rejections::RejectReason;
 use crate::config::IoBackend;
+use crate::observe::agent::AgentId;
 use crate::observe::client::ClientConnection;
-use crate::observe::failures::OTHERS;
 use crate::observe::stats::WorkerStats;
 use crate::os::seccomp;
 use crate::runtime::drain::{Drain, Phase};
@@ -310,7 +310,7 @@ async fn accept(
 
 /// Logs the 1st, 2nd, 4th, ... failure of each kind to take a connection.
 fn log_accept_failure(generation: &Generation<OsRuntime>, kind: &'static str, error: &io::Error) {
-    if let Some(count) = generation.shared.process.failures.note(kind, OTHERS) {
+    if let Some(count) = generation.shared.process.failures.note(kind, AgentId::OTHERS) {
         tracing::warn!(reason = %kind, count, detail = &*error.to_string(), "accept failed");
     }
 }

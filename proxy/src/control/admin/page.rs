@@ -1,11 +1,10 @@
 //! The process page: each process, each agent, rejected connections. Pure.
 
-use std::net::IpAddr;
-
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::observe::agent::AgentId;
 use crate::observe::metrics::ProcessStatus;
-use crate::observe::stats::{AgentStats, OTHERS, SocketBytes, Stats, TIMES_MS, TcpStats, Times};
+use crate::observe::stats::{AgentStats, SocketBytes, Stats, TIMES_MS, TcpStats, Times};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --line: #8884; --soft: #888; }
@@ -73,23 +72,23 @@ fn agents(process: &ProcessStatus) -> Markup {
         .wide { table {
             tr { th { "agent" } th { "sessions" } th { "opened" } th { "requests" } th { "5xx" } th { "connect failures" }
                  th { "connect" } th { "request" } th { "received" } th { "sent" } }
-            @for (address, stats) in agents.iter().filter(|(address, _)| **address != OTHERS) {
+            @for (address, stats) in agents.iter().filter(|(address, _)| **address != AgentId::OTHERS) {
                 (agent(*address, stats))
             }
-            @if let Some(stats) = agents.get(&OTHERS) { (agent(OTHERS, stats)) }
+            @if let Some(stats) = agents.get(&AgentId::OTHERS) { (agent(AgentId::OTHERS, stats)) }
         } }
         p.soft { "connect and request: p50 / p99. received and sent: bytes on the agent's sockets, TLS included." }
     }
 }
 
-fn agent(address: IpAddr, stats: &AgentStats) -> Markup {
+fn agent(address: AgentId, stats: &AgentStats) -> Markup {
     let AgentStats {
         answers, sessions, sessions_opened, connect_failures, connect, request, sockets, ..
     } = stats;
     let SocketBytes { received, sent } = *sockets;
     let failed = answers[5];
     html! { tr {
-        td { @if address == OTHERS { span.soft { "others, never reached" } } @else { (address) } }
+        td { @if address == AgentId::OTHERS { span.soft { "others, never reached" } } @else { (address) } }
         td { (sessions) } td { (sessions_opened) } td { (answers.iter().sum::<u64>()) }
         td.bad[failed > 0] { (failed) } td.bad[*connect_failures > 0] { (connect_failures) }
         td { (spread(connect)) } td { (spread(request)) }
@@ -115,10 +114,10 @@ fn kernel(process: &ProcessStatus) -> Markup {
     }
 }
 
-fn agent_by_kernel(address: IpAddr, kernel: &TcpStats, own: &Stats) -> Markup {
+fn agent_by_kernel(address: AgentId, kernel: &TcpStats, own: &Stats) -> Markup {
     let (received, sent) = kernel.beyond(own.sockets(address));
     html! { tr {
-        td { @if address == OTHERS { span.soft { "others, never reached" } } @else { (address) } }
+        td { @if address == AgentId::OTHERS { span.soft { "others, never reached" } } @else { (address) } }
         td { (kernel.opened.saturating_sub(kernel.closed)) } td { (kernel.opened) }
         td.bad[kernel.failed > 0] { (kernel.failed) }
         td { (half(&kernel.connect_times)) } td { (half(&kernel.rtts)) }
@@ -197,6 +196,7 @@ fn time(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
     use std::time::Duration;
 
     use super::*;
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn what_the_two_accounts_differ_by_is_shown() {
-        let agent = IpAddr::from([10, 0, 0, 5]);
+        let agent = AgentId::from(IpAddr::from([10, 0, 0, 5]));
         let mut process = ProcessStatus::default();
         assert!(!render(&[process.clone()]).contains("kernel"));
         let mut stats = AgentStats::default();
@@ -249,8 +249,11 @@ mod tests {
     #[test]
     fn a_page_names_every_agent() {
         let mut process = ProcessStatus::default();
-        process.stats.agents.insert([10, 0, 0, 5].into(), AgentStats::default());
-        process.stats.agents.insert(OTHERS, AgentStats { connect_failures: 3, ..AgentStats::default() });
+        process.stats.agents.insert(IpAddr::from([10, 0, 0, 5]).into(), AgentStats::default());
+        process
+            .stats
+            .agents
+            .insert(AgentId::OTHERS, AgentStats { connect_failures: 3, ..AgentStats::default() });
         let page = render(&[process]);
         assert!(page.contains("10.0.0.5") && page.contains("others, never reached"), "{page}");
     }

@@ -12,7 +12,8 @@ use aya::programs::{CgroupAttachMode, SockOps};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use crate::config::Config;
-use crate::observe::stats::{KernelStats, OTHERS, TcpStats};
+use crate::observe::agent::AgentId;
+use crate::observe::stats::{KernelStats, TcpStats};
 
 use layout::{
     ACKNOWLEDGED, AGENT, BUCKETS, CLOSED, CONNECT_TIMES, Counts, FAILED, Key, LEG, OPENED, PORT, RECEIVED,
@@ -61,7 +62,7 @@ impl Account {
         let mut account = KernelStats::default();
         for (key, counts) in self.counts.iter().flatten() {
             if key[LEG] == AGENT {
-                account.agents.entry(address(&key)).or_default().add(&stats(&counts));
+                account.agents.entry(agent(&key)).or_default().add(&stats(&counts));
             } else {
                 account.listeners.entry(key[PORT]).or_default().add(&stats(&counts));
             }
@@ -97,12 +98,12 @@ fn explain(what: &str, error: &(dyn Error + 'static)) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-fn address(key: &Key) -> IpAddr {
+fn agent(key: &Key) -> AgentId {
     let mut bytes = [0; 16];
     bytes.chunks_mut(4).zip(key).for_each(|(bytes, word)| bytes.copy_from_slice(&word.to_ne_bytes()));
     match IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical() {
-        nobody if nobody.is_unspecified() => OTHERS,
-        agent => agent,
+        nobody if nobody.is_unspecified() => AgentId::OTHERS,
+        address => address.into(),
     }
 }
 
@@ -130,9 +131,9 @@ mod tests {
     fn addresses_are_those_of_agents() {
         let word = |bytes: [u8; 4]| u32::from_ne_bytes(bytes);
         let v4 = [0, 0, word([0, 0, 0xff, 0xff]), word([10, 0, 0, 5]), 8443, AGENT];
-        assert_eq!(address(&v4), IpAddr::from([10, 0, 0, 5]));
+        assert_eq!(agent(&v4), AgentId::from(IpAddr::from([10, 0, 0, 5])));
         let v6 = [word([0x20, 1, 0xd, 0xb8]), 0, 0, word([0, 0, 0, 1]), 8443, AGENT];
-        assert_eq!(address(&v6).to_string(), "2001:db8::1");
-        assert_eq!(address(&[0, 0, 0, 0, 0, AGENT]), OTHERS);
+        assert_eq!(agent(&v6).to_string(), "2001:db8::1");
+        assert_eq!(agent(&[0, 0, 0, 0, 0, AGENT]), AgentId::OTHERS);
     }
 }
