@@ -50,7 +50,7 @@ pub struct ClientLimits {
     pub per_second: u32,
 }
 
-/// What a client that is not let in is told, where it can be.
+/// The response for a client that is not admitted, where one can be sent.
 pub fn reply_to(refused: RejectReason) -> LocalResponse {
     let later = |status, text| LocalResponse::new(status, text).with_header("Retry-After: 5");
     match refused {
@@ -81,7 +81,7 @@ struct Rules {
 #[derive(Debug, Default)]
 struct Clients(Mutex<HashMap<IpAddr, Client>>);
 
-/// What is remembered of one.
+/// The state of one client.
 #[derive(Clone, Copy, Debug)]
 struct Client {
     open: usize,
@@ -178,7 +178,7 @@ impl Drop for ClientPermit {
     }
 }
 
-/// What counts as one client.
+/// The address or network that counts as one client.
 pub fn one(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {

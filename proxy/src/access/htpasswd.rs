@@ -16,7 +16,7 @@ const PASSWORD_BYTES: usize = 72;
 /// Bytes of an `Authorization` value that is looked at.
 const CREDENTIALS_BYTES_MAX: usize = 1024;
 
-/// A line that can't be meant so, and what to write instead.
+/// An invalid line, and what to write instead.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("line {line}: {says}")]
 pub struct LineError {
@@ -25,7 +25,7 @@ pub struct LineError {
     says: &'static str,
 }
 
-/// Who is known.
+/// The users.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Users {
     hashes: HashMap<String, String>,

@@ -1,4 +1,4 @@
-//! Who may ask at all, where the operator wants a password: asks [`Users`] on a thread of its own. What was found good is
+//! Password checks, where the operator wants them: asks [`Users`] on a thread of its own. A password that was found good is
 //! remembered as a keyed digest, so that a password costs its tens of milliseconds once. Who guesses has to wait longer
 //! each time. No password is kept or logged.
 
@@ -33,7 +33,7 @@ const WAIT_MAX: Duration = Duration::from_mins(1);
 const REMEMBERED: Duration = Duration::from_mins(10);
 const REMEMBERED_MAX: usize = 16_384;
 
-/// What the operator asks for.
+/// The operator's settings.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PasswordRules {
     /// The htpasswd file.
@@ -58,7 +58,7 @@ pub enum PasswordFileError {
     Line {
         /// Which file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         source: LineError,
     },
 }
@@ -86,7 +86,7 @@ impl AuthError {
         }
     }
 
-    /// What the client is told.
+    /// The response for the client.
     pub fn reply(self) -> LocalResponse {
         match self {
             Self::Missing | Self::Wrong => LocalResponse::new(401, "This proxy wants a name and a password.")
@@ -110,7 +110,7 @@ struct Inner {
     book: Arc<KnownPasswords>,
 }
 
-/// What is remembered, by workers and the thread.
+/// The state that workers and the thread share.
 #[derive(Debug)]
 struct KnownPasswords {
     key: hmac::Key,

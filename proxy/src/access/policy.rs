@@ -1,4 +1,4 @@
-//! Who answers a request: an agent, with the rewrite that it is to see, or the proxy itself. Takes values and gives values:
+//! Decides who answers a request: an agent, with the rewrite that it is to see, or the proxy itself. Takes values and gives values:
 //! it connects to nobody, counts nothing, logs nothing and writes no byte of a message.
 
 use std::borrow::Cow;
@@ -35,7 +35,7 @@ pub struct Policy {
     pub has_passwords: bool,
 }
 
-/// Who answers.
+/// The result.
 #[derive(Debug)]
 pub enum Decision<'a> {
     /// An agent.
@@ -48,7 +48,7 @@ pub enum Decision<'a> {
         reason: RejectReason,
         /// The agent that may not be reached.
         agent: IpAddr,
-        /// What the client gets.
+        /// The response for the client.
         response: LocalResponse,
     },
 }
@@ -58,14 +58,14 @@ pub enum Decision<'a> {
 pub struct Forward<'a> {
     /// The agent.
     pub agent: Agent,
-    /// What is changed on the way to it.
+    /// The changes on the way to it.
     pub rewrite: RequestRewrite<'a>,
-    /// What is changed on the way back.
+    /// The changes on the way back.
     pub path_prefix: PathPrefix,
 }
 
 impl Policy {
-    /// What a request asks for.
+    /// The route of a request.
     pub fn route<'a>(&self, head: &RequestHead<'a>) -> Route<'a> {
         Route::of_request(head.host, head.path, self.agent_domain.as_ref())
     }
@@ -80,7 +80,7 @@ impl Policy {
         }
     }
 
-    /// Who answers a request of that route, from there.
+    /// Decides who answers a request of that route and source.
     pub fn decide<'a>(
         &self,
         head: &RequestHead<'a>,

@@ -18,7 +18,7 @@ const V1_BYTES_MAX: usize = 107;
 #[error("no PROXY header")]
 pub struct InvalidProxyHeader;
 
-/// Whom a balancer speaks for.
+/// The client that a load balancer names.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ProxyHeader {
     /// Bytes of the header.

@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::http::h1::head::split_port;
 use crate::transport::networks::{Network, Networks};
 
-/// What the first segment of a path asks for.
+/// The meaning of a path's first segment, or of a host name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Route<'a> {
     /// `/<ip>/...`: the agent, and what follows the prefix with its slash.

@@ -40,7 +40,7 @@ struct Value {
     at: usize,
 }
 
-/// What is wrong, and where.
+/// A problem, and its place in the file.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct FileError {
     at: usize,

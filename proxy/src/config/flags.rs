@@ -394,7 +394,7 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// What an address of another program's configuration probably means.
+/// The address that another program's notation probably means.
 fn meant(text: &str) -> Option<String> {
     if let Ok(port) = text.parse::<u16>() {
         return Some(format!(

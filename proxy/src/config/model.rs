@@ -56,7 +56,7 @@ pub struct ConnectionLimits {
     pub upgrade_drain_timeout: Duration,
 }
 
-/// What the program runs by.
+/// The configuration of a process.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The file that it comes from.
@@ -77,17 +77,17 @@ pub struct Config {
     pub clients: ClientNetworks,
     /// Limits of one client.
     pub client_limits: ClientLimits,
-    /// Who answers a request.
+    /// The rules by which it is decided who answers a request.
     pub policy: Policy,
     /// How agents are verified; none where they speak plain HTTP.
     pub agent_trust: Option<AgentTrust>,
-    /// What is asked of clients in TLS.
+    /// The requirements for clients in TLS.
     pub client_demands: ClientDemands,
     /// The proxy's own certificates.
     pub certificates: Vec<CertificatePair>,
     /// The header line that holds browsers to HTTPS.
     pub hsts: Option<String>,
-    /// Who may ask.
+    /// The users, if passwords are needed.
     pub passwords: Option<PasswordRules>,
     /// Threads that serve.
     pub workers: usize,
@@ -138,7 +138,7 @@ pub fn is_reloadable(key: &str) -> bool {
     FIXED.iter().all(|(name, _)| *name != key)
 }
 
-/// What can't be meant so, and what to write instead.
+/// Invalid flags, and what to write instead.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// A certificate without its key, or a key without its certificate.
@@ -189,7 +189,7 @@ impl Flags {
         if problems.is_empty() { Ok(self.draft()) } else { Err(problems) }
     }
 
-    /// What can't be meant so.
+    /// The problems of the flags together.
     pub(crate) fn problems(&self) -> Vec<ConfigError> {
         let mut problems: Vec<_> = self.overlaps().chain(self.limits.problems()).collect();
         let agents = AllowedAgents::new(self.agents.clone());

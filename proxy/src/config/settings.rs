@@ -32,7 +32,7 @@ pub struct Settings {
 /// A configuration, and where each of its settings comes from.
 #[derive(Debug)]
 pub struct Resolved {
-    /// What it comes to.
+    /// The configuration.
     pub config: Config,
     typed: Vec<OsString>,
     file: Option<ConfigFile>,
@@ -169,7 +169,7 @@ fn is_typed(words: &[OsString], key: &str) -> bool {
     words.iter().any(is_it)
 }
 
-/// What clap says, in one line.
+/// clap's message in one line.
 fn told(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));

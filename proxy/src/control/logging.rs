@@ -53,7 +53,7 @@ impl Logging {
         self.lines.0.clone()
     }
 
-    /// What changes the filter.
+    /// The handle that changes the filter.
     pub(super) fn filter(&self) -> LogFilter {
         self.filter.clone()
     }

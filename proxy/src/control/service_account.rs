@@ -12,7 +12,7 @@ const ACCOUNT: &str = "dcv-splice";
 /// The configuration that it serves by (`ExecStart=` there).
 const CONFIGURATION: &str = "/etc/dcv-splice/dcv-splice.toml";
 
-/// Who an account is for the kernel.
+/// The ids of an account.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Account {
     user: u32,
@@ -62,7 +62,7 @@ impl Account {
     }
 }
 
-/// What to add to a problem that this account alone has.
+/// The advice for a problem that only this account has.
 pub(super) fn advice() -> String {
     format!(
         "(for {ACCOUNT}, the account that the service runs as; `chgrp {ACCOUNT} FILE; chmod g+r FILE` lets it read)"

@@ -32,7 +32,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Before a good answer; anything else is before a bad one.
 const GOOD: &str = "ok ";
 
-/// What an operator wants.
+/// A command of an operator.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ControlCommand {
     /// The configuration and its files are to be read again.
@@ -74,7 +74,7 @@ impl fmt::Display for ControlCommand {
     }
 }
 
-/// What came of a command, as text.
+/// The result of a command, as text.
 pub(super) type Outcome = Result<String, String>;
 
 /// A command, and where what comes of it goes.
@@ -141,7 +141,7 @@ fn is_listened_to(path: &Path) -> bool {
     matches!(connected, Ok(()) | Err(Errno::AGAIN))
 }
 
-/// Who hears commands.
+/// The listener for commands.
 pub(super) struct ControlServer {
     task: JoinHandle<()>,
     places: Arc<Semaphore>,

@@ -52,7 +52,7 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
     Ok(served?)
 }
 
-/// What serves, and what an operator reaches it by.
+/// The serving process, and the ways for an operator to reach it.
 struct Started {
     supervisor: Supervisor,
     requests: mpsc::Receiver<ControlRequest>,

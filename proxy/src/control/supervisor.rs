@@ -34,7 +34,7 @@ use crate::worker::thread::{self, WorkerCommand};
 /// Questions that may wait for the helper, which a slow disk may keep; further ones are refused. Fewer than commands that
 /// are heard at a time, so that `status` is always answered.
 const QUESTIONS_MAX: usize = CONCURRENT_MAX - 2;
-/// What it does before it stops.
+/// The state before it stops.
 const SERVING: &str = "serving";
 
 /// How it is with a worker.
@@ -46,22 +46,22 @@ enum Report {
     Ended(io::Result<()>),
 }
 
-/// What runs, and what it runs by.
+/// The workers, and their configuration.
 pub(super) struct Supervisor {
     settings: Settings,
     helper: HelperClient,
     /// The helper has ended.
     alone: bool,
-    /// Who waits for an answer of the helper, and to which question, in their order.
+    /// The commands that wait for an answer of the helper, in their order.
     waiting: VecDeque<(MessageKind, Option<oneshot::Sender<Outcome>>)>,
-    /// Who waits for the kernel's stats, while the one question for them is under way.
+    /// The commands that wait for the kernel's statistics, while one question for them is under way.
     stats_waiters: Option<Vec<oneshot::Sender<Outcome>>>,
     /// Another process is about to serve.
     upgrading: bool,
     state: &'static str,
     /// The kernel counts too.
     counting: bool,
-    /// What new connections go by.
+    /// The state for new connections.
     shared: SharedState,
     /// The access log.
     log: Finish,
@@ -75,7 +75,7 @@ pub(super) struct Supervisor {
     since: Instant,
     reloads: u64,
     reload_failures: u64,
-    /// What shows stats, until another process does.
+    /// The admin page, until another process has it.
     admin: Option<JoinHandle<()>>,
 }
 
@@ -551,7 +551,7 @@ impl End {
     }
 }
 
-/// What is said of an answer: where something came of it, and where nothing did.
+/// The messages for an answer: of success, and of failure.
 fn words(kind: MessageKind) -> (&'static str, &'static str) {
     match kind {
         MessageKind::Reload => ("reloaded", "reload failed, nothing has changed"),
@@ -573,7 +573,7 @@ fn words(kind: MessageKind) -> (&'static str, &'static str) {
     }
 }
 
-/// Whoever asked may have gone.
+/// Sends a result; whoever asked may have gone.
 fn respond(answer: Option<oneshot::Sender<Outcome>>, outcome: Outcome) {
     if let Some(answer) = answer {
         let _ = answer.send(outcome);

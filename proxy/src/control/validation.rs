@@ -25,7 +25,7 @@ pub(super) struct Prepared {
     connector: Option<Connector>,
     users: Option<Users>,
     lines: Target,
-    /// What is worth a warning, each with its place in the configuration file.
+    /// Warnings, each with its place in the configuration file.
     pub doubts: Vec<String>,
 }
 
@@ -80,7 +80,7 @@ impl Prepared {
         self.users.as_ref().is_some_and(Users::is_empty)
     }
 
-    /// What the workers share at the start. Starts the thread of the passwords.
+    /// The shared state at the start. Starts the thread of the passwords.
     pub(super) fn share(self, log: &AccessLog) -> io::Result<(SharedState, Vec<WorkerInbox>, Target)> {
         let config = self.resolved.config;
         let (balance, inboxes) = LoadBalancer::new(config.workers);

@@ -29,7 +29,7 @@ const OUTCOMES: [&str; 2] = ["authentication-info", "proxy-authentication-info"]
 /// How the header lines begin in which proxies say whom they speak for.
 const FORWARDED: &[u8] = b"x-forwarded-";
 
-/// What a request means for logins that hold for a connection.
+/// The effect of a request on logins that hold for a connection (NTLM, Negotiate).
 #[derive(Clone, Copy, Debug)]
 pub struct Login {
     /// One is tried.

@@ -9,7 +9,7 @@ pub struct LocalResponse {
     pub status: u16,
     /// The text of the body, without a line end.
     pub text: String,
-    /// What kind of text it is.
+    /// Its content type.
     pub kind: &'static str,
     /// Header lines of its own, such as `Location: /x`.
     pub headers: Vec<String>,

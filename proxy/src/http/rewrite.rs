@@ -11,7 +11,7 @@ use crate::http::h1::head::{
 use crate::http::path_prefix::{self, PathPrefix};
 use crate::http::request_source::RequestSource;
 
-/// What the agent is told as `Host`.
+/// The `Host` that an agent gets.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub enum HostHeader {
     /// The client's, without its port (as the recipe's `$host`).
@@ -33,10 +33,10 @@ pub enum PrefixMode {
     Keep,
 }
 
-/// What is changed of a request on its way to the agent, beside its `Host`.
+/// The changes to a request on its way to the agent, beside its `Host`.
 #[derive(Clone, Debug)]
 pub struct RequestRewrite<'a> {
-    /// Whom it comes from.
+    /// Its client and scheme.
     pub source: RequestSource,
     /// Whether the agent must not see passwords. Browsers send one to all of a host's paths, so that of any
     /// `Authorization: Basic` may be for the proxy, and no agent gets one.

@@ -16,9 +16,9 @@ use crate::os::log::Log;
 /// One of the two sides.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Side {
-    /// Who asks.
+    /// The client.
     Client,
-    /// The desktop.
+    /// The agent.
     Agent,
 }
 
@@ -98,7 +98,7 @@ impl Display for EndReason {
 pub struct AccessRecord {
     /// The connection that the request came on.
     pub conn: ConnectionId,
-    /// Who asked.
+    /// The client's address.
     pub client: IpAddr,
     /// The name that it showed the password of.
     pub user: String,

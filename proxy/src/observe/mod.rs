@@ -1,4 +1,4 @@
-//! What operators are shown: the access log, counters and times, their export, and how often something has failed. Never
+//! Everything that operators see: the access log, counters and times, their export, and how often something has failed. Never
 //! decides what happens to a connection. Uses `os`, `runtime` and `tls`.
 
 pub mod access_log;

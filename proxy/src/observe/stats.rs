@@ -18,7 +18,7 @@ const AGENTS_MAX: usize = 4096;
 /// Upper bounds of the times that are told apart, in milliseconds; longer ones have a bucket more.
 pub const TIMES_MS: [u64; 11] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500];
 
-/// How long something took.
+/// A histogram of durations.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Times {
     /// How often it took no longer than each of [`TIMES_MS`] and longer than the one before; then how often longer.
@@ -87,7 +87,7 @@ impl ByteCounter {
     }
 }
 
-/// What is counted of an agent.
+/// The statistics of one agent.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
 pub struct AgentStats {
@@ -125,7 +125,7 @@ impl AgentStats {
     }
 }
 
-/// What a worker counts of one agent.
+/// A worker's counters of one agent.
 #[derive(Debug, Default)]
 pub struct AgentCounters {
     stats: RefCell<AgentStats>,
@@ -148,7 +148,7 @@ impl Drop for OpenSession {
     }
 }
 
-/// What a worker counts.
+/// The counters of a worker.
 #[derive(Debug, Default)]
 pub struct WorkerStats {
     agents: RefCell<BTreeMap<AgentId, Rc<AgentCounters>>>,

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What its name starts with; the process's id follows.
+/// The beginning of its name; the process id follows.
 const PREFIX: &str = "dcv-splice.";
 
 /// Where this process is now. Unless it is to stay, it goes back when this is dropped.

@@ -28,7 +28,7 @@ pub trait Files {
 pub struct FileSystem(RefCell<BTreeMap<PathBuf, io::Result<File>>>);
 
 impl FileSystem {
-    /// What was asked for, and came of it.
+    /// Each file that was asked for, and the result.
     pub fn into_asked(self) -> BTreeMap<PathBuf, io::Result<File>> {
         self.0.into_inner()
     }

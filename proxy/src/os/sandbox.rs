@@ -1,4 +1,4 @@
-//! What the program gives up once it is bound: capabilities and new privileges, core dumps, the file system, TCP connections to any port
+//! The privileges that the program gives up once it is bound: capabilities and new privileges, core dumps, the file system, TCP connections to any port
 //! but the agents', and system calls that serving does not take. What a kernel can't take from it is said and kept. Only
 //! the calling thread is confined, and those that it starts; what it needs of files later the helper has.
 
@@ -21,7 +21,7 @@ const CORE_BYTES: u64 = 1;
 /// Kept open by each worker for when descriptors run out.
 const SPARE: &str = "/dev/null";
 
-/// What was given up.
+/// The privileges that were given up.
 #[derive(Debug)]
 pub(crate) struct SandboxReport {
     /// The program and what it starts can't gain privileges.

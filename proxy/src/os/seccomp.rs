@@ -114,7 +114,7 @@ const PROCESS: [c_long; 42] = [
     SYS_uname,
     SYS_write,
 ];
-/// What newer architectures have dropped.
+/// System calls that newer architectures no longer have.
 #[cfg(target_arch = "x86_64")]
 const OLD: [c_long; 4] = [SYS_arch_prctl, SYS_epoll_wait, SYS_poll, SYS_time];
 #[cfg(not(target_arch = "x86_64"))]

@@ -1,4 +1,4 @@
-//! What the kernel says of a socket, by whatever means it is asked.
+//! Events of sockets, from `io_uring` or epoll.
 
 use rustix::event::PollFlags;
 
@@ -6,12 +6,12 @@ use rustix::event::PollFlags;
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Token(pub u64);
 
-/// What has happened on a socket.
+/// An event on a socket.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Event {
     /// The socket.
     pub token: Token,
-    /// What is true of it now (poll(2)).
+    /// Its state (poll(2)).
     pub flags: PollFlags,
     /// Nothing more will be reported unless the socket is added again.
     pub ended: bool,

@@ -56,7 +56,7 @@ struct Source {
     hung_up: bool,
     /// A read came short since it was looked at again last.
     is_doubtful: bool,
-    /// Who waits for bytes, and who for room.
+    /// The waiters for bytes and for room.
     reader: Option<Waiter>,
     writer: Option<Waiter>,
 }

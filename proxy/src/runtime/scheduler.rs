@@ -1,4 +1,4 @@
-//! Whose turn it is. A round serves every session that is ready, then one step of set-up work (a handshake flight,
+//! The order in which tasks run. A round serves every session that is ready, then one step of set-up work (a handshake flight,
 //! a head), then one turn of one bulk transfer: no storm and no flood delays another's input event by more than
 //! that. Holds numbers only: tasks are known by their ids.
 
@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 /// The number of a task. It may be given again once the task is gone: a wake too many does no harm.
 pub type TaskId = usize;
 
-/// What a task does.
+/// The kind of work of a task.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Class {
     /// Everything before a session, which may cost CPU time: accept, handshakes, heads, bodies.
@@ -33,7 +33,7 @@ impl Class {
     }
 }
 
-/// What is known of a task.
+/// The state of a task.
 #[derive(Debug)]
 struct Entry {
     class: Class,

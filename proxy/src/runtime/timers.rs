@@ -1,4 +1,4 @@
-//! Who waits until when. A timer belongs to one wait, and goes with it: most waits are over long before their limit.
+//! Timers. A timer belongs to one wait, and goes with it: most waits are over long before their limit.
 //! Pure: time is told.
 
 use std::collections::BTreeMap;

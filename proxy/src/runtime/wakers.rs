@@ -1,4 +1,4 @@
-//! Who is woken, and how. A wake that comes from the loop's own thread costs no lock and no system call; one from another
+//! Wakers of tasks and of parts of tasks. A wake that comes from the loop's own thread costs no lock and no system call; one from another
 //! thread goes through an inbox with an eventfd(2). Runs nothing itself.
 
 use std::cell::{Cell, RefCell};
@@ -12,7 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::runtime::scheduler::{Class, Schedule, TaskId};
 
-/// Who is woken: a task, which costs nothing to note, or a part of one.
+/// A task, which costs nothing to note, or a part of one that has a waker of its own.
 #[derive(Clone, Debug)]
 pub(super) enum Waiter {
     Task(TaskId),
@@ -97,7 +97,7 @@ impl Wakes {
         self.schedule.remove(task);
     }
 
-    /// Who waits here: the running task itself, or a part of it that has a waker of its own.
+    /// The waiter of this poll: the running task itself, or a part of it that has a waker of its own.
     pub(super) fn waiter(&self, cx: &Context<'_>) -> Waiter {
         if cx.waker().data() == self.own_waker.get() {
             Waiter::Task(self.schedule.current())

@@ -1,4 +1,4 @@
-//! What the relay needs to know of WebSocket frames: whether a side has said that it ends (RFC 6455 5.5.1). Pure.
+//! Reads of WebSocket frames only what the relay needs: whether a side has said that it ends (RFC 6455 5.5.1). Pure.
 
 /// Frames of one record that are looked at.
 const FRAMES_MAX: usize = 16;

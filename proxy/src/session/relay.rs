@@ -39,7 +39,7 @@ const BULK_TURNS: u8 = 4;
 /// Below this many bytes waiting, copying costs no more than `splice(2)`.
 const SPLICE_BYTES_MIN: usize = 16 * 1024;
 
-/// What a relay has moved, in plaintext bytes.
+/// Bytes that a relay has moved, as plaintext.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ByteCounts {
     /// From the client to the agent.
@@ -48,7 +48,7 @@ pub struct ByteCounts {
     pub to_client: u64,
 }
 
-/// What a relay needs of its worker.
+/// The parts of a worker that a relay uses.
 #[derive(Debug)]
 pub struct RelayContext<'a, N> {
     /// For letting others have their turn.
@@ -63,7 +63,7 @@ pub struct RelayContext<'a, N> {
     pub limits: RelayLimits,
 }
 
-/// How far a direction has come.
+/// The state of a direction.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum State {
     #[default]
@@ -149,7 +149,7 @@ struct Relay<'a, S> {
     agent: &'a mut Endpoint<S>,
     to_agent: Direction,
     to_client: Direction,
-    /// What ended the first direction.
+    /// The reason why the first direction ended.
     first: Option<EndReason>,
 }
 
@@ -204,7 +204,7 @@ impl<S: Stream> Relay<'_, S> {
         }
     }
 
-    /// What was read together with the heads goes first.
+    /// Sends the bytes first that were read together with the heads.
     fn pass_early_bytes(&mut self) -> Result<(), (Side, EndpointError)> {
         pass_early(self.client, self.agent, &mut self.to_agent).map_err(|error| (Side::Agent, error))?;
         pass_early(self.agent, self.client, &mut self.to_client).map_err(|error| (Side::Client, error))
@@ -363,7 +363,7 @@ fn settle(
     }
 }
 
-/// What one turn works with.
+/// The tools of one turn.
 struct Pump<'a, 'c, N> {
     cx: &'a mut Context<'c>,
     buffers: &'a mut WorkerBuffers,

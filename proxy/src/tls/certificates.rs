@@ -53,7 +53,7 @@ pub enum AgentTrust {
     Pinned(Vec<Pin>),
 }
 
-/// What is asked of clients.
+/// The requirements for clients.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ClientDemands {
     /// TLS 1.3, not 1.2.
@@ -62,7 +62,7 @@ pub struct ClientDemands {
     pub certificate: Option<ClientAuthority>,
 }
 
-/// Who vouches for clients.
+/// The authority that clients' certificates are verified with.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClientAuthority {
     /// The CA certificates.
@@ -210,7 +210,7 @@ fn load(pairs: &[CertificatePair], files: &dyn Files) -> Result<Vec<CertifiedKey
     if errors.is_empty() { Ok(loaded) } else { Err(errors) }
 }
 
-/// What came of it; an error is put to the others.
+/// The value; an error is added to the others.
 fn kept<T>(result: Result<T, CertificateError>, errors: &mut Vec<CertificateError>) -> Option<T> {
     result.map_err(|error| errors.push(error)).ok()
 }

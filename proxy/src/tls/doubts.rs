@@ -18,7 +18,7 @@ const READ_BY_OTHERS: u32 = 0o004;
 pub struct Doubt {
     /// Which file.
     pub file: PathBuf,
-    /// What about it.
+    /// The warning.
     pub says: String,
 }
 

@@ -1,8 +1,8 @@
-//! What can go wrong inside TLS, in an operator's words.
+//! Errors of TLS, in an operator's words.
 
 use super::reasons::{self, Trouble};
 
-/// What went wrong inside TLS.
+/// An error inside TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The peer broke the protocol, or offered nothing both sides accept.
@@ -16,7 +16,7 @@ pub enum TlsError {
     TooOld {
         /// As it stands in its hello.
         offered: u16,
-        /// What it would have to offer.
+        /// The offer that it needs.
         least: u16,
     },
     /// The key has sealed as many records as it may (TLS 1.2 AES-GCM: 2^24); the connection has to end.
@@ -31,7 +31,7 @@ pub enum TlsError {
 }
 
 impl TlsError {
-    /// What kind of failure it is, of a handshake.
+    /// The kind of a failed handshake.
     pub fn trouble(&self) -> Trouble {
         match self {
             Self::Protocol(error) => reasons::trouble(error),

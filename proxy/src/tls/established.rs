@@ -54,7 +54,7 @@ pub(super) struct Session {
     is_over: bool,
 }
 
-/// What rustls still knows: how keys follow from each other, and where tickets go.
+/// The part that rustls keeps: next keys, and where tickets go.
 pub(super) enum Secrets {
     /// Of a connection to an agent.
     Agent(KernelConnection<ClientConnectionData>),

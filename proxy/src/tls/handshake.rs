@@ -31,7 +31,7 @@ pub(super) struct Handshake {
     heard: bool,
 }
 
-/// What side of it this is.
+/// The side of the handshake.
 enum Side {
     /// With an agent.
     Agent(UnbufferedClientConnection),
@@ -78,7 +78,7 @@ impl Handshake {
         self.heard
     }
 
-    /// What comes after it.
+    /// The state after it.
     pub(super) fn finish(self) -> Result<Session, TlsError> {
         match self.side {
             Side::Agent(connection) => {
@@ -117,7 +117,7 @@ fn of_client(error: TlsError, incoming: &[u8]) -> TlsError {
     }
 }
 
-/// What rustls calls alike on both sides without a common trait.
+/// The functions that rustls has on both sides without a common trait.
 trait Records {
     type Data;
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
@@ -176,7 +176,7 @@ fn next(incoming: &[u8]) -> usize {
     }
 }
 
-/// What follows from one state.
+/// The result of one state.
 enum Step {
     More,
     /// It is the peer's turn.

@@ -36,7 +36,7 @@ pub enum CertificateError {
     Unreadable {
         /// Which file.
         file: PathBuf,
-        /// What it should hold.
+        /// The content that it should have.
         what: &'static str,
         /// Why not.
         source: std::io::Error,
@@ -54,7 +54,7 @@ pub enum CertificateError {
     Empty {
         /// Which file.
         file: PathBuf,
-        /// What it should hold.
+        /// The content that it should have.
         what: &'static str,
         /// The label of what it holds first.
         found: Option<String>,
@@ -220,7 +220,7 @@ fn nothing(file: &Path, what: &'static str, blocks: &[Block]) -> CertificateErro
     CertificateError::Empty { file: file.to_owned(), what, found }
 }
 
-/// What a certificate says, if it is one and nothing more.
+/// The fields of a certificate, if the bytes are one and nothing more.
 pub(super) fn parsed(der: &[u8]) -> Option<X509Certificate<'_>> {
     X509Certificate::from_der(der)
         .ok()

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 /// A line of base64 text that is this long, in bytes, is no comment: lines of PEM have 64 or 76.
 const STRAY_BASE64_BYTES: usize = 48;
 
-/// What stands between two markers.
+/// A block between two markers.
 pub(super) struct Block {
     /// As in `-----BEGIN label-----`.
     pub(super) label: String,

@@ -1,4 +1,4 @@
-//! What rustls reports, in plain words and sorted by what an operator would do about it. "It" is the other side, agent
+//! The errors of rustls in plain words, sorted by what an operator would do about them. "It" is the other side, agent
 //! or client.
 
 use rustls::{
@@ -17,7 +17,7 @@ const NAME_CHARS: usize = 64;
 /// Characters that are told of a certificate.
 const TOLD_CHARS: usize = 300;
 
-/// What kind of failure a handshake has come to.
+/// The kind of a failed handshake.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Trouble {
     /// The other side speaks no version of TLS that this one does.
@@ -38,7 +38,7 @@ pub enum Trouble {
     Alert,
     /// It has said goodbye before the handshake was done.
     Left,
-    /// What it sends is no TLS at all.
+    /// Its bytes are no TLS at all.
     NoTls,
     /// It breaks the protocol.
     TransferError,
@@ -97,7 +97,7 @@ fn of_certificate(why: &CertificateError) -> Trouble {
     }
 }
 
-/// What has gone wrong, with "it" for the other side.
+/// The problem, with "it" for the other side.
 pub(super) fn plain(error: &Error) -> String {
     match (error, trouble(error)) {
         (_, Trouble::Version) => {

@@ -18,7 +18,7 @@ const TAG_BYTES: usize = 16;
 const EXPLICIT_NONCE_BYTES: usize = 8;
 /// The most that is authenticated besides a record's content (RFC 5246 6.2.3.3).
 const AAD_BYTES_MAX: usize = 13;
-/// What every record says of its version since TLS 1.2 (RFC 8446 5.1).
+/// The version in each record since TLS 1.2 (RFC 8446 5.1).
 const LEGACY_VERSION: [u8; 2] = [3, 3];
 
 /// Content types (RFC 8446 5.1).
@@ -75,7 +75,7 @@ impl Layout {
     }
 }
 
-/// What one direction is sealed with: a key, and how often it was used.
+/// The key of one direction, and how often it was used.
 pub(super) struct Key {
     aead: LessSafeKey,
     layout: Layout,

@@ -33,7 +33,7 @@ const RSA_BITS_MIN: usize = 2048;
 /// Characters of a common name that are told (X.520 allows no more, RFC 5280 appendix A.1).
 const COMMON_NAME_CHARS: usize = 64;
 
-/// What is wrong with a certificate, for who has to make a better one.
+/// A problem of a certificate, for the person who makes a better one.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum Flaw {
     /// It is no X.509.
@@ -42,9 +42,9 @@ pub(super) enum Flaw {
     /// No name, or one that is not allowed to count.
     #[error("its certificate is not for {wanted}: it has no subjectAltName, and its common name is {}", named(common.as_deref()))]
     Name {
-        /// Who it should be for.
+        /// The name that it should have.
         wanted: String,
-        /// Who it says it is for.
+        /// The names that it has.
         common: Option<String>,
     },
     /// The key is too short.

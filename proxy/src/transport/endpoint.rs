@@ -15,7 +15,7 @@ use crate::transport::net::{Runtime, Stream};
 
 /// Bytes of one receive during heads and bodies, where what was read may have to wait.
 pub const FILL_BYTES: usize = 16 * 1024;
-/// Who throws bytes away is in no hurry.
+/// A connection whose bytes are thrown away is in no hurry.
 const LINGER_PAUSE: Duration = Duration::from_millis(1);
 /// The most bytes of one receive.
 pub const RECEIVE_BYTES_MAX: usize = 256 * 1024;

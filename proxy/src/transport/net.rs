@@ -62,7 +62,7 @@ pub trait Stream {
     }
 }
 
-/// What was waited for did not come in time.
+/// The time is over.
 #[derive(Debug)]
 pub struct Elapsed;
 
@@ -278,7 +278,7 @@ pub struct TcpStream {
     sockets: Metered,
 }
 
-/// Whose bytes they are.
+/// The counters for its bytes.
 enum Metered {
     Agent { counters: Rc<AgentCounters>, _departure: Option<Box<Departure>> },
     Client(Rc<ByteCounter>),

@@ -98,7 +98,7 @@ struct Upgraded<N: Runtime> {
     builder: RecordBuilder,
 }
 
-/// What comes after an answer: the next request, a session, or an end.
+/// The step after a response: the next request, a session, or an end.
 enum NextStep<N: Runtime> {
     Next(Ready<N>),
     Upgraded(Box<Upgraded<N>>),

@@ -27,7 +27,7 @@ use crate::worker::load_balancer::LoadBalancer;
 /// How long a client that was let in before a stop or a reload has to say what it wants.
 const LAST_CALL: Duration = Duration::from_secs(5);
 
-/// What all workers share, whatever the configuration.
+/// State of the process, which all workers share.
 #[derive(Clone, Debug)]
 pub struct ProcessState {
     /// Client connections of all workers.
@@ -56,7 +56,7 @@ impl ProcessState {
     }
 }
 
-/// What all workers share under one configuration.
+/// State of one configuration, which all workers share.
 #[derive(Clone, Debug)]
 pub struct SharedState {
     /// The configuration.
@@ -71,11 +71,11 @@ pub struct SharedState {
     pub admission: Admission,
     /// The users; everybody may ask where there is none.
     pub passwords: Option<Passwords>,
-    /// What outlives the configuration.
+    /// State that outlives the configuration.
     pub process: ProcessState,
 }
 
-/// What the connections of one worker share, whatever the configuration.
+/// State of one worker, which all of its connections share.
 #[derive(Default)]
 pub struct Worker {
     /// Buffers for the connection whose turn it is.
@@ -88,13 +88,13 @@ pub struct Worker {
     pub stats: Rc<WorkerStats>,
 }
 
-/// What the connections of one worker share that came under the same configuration.
+/// State of one worker under one configuration, which the connections share that came under it.
 pub struct Generation<N: Runtime> {
     /// The outside world: streams, time.
     pub net: N,
-    /// What all workers share.
+    /// State of the configuration.
     pub shared: SharedState,
-    /// What all of the worker's connections share.
+    /// State of the worker.
     pub worker: Rc<Worker>,
     /// Idle connections to agents.
     pub pool: RefCell<Pool<N::Stream>>,

@@ -19,7 +19,7 @@ pub struct Waiting(RefCell<Queue>);
 #[derive(Debug, Default)]
 struct Queue {
     connections: Slab<Entry>,
-    /// Who waits, the longest first, among turns that are over.
+    /// The waiting connections, the longest wait first, among turns that are over.
     order: VecDeque<(usize, u64)>,
     turns: u64,
 }

@@ -56,7 +56,7 @@ impl Inherited {
     }
 }
 
-/// What is listened on.
+/// The sockets that are listened on.
 #[derive(Debug)]
 pub(crate) struct Listeners {
     /// For desktops.

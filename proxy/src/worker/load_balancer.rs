@@ -172,7 +172,7 @@ impl Drop for Accepting {
 #[derive(Debug)]
 pub struct ConnectionSlot {
     balance: LoadBalancer,
-    /// Whose it is.
+    /// The worker.
     pub worker: usize,
 }
 

@@ -42,7 +42,7 @@ const SEEKING_MAX: usize = 64;
 /// How long connections have to say goodbye once the drain time is over.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a worker is told.
+/// The supervisor's commands to a worker.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerCommand {
     /// Whether connections are accepted; once they are, `phase` says until when.

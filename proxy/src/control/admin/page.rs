@@ -96,7 +96,7 @@ fn agent(address: AgentId, stats: &AgentStats) -> Markup {
     } }
 }
 
-/// What the kernel has counted, where it does.
+/// The kernel's TCP statistics, if there are any.
 fn kernel(process: &ProcessStatus) -> Markup {
     let Some(account) = &process.kernel else { return html! {} };
     html! {

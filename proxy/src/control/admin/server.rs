@@ -26,7 +26,7 @@ const HEAD_TIME: Duration = Duration::from_secs(2);
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 const HEAD: HeadLimits = HeadLimits { header_size_max: 8192, request_line_max: 1024, header_count_max: 64 };
 
-/// Whom it asks for what it shows.
+/// The sources of what the page shows.
 #[derive(Clone, Debug)]
 pub(crate) struct Sources {
     /// This process.

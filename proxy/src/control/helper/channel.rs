@@ -33,7 +33,7 @@ const DESCRIPTORS_MAX: usize = 253;
 pub(crate) const TRUNCATED: &str =
     "there are too few file descriptors for its files: raise LimitNOFILE or ulimit -n";
 
-/// What a message is about.
+/// The subject of a message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub(crate) enum MessageKind {
@@ -57,7 +57,7 @@ pub(crate) enum MessageKind {
     Serving = b'v',
     /// The kernel is to count the connections of the cgroup that the text names.
     Account = b'k',
-    /// What it has counted.
+    /// The kernel's TCP statistics.
     Stats = b'f',
     /// Listening sockets for the next binary; it has no answer.
     Sockets = b's',
@@ -190,7 +190,7 @@ fn receive(socket: &UnixStream) -> io::Result<Option<Message>> {
 /// The name of the file that an answer to [`MessageKind::Stats`] has.
 pub(crate) const STATS: &str = "stats";
 
-/// What came of a question.
+/// The answer to a question.
 #[derive(Debug)]
 pub(crate) struct Answer {
     /// To which one.
@@ -199,7 +199,7 @@ pub(crate) struct Answer {
     pub outcome: Result<Payload, String>,
 }
 
-/// What the helper has found.
+/// The content of an answer.
 #[derive(Debug)]
 pub(crate) enum Payload {
     /// Files.

@@ -57,7 +57,7 @@ impl Account {
         Ok(Self { _program: program, counts })
     }
 
-    /// What it has counted so far.
+    /// The counts so far.
     pub(super) fn read(&self) -> KernelStats {
         let mut account = KernelStats::default();
         for (key, counts) in self.counts.iter().flatten() {

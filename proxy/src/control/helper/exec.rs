@@ -92,7 +92,7 @@ pub(super) fn predecessors() -> io::Result<Option<Vec<u32>>> {
     processes.map(Some).map_err(io::Error::other)
 }
 
-/// Who hands over to this process.
+/// The process that hands over to this one.
 pub(crate) struct Predecessor {
     /// Its process id, and those of its own predecessors.
     pub processes: Vec<u32>,
@@ -100,7 +100,7 @@ pub(crate) struct Predecessor {
 }
 
 impl Predecessor {
-    /// Who the environment says it is.
+    /// The one that the environment names.
     pub(crate) fn from_env() -> io::Result<Option<Self>> {
         let Some(processes) = predecessors()? else { return Ok(None) };
         let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);

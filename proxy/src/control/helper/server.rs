@@ -58,12 +58,12 @@ struct HelperServer {
     settings: Settings,
     program: PathBuf,
     serving: u32,
-    /// Who hands over to the serving process, until it has.
+    /// The process that hands over to the serving one, until it has.
     predecessor: Option<u32>,
     sockets: Vec<OwnedFd>,
-    /// What the serving process goes by.
+    /// The configuration of the serving process.
     kept: Option<ActiveConfig>,
-    /// What it will go by, if it says so.
+    /// The one that it will have, if it accepts it.
     offered: Option<ActiveConfig>,
     /// By which the next change is seen.
     watched: BTreeMap<PathBuf, Option<Stamp>>,
@@ -73,7 +73,7 @@ struct HelperServer {
     later: VecDeque<Message>,
     /// Another process serves.
     handed_over: bool,
-    /// What the kernel counts, and in which cgroup.
+    /// The eBPF program, and the cgroup that it counts in.
     account: Option<(Account, PathBuf)>,
 }
 
@@ -204,7 +204,7 @@ impl HelperServer {
         }
     }
 
-    /// What a running process can go by.
+    /// A configuration that a running process can change to.
     fn allow(&self, resolved: Resolved) -> Result<Resolved, String> {
         let fixed = self.kept.as_ref().and_then(|kept| kept.config.fixed_setting_unlike(&resolved.config));
         match fixed {

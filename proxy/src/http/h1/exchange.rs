@@ -35,7 +35,7 @@ pub struct ExchangeLimits {
     pub half_closed_timeout: Duration,
 }
 
-/// What a method means to whoever passes it on.
+/// A method, as far as it matters to a proxy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Method {
     /// HEAD: the answer has no body.
@@ -57,7 +57,7 @@ impl Method {
     }
 }
 
-/// What the response depends on in the request.
+/// The parts of the request that the response depends on.
 #[derive(Clone, Debug)]
 pub struct RequestContext {
     /// The method.
@@ -72,7 +72,7 @@ pub struct RequestContext {
     pub version: Version,
     /// Whether the client would send another request.
     pub keep_alive: bool,
-    /// What it means for logins that hold for the agent's connection.
+    /// Its effect on logins that hold for the agent's connection.
     pub login: Login,
     /// Where the agent's paths are for the client.
     pub path_prefix: Option<PathPrefix>,
@@ -94,7 +94,7 @@ impl RequestContext {
     }
 }
 
-/// How an exchange went.
+/// The result of an exchange.
 #[derive(Debug)]
 pub enum Outcome {
     /// The response was passed on whole.
@@ -152,9 +152,9 @@ impl Failure {
 
 /// An exchange on its way.
 pub struct Exchange<'a, N: Runtime> {
-    /// Who asked.
+    /// The client.
     pub client: &'a mut Endpoint<N::Stream>,
-    /// Who answers.
+    /// The agent.
     pub agent: &'a mut Endpoint<N::Stream>,
     /// For letting others have their turn.
     pub net: &'a N,
@@ -182,7 +182,7 @@ pub struct Exchange<'a, N: Runtime> {
 
 /// A head and its body on their way.
 struct Transfer<'a> {
-    /// What goes out before the body, in the same TLS record.
+    /// Bytes that go out before the body, in the same TLS record.
     head: &'a [u8],
     decoder: Decoder,
     /// The framing that the receiver was told.
@@ -204,7 +204,7 @@ const INTERIM_MAX: usize = 64;
 enum TransferError {
     /// The sender.
     From(EndpointError),
-    /// What it sent.
+    /// The bytes that it sent.
     Body(BodyError),
     /// The receiver.
     To(EndpointError),
@@ -320,13 +320,13 @@ impl<'a> Transfer<'a> {
     }
 }
 
-/// What woke an exchange that waits for a `T`.
+/// The event that woke an exchange that waits for a `T`.
 enum Event<T> {
     /// Some body bytes went their way.
     Progress,
     /// A turn is used up.
     Again,
-    /// What was waited for is there.
+    /// The `T` is there.
     Here(T),
     TimeUp,
 }

@@ -188,7 +188,7 @@ pub struct RequestHead<'a> {
     pub websocket: bool,
     /// Whether the client would send another request on the connection.
     pub keep_alive: bool,
-    /// What else concerns the connection alone.
+    /// The options that concern the connection alone.
     pub connection: ConnectionOptions<'a>,
 }
 
@@ -205,7 +205,7 @@ pub struct ResponseHead<'a> {
     pub framing: Framing,
     /// Whether the agent takes another request on the connection.
     pub keep_alive: bool,
-    /// What else concerns the connection alone.
+    /// The options that concern the connection alone.
     pub connection: ConnectionOptions<'a>,
 }
 

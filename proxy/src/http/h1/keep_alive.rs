@@ -1,4 +1,4 @@
-//! What an agent says of how long it keeps a connection (`Keep-Alive`).
+//! How long an agent promises to keep a connection (`Keep-Alive`).
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ impl Default for Promise {
 }
 
 impl Promise {
-    /// What is left of it after another request.
+    /// The promise that is left after another request.
     #[must_use]
     pub fn after_one(self) -> Self {
         Self { requests: self.requests.saturating_sub(1), ..self }
