@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use dcv_splice::access::route::{AllowedAgents, Route};
-use dcv_splice::http::h1::head::{HeadEnd, HeadLimits, RequestHead};
+use dcv_splice::http::h1::head::{HeadEnd, HeadLimits};
+use dcv_splice::http::h1::writer;
+use dcv_splice::http::message::RequestHead;
 use dcv_splice::http::request_source::RequestSource;
 use dcv_splice::http::rewrite::{self, HostHeader, RequestRewrite};
 use dcv_splice::transport::networks::Networks;
@@ -40,7 +42,7 @@ fn rewritten(agents: &AllowedAgents, out: &mut Vec<u8>) {
     };
     let host = rewrite::host_for(&head, HostHeader::default(), agent.into());
     out.clear();
-    rewrite::request(&head, &rewritten, &host, out);
+    writer::request(&head, &rewritten, &host, out);
 }
 
 fn request(criterion: &mut Criterion) {

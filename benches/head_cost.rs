@@ -8,8 +8,10 @@ use std::process::{Command, ExitCode};
 
 use dcv_splice::access::route::Route;
 use dcv_splice::http::connection_auth::{self, Login};
-use dcv_splice::http::h1::head::{Framing, HeadEnd, HeadLimits, RequestHead, ResponseHead};
+use dcv_splice::http::h1::head::{HeadEnd, HeadLimits};
 use dcv_splice::http::h1::keep_alive::Promise;
+use dcv_splice::http::h1::writer;
+use dcv_splice::http::message::{Framing, RequestHead, ResponseHead};
 use dcv_splice::http::path_prefix::{PathPrefix, Place};
 use dcv_splice::http::request_source::RequestSource;
 use dcv_splice::http::rewrite::{self, HostHeader, RequestRewrite, ResponseRewrite};
@@ -39,7 +41,7 @@ fn understand_request(head: &[u8], trusted: &Networks) -> usize {
     };
     let host = rewrite::host_for(&head, HostHeader::default(), IpAddr::from([10, 0, 0, 5]));
     let mut out = Vec::new();
-    rewrite::request(&head, &rewritten, &host, &mut out);
+    writer::request(&head, &rewritten, &host, &mut out);
     black_box((route, Login::of_request(&head.headers), redact(head.path)));
     out.len()
 }
@@ -65,7 +67,7 @@ fn understand_response(head: &[u8]) -> usize {
         hsts: None,
     };
     let mut out = Vec::new();
-    rewrite::response(&head, &passing, &mut out);
+    writer::response(&head, &passing, &mut out);
     let mut promise = Promise::default();
     promise.update(&head.headers);
     black_box((promise, connection_auth::bind_connection(&head.headers)));

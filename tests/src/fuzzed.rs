@@ -19,9 +19,9 @@ use dcv_splice::access::proxy_protocol::{PROXY_HEADER_BYTES_MAX, ProxyHeader};
 use dcv_splice::access::route::{AgentDomain, AllowedAgents, Route};
 use dcv_splice::config::{CommandLine, Config, Settings};
 use dcv_splice::http::h1::body::{self, BodyChunk, BodyError, Decoder};
-use dcv_splice::http::h1::head::{
-    Framing, HeadEnd, HeadError, HeadLimits, Header, RequestHead, ResponseHead, Version,
-};
+use dcv_splice::http::h1::head::{HeadEnd, HeadError, HeadLimits};
+use dcv_splice::http::h1::writer;
+use dcv_splice::http::message::{Framing, Header, RequestHead, ResponseHead, Version};
 use dcv_splice::http::path_prefix::{PathPrefix, Place};
 use dcv_splice::http::request_source::RequestSource;
 use dcv_splice::http::rewrite::{self, HostHeader, RequestRewrite, ResponseRewrite};
@@ -104,7 +104,7 @@ pub fn request_head(data: &[u8]) {
         IpAddr::from(AGENT),
     );
     let mut out = Vec::new();
-    rewrite::request(&head, &rewritten, &host, &mut out);
+    writer::request(&head, &rewritten, &host, &mut out);
     let found = end_of(&out, out.len(), &WIDE).expect("what is passed on is a head");
     assert_eq!(found, Some(out.len()), "and one alone");
     let passed = RequestHead::parse(&out, &WIDE).expect("what is passed on is valid");
@@ -147,7 +147,7 @@ pub fn response_head(data: &[u8]) {
         hsts: (options & 32 == 32).then_some("Strict-Transport-Security: max-age=1"),
     };
     let mut out = Vec::new();
-    rewrite::response(&head, &passing, &mut out);
+    writer::response(&head, &passing, &mut out);
     let found = end_of(&out, out.len(), &WIDE).expect("what is passed on is a head");
     assert_eq!(found, Some(out.len()), "and one alone");
     let passed = ResponseHead::parse(&out, &WIDE, to_head).expect("what is passed on is valid");

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::http::h1::head::split_port;
+use crate::http::message::split_port;
 use crate::transport::networks::{Network, Networks};
 
 /// The meaning of a path's first segment, or of a host name.

@@ -85,7 +85,7 @@ pub struct Config {
     pub client_demands: ClientDemands,
     /// The proxy's own certificates.
     pub certificates: Vec<CertificatePair>,
-    /// The header line that holds browsers to HTTPS.
+    /// The value of `Strict-Transport-Security`, in place of agents' own.
     pub hsts: Option<String>,
     /// The users, if passwords are needed.
     pub passwords: Option<PasswordRules>,
@@ -235,9 +235,7 @@ impl Flags {
                 }),
             },
             certificates: self.certificates(),
-            hsts: self
-                .hsts_max_age
-                .map(|age| format!("Strict-Transport-Security: max-age={}", age.as_secs())),
+            hsts: self.hsts_max_age.map(|age| format!("max-age={}", age.as_secs())),
             passwords: self
                 .htpasswd
                 .clone()

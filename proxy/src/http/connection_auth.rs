@@ -1,7 +1,7 @@
 //! Logins that hold for a connection instead of a request (NTLM, Negotiate: RFC 4559): an agent serves whoever comes
 //! by such a connection as the client that logged in on it. Pure.
 
-use crate::http::h1::head::Header;
+use crate::http::message::Header;
 
 /// The schemes that are known to be shown with each request: IANA's registry without Negotiate. Any other may log
 /// the whole connection in.

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::http::h1::head::{Header, bracketed, line, split_port};
+use crate::http::message::{FieldSink, Header, bracketed, split_port};
 
 /// Where an agent's paths are for the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -68,8 +68,8 @@ const NEVER: [&str; 3] = ["alt-svc", "public-key-pins", "public-key-pins-report-
 /// Header lines that hold for the whole origin: an agent has no say for its neighbours there, and is told nothing of them.
 const ORIGINS: [&str; 3] = ["clear-site-data", "nel", "report-to"];
 
-/// Writes a header line as the client has to see it, if it may see it.
-pub fn mounted(header: &Header<'_>, path_prefix: &PathPrefix, out: &mut Vec<u8>) {
+/// Gives a field as the client has to see it, if it may see it.
+pub fn placed(header: &Header<'_>, path_prefix: &PathPrefix, out: &mut impl FieldSink) {
     let is_any_of = |names: &[&str]| names.iter().any(|name| header.is(name));
     let value = if is_any_of(&URLS) {
         Some(url(header.value, path_prefix))
@@ -84,10 +84,10 @@ pub fn mounted(header: &Header<'_>, path_prefix: &PathPrefix, out: &mut Vec<u8>)
     } else if is_any_of(&NEVER) || (path_prefix.has_neighbours() && is_any_of(&ORIGINS)) {
         None
     } else {
-        return header.write(out);
+        return out.field(header.name, &[header.value]);
     };
     if let Some(value) = value {
-        line(out, header.name, &value);
+        out.field(header.name, &[&value]);
     }
 }
 

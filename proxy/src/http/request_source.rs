@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use crate::http::h1::head::{self, Header};
+use crate::http::message::{self, Header};
 use crate::transport::networks::Networks;
 
 /// Members of an `X-Forwarded-For` list that are read, from its end: no real chain of proxies is longer.
@@ -69,7 +69,7 @@ fn address(member: &[u8]) -> Option<IpAddr> {
 
 /// Whether the client came by HTTPS, where that is said clearly.
 fn said_scheme(headers: &[Header<'_>]) -> Option<bool> {
-    let mut values = head::values(headers, "x-forwarded-proto");
+    let mut values = message::values(headers, "x-forwarded-proto");
     let scheme = values.next().filter(|_| values.next().is_none())?;
     let is = |name: &[u8]| scheme.eq_ignore_ascii_case(name);
     (is(b"https") || is(b"http")).then(|| is(b"https"))

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::net::IpAddr;
 
-use crate::http::h1::head::{
-    self, ConnectionOptions, Framing, Header, RequestHead, ResponseHead, bracketed, line, split_port,
+use crate::http::message::{
+    ConnectionOptions, FieldSink, Framing, Header, RequestHead, ResponseHead, bracketed, split_port,
 };
 use crate::http::path_prefix::{self, PathPrefix};
 use crate::http::request_source::RequestSource;
@@ -45,13 +45,6 @@ pub struct RequestRewrite<'a> {
     pub path: Cow<'a, str>,
 }
 
-impl Header<'_> {
-    /// Writes the line.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        line(out, self.name, self.value);
-    }
-}
-
 /// The `Host` that the agent gets.
 pub fn host_for(head: &RequestHead<'_>, mode: HostHeader, agent: IpAddr) -> String {
     match (mode, head.host) {
@@ -61,43 +54,32 @@ pub fn host_for(head: &RequestHead<'_>, mode: HostHeader, agent: IpAddr) -> Stri
     }
 }
 
-/// Writes the head that the agent sees.
-pub fn request(head: &RequestHead<'_>, rewrite: &RequestRewrite<'_>, host: &str, out: &mut Vec<u8>) {
-    for part in [head.method, " ", &rewrite.path, " HTTP/1.1\r\nHost: ", host, "\r\n"] {
-        out.extend_from_slice(part.as_bytes());
-    }
-    if head.websocket {
-        out.extend_from_slice(b"Upgrade: websocket\r\nConnection: upgrade\r\n");
-    }
-    out.extend_from_slice(b"X-Real-IP: ");
-    let client = out.len();
-    let RequestSource { peer, trusted, client: asking, secure } = rewrite.source;
-    write_address(asking, out);
-    let client = client..out.len();
-    out.extend_from_slice(b"\r\nX-Forwarded-For: ");
-    let earlier = head::values(&head.headers, "x-forwarded-for").filter(|_| trusted);
-    for earlier in earlier.filter(|earlier| !earlier.is_empty()) {
-        out.extend_from_slice(earlier);
-        out.extend_from_slice(b", ");
-    }
+/// Gives the fields that say whom a request comes from.
+pub fn forwarded_fields(head: &RequestHead<'_>, rewrite: &RequestRewrite<'_>, out: &mut impl FieldSink) {
+    let RequestSource { peer, trusted, client, secure } = rewrite.source;
+    let client = Address::new(client);
+    out.field("X-Real-IP", &[client.text()]);
+    let earlier = head.headers.iter().filter(|header| trusted && header.is("x-forwarded-for"));
     // A client behind a trusted proxy is in the list already: this hop's own entry is its peer.
-    if asking == peer {
-        out.extend_from_within(client);
-    } else {
-        write_address(peer, out);
+    let peer = Address::new(peer);
+    let mut list: Vec<&[u8]> = Vec::new();
+    for earlier in earlier.filter(|earlier| !earlier.value.is_empty()) {
+        list.extend([earlier.value, b", "]);
     }
-    let scheme: &[u8] = if secure { b"https" } else { b"http" };
-    out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
-    out.extend_from_slice(scheme);
-    out.extend_from_slice(b"\r\n");
-    write_framing(head.framing, out);
+    list.push(peer.text());
+    out.field("X-Forwarded-For", &list);
+    out.field("X-Forwarded-Proto", &[if secure { b"https" } else { b"http" }]);
+}
+
+/// Gives the client's fields that the agent gets.
+pub fn request_fields(head: &RequestHead<'_>, rewrite: &RequestRewrite<'_>, out: &mut impl FieldSink) {
+    let trusted = rewrite.source.trusted;
     // Anybody can write whom they speak for (RFC 7239 8.1).
     let is_own = |h: &Header<'_>| (!trusted && h.is("forwarded")) || (rewrite.hides_passwords && is_basic(h));
     let passes = |h: &&Header<'_>| passes_to_agent(h, head) && !is_own(h);
     for header in head.headers.iter().filter(passes) {
-        header.write(out);
+        out.field(header.name, &[header.value]);
     }
-    out.extend_from_slice(b"\r\n");
 }
 
 fn is_basic(header: &Header<'_>) -> bool {
@@ -105,35 +87,34 @@ fn is_basic(header: &Header<'_>) -> bool {
     header.is("authorization") && scheme.eq_ignore_ascii_case(b"basic")
 }
 
-/// As `Display` would, at a tenth of the cost.
-fn write_address(address: IpAddr, out: &mut Vec<u8>) {
-    let IpAddr::V4(v4) = address else {
-        // Writing to memory does not fail.
-        let _ = write!(out, "{address}");
-        return;
-    };
-    for (index, octet) in v4.octets().into_iter().enumerate() {
-        if index > 0 {
-            out.push(b'.');
-        }
-        write_number(octet, out);
+/// An address as text, without memory of its own.
+struct Address {
+    text: [u8; Self::BYTES_MAX],
+    length: usize,
+}
+
+impl Address {
+    /// Of an IPv4 address mapped to IPv6, in full.
+    const BYTES_MAX: usize = 45;
+
+    fn new(address: IpAddr) -> Self {
+        let mut text = [0; Self::BYTES_MAX];
+        let mut rest = &mut text[..];
+        // As `Display` would, at a tenth of the cost. Writing to memory that is large enough does not fail.
+        let _ = match address {
+            IpAddr::V4(v4) => v4.octets().into_iter().enumerate().try_for_each(|(index, octet)| {
+                let dot: &[u8] = if index > 0 { b"." } else { b"" };
+                rest.write_all(dot)?;
+                rest.write_all(itoa::Buffer::new().format(octet).as_bytes())
+            }),
+            IpAddr::V6(v6) => write!(rest, "{v6}"),
+        };
+        let length = Self::BYTES_MAX - rest.len();
+        Self { text, length }
     }
-}
 
-fn write_number(number: impl itoa::Integer, out: &mut Vec<u8>) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-}
-
-/// Says how the body is framed. An empty body is said only where the length was given as 0.
-fn write_framing(framing: Framing, out: &mut Vec<u8>) {
-    match framing {
-        Framing::Length(length) => {
-            out.extend_from_slice(b"Content-Length: ");
-            write_number(length, out);
-            out.extend_from_slice(b"\r\n");
-        }
-        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-        Framing::Empty | Framing::UntilEnd => {}
+    fn text(&self) -> &[u8] {
+        &self.text[..self.length]
     }
 }
 
@@ -177,44 +158,18 @@ pub struct ResponseRewrite<'a> {
     pub hsts: Option<&'a str>,
 }
 
-/// Writes the head that the client sees. An interim response (1xx) gets no framing and no `Connection`, and is
-/// not for HTTP/1.0 (RFC 9110 15.2).
-pub fn response(head: &ResponseHead<'_>, passing: &ResponseRewrite<'_>, out: &mut Vec<u8>) {
-    if head.status < 200 && passing.http10 {
-        return;
+/// Gives the agent's fields that the client gets, and those in their place.
+pub fn response_fields(head: &ResponseHead<'_>, rewrite: &ResponseRewrite<'_>, out: &mut impl FieldSink) {
+    let hsts = rewrite.hsts.filter(|_| head.status >= 200);
+    if let Some(value) = hsts {
+        out.field("Strict-Transport-Security", &[value.as_bytes()]);
     }
-    out.extend_from_slice(b"HTTP/1.1 ");
-    write_number(head.status, out);
-    for part in [" ", head.reason, "\r\n"] {
-        out.extend_from_slice(part.as_bytes());
-    }
-    if head.status == 101 {
-        out.extend_from_slice(b"Upgrade: websocket\r\nConnection: upgrade\r\n");
-    } else if head.status >= 200 {
-        write_connection(passing, out);
-        if head.framing != Framing::Empty {
-            write_framing(passing.framing, out);
-        }
-    }
-    if let Some(line) = passing.hsts.filter(|_| head.status >= 200) {
-        out.extend_from_slice(line.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
-    let is_own = |h: &Header<'_>| passing.hsts.is_some() && h.is("strict-transport-security");
+    let is_own = |h: &Header<'_>| rewrite.hsts.is_some() && h.is("strict-transport-security");
     for header in head.headers.iter().filter(|h| passes_to_client(h, head) && !is_own(h)) {
-        match passing.path_prefix {
-            Some(path_prefix) => path_prefix::mounted(header, path_prefix, out),
-            None => header.write(out),
+        match rewrite.path_prefix {
+            Some(path_prefix) => path_prefix::placed(header, path_prefix, out),
+            None => out.field(header.name, &[header.value]),
         }
-    }
-    out.extend_from_slice(b"\r\n");
-}
-
-fn write_connection(passing: &ResponseRewrite<'_>, out: &mut Vec<u8>) {
-    if !passing.keep_alive {
-        out.extend_from_slice(b"Connection: close\r\n");
-    } else if passing.http10 {
-        out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
 }
 
@@ -229,28 +184,4 @@ fn passes_to_client(header: &Header<'_>, head: &ResponseHead<'_>) -> bool {
 /// RFC 9110 8.6.
 fn no_length_allowed(status: u16) -> bool {
     status < 200 || status == 204
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::http::h1::head::HeadLimits;
-
-    #[test]
-    fn an_interim_response_is_not_for_http_1_0() {
-        let limits = HeadLimits { header_size_max: 256, request_line_max: 64, header_count_max: 4 };
-        let head = ResponseHead::parse(b"HTTP/1.1 103 x\r\n\r\n", &limits, false).expect("a head");
-        for (http10, told) in [(true, &b""[..]), (false, b"HTTP/1.1 103 x\r\n\r\n")] {
-            let passing = ResponseRewrite {
-                framing: Framing::Empty,
-                keep_alive: false,
-                http10,
-                path_prefix: None,
-                hsts: None,
-            };
-            let mut out = Vec::new();
-            response(&head, &passing, &mut out);
-            assert_eq!(out, told);
-        }
-    }
 }

@@ -4,8 +4,8 @@ use crate::access::admission;
 use crate::access::passwords::AuthError;
 use crate::access::rejections::RejectReason;
 use crate::access::route::Route;
-use crate::http::h1::head::{self, RequestHead};
 use crate::http::local_response::LocalResponse;
+use crate::http::message::{self, RequestHead};
 use crate::http::request_source::RequestSource;
 use crate::transport::net::Runtime;
 use crate::worker::context::Generation;
@@ -26,7 +26,7 @@ pub(crate) async fn authorize<N: Runtime>(
     let agent = generation.config().policy.agent_of(route);
     let passwords = generation.shared.passwords.as_ref().filter(|passwords| passwords.guard(agent));
     let Some(passwords) = passwords else { return Ok(None) };
-    let mut shown = head::values(&head.headers, "authorization");
+    let mut shown = message::values(&head.headers, "authorization");
     let shown = shown.next().filter(|_| shown.next().is_none());
     let checked = passwords.check(source.client, shown, || generation.net.now());
     // A queue that stands still is a busy one.

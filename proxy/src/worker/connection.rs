@@ -16,11 +16,12 @@ use crate::access::proxy_protocol::{InvalidProxyHeader, ProxyHeader};
 use crate::access::rejections::{RejectCounters, RejectReason};
 use crate::agents::pool::{Bound, ConnectError, PoolLimits};
 use crate::http::h1::exchange::{Exchange, Failure, Method, Outcome, RequestContext};
-use crate::http::h1::head::{Framing, HeadEnd, HeadError, RequestHead};
+use crate::http::h1::head::{HeadEnd, HeadError};
 use crate::http::h1::keep_alive::Promise;
+use crate::http::h1::writer;
 use crate::http::local_response::LocalResponse;
+use crate::http::message::{Framing, RequestHead};
 use crate::http::request_source::RequestSource;
-use crate::http::rewrite;
 use crate::observe::access_log::{EndReason, Side};
 use crate::observe::agent::Agent;
 use crate::observe::client::{ClientConnection, ConnectionId};
@@ -459,7 +460,7 @@ impl<N: Runtime> Ready<N> {
         let response = match decision {
             Decision::Forward(Forward { agent, rewrite, path_prefix }) => {
                 let mut out = Vec::with_capacity(512 + head.path.len());
-                rewrite::request(&head, &rewrite, &path_prefix.host, &mut out);
+                writer::request(&head, &rewrite, &path_prefix.host, &mut out);
                 self.endpoint.read_buf.consume(length);
                 builder.record.agent = Some(agent);
                 request.path_prefix = Some(path_prefix);
@@ -504,7 +505,8 @@ impl<N: Runtime> Ready<N> {
         };
         let keep = running && request.is_some_and(whole);
         let head_only = request.is_some_and(|request| request.method == Method::Head);
-        let hsts = generation.config().hsts.clone().filter(|_| builder.secure);
+        let hsts = generation.config().hsts.as_ref().filter(|_| builder.secure);
+        let hsts = hsts.map(|value| format!("Strict-Transport-Security: {value}"));
         let response = hsts.into_iter().fold(response.clone(), LocalResponse::with_header);
         let sent = self.send(generation, &response.render(keep, head_only)).await;
         let end_reason = if response.status < 400 { EndReason::Answered } else { EndReason::Rejected };

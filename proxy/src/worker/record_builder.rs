@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::http::h1::head::{self, RequestHead, Version};
+use crate::http::message::{self, RequestHead, Version};
 use crate::observe::access_log::{AccessRecord, EndReason};
 use crate::observe::client::ClientConnection;
 use crate::transport::net::Runtime;
@@ -79,6 +79,6 @@ impl RecordBuilder {
 }
 
 fn first_value(head: &RequestHead<'_>, name: &str) -> String {
-    let value = head::values(&head.headers, name).next().unwrap_or_default();
+    let value = message::values(&head.headers, name).next().unwrap_or_default();
     String::from_utf8_lossy(&value[..value.len().min(LOGGED_LINE_BYTES)]).into_owned()
 }

@@ -11,8 +11,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::control::socket::{self, ControlCommand, ControlRequest};
-use crate::http::h1::head::{self, HeadEnd, HeadError, HeadLimits, RequestHead};
+use crate::http::h1::head::{HeadEnd, HeadError, HeadLimits};
 use crate::http::local_response::LocalResponse;
+use crate::http::message::{self, RequestHead};
 use crate::observe::metrics::{self, Format, ProcessStatus};
 use crate::transport::own_addresses::Own;
 
@@ -102,7 +103,7 @@ async fn reply_to(head: &[u8], sources: &Sources) -> (LocalResponse, bool) {
     let reply = match (head.method, path) {
         ("GET" | "HEAD", "/health") => LocalResponse::new(200, "DCV Proxy OK"),
         ("GET" | "HEAD", "/metrics") => {
-            metrics(sources, Format::wanted(head::members(&head.headers, "accept"))).await
+            metrics(sources, Format::wanted(message::members(&head.headers, "accept"))).await
         }
         ("GET" | "HEAD", "/") => {
             let page = super::page::render(&processes(sources).await);

@@ -5,7 +5,8 @@
 
 use memchr::memmem;
 
-use crate::http::h1::head::{self, Framing, Header};
+use crate::http::h1::head;
+use crate::http::message::{FieldSink, Framing, Header};
 
 /// Bytes of a chunk-size line with its extensions.
 const CHUNK_LINE_BYTES_MAX: usize = 1024;
@@ -223,7 +224,7 @@ pub fn encode(framing: Framing, piece: &BodyChunk<'_>, out: &mut Vec<u8>) {
         (Framing::Chunked, BodyChunk::End(trailers)) => {
             out.extend_from_slice(b"0\r\n");
             for trailer in trailers {
-                trailer.write(out);
+                out.field(trailer.name, &[trailer.value]);
             }
             out.extend_from_slice(b"\r\n");
         }

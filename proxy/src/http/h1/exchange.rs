@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use crate::http::connection_auth::{self, Login};
 use crate::http::h1::body::{self, BodyChunk, BodyError, Decoder};
-use crate::http::h1::head::{
-    self, Framing, HeadEnd, HeadError, HeadLimits, RequestHead, ResponseHead, Version,
-};
+use crate::http::h1::head::{self, HeadEnd, HeadError, HeadLimits};
 use crate::http::h1::keep_alive::Promise;
+use crate::http::h1::writer;
+use crate::http::message::{self, Framing, RequestHead, ResponseHead, Version};
 use crate::http::path_prefix::PathPrefix;
-use crate::http::rewrite::{self, ResponseRewrite};
+use crate::http::rewrite::ResponseRewrite;
 use crate::observe::access_log::Side;
 use crate::runtime::drain::{Drain, Phase};
 use crate::transport::endpoint::{End, Endpoint, EndpointError, FILL_BYTES, WorkerBuffers};
@@ -85,7 +85,7 @@ impl RequestContext {
             method: Method::of(head.method),
             framing: head.framing,
             websocket: head.websocket,
-            expects_continue: head::values(&head.headers, "expect").next().is_some(),
+            expects_continue: message::values(&head.headers, "expect").next().is_some(),
             version: head.version,
             keep_alive: head.keep_alive,
             login: Login::of_request(&head.headers),
@@ -376,7 +376,7 @@ impl<N: Runtime> Exchange<'_, N> {
                 hsts: self.hsts,
             };
             let mut out = Vec::with_capacity(length + 128);
-            rewrite::response(&head, &passing, &mut out);
+            writer::response(&head, &passing, &mut out);
             let from = head.framing;
             self.agent.read_buf.consume(length);
             match status {

@@ -3,22 +3,12 @@
 //! (RFC 9112 2.2, 3, 5, 6.3).
 
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
 
 use memchr::{memchr, memchr_iter};
 
-/// How a body is delimited.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Framing {
-    /// There is none.
-    Empty,
-    /// This many bytes, at least one.
-    Length(u64),
-    /// Chunks, with trailers.
-    Chunked,
-    /// Everything until the connection ends; only in responses.
-    UntilEnd,
-}
+use crate::http::message::{
+    ConnectionOptions, Framing, Header, RequestHead, ResponseHead, Version, members, split_port, values,
+};
 
 /// Limits of a head.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -144,85 +134,10 @@ fn within(holds: bool, otherwise: HeadError) -> Result<(), HeadError> {
     if holds { Ok(()) } else { Err(otherwise) }
 }
 
-/// HTTP/1.0 or HTTP/1.1.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Version {
-    /// HTTP/1.0
-    Http10,
-    /// HTTP/1.1
-    Http11,
-}
-
-/// One header line, as it was sent.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Header<'a> {
-    /// The name as it was written.
-    pub name: &'a str,
-    /// The value without the white space around it.
-    pub value: &'a [u8],
-}
-
-impl Header<'_> {
-    /// Whether it has this name, in any case.
-    pub fn is(&self, name: &str) -> bool {
-        self.name.eq_ignore_ascii_case(name)
-    }
-}
-
-/// A request head in which every ambiguity has been refused.
-#[derive(Debug)]
-pub struct RequestHead<'a> {
-    /// The method as it was written.
-    pub method: &'a str,
-    /// Path and query, as they were written; starts with a slash.
-    pub path: &'a str,
-    /// The version.
-    pub version: Version,
-    /// The host and port that the client asked; `None` only in HTTP/1.0.
-    pub host: Option<&'a str>,
-    /// The header lines in their order.
-    pub headers: Vec<Header<'a>>,
-    /// How the body is delimited.
-    pub framing: Framing,
-    /// Whether a WebSocket is asked for.
-    pub websocket: bool,
-    /// Whether the client would send another request on the connection.
-    pub keep_alive: bool,
-    /// The options that concern the connection alone.
-    pub connection: ConnectionOptions<'a>,
-}
-
-/// A response head in which every ambiguity has been refused.
-#[derive(Debug)]
-pub struct ResponseHead<'a> {
-    /// The status, 100 to 999.
-    pub status: u16,
-    /// The reason phrase as it was written.
-    pub reason: &'a str,
-    /// The header lines in their order.
-    pub headers: Vec<Header<'a>>,
-    /// How the body is delimited.
-    pub framing: Framing,
-    /// Whether the agent takes another request on the connection.
-    pub keep_alive: bool,
-    /// The options that concern the connection alone.
-    pub connection: ConnectionOptions<'a>,
-}
-
 /// Members that one `Connection` may have, and bytes of one of them. Browsers and servers send three short ones; each
 /// is compared with every header line, so that without limits a head would cost the product of both.
 const OPTIONS_MAX: usize = 16;
 const OPTION_BYTES_MAX: usize = 64;
-
-/// The members of `Connection` (RFC 9110 7.6.1).
-#[derive(Debug, Default)]
-pub struct ConnectionOptions<'a> {
-    has_close: bool,
-    has_keep_alive: bool,
-    has_upgrade: bool,
-    /// Names of header lines that concern the connection alone.
-    fields: Vec<&'a [u8]>,
-}
 
 impl<'a> ConnectionOptions<'a> {
     fn parse(headers: &[Header<'a>]) -> Result<Self, HeadError> {
@@ -243,11 +158,6 @@ impl<'a> ConnectionOptions<'a> {
 
     fn keeps_alive(&self, version: Version) -> bool {
         !self.has_close && (version == Version::Http11 || self.has_keep_alive)
-    }
-
-    /// Whether it names this header line.
-    pub fn names(&self, header: &Header<'_>) -> bool {
-        self.fields.iter().any(|field| field.eq_ignore_ascii_case(header.name.as_bytes()))
     }
 }
 
@@ -325,16 +235,6 @@ fn headers<'a>(parsed: &[httparse::Header<'a>]) -> Result<Vec<Header<'a>>, HeadE
     Ok(parsed.iter().map(|h| Header { name: h.name, value: h.value.trim_ascii() }).collect())
 }
 
-/// The values of every header line of this name.
-pub fn values<'a>(headers: &[Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
-    headers.iter().filter(move |header| header.is(name)).map(|header| header.value)
-}
-
-/// The comma-separated members of every header line of this name.
-pub fn members<'a>(headers: &[Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
-    values(headers, name).flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii)
-}
-
 /// Whether `Upgrade` names the one protocol that is passed on.
 pub fn has_websocket(headers: &[Header<'_>]) -> bool {
     members(headers, "upgrade").take(OPTIONS_MAX).any(|member| member.eq_ignore_ascii_case(b"websocket"))
@@ -387,17 +287,6 @@ fn is_host(text: &str) -> bool {
         }
     };
     name_ok && port.is_none_or(|port| port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit()))
-}
-
-/// Host and port of an authority without user information.
-pub fn split_port(authority: &str) -> (&str, Option<&str>) {
-    let is_bracketed = authority.starts_with('[');
-    let end = if is_bracketed { memchr::memrchr(b']', authority.as_bytes()) } else { None };
-    let after_bracket = end.map_or(0, |at| at + 1);
-    match memchr::memchr(b':', &authority.as_bytes()[after_bracket..]) {
-        Some(at) => (&authority[..after_bracket + at], Some(&authority[after_bracket + at + 1..])),
-        None => (authority, None),
-    }
 }
 
 /// RFC 9112 6.3, without its leniency.
@@ -459,22 +348,6 @@ pub fn trailers(section: &[u8]) -> Result<Vec<Header<'_>>, HeadError> {
     match httparse::parse_headers(section, &mut room).map_err(reason)? {
         httparse::Status::Complete((_, parsed)) => headers(parsed),
         httparse::Status::Partial => Err(HeadError::Syntax),
-    }
-}
-
-/// Writes one header line.
-pub(crate) fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// An address as it stands in a URL (RFC 3986 3.2.2).
-pub(crate) fn bracketed(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("[{address}]"),
     }
 }
 

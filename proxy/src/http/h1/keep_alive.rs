@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::http::h1::head::{self, Header};
+use crate::http::message::{self, Header};
 
 /// An agent counts from when it has sent its answer, and the next request takes its time too: of the time that an agent
 /// promises so much is not used, but half of it at the most.
@@ -34,7 +34,7 @@ impl Promise {
 
     /// Takes in what the agent says of it now.
     pub fn update(&mut self, headers: &[Header<'_>]) {
-        for value in head::values(headers, "keep-alive") {
+        for value in message::values(headers, "keep-alive") {
             // White space, quotes and separators of any kind mean nothing.
             let mut words = value.split(|byte| !byte.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
             while let Some(name) = words.next() {

@@ -5,3 +5,4 @@ pub mod body;
 pub mod exchange;
 pub mod head;
 pub mod keep_alive;
+pub mod writer;
