@@ -134,7 +134,7 @@ pub(super) fn remove_socket(path: &Path) -> io::Result<()> {
 }
 
 /// One whose queue is full is there too, and is not waited for (connect(2), `EAGAIN`).
-fn is_listened_to(path: &Path) -> bool {
+pub(super) fn is_listened_to(path: &Path) -> bool {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
     let connected = socket.and_then(|socket| connect(&socket, &SocketAddrUnix::new(path)?));
