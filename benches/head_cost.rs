@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use dcv_splice::access::route::Route;
 use dcv_splice::http::connection_auth::{self, Login};
 use dcv_splice::http::h1::head::{HeadEnd, HeadLimits};
-use dcv_splice::http::h1::keep_alive::Promise;
+use dcv_splice::http::h1::keep_alive::KeepAliveLimits;
 use dcv_splice::http::h1::writer;
 use dcv_splice::http::message::{Framing, RequestHead, ResponseHead};
 use dcv_splice::http::path_prefix::{PathPrefix, Place};
@@ -68,9 +68,9 @@ fn understand_response(head: &[u8]) -> usize {
     };
     let mut out = Vec::new();
     writer::response(&head, &passing, &mut out);
-    let mut promise = Promise::default();
-    promise.update(&head.headers);
-    black_box((promise, connection_auth::bind_connection(&head.headers)));
+    let mut keep_alive_limits = KeepAliveLimits::default();
+    keep_alive_limits.update(&head.headers);
+    black_box((keep_alive_limits, connection_auth::bind_connection(&head.headers)));
     out.len()
 }
 

@@ -219,7 +219,7 @@ fn each_handshake_that_fails_is_counted_by_its_reason_and_told_in_plain_words() 
     assert_eq!(proxy.log().matches("client rejected").count(), before);
     say(&proxy, b"GET / HTTP/1.1\r\n\r\n");
     assert!(proxy.terminate().success());
-    let sum = "rejected connections: handshake_aborted 2, not_tls 2, tls_version 1, tls_cipher_suites 1, tls_alpn 1, tls_alert 1, \
+    let sum = "rejections: handshake_aborted 2, not_tls 2, tls_version 1, tls_cipher_suites 1, tls_alpn 1, tls_alert 1, \
                tls_error 1, certificate_missing 1, certificate_untrusted 1";
     assert!(proxy.log().contains(sum), "{}", proxy.log());
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dcv_splice::transport::endpoint::End;
+use dcv_splice::transport::endpoint::StreamEnd;
 
 /// One life.
 #[derive(Clone, Debug)]
@@ -79,8 +79,10 @@ impl std::fmt::Debug for Session {
 
 impl Session {
     /// How the agent and the client see their streams end: what was cut is not called clean on the other side.
-    pub(crate) fn ends_seen(&self, plan: &Plan) -> (End, End) {
-        let cut = |side, from, to| if self.ends == side && from && to { End::Truncated } else { End::Clean };
+    pub(crate) fn ends_seen(&self, plan: &Plan) -> (StreamEnd, StreamEnd) {
+        let cut = |side, from, to| {
+            if self.ends == side && from && to { StreamEnd::Truncated } else { StreamEnd::Clean }
+        };
         (
             cut(Ends::ClientCut, plan.client_tls, plan.agent_tls),
             cut(Ends::AgentCut, plan.agent_tls, plan.client_tls),

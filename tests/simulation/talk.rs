@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use dcv_splice::transport::endpoint::{End, Endpoint, EndpointError, WorkerBuffers};
+use dcv_splice::transport::endpoint::{Endpoint, EndpointError, StreamEnd, WorkerBuffers};
 use harness::simulated::Wire;
 
 use tokio::time::Instant;
@@ -18,7 +18,7 @@ pub(crate) struct FarEnd {
     /// Each whole message: the status or request number, and the digest of its body.
     pub(crate) messages: Vec<String>,
     /// The bytes of the session and how they ended.
-    pub(crate) session: Option<(Vec<u8>, End)>,
+    pub(crate) session: Option<(Vec<u8>, StreamEnd)>,
     /// When the wire had taken all that was said in the session by who ends it first.
     pub(crate) said: Option<Instant>,
 }
@@ -69,7 +69,7 @@ async fn hear_message(
 ) -> Result<bool, EndpointError> {
     loop {
         let heard = converse(endpoint, buffers, |heard| decode(heard, method, false)).await?;
-        let ended = || decode(endpoint.read_buf.filled(), method, endpoint.end() == Some(End::Clean));
+        let ended = || decode(endpoint.read_buf.filled(), method, endpoint.end() == Some(StreamEnd::Clean));
         let Some(message) = heard.or_else(ended) else { return Ok(false) };
         endpoint.read_buf.consume(message.used);
         if !message.status.starts_with('1') {
@@ -175,7 +175,7 @@ async fn session_talk(
     let heard = converse(endpoint, buffers, |_| None::<()>).await;
     let end = endpoint.end();
     let bytes = endpoint.read_buf.filled().to_vec();
-    talk.session = Some((bytes, end.unwrap_or(End::Truncated)));
+    talk.session = Some((bytes, end.unwrap_or(StreamEnd::Truncated)));
     heard?;
     if !first {
         endpoint.write(later)?;

@@ -22,8 +22,8 @@ use crate::os::seccomp;
 use crate::transport::networks::Networks;
 
 /// Passwords that wait to be compared, of all clients and of one.
-const QUESTIONS_MAX: usize = 64;
-const QUESTIONS_PER_CLIENT_MAX: u32 = 8;
+const REQUESTS_MAX: usize = 64;
+const CHECKS_PER_CLIENT_MAX: u32 = 8;
 /// Passwords that are remembered as good.
 const KNOWN_MAX: usize = 4096;
 /// Wrong passwords of one client before it has to wait, and the longest it has to.
@@ -161,7 +161,7 @@ impl Passwords {
             known: Mutex::default(),
             clients: Mutex::default(),
         });
-        let (questions, asked) = sync_channel(QUESTIONS_MAX);
+        let (questions, asked) = sync_channel(REQUESTS_MAX);
         let shared = book.clone();
         let work = move || {
             seccomp::forbid_rings();
@@ -258,7 +258,7 @@ impl KnownPasswords {
             return Err(AuthError::TooOften(wait.as_secs() + 1));
         }
         // Who may be guessing does so one at a time.
-        let max = if client.failures > 0 { 1 } else { QUESTIONS_PER_CLIENT_MAX };
+        let max = if client.failures > 0 { 1 } else { CHECKS_PER_CLIENT_MAX };
         if client.asking >= max {
             return Err(AuthError::Busy);
         }
@@ -493,7 +493,7 @@ mod tests {
         let now = Instant::now();
         let book = &passwords.0.book;
         let asking: Vec<_> =
-            (0..QUESTIONS_PER_CLIENT_MAX).map(|_| book.begin(CLIENT, now).expect("room")).collect();
+            (0..CHECKS_PER_CLIENT_MAX).map(|_| book.begin(CLIENT, now).expect("room")).collect();
         assert_eq!(book.begin(CLIENT, now).err(), Some(AuthError::Busy));
         assert!(book.begin(IpAddr::from([192, 0, 2, 2]), now).is_ok());
         drop(asking);

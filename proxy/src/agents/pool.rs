@@ -7,7 +7,7 @@ use std::io;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
-use crate::http::h1::keep_alive::Promise;
+use crate::http::h1::keep_alive::KeepAliveLimits;
 use crate::observe::agent::Agent;
 use crate::transport::endpoint::{Endpoint, EndpointError, WorkerBuffers};
 use crate::transport::net::Stream;
@@ -31,7 +31,7 @@ pub struct Pool<S> {
 struct Idle<S> {
     endpoint: Box<Endpoint<S>>,
     since: Instant,
-    promise: Promise,
+    keep_alive_limits: KeepAliveLimits,
 }
 
 /// Why an agent can't be reached.
@@ -81,21 +81,27 @@ impl<S: Stream> Pool<S> {
         buffers: &mut WorkerBuffers,
         agent: Agent,
         now: Instant,
-    ) -> Option<(Box<Endpoint<S>>, Promise)> {
+    ) -> Option<(Box<Endpoint<S>>, KeepAliveLimits)> {
         let idle = self.idle.get_mut(&agent)?;
         while let Some(mut candidate) = idle.pop() {
             if candidate.is_good(cx, buffers, now, &self.limits) == Some(true) {
-                return Some((candidate.endpoint, candidate.promise));
+                return Some((candidate.endpoint, candidate.keep_alive_limits));
             }
         }
         None
     }
 
     /// Keeps `endpoint` for the next request, if there is room and the agent takes another one.
-    pub fn put(&mut self, agent: Agent, endpoint: Box<Endpoint<S>>, promise: Promise, now: Instant) {
+    pub fn put(
+        &mut self,
+        agent: Agent,
+        endpoint: Box<Endpoint<S>>,
+        keep_alive_limits: KeepAliveLimits,
+        now: Instant,
+    ) {
         let idle = self.idle.entry(agent).or_default();
-        if promise.requests > 0 && idle.len() < self.limits.per_agent {
-            idle.push(Idle { endpoint, since: now, promise });
+        if keep_alive_limits.requests > 0 && idle.len() < self.limits.per_agent {
+            idle.push(Idle { endpoint, since: now, keep_alive_limits });
         }
     }
 
@@ -114,9 +120,9 @@ impl<S: Stream> Pool<S> {
 }
 
 /// The connection that a client has logged in on at an agent, at most one: it serves this client and is closed with it.
-pub(crate) struct Bound<S>(Option<(Agent, Idle<S>)>);
+pub(crate) struct PinnedConnection<S>(Option<(Agent, Idle<S>)>);
 
-impl<S: Stream> Bound<S> {
+impl<S: Stream> PinnedConnection<S> {
     /// None yet.
     pub(crate) fn none() -> Self {
         Self(None)
@@ -130,15 +136,23 @@ impl<S: Stream> Bound<S> {
         agent: Agent,
         now: Instant,
         limits: &PoolLimits,
-    ) -> Option<(Box<Endpoint<S>>, Promise)> {
+    ) -> Option<(Box<Endpoint<S>>, KeepAliveLimits)> {
         self.0.take_if(|(_, idle)| idle.is_over(now, limits));
         let (_, mut idle) = self.0.take_if(|(bound_to, _)| *bound_to == agent)?;
-        (idle.is_good(cx, buffers, now, limits) == Some(true)).then_some((idle.endpoint, idle.promise))
+        (idle.is_good(cx, buffers, now, limits) == Some(true))
+            .then_some((idle.endpoint, idle.keep_alive_limits))
     }
 
     /// Keeps `endpoint` in place of what was kept before, if the agent takes another request.
-    pub(crate) fn put(&mut self, agent: Agent, endpoint: Box<Endpoint<S>>, promise: Promise, now: Instant) {
-        self.0 = (promise.requests > 0).then_some((agent, Idle { endpoint, since: now, promise }));
+    pub(crate) fn put(
+        &mut self,
+        agent: Agent,
+        endpoint: Box<Endpoint<S>>,
+        keep_alive_limits: KeepAliveLimits,
+        now: Instant,
+    ) {
+        self.0 = (keep_alive_limits.requests > 0)
+            .then_some((agent, Idle { endpoint, since: now, keep_alive_limits }));
     }
 
     /// Closes it.
@@ -159,6 +173,6 @@ impl<S: Stream> Idle<S> {
     }
 
     fn is_over(&self, now: Instant, limits: &PoolLimits) -> bool {
-        now.duration_since(self.since) >= limits.idle_timeout.min(self.promise.idle)
+        now.duration_since(self.since) >= limits.idle_timeout.min(self.keep_alive_limits.idle)
     }
 }

@@ -55,12 +55,12 @@ impl FileError {
 
 /// A place in a file, shown as editors and compilers show it: path, line and column (in characters), both from 1.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct Location<'a> {
     path: &'a Path,
     before: &'a str,
 }
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for Location<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = self.before.matches('\n').count() + 1;
         let column = self.before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
@@ -80,8 +80,8 @@ impl ConfigFile {
         Ok((file, problems))
     }
 
-    fn place(&self, at: usize) -> Place<'_> {
-        Place { path: &self.path, before: self.text.get(..at).unwrap_or(&self.text) }
+    fn place(&self, at: usize) -> Location<'_> {
+        Location { path: &self.path, before: self.text.get(..at).unwrap_or(&self.text) }
     }
 
     /// Whether it says something of `key`.
@@ -90,14 +90,14 @@ impl ConfigFile {
     }
 
     /// Where it speaks of `key`; of this value of it where there is one.
-    pub(super) fn place_of(&self, key: &str, value: Option<&str>) -> Option<Place<'_>> {
+    pub(super) fn place_of(&self, key: &str, value: Option<&str>) -> Option<Location<'_>> {
         let entry = self.entries.iter().find(|entry| entry.key == key)?;
         let value = entry.values.iter().find(|of_key| Some(&*of_key.text) == value);
         Some(self.place(value.map_or(entry.at, |value| value.at)))
     }
 
     /// Where it says `text` last.
-    pub(super) fn place_of_value(&self, text: &OsStr) -> Option<Place<'_>> {
+    pub(super) fn place_of_value(&self, text: &OsStr) -> Option<Location<'_>> {
         let mut values = self.entries.iter().flat_map(|entry| &entry.values).rev();
         let found = values.find(|value| *value.text == *text);
         found.map(|value| self.place(value.at))

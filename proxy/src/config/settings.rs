@@ -186,14 +186,14 @@ fn place_and_tell(error: &clap::Error, file: Option<&ConfigFile>) -> String {
 
 impl Resolved {
     /// What is wrong with `file`, with the place that names it.
-    pub fn blame(&self, file: Option<&Path>, error: &dyn std::fmt::Display) -> String {
+    pub fn at_place(&self, file: Option<&Path>, error: &dyn std::fmt::Display) -> String {
         let place =
             self.file.as_ref().zip(file).and_then(|(config, file)| config.place_of_value(file.as_os_str()));
         place.map_or_else(|| error.to_string(), |place| format!("{place}: {error}"))
     }
 
     /// What is wrong with a setting, with its place in the file.
-    pub fn blame_key(&self, key: &str, what: &str) -> String {
+    pub fn at_key(&self, key: &str, what: &str) -> String {
         let file = self.file.as_ref().filter(|_| !is_typed(&self.typed, key));
         let place = file.and_then(|file| file.place_of(key, None));
         place.map_or_else(|| what.to_owned(), |place| format!("{place}: {what}"))

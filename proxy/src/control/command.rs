@@ -102,7 +102,7 @@ fn check(settings: &Settings) -> Result<(), Failure> {
     }
     match prepared {
         Ok(prepared) if problems.is_empty() => {
-            prepared.doubts.iter().for_each(|doubt| eprintln!("dcv-splice: warning: {doubt}"));
+            prepared.warnings.iter().for_each(|warning| eprintln!("dcv-splice: warning: {warning}"));
             Ok(io::stdout().write_all(prepared.resolved.show().as_bytes())?)
         }
         _ => Err(unusable(problems.join("\n"))),
@@ -119,7 +119,7 @@ fn control_problem(resolved: &Resolved) -> Option<String> {
         Ok(_) => socket::check(path),
     };
     let error = checked.err()?;
-    Some(resolved.blame(Some(path), &format!("--control {}: {error}", path.display())))
+    Some(resolved.at_place(Some(path), &format!("--control {}: {error}", path.display())))
 }
 
 fn pin(agent: SocketAddr) -> Result<(), Failure> {

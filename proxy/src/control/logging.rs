@@ -24,7 +24,7 @@ impl LogFilter {
     /// From now on `filter` holds.
     pub(super) fn set(&self, filter: &Targets) {
         if let Err(error) = self.0.reload(filter.clone()) {
-            tracing::error!(%error, "--log can't be changed");
+            tracing::error!(reason = &*error.to_string(), "--log can't be changed");
         }
     }
 }

@@ -14,7 +14,7 @@ const CONFIGURATION: &str = "/etc/dcv-splice/dcv-splice.toml";
 
 /// The ids of an account.
 #[derive(Clone, Debug, Eq, PartialEq)]
-struct Account {
+struct UnixAccount {
     user: u32,
     group: u32,
     others: Vec<u32>,
@@ -31,12 +31,12 @@ pub(super) fn as_account<T: Send>(
     }
     let [passwd, group] =
         ["/etc/passwd", "/etc/group"].map(|file| fs::read_to_string(file).unwrap_or_default());
-    let Some(account) = Account::find(ACCOUNT, &passwd, &group) else { return Ok(None) };
+    let Some(account) = UnixAccount::find(ACCOUNT, &passwd, &group) else { return Ok(None) };
     let looked = thread::scope(|scope| scope.spawn(|| account.take_on().map(|()| look())).join());
     looked.unwrap_or_else(|_| Err(std::io::Error::other("the look as another account failed"))).map(Some)
 }
 
-impl Account {
+impl UnixAccount {
     /// As passwd(5) and group(5) have it.
     fn find(name: &str, passwd: &str, groups: &str) -> Option<Self> {
         let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
@@ -77,9 +77,9 @@ mod tests {
     fn an_account_has_its_own_group_and_those_that_name_it() {
         let passwd = "root:x:0:0:root:/root:/bin/sh\ndcv-splice:x:991:992::/nowhere:/bin/false\n";
         let groups = "ssl-cert:x:110:ann,dcv-splice\ndcv-splice:x:992:\nothers:x:5:dcv-splice2,bob\n";
-        let account = Account { user: 991, group: 992, others: vec![110] };
-        assert_eq!(Account::find("dcv-splice", passwd, groups), Some(account));
-        assert_eq!(Account::find("dcv", passwd, groups), None);
-        assert_eq!(Account::find("x", "x:x:bad:1::/:/\n", ""), None);
+        let account = UnixAccount { user: 991, group: 992, others: vec![110] };
+        assert_eq!(UnixAccount::find("dcv-splice", passwd, groups), Some(account));
+        assert_eq!(UnixAccount::find("dcv", passwd, groups), None);
+        assert_eq!(UnixAccount::find("x", "x:x:bad:1::/:/\n", ""), None);
     }
 }

@@ -24,7 +24,7 @@ pub(super) const CONCURRENT_MAX: usize = 8;
 /// Bytes of a command.
 const COMMAND_BYTES_MAX: u64 = 16;
 /// How long a command may take to be said, and its answer to be taken.
-const PATIENCE: Duration = Duration::from_secs(5);
+const IO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long whoever asks waits for what comes of it: longer than an upgrade may take.
 const ANSWER: Duration = Duration::from_mins(2);
 /// How long answers have to get to whoever asked, at the end.
@@ -176,7 +176,7 @@ async fn hear(
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::error!(reason = &*error.to_string(), "control socket: accept failed");
-                tokio::time::sleep(PATIENCE).await;
+                tokio::time::sleep(IO_TIMEOUT).await;
                 continue;
             }
         };
@@ -196,7 +196,7 @@ async fn handle(
 ) -> io::Result<()> {
     let mut word = String::new();
     let mut said = BufReader::new((&mut stream).take(COMMAND_BYTES_MAX));
-    tokio::time::timeout(PATIENCE, said.read_line(&mut word)).await??;
+    tokio::time::timeout(IO_TIMEOUT, said.read_line(&mut word)).await??;
     let outcome = match ControlCommand::of(word.trim_end()) {
         None => Err("there is no such command".to_owned()),
         Some(command) => {
@@ -210,7 +210,7 @@ async fn handle(
         Ok(text) => (GOOD, text),
         Err(text) => ("", text),
     };
-    tokio::time::timeout(PATIENCE, stream.write_all(format!("{before}{text}").as_bytes())).await?
+    tokio::time::timeout(IO_TIMEOUT, stream.write_all(format!("{before}{text}").as_bytes())).await?
 }
 
 /// Tells the process that runs what is wanted, and waits for what comes of it.

@@ -20,7 +20,7 @@ use crate::os::cgroup::Cgroup;
 use crate::os::files::PassedFiles;
 use crate::os::sandbox::confine;
 use crate::os::systemd;
-use crate::transport::own_addresses::Own;
+use crate::transport::own_addresses::OwnAddresses;
 use crate::worker::listeners::{self, Inherited, Listener, Listeners};
 
 /// Commands that wait to be handled; more are not read yet.
@@ -83,7 +83,7 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
         )));
     }
     drop(unwanted);
-    let own = Own::new(front.iter().map(|listener| &listener.socket).chain(&admin))?;
+    let own = OwnAddresses::new(front.iter().map(|listener| &listener.socket).chain(&admin))?;
     let reached_at = prepared.config().control.clone();
     let control = reached_at.as_deref().map(|path| {
         socket::bind(path, predecessor.is_some())
@@ -138,7 +138,7 @@ async fn take_over(supervisor: &mut Supervisor, predecessor: Option<Predecessor>
 async fn count(helper: &HelperClient) -> Result<PathBuf, String> {
     let cgroup = Cgroup::enter()?;
     let failed = |error: io::Error| error.to_string();
-    helper.ask_account(cgroup.path()).await.map_err(failed)?;
+    helper.ask_ebpf(cgroup.path()).await.map_err(failed)?;
     helper.next().await.map_err(failed)?.outcome?;
     Ok(cgroup.stay())
 }
@@ -171,7 +171,7 @@ fn announce(listeners: &[Listener], admin: Option<&TcpListener>) -> io::Result<(
 
 fn warn(prepared: &Prepared) {
     let config = prepared.config();
-    prepared.doubts.iter().for_each(|doubt| tracing::warn!("{doubt}"));
+    prepared.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     if config.certificates.is_empty() && !config.listen.is_empty() {
         tracing::warn!(
             "no --cert and --key: a self-signed certificate was made, which browsers will warn of"
@@ -183,17 +183,17 @@ fn warn(prepared: &Prepared) {
     if rustix::process::geteuid().is_root() {
         tracing::warn!("running as root is not needed: use an account of its own that can read the keys");
     }
-    if prepared.locks_everybody_out() {
-        tracing::warn!("--htpasswd names nobody: nobody may ask");
+    if prepared.has_no_users() {
+        tracing::warn!("--htpasswd has no users: all requests get 401");
     }
     if config.passwords.is_some() && !config.listen_plain.is_empty() {
         tracing::warn!(
             "--htpasswd at --listen-plain: passwords are read by whoever is on the way, and behind a balancer without \
-             --proxy-protocol or --trust-forwarded all clients wait for who guesses"
+             --proxy-protocol or --trust-forwarded wrong passwords of one client delay all clients"
         );
     }
     if config.client_demands.certificate.is_some() && !config.listen_plain.is_empty() {
-        tracing::warn!("--client-ca asks nothing of clients at --listen-plain");
+        tracing::warn!("--client-ca has no effect at --listen-plain");
     }
     match raise_open_files() {
         // Each session is one socket of the client and one of the agent.

@@ -25,7 +25,7 @@ use crate::os::log::{Finish, Log, Target};
 use crate::os::seccomp;
 use crate::os::systemd;
 use crate::runtime::drain::Phase;
-use crate::transport::own_addresses::Own;
+use crate::transport::own_addresses::OwnAddresses;
 use crate::worker::context::{ProcessState, SharedState};
 use crate::worker::listeners::{self, Listener};
 use crate::worker::load_balancer::WorkerInbox;
@@ -33,7 +33,7 @@ use crate::worker::thread::{self, WorkerCommand};
 
 /// Questions that may wait for the helper, which a slow disk may keep; further ones are refused. Fewer than commands that
 /// are heard at a time, so that `status` is always answered.
-const QUESTIONS_MAX: usize = CONCURRENT_MAX - 2;
+const REQUESTS_MAX: usize = CONCURRENT_MAX - 2;
 /// The state before it stops.
 const SERVING: &str = "serving";
 
@@ -92,7 +92,7 @@ impl Supervisor {
         helper: HelperClient,
         prepared: Prepared,
         listeners: Vec<Listener>,
-        own: &Own,
+        own: &OwnAddresses,
         counting: bool,
         logging: &Logging,
     ) -> io::Result<Self> {
@@ -187,7 +187,7 @@ impl Supervisor {
     ) -> io::Result<()> {
         let rejections = self.shared.process.rejections.clone();
         let ended = self.serve(&mut signals, &mut commands).await;
-        tracing::info!("rejected connections: {rejections}");
+        tracing::info!("rejections: {rejections}");
         ended
     }
 
@@ -223,7 +223,7 @@ impl Supervisor {
                 return self.show_status(command, answer).await;
             }
             _ if self.alone => Err(io::Error::other("the helper has ended: only a restart helps")),
-            _ if self.waiting.len() >= QUESTIONS_MAX => {
+            _ if self.waiting.len() >= REQUESTS_MAX => {
                 Err(io::Error::other("the helper has not answered what it was asked before: is a disk slow?"))
             }
             ControlCommand::Reload | ControlCommand::Upgrade if self.upgrading => {
@@ -413,7 +413,7 @@ impl Supervisor {
         {
             tracing::warn!(reason = &*error.to_string(), "the upgrade can't be cancelled");
         }
-        let mut end = End::begin(&reason, &self.shared);
+        let mut end = Shutdown::begin(&reason, &self.shared);
         self.state = end.state();
         if let Some(admin) = self.admin.take_if(|_| end.is_upgrade) {
             admin.abort();
@@ -430,7 +430,7 @@ impl Supervisor {
                 signal = signals.next() => match signal {
                     None if end.phase == Phase::Ending => return result,
                     None => {
-                        end.hurry();
+                        end.shorten();
                         self.state = end.state();
                     }
                     Some(ControlCommand::Reopen) => self.handle(ControlCommand::Reopen, None).await,
@@ -466,7 +466,7 @@ fn start_workers(
     commands: &watch::Receiver<WorkerCommand>,
     inboxes: Vec<WorkerInbox>,
     listeners: Vec<Listener>,
-    own: &Own,
+    own: &OwnAddresses,
 ) -> io::Result<mpsc::UnboundedReceiver<Report>> {
     let shares = listeners::deal(listeners, inboxes.len());
     let (reports, reported) = mpsc::unbounded_channel();
@@ -505,7 +505,7 @@ impl Drop for Reporter {
 }
 
 /// How far the end has come.
-struct End {
+struct Shutdown {
     phase: Phase,
     at: Instant,
     /// Whether another process serves.
@@ -513,7 +513,7 @@ struct End {
     drain: Duration,
 }
 
-impl End {
+impl Shutdown {
     fn begin(why: &StopReason, shared: &SharedState) -> Self {
         let limits = &shared.config.limits;
         let (limit, is_upgrade) = match why {
@@ -535,7 +535,7 @@ impl End {
     }
 
     /// A stop signal while it is stopping.
-    fn hurry(&mut self) {
+    fn shorten(&mut self) {
         if self.is_upgrade {
             tracing::info!(drain_timeout = %humantime::format_duration(self.drain), "draining");
             self.is_upgrade = false;
@@ -561,7 +561,9 @@ fn words(kind: MessageKind) -> (&'static str, &'static str) {
         MessageKind::Reopen => ("access log reopened", "access log can't be reopened"),
         MessageKind::Announce => ("control socket opened", "control socket can't be opened"),
         MessageKind::Withdraw => ("control socket handed back", "control socket can't be handed back"),
-        MessageKind::Account | MessageKind::Stats => ("eBPF statistics enabled", "eBPF statistics disabled"),
+        MessageKind::EnableEbpf | MessageKind::Stats => {
+            ("eBPF statistics enabled", "eBPF statistics disabled")
+        }
         MessageKind::Applied
         | MessageKind::Rejected
         | MessageKind::Unfit
@@ -643,16 +645,16 @@ mod tests {
 
     #[test]
     fn a_stop_signal_shortens_the_drain_of_an_upgrade_and_the_next_one_ends_it() {
-        let mut end = End {
+        let mut end = Shutdown {
             phase: Phase::Draining,
             at: Instant::now() + Duration::from_hours(24),
             is_upgrade: true,
             drain: Duration::from_secs(30),
         };
-        end.hurry();
+        end.shorten();
         assert_eq!((end.phase, end.state()), (Phase::Draining, "stopping"));
         assert!(end.at <= Instant::now() + Duration::from_secs(30));
-        end.hurry();
+        end.shorten();
         assert_eq!(end.phase, Phase::Ending);
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Prepared {
     users: Option<Users>,
     lines: Target,
     /// Warnings, each with its place in the configuration file.
-    pub doubts: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 impl Prepared {
@@ -45,26 +45,27 @@ impl Prepared {
     /// The same for settings that were resolved before. The error has a line for each file that can't be used.
     pub(super) fn of(resolved: Resolved, files: &dyn Files) -> Result<Self, String> {
         let mut problems = Vec::new();
-        let mut blame =
-            |file: Option<&Path>, error: &dyn fmt::Display| problems.push(resolved.blame(file, error));
+        let mut at_place =
+            |file: Option<&Path>, error: &dyn fmt::Display| problems.push(resolved.at_place(file, error));
         let config = &resolved.config;
         let acceptor = Acceptor::demanding(&config.certificates, &config.client_demands, files)
-            .map_err(|errors| errors.iter().for_each(|error| blame(error.file(), error)));
+            .map_err(|errors| errors.iter().for_each(|error| at_place(error.file(), error)));
         let connector = config.agent_trust.as_ref().map(|trust| Connector::reading(trust, files));
-        let connector = connector.transpose().map_err(|error| blame(error.file(), &error));
+        let connector = connector.transpose().map_err(|error| at_place(error.file(), &error));
         let users = config.passwords.as_ref().map(|rules| {
-            rules.read(files).map_err(|error| blame(Some(&rules.file), &format!("--htpasswd {error}")))
+            rules.read(files).map_err(|error| at_place(Some(&rules.file), &format!("--htpasswd {error}")))
         });
         let users = users.transpose();
         let lines = open_log(&config.access_log, files).map_err(|(file, error)| {
-            blame(Some(file), &format!("--access-log {}: {error}", file.display()));
+            at_place(Some(file), &format!("--access-log {}: {error}", file.display()));
         });
         match (acceptor, connector, users, lines) {
             (Ok(acceptor), Ok(connector), Ok(users), Ok(lines)) => {
                 let (trust, demands) = (config.agent_trust.as_ref(), &config.client_demands);
-                let doubts = tls::doubts(&config.certificates, demands, trust, files);
-                let doubts = doubts.iter().map(|it| resolved.blame(Some(&it.file), &it.says)).collect();
-                Ok(Self { resolved, acceptor, connector, users, lines, doubts })
+                let warnings = tls::warnings(&config.certificates, demands, trust, files);
+                let warnings =
+                    warnings.iter().map(|it| resolved.at_place(Some(&it.file), &it.says)).collect();
+                Ok(Self { resolved, acceptor, connector, users, lines, warnings })
             }
             _ => Err(problems.join("\n")),
         }
@@ -76,7 +77,7 @@ impl Prepared {
     }
 
     /// Whether passwords are asked for and nobody has one.
-    pub(super) fn locks_everybody_out(&self) -> bool {
+    pub(super) fn has_no_users(&self) -> bool {
         self.users.as_ref().is_some_and(Users::is_empty)
     }
 
@@ -98,7 +99,7 @@ impl Prepared {
 
     /// What the workers share from now on, in place of `before`: who is in stays counted, who has guessed stays known.
     pub(super) fn replace(self, before: &SharedState, log: &AccessLog) -> io::Result<(SharedState, Target)> {
-        self.doubts.iter().for_each(|doubt| tracing::warn!("{doubt}"));
+        self.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let config = self.resolved.config;
         let shared = SharedState {
             admission: before.admission.renewed(config.clients.clone(), config.client_limits),

@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
 use crate::observe::agent::AgentId;
-use crate::observe::stats::{AgentStats, KernelStats, Stats, TIMES_MS, TcpStats, Times};
+use crate::observe::stats::{AgentStats, Histogram, KernelStats, Stats, TIMES_MS, TcpStats};
 
 /// How the stats are written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -201,7 +201,7 @@ impl Collector for All {
         rows(&mut encoder, "", &OF_PROCESS, processes)?;
         self.rejected(&mut encoder)?;
         rows(&mut encoder, "agent_", &OF_AGENT, || self.agents())?;
-        self.answers(&mut encoder)?;
+        self.requests_by_status(&mut encoder)?;
         self.times(
             &mut encoder,
             "agent_connect_seconds",
@@ -257,7 +257,7 @@ impl All {
         Ok(())
     }
 
-    fn answers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn requests_by_status(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Requests by status class";
         let mut metric = encoder.encode_descriptor("agent_requests", help, None, MetricType::Counter)?;
         for ([pid, agent], stats) in self.agents() {
@@ -275,11 +275,11 @@ impl All {
         encoder: &mut DescriptorEncoder<'_>,
         name: &str,
         help: &str,
-        times: fn(&AgentStats) -> &Times,
+        times: fn(&AgentStats) -> &Histogram,
     ) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (labels, stats) in self.agents() {
-            let Times { counts, sum_us } = times(stats);
+            let Histogram { counts, sum_us } = times(stats);
             let bounds = TIMES_MS.iter().map(|ms| seconds(ms * 1000)).chain([f64::INFINITY]);
             let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
             histogram(&mut metric, &labels, *sum_us, &buckets)?;
@@ -306,10 +306,18 @@ impl All {
     fn kernel(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         rows(encoder, "tcp_agent_", &OF_KERNEL, || self.kernel_agents())?;
         rows(encoder, "tcp_client_", &OF_KERNEL, || self.kernel_listeners())?;
-        self.powers(encoder, "tcp_agent_connect_seconds", "Time to connect, without TLS (kernel)", |it| {
-            &it.connect_times
-        })?;
-        self.powers(encoder, "tcp_agent_rtt_seconds", "Smoothed round-trip times (kernel)", |it| &it.rtts)?;
+        self.power_of_two_histogram(
+            encoder,
+            "tcp_agent_connect_seconds",
+            "Time to connect, without TLS (kernel)",
+            |it| &it.connect_times,
+        )?;
+        self.power_of_two_histogram(
+            encoder,
+            "tcp_agent_rtt_seconds",
+            "Smoothed round-trip times (kernel)",
+            |it| &it.rtts,
+        )?;
         last_rtts(encoder, "tcp_agent_last_rtt_seconds", self.kernel_agents())?;
         last_rtts(encoder, "tcp_client_last_rtt_seconds", self.kernel_listeners())?;
         self.unaccounted(encoder)
@@ -334,7 +342,7 @@ impl All {
     }
 
     /// Times by powers of two, of which the sum is not known: it is what they are at the least.
-    fn powers(
+    fn power_of_two_histogram(
         &self,
         encoder: &mut DescriptorEncoder<'_>,
         name: &str,

@@ -20,14 +20,14 @@ pub const TIMES_MS: [u64; 11] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500]
 
 /// A histogram of durations.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct Times {
+pub struct Histogram {
     /// How often it took no longer than each of [`TIMES_MS`] and longer than the one before; then how often longer.
     pub counts: [u64; TIMES_MS.len() + 1],
     /// All together, in microseconds.
     pub sum_us: u64,
 }
 
-impl Times {
+impl Histogram {
     /// Counts one.
     pub fn note(&mut self, time: Duration) {
         let fits = |bound: &&u64| time <= Duration::from_millis(**bound);
@@ -104,9 +104,9 @@ pub struct AgentStats {
     /// Connections that could not be made.
     pub connect_failures: u64,
     /// How long connecting took, with TLS.
-    pub connect: Times,
+    pub connect: Histogram,
     /// How long requests took, from their head to their end; sessions apart.
-    pub request: Times,
+    pub request: Histogram,
     /// Bytes on its sockets.
     pub sockets: SocketBytes,
 }
@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn times_fall_into_their_buckets() {
-        let mut times = Times::default();
+        let mut times = Histogram::default();
         for ms in [0, 1, 2, 3, 2500, 2501, 1_000_000] {
             times.note(Duration::from_millis(ms));
         }

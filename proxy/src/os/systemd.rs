@@ -12,11 +12,11 @@ use crate::os::seccomp;
 /// Notifications that wait to be heard; more are dropped.
 const WAITING_MAX: usize = 64;
 /// How long a worker may give no sign of life, which it does each second, before the program is not alive.
-const STILL: Duration = Duration::from_secs(10);
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn notify(state: String) {
-    static TELLER: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
-    let teller = TELLER.get_or_init(|| std::env::var_os("NOTIFY_SOCKET").and_then(|_| start().ok()));
+    static NOTIFIER: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
+    let teller = NOTIFIER.get_or_init(|| std::env::var_os("NOTIFY_SOCKET").and_then(|_| start().ok()));
     if let Some(teller) = teller
         && teller.try_send(state).is_err()
     {
@@ -80,7 +80,7 @@ impl Watchdog {
     pub(crate) fn look(&mut self, beats: &[usize]) {
         match self.still(beats, Instant::now()) {
             None => notify("WATCHDOG=1".to_owned()),
-            Some(worker) => tracing::error!(worker, "worker stalled, the watchdog is not fed"),
+            Some(worker) => tracing::error!(worker, "worker stalled, watchdog notification withheld"),
         }
     }
 
@@ -91,7 +91,7 @@ impl Watchdog {
                 (*before, *at) = (*beats, now);
             }
         }
-        self.workers.iter().position(|(_, at)| now.duration_since(*at) > STILL)
+        self.workers.iter().position(|(_, at)| now.duration_since(*at) > STALL_TIMEOUT)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::observe::access_log::{EndReason, Side};
 use crate::runtime::drain::{Drain, Phase};
 use crate::session::close_frame;
 use crate::tls::TlsError;
-use crate::transport::endpoint::{End, Endpoint, EndpointError, RECEIVE_BYTES_MAX, WorkerBuffers};
+use crate::transport::endpoint::{Endpoint, EndpointError, RECEIVE_BYTES_MAX, StreamEnd, WorkerBuffers};
 use crate::transport::net::{Runtime, Stream};
 use crate::transport::pipes::{PIPE_BYTES, Pipe, Pipes};
 
@@ -261,8 +261,8 @@ impl<S: Stream> Relay<'_, S> {
             let client = self.client.end().map(|end| (Side::Client, end));
             let ended = client.or_else(|| self.agent.end().map(|end| (Side::Agent, end)));
             self.first = ended.map(|(side, end)| match end {
-                End::Clean => EndReason::Ended(side),
-                End::Truncated => EndReason::Truncated(side),
+                StreamEnd::Clean => EndReason::Ended(side),
+                StreamEnd::Truncated => EndReason::Truncated(side),
             });
         }
     }
@@ -287,8 +287,8 @@ impl<S: Stream> Relay<'_, S> {
     /// the connection then without another word, or with what they have not read (a reset).
     fn in_order(&self, end_reason: EndReason) -> EndReason {
         let has_said_so = |side| match side {
-            Side::Client => self.to_agent.is_closed || self.client.end() == Some(End::Clean),
-            Side::Agent => self.to_client.is_closed || self.agent.end() == Some(End::Clean),
+            Side::Client => self.to_agent.is_closed || self.client.end() == Some(StreamEnd::Clean),
+            Side::Agent => self.to_client.is_closed || self.agent.end() == Some(StreamEnd::Clean),
         };
         match end_reason {
             EndReason::Truncated(side) | EndReason::Reset(side) if has_said_so(side) => {
@@ -403,7 +403,7 @@ impl<N: Runtime> Pump<'_, '_, N> {
             ready!(to.poll_flush(self.cx)).map_err(TransferError::To)?;
             ready!(self.drain_pipe(to, direction)).map_err(TransferError::To)?;
             if let Some(end) = from.end() {
-                ready!(to.poll_finish(self.cx, end == End::Clean)).map_err(TransferError::To)?;
+                ready!(to.poll_finish(self.cx, end == StreamEnd::Clean)).map_err(TransferError::To)?;
                 direction.state = State::Done;
                 return Poll::Ready(Ok(Turn::Over));
             }

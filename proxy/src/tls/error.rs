@@ -1,6 +1,6 @@
 //! Errors of TLS, in an operator's words.
 
-use super::reasons::{self, Trouble};
+use super::reasons::{self, HandshakeFailure};
 
 /// An error inside TLS.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +32,12 @@ pub enum TlsError {
 
 impl TlsError {
     /// The kind of a failed handshake.
-    pub fn trouble(&self) -> Trouble {
+    pub fn handshake_failure(&self) -> HandshakeFailure {
         match self {
-            Self::Protocol(error) => reasons::trouble(error),
-            Self::NothingInCommon => Trouble::Suites,
-            Self::TooOld { .. } => Trouble::Version,
-            Self::KeyExhausted | Self::TooFragmented | Self::NotReady => Trouble::TransferError,
+            Self::Protocol(error) => reasons::handshake_failure(error),
+            Self::NothingInCommon => HandshakeFailure::Suites,
+            Self::TooOld { .. } => HandshakeFailure::Version,
+            Self::KeyExhausted | Self::TooFragmented | Self::NotReady => HandshakeFailure::ProtocolViolation,
         }
     }
 }

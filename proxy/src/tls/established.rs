@@ -32,7 +32,7 @@ const AGENTS_MESSAGE_BYTES_MAX: usize = 4 + 2 * (1 << 16);
 /// One of a client's: a key update (RFC 8446 4.6.3).
 const CLIENTS_MESSAGE_BYTES_MAX: usize = KEY_UPDATE.len();
 /// Records and messages in a row that a peer may spend on the connection itself, or on nothing.
-const SILENT_MAX: u8 = 32;
+const NON_DATA_RECORDS_MAX: u8 = 32;
 /// Alert levels (RFC 8446 6).
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
@@ -101,7 +101,7 @@ impl Session {
         if kind == DATA && !content.is_empty() {
             self.silent = 0;
         } else {
-            self.note_silence()?;
+            self.count_non_data_record()?;
         }
         match kind {
             DATA if self.message.is_empty() => sink(content),
@@ -112,9 +112,9 @@ impl Session {
         Ok(TlsState::Open)
     }
 
-    fn note_silence(&mut self) -> Result<(), Refusal> {
+    fn count_non_data_record(&mut self) -> Result<(), Refusal> {
         self.silent += 1;
-        if self.silent > SILENT_MAX {
+        if self.silent > NON_DATA_RECORDS_MAX {
             Err(Refusal::Alert(AlertDescription::UnexpectedMessage))
         } else {
             Ok(())
@@ -148,7 +148,7 @@ impl Session {
         let mut rest = message.as_slice();
         while let Some((kind, payload, after)) = split_message(rest) {
             rest = after;
-            self.note_silence()?;
+            self.count_non_data_record()?;
             self.message(kind, payload, rest.is_empty())?;
         }
         if !rest.is_empty() {
@@ -611,7 +611,7 @@ mod tests {
     #[test]
     fn what_a_peer_says_of_itself_between_data_does_no_harm() {
         let (mut to_client, mut to_agent) = own_pair();
-        for _ in 0..2 * SILENT_MAX {
+        for _ in 0..2 * NON_DATA_RECORDS_MAX {
             for (kind, content) in [(DATA, &[][..]), (ALERT, &[WARNING, 90]), (DATA, b"data")] {
                 let (state, plain, answer) =
                     open(&mut to_agent, sealed_as(&mut to_client, kind, content).filled());
@@ -662,7 +662,7 @@ mod tests {
             {
                 accepted += 1;
             }
-            assert!(accepted <= usize::from(SILENT_MAX), "{kind}: {accepted}");
+            assert!(accepted <= usize::from(NON_DATA_RECORDS_MAX), "{kind}: {accepted}");
         }
         // Nor may a message be longer than any has a reason to be.
         let (mut to_client, mut to_agent) = own_pair();

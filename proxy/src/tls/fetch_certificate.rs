@@ -13,7 +13,7 @@ use super::handshake::of_agent;
 use super::material::CertificateError;
 
 /// How long each step may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const IO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why an agent shows no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -52,9 +52,9 @@ fn begin(agent: SocketAddr, trust: &AgentTrust) -> Result<ClientConnection, Cert
 }
 
 fn shown(agent: SocketAddr, mut connection: ClientConnection) -> io::Result<Pin> {
-    let mut stream = TcpStream::connect_timeout(&agent, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&agent, IO_TIMEOUT)?;
+    stream.set_read_timeout(Some(IO_TIMEOUT))?;
+    stream.set_write_timeout(Some(IO_TIMEOUT))?;
     while connection.is_handshaking() {
         let done = connection.complete_io(&mut stream);
         let has_chosen = connection.negotiated_cipher_suite().is_some();

@@ -9,7 +9,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, Unbuffered
 
 use super::error::TlsError;
 use super::established::{Secrets, Session};
-use super::reasons::Trouble;
+use super::reasons::HandshakeFailure;
 use super::record::{HANDSHAKE, length};
 use crate::runtime::buffer::Buffer;
 
@@ -110,9 +110,11 @@ pub(super) fn of_agent(error: TlsError, has_chosen: bool) -> TlsError {
 fn of_client(error: TlsError, incoming: &[u8]) -> TlsError {
     let [HANDSHAKE, _, _, _, _, CLIENT_HELLO, _, _, _, major, minor, ..] = *incoming else { return error };
     let offered = u16::from_be_bytes([major, minor]);
-    match error.trouble() {
-        Trouble::Suites if offered < TLS12 => TlsError::TooOld { offered, least: TLS12 },
-        Trouble::Version => TlsError::TooOld { offered, least: if offered < TLS12 { TLS12 } else { TLS13 } },
+    match error.handshake_failure() {
+        HandshakeFailure::Suites if offered < TLS12 => TlsError::TooOld { offered, least: TLS12 },
+        HandshakeFailure::Version => {
+            TlsError::TooOld { offered, least: if offered < TLS12 { TLS12 } else { TLS13 } }
+        }
         _ => error,
     }
 }

@@ -2,7 +2,6 @@
 //! turns bytes into bytes: it owns no socket and never waits. Uses `os` and `runtime`.
 
 mod certificates;
-mod doubts;
 mod end;
 mod error;
 mod established;
@@ -13,13 +12,14 @@ mod pem;
 mod reasons;
 mod record;
 mod trust;
+mod warnings;
 
 pub use certificates::{AgentTrust, ClientAuthority, ClientDemands, Pin, PinError};
-pub use doubts::{Doubt, doubts};
 pub use end::{Acceptor, Connector, PARTIAL_RECORD_MAX, TlsEnd};
 pub use error::TlsError;
 pub use established::TlsState;
 pub use fetch_certificate::ShownError;
 pub use material::{CertificateError, CertificatePair};
 pub use pem::PemError;
-pub use reasons::Trouble;
+pub use reasons::HandshakeFailure;
+pub use warnings::{CertificateWarning, warnings};

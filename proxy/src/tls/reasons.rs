@@ -19,7 +19,7 @@ const TOLD_CHARS: usize = 300;
 
 /// The kind of a failed handshake.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Trouble {
+pub enum HandshakeFailure {
     /// The other side speaks no version of TLS that this one does.
     Version,
     /// No cipher suite, group or signature that both can.
@@ -41,32 +41,32 @@ pub enum Trouble {
     /// Its bytes are no TLS at all.
     NoTls,
     /// It breaks the protocol.
-    TransferError,
+    ProtocolViolation,
 }
 
 /// Sorts an error of a handshake.
-pub(super) fn trouble(error: &Error) -> Trouble {
+pub(super) fn handshake_failure(error: &Error) -> HandshakeFailure {
     match error {
-        Error::PeerIncompatible(why) if is_version(why) => Trouble::Version,
-        Error::AlertReceived(Alert::ProtocolVersion) => Trouble::Version,
+        Error::PeerIncompatible(why) if is_version(why) => HandshakeFailure::Version,
+        Error::AlertReceived(Alert::ProtocolVersion) => HandshakeFailure::Version,
         Error::PeerIncompatible(_)
         | Error::AlertReceived(Alert::InsufficientSecurity)
-        | Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedCipherSuite) => Trouble::Suites,
+        | Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedCipherSuite) => HandshakeFailure::Suites,
         // No certificate has a key that the client can verify, and rustls has no better error for that.
-        Error::General(what) if what == "no server certificate chain resolved" => Trouble::Suites,
+        Error::General(what) if what == "no server certificate chain resolved" => HandshakeFailure::Suites,
         Error::NoApplicationProtocol | Error::AlertReceived(Alert::NoApplicationProtocol) => {
-            Trouble::Protocol
+            HandshakeFailure::Protocol
         }
-        Error::NoCertificatesPresented => Trouble::CertificateMissing,
+        Error::NoCertificatesPresented => HandshakeFailure::CertificateMissing,
         Error::InvalidCertificate(why) => of_certificate(why),
         Error::HandshakeNotComplete | Error::AlertReceived(Alert::CloseNotify | Alert::UserCanceled) => {
-            Trouble::Left
+            HandshakeFailure::Left
         }
-        Error::AlertReceived(_) => Trouble::Alert,
+        Error::AlertReceived(_) => HandshakeFailure::Alert,
         Error::InvalidMessage(
             InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
-        ) => Trouble::NoTls,
-        _ => Trouble::TransferError,
+        ) => HandshakeFailure::NoTls,
+        _ => HandshakeFailure::ProtocolViolation,
     }
 }
 
@@ -81,35 +81,35 @@ fn is_version(why: &PeerIncompatible) -> bool {
     )
 }
 
-fn of_certificate(why: &CertificateError) -> Trouble {
+fn of_certificate(why: &CertificateError) -> HandshakeFailure {
     use CertificateError as C;
     match why {
         C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. } => {
-            Trouble::CertificateExpired
+            HandshakeFailure::CertificateExpired
         }
         C::UnknownIssuer
         | C::NotValidForName
         | C::NotValidForNameContext { .. }
         | C::InvalidPurpose
         | C::InvalidPurposeContext { .. }
-        | C::ApplicationVerificationFailure => Trouble::CertificateUnknown,
-        _ => Trouble::CertificateBroken,
+        | C::ApplicationVerificationFailure => HandshakeFailure::CertificateUnknown,
+        _ => HandshakeFailure::CertificateBroken,
     }
 }
 
 /// The problem, with "it" for the other side.
 pub(super) fn plain(error: &Error) -> String {
-    match (error, trouble(error)) {
-        (_, Trouble::Version) => {
+    match (error, handshake_failure(error)) {
+        (_, HandshakeFailure::Version) => {
             "it speaks only versions of TLS that are too old: it needs TLS 1.2 or later".to_owned()
         }
-        (_, Trouble::Suites) => {
+        (_, HandshakeFailure::Suites) => {
             format!("it takes none of the cipher suites or curves that are spoken here: {SUITES}")
         }
-        (_, Trouble::Protocol) => "it wants a protocol other than HTTP/1.1 (ALPN)".to_owned(),
-        (_, Trouble::CertificateMissing) => "it shows no certificate (--client-ca)".to_owned(),
-        (_, Trouble::Left) => "it left within the handshake".to_owned(),
-        (_, Trouble::NoTls) => "what it sends is no TLS".to_owned(),
+        (_, HandshakeFailure::Protocol) => "it wants a protocol other than HTTP/1.1 (ALPN)".to_owned(),
+        (_, HandshakeFailure::CertificateMissing) => "it shows no certificate (--client-ca)".to_owned(),
+        (_, HandshakeFailure::Left) => "it left within the handshake".to_owned(),
+        (_, HandshakeFailure::NoTls) => "what it sends is no TLS".to_owned(),
         (Error::InvalidCertificate(why), _) => certificate(why),
         (Error::AlertReceived(alert), _) => format!("it ended the handshake: {}", of_alert(*alert)),
         _ => format!("it breaks the protocol: {error}"),

@@ -74,7 +74,7 @@ impl EndpointError {
 
 /// How the bytes of a side came to their end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum End {
+pub enum StreamEnd {
     /// With `close_notify`, or FIN where there is no TLS.
     Clean,
     /// With FIN alone, where TLS wants `close_notify` first: somebody may have cut the stream.
@@ -89,7 +89,7 @@ pub struct Endpoint<S> {
     pub read_buf: Buffer,
     /// Ciphertext that the side could not take yet.
     write_buf: Buffer,
-    end: Option<End>,
+    end: Option<StreamEnd>,
     /// Whether it rests between two messages for long, and holds no memory then.
     rests: bool,
     finished: bool,
@@ -113,7 +113,7 @@ impl<S: Stream> Endpoint<S> {
     }
 
     /// How its bytes ended, if they have.
-    pub fn end(&self) -> Option<End> {
+    pub fn end(&self) -> Option<StreamEnd> {
         self.end
     }
 
@@ -165,7 +165,7 @@ impl<S: Stream> Endpoint<S> {
     /// Notes that the stream ended outside of [`Endpoint::poll_open`].
     pub fn note_end(&mut self) {
         let clean = self.is_clean_by_fin() && !self.cut;
-        self.end = Some(if clean { End::Clean } else { End::Truncated });
+        self.end = Some(if clean { StreamEnd::Clean } else { StreamEnd::Truncated });
     }
 
     /// Receives once, at most `bytes_max`, and hands the plaintext to `sink`. Gives the bytes received: 0 at
@@ -188,11 +188,11 @@ impl<S: Stream> Endpoint<S> {
             return Poll::Ready(Ok(0));
         }
         match self.tls.open(&mut incoming[..partial + received], sink, &mut self.write_buf) {
-            Ok(TlsState::PeerEnded) => self.end = Some(End::Clean),
+            Ok(TlsState::PeerEnded) => self.end = Some(StreamEnd::Clean),
             Ok(_) => {}
             Err(error) => {
                 // What comes after broken TLS is nothing, and after its alert nothing more may be said.
-                self.end = Some(End::Truncated);
+                self.end = Some(StreamEnd::Truncated);
                 self.finished = true;
                 return Poll::Ready(Err(error.into()));
             }
@@ -361,7 +361,7 @@ impl<S: Stream> Endpoint<S> {
             let _ = self.poll_flush(cx);
         }
         if matches!(opened, Ok(TlsState::PeerEnded)) {
-            self.end = Some(End::Clean);
+            self.end = Some(StreamEnd::Clean);
         }
         Poll::Ready(Ok(opened?))
     }

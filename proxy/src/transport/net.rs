@@ -21,7 +21,7 @@ use crate::observe::stats::{AgentCounters, ByteCounter, WorkerStats};
 use crate::runtime::executor::{Executor, Interest, RegisteredFd, Sleep};
 use crate::runtime::scheduler::Class;
 use crate::transport::networks::canonical;
-use crate::transport::own_addresses::{Departure, Own};
+use crate::transport::own_addresses::{OwnAddresses, OwnConnection};
 use crate::transport::pipes::Pipe;
 
 /// A connected byte stream.
@@ -118,7 +118,7 @@ pub struct OsRuntime {
     user_timeout: Duration,
     stats: Rc<WorkerStats>,
     /// Where the proxy itself listens.
-    own: Own,
+    own: OwnAddresses,
 }
 
 impl Runtime for OsRuntime {
@@ -190,7 +190,12 @@ impl OsRuntime {
     /// The network of that loop. `user_timeout`: how long sent bytes may stay unacknowledged, or a closed window closed
     /// (`TCP_USER_TIMEOUT`, tcp(7)).
     /// `own`: where the proxy itself listens, which is never connected to. `stats`: where its bytes are counted.
-    pub fn new(executor: Executor, user_timeout: Duration, own: Own, stats: Rc<WorkerStats>) -> Self {
+    pub fn new(
+        executor: Executor,
+        user_timeout: Duration,
+        own: OwnAddresses,
+        stats: Rc<WorkerStats>,
+    ) -> Self {
         Self { executor, user_timeout, stats, own }
     }
 
@@ -232,12 +237,12 @@ pub fn set_options(socket: &Socket, user_timeout: Duration) -> io::Result<()> {
 }
 
 /// A connection that [`Acceptor::accept`] gives up, as the proxy has made it itself; accept(2) fails by no such error.
-pub const ITSELF: io::ErrorKind = io::ErrorKind::ConnectionRefused;
+pub const SELF_CONNECTION: io::ErrorKind = io::ErrorKind::ConnectionRefused;
 
 /// A listening socket.
 pub struct Acceptor {
     socket: RegisteredFd,
-    own: Own,
+    own: OwnAddresses,
 }
 
 impl Acceptor {
@@ -266,7 +271,7 @@ impl Acceptor {
         let client = canonical(SocketAddr::try_from(client)?);
         if self.own.has_departed(client, || local_address(&socket)) {
             let why = "the proxy connects to itself: --agents has an address of this host in it";
-            return Poll::Ready(Err(io::Error::new(ITSELF, why)));
+            return Poll::Ready(Err(io::Error::new(SELF_CONNECTION, why)));
         }
         Poll::Ready(Ok((socket, client)))
     }
@@ -280,7 +285,7 @@ pub struct TcpStream {
 
 /// The counters for its bytes.
 enum Metered {
-    Agent { counters: Rc<AgentCounters>, _departure: Option<Box<Departure>> },
+    Agent { counters: Rc<AgentCounters>, _departure: Option<Box<OwnConnection>> },
     Client(Rc<ByteCounter>),
 }
 

@@ -12,7 +12,7 @@ use crate::transport::networks::canonical;
 
 /// The proxy's own listeners, and its connections to agents that may end at one of them. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Own(Arc<Inner>);
+pub struct OwnAddresses(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -25,12 +25,12 @@ type Ends = (SocketAddr, SocketAddr);
 
 /// A connection of the proxy to a port that it listens on, for as long as it lives.
 #[derive(Debug)]
-pub struct Departure {
-    own: Own,
+pub struct OwnConnection {
+    own: OwnAddresses,
     ends: Ends,
 }
 
-impl Own {
+impl OwnAddresses {
     /// Those that listen here, for desktops and for operators.
     pub fn new<'a>(listeners: impl IntoIterator<Item = &'a TcpListener>) -> io::Result<Self> {
         let reached = listeners.into_iter().map(reached_at).collect::<io::Result<Vec<_>>>()?;
@@ -42,19 +42,19 @@ impl Own {
 
     /// Begins a connection to `agent` by `connect`, which gives the address that it comes from. None where nothing of the
     /// proxy's listens on that port. The connection may be accepted before `connect` returns: who asks
-    /// [`Own::has_departed`] waits for it.
+    /// [`OwnAddresses::has_departed`] waits for it.
     pub fn depart<E>(
         &self,
         agent: SocketAddr,
         connect: impl FnOnce() -> Result<SocketAddr, E>,
-    ) -> Result<Option<Departure>, E> {
+    ) -> Result<Option<OwnConnection>, E> {
         if !self.0.listeners.iter().any(|own| own.port() == agent.port()) {
             return connect().map(|_| None);
         }
         let mut departed = self.departed();
         let ends = (canonical(connect()?), meant(agent));
         departed.insert(ends);
-        Ok(Some(Departure { own: self.clone(), ends }))
+        Ok(Some(OwnConnection { own: self.clone(), ends }))
     }
 
     /// Whether a connection that came from `from` to the address that `to` gives is the proxy's own.
@@ -68,9 +68,9 @@ impl Own {
     }
 }
 
-impl Departure {
+impl OwnConnection {
     /// Whether it certainly goes to the proxy itself. Who connects to an address of its own host comes from it, but for
-    /// loopback ones and for further addresses of one network, of which [`Own::has_departed`] tells.
+    /// loopback ones and for further addresses of one network, of which [`OwnAddresses::has_departed`] tells.
     pub fn is_home(&self) -> bool {
         let (from, to) = self.ends;
         let is_here = to.ip().is_loopback() || from.ip() == to.ip();
@@ -82,7 +82,7 @@ impl Departure {
     }
 }
 
-impl Drop for Departure {
+impl Drop for OwnConnection {
     fn drop(&mut self) {
         self.own.departed().remove(&self.ends);
     }
@@ -117,12 +117,12 @@ mod tests {
     }
 
     /// Listeners at these addresses, which don't have to be the host's.
-    fn listening(at: &[&str]) -> Own {
+    fn listening(at: &[&str]) -> OwnAddresses {
         let listeners = at.iter().map(|at| at.parse().expect("an address")).collect();
-        Own(Arc::new(Inner { listeners, departed: Mutex::default() }))
+        OwnAddresses(Arc::new(Inner { listeners, departed: Mutex::default() }))
     }
 
-    fn depart(own: &Own, agent: &str, from: &str) -> Option<Departure> {
+    fn depart(own: &OwnAddresses, agent: &str, from: &str) -> Option<OwnConnection> {
         let Ok(departure) = own.depart(at(agent), || Ok::<_, Infallible>(at(from)));
         departure
     }
@@ -162,7 +162,7 @@ mod tests {
         });
         for (listener, is_home) in [(both, true), (v6, false)] {
             let port = listener.local_addr().expect("a bound socket").port();
-            let own = Own::new([&listener]).expect("a listener");
+            let own = OwnAddresses::new([&listener]).expect("a listener");
             let departure = depart(&own, &format!("127.0.0.1:{port}"), "127.0.0.1:9");
             assert_eq!(departure.expect("the port is its own").is_home(), is_home);
         }

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use crate::access::admission::{self, ClientPermit};
 use crate::access::policy::{Decision, Forward};
 use crate::access::proxy_protocol::{InvalidProxyHeader, ProxyHeader};
-use crate::access::rejections::{RejectCounters, RejectReason};
-use crate::agents::pool::{Bound, ConnectError, PoolLimits};
+use crate::access::rejections::RejectReason;
+use crate::agents::pool::{ConnectError, PinnedConnection, PoolLimits};
 use crate::http::h1::exchange::{Exchange, Failure, Method, Outcome, RequestContext};
 use crate::http::h1::head::{HeadEnd, HeadError};
-use crate::http::h1::keep_alive::Promise;
+use crate::http::h1::keep_alive::KeepAliveLimits;
 use crate::http::h1::writer;
 use crate::http::local_response::LocalResponse;
 use crate::http::message::{Framing, RequestHead};
@@ -33,9 +33,9 @@ use crate::transport::endpoint::{Endpoint, EndpointError, WorkerBuffers};
 use crate::transport::net::Runtime;
 use crate::worker::authorization::authorize;
 use crate::worker::context::Generation;
-use crate::worker::eviction::Place;
+use crate::worker::eviction::EvictionEntry;
 use crate::worker::failure_responses::{
-    cause, head_took_too_long, log_connect_failure, log_failure, not_tls, reject_reason, response_to,
+    cause, head_took_too_long, log_connect_failure, log_failure, not_tls, note_failed_handshake, response_to,
 };
 use crate::worker::record_builder::RecordBuilder;
 
@@ -65,7 +65,7 @@ struct Ready<N: Runtime> {
     /// Whether it has been answered before.
     again: bool,
     /// Where it has logged in.
-    bound: Bound<N::Stream>,
+    bound: PinnedConnection<N::Stream>,
 }
 
 /// A client that has asked for something that an agent is to answer.
@@ -85,7 +85,7 @@ struct Connected<N: Runtime> {
     /// Whether the agent's connection has served another request before.
     reused: bool,
     /// How the agent means to keep the connection once it has answered.
-    promise: Promise,
+    keep_alive_limits: KeepAliveLimits,
     /// Whether the agent's connection is this client's alone, by a login.
     bound: bool,
     /// Whether the agent has answered, if only in the interim.
@@ -123,7 +123,7 @@ pub async fn serve<N: Runtime>(
     // What the front needs is many KiB, which are given back before a desktop's hours begin.
     let accepted = Accepted { endpoint: Endpoint::new(stream, TlsEnd::plain()), client, secure, crowded, id };
     tracing::debug!(conn = id.number(), client = %client.ip(), "client connected");
-    let front = Box::pin(front(generation, accepted));
+    let front = Box::pin(serve_requests(generation, accepted));
     if let Some((upgraded, _permit)) = front.await {
         tracing::debug!(conn = id.number(), "session opened");
         upgraded.relay(generation).await;
@@ -155,13 +155,13 @@ async fn send_rejection<N: Runtime>(
 }
 
 /// Everything before a session.
-async fn front<N: Runtime>(
+async fn serve_requests<N: Runtime>(
     generation: &Generation<N>,
     accepted: Accepted<N>,
 ) -> Option<(Box<Upgraded<N>>, ClientPermit)> {
     let client = accepted.client();
     let place = generation.worker.waiting.enter();
-    let Some(opened) = place.hold(opened(generation, accepted)).await else {
+    let Some(opened) = place.hold(admit_client(generation, accepted)).await else {
         generation.rejections().note(RejectReason::Evicted, client);
         return None;
     };
@@ -186,7 +186,7 @@ async fn front<N: Runtime>(
 }
 
 /// Everything before the first request.
-async fn opened<N: Runtime>(
+async fn admit_client<N: Runtime>(
     generation: &Generation<N>,
     accepted: Accepted<N>,
 ) -> Option<(Ready<N>, ClientPermit)> {
@@ -207,7 +207,7 @@ impl<N: Runtime> Accepted<N> {
             .timeout(config.limits.header_timeout, read_proxy_header(&mut self.endpoint, generation));
         let proxy_header = tokio::select! {
             read = read => read.unwrap_or(Err(EndpointError::TimedOut.into())),
-            () = generation.last_call() => return None,
+            () = generation.drain_request_timeout() => return None,
         };
         match proxy_header {
             Ok(client) => Some(Self { client: client.unwrap_or(self.client), ..self }),
@@ -240,7 +240,7 @@ impl<N: Runtime> Accepted<N> {
     fn unsecured(self) -> Ready<N> {
         let client = self.client();
         let Self { endpoint, secure, .. } = self;
-        Ready { endpoint: Box::new(endpoint), client, secure, again: false, bound: Bound::none() }
+        Ready { endpoint: Box::new(endpoint), client, secure, again: false, bound: PinnedConnection::none() }
     }
 
     async fn secure(self, generation: &Generation<N>) -> Option<Ready<N>> {
@@ -261,7 +261,7 @@ impl<N: Runtime> Accepted<N> {
                 generation.rejections().note(RejectReason::HandshakeEvicted, client);
                 return None;
             }
-            () = generation.last_call() => return None,
+            () = generation.drain_request_timeout() => return None,
         };
         match secure {
             Ok(()) => Some(ready),
@@ -307,26 +307,8 @@ async fn read_proxy_header<N: Runtime>(
     }
 }
 
-/// Counts a handshake that failed. One who has said nothing of it is no client: it only looked whether the port is open.
-fn note_failed_handshake(
-    rejections: &RejectCounters,
-    client: ClientConnection,
-    error: &EndpointError,
-    was_heard: bool,
-) {
-    match error {
-        EndpointError::Tls(error) => match reject_reason(error.trouble()) {
-            RejectReason::HandshakeAborted => rejections.note_quietly(RejectReason::HandshakeAborted),
-            reason => rejections.note_with(reason, client, error),
-        },
-        EndpointError::TimedOut => rejections.note(RejectReason::HandshakeTimeout, client),
-        _ if was_heard => rejections.note_quietly(RejectReason::HandshakeAborted),
-        _ => {}
-    }
-}
-
 impl<N: Runtime> Ready<N> {
-    async fn one_request(self, generation: &Generation<N>, place: &Place<'_>) -> NextStep<N> {
+    async fn one_request(self, generation: &Generation<N>, place: &EvictionEntry<'_>) -> NextStep<N> {
         let client = self.client;
         let Some(asked) = place.hold(self.read_request(generation, place)).await else {
             generation.rejections().note(RejectReason::Evicted, client);
@@ -347,7 +329,7 @@ impl<N: Runtime> Ready<N> {
     async fn read_request(
         mut self,
         generation: &Generation<N>,
-        place: &Place<'_>,
+        place: &EvictionEntry<'_>,
     ) -> Result<Box<Requested<N>>, NextStep<N>> {
         if !self.wait_for_request(generation).await {
             return Err(self.close());
@@ -381,7 +363,7 @@ impl<N: Runtime> Ready<N> {
         tokio::select! {
             biased;
             begun = generation.net.timeout(limit, self.begin_request(generation)) => begun.unwrap_or(false),
-            () = Self::dismissed(again, generation) => false,
+            () = Self::drain_begun(again, generation) => false,
         }
     }
 
@@ -407,8 +389,12 @@ impl<N: Runtime> Ready<N> {
     }
 
     /// Ready once it is to leave: at once where it has been answered before.
-    async fn dismissed(again: bool, generation: &Generation<N>) {
-        if again { generation.drain.reached(Phase::Draining).await } else { generation.last_call().await }
+    async fn drain_begun(again: bool, generation: &Generation<N>) {
+        if again {
+            generation.drain.reached(Phase::Draining).await;
+        } else {
+            generation.drain_request_timeout().await;
+        }
     }
 
     async fn read_head(&mut self, generation: &Generation<N>) -> Result<usize, HeadFailure> {
@@ -564,26 +550,28 @@ impl<N: Runtime> Requested<N> {
         }
         let idle = poll_fn(|cx| {
             let (mut buffers, now) = (generation.worker.buffers.borrow_mut(), generation.net.now());
-            let bound = self.take_bound(cx, &mut buffers, now, &generation.config().pool);
+            let bound = self.take_pinned(cx, &mut buffers, now, &generation.config().pool);
             let is_bound = bound.is_some();
             let idle = bound.or_else(|| generation.pool.borrow_mut().take(cx, &mut buffers, self.agent, now));
-            Poll::Ready(idle.map(|(agent, promise)| (agent, promise.after_one(), is_bound)))
+            Poll::Ready(
+                idle.map(|(agent, keep_alive_limits)| (agent, keep_alive_limits.after_one(), is_bound)),
+            )
         });
         match idle.await {
-            Some((agent, promise, bound)) => {
-                Ok(Connected { reused: true, promise, bound, ..self.pair(agent) })
+            Some((agent, keep_alive_limits, bound)) => {
+                Ok(Connected { reused: true, keep_alive_limits, bound, ..self.pair(agent) })
             }
             None => self.reach_anew(generation).await,
         }
     }
 
-    fn take_bound(
+    fn take_pinned(
         &mut self,
         cx: &mut Context<'_>,
         buffers: &mut WorkerBuffers,
         now: Instant,
         limits: &PoolLimits,
-    ) -> Option<(Box<Endpoint<N::Stream>>, Promise)> {
+    ) -> Option<(Box<Endpoint<N::Stream>>, KeepAliveLimits)> {
         if self.request.login.is_for_another {
             return None;
         }
@@ -618,7 +606,7 @@ impl<N: Runtime> Requested<N> {
             requested: self,
             agent,
             reused: false,
-            promise: Promise::default(),
+            keep_alive_limits: KeepAliveLimits::default(),
             bound: false,
             heard: false,
         }
@@ -659,7 +647,7 @@ impl<N: Runtime> Connected<N> {
             to_agent: 0,
             to_client: 0,
             heard: false,
-            promise: self.promise,
+            keep_alive_limits: self.keep_alive_limits,
             binds: self.bound || self.requested.request.login.is_tried,
         };
         let outcome = tokio::select! {
@@ -667,7 +655,8 @@ impl<N: Runtime> Connected<N> {
             outcome = exchange.run(&self.requested.request, &self.requested.head) => outcome,
             () = generation.drain.reached(Phase::Ending) => Err(Failure::Stopped),
         };
-        (self.heard, self.bound, self.promise) = (exchange.heard, exchange.binds, exchange.promise);
+        (self.heard, self.bound, self.keep_alive_limits) =
+            (exchange.heard, exchange.binds, exchange.keep_alive_limits);
         let record = &mut self.requested.builder.record;
         (record.to_agent, record.to_client) = (exchange.to_agent, exchange.to_client);
         match outcome {
@@ -708,7 +697,7 @@ impl<N: Runtime> Connected<N> {
         keep_client: bool,
         keep_agent: bool,
     ) -> NextStep<N> {
-        let Self { requested, mut agent, bound, promise, .. } = self;
+        let Self { requested, mut agent, bound, keep_alive_limits, .. } = self;
         let Requested { mut client, request, agent: address, builder, .. } = *requested;
         builder.close(generation, status, EndReason::Complete);
         let running = generation.drain.phase() == Phase::Running;
@@ -716,9 +705,9 @@ impl<N: Runtime> Connected<N> {
             agent.read_buf.release();
             let now = generation.net.now();
             if !bound {
-                generation.pool.borrow_mut().put(address, agent, promise, now);
+                generation.pool.borrow_mut().put(address, agent, keep_alive_limits, now);
             } else if keep_client && !request.login.is_for_another {
-                client.bound.put(address, agent, promise, now);
+                client.bound.put(address, agent, keep_alive_limits, now);
             }
         }
         if keep_client { client.next() } else { client.close() }

@@ -20,12 +20,12 @@ use crate::tls::{Acceptor, Connector};
 use crate::transport::endpoint::WorkerBuffers;
 use crate::transport::net::Runtime;
 use crate::transport::pipes::Pipes;
-use crate::worker::eviction::Waiting;
+use crate::worker::eviction::EvictionQueue;
 use crate::worker::handshake_slots::Handshakes;
 use crate::worker::load_balancer::LoadBalancer;
 
 /// How long a client that was let in before a stop or a reload has to say what it wants.
-const LAST_CALL: Duration = Duration::from_secs(5);
+const DRAIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// State of the process, which all workers share.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ pub struct Worker {
     /// Spare pipes.
     pub pipes: RefCell<Pipes>,
     /// Clients without a request.
-    pub waiting: Waiting,
+    pub waiting: EvictionQueue,
     /// Its statistics.
     pub stats: Rc<WorkerStats>,
 }
@@ -123,8 +123,8 @@ impl<N: Runtime> Generation<N> {
     }
 
     /// Ready once a client that has not sent a request yet is waited for no longer.
-    pub async fn last_call(&self) {
+    pub async fn drain_request_timeout(&self) {
         self.drain.reached(Phase::Draining).await;
-        self.net.sleep(LAST_CALL).await;
+        self.net.sleep(DRAIN_REQUEST_TIMEOUT).await;
     }
 }

@@ -14,7 +14,7 @@ const STALE_MAX: usize = 1024;
 
 /// Those of one worker.
 #[derive(Debug, Default)]
-pub struct Waiting(RefCell<Queue>);
+pub struct EvictionQueue(RefCell<Queue>);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -47,13 +47,13 @@ impl Queue {
     }
 }
 
-impl Waiting {
+impl EvictionQueue {
     /// A connection that waits from now on.
-    pub fn enter(&self) -> Place<'_> {
+    pub fn enter(&self) -> EvictionEntry<'_> {
         let mut queue = self.0.borrow_mut();
         let key = queue.connections.insert(Entry::default());
         queue.begin(key);
-        Place { waiting: self, key }
+        EvictionEntry { waiting: self, key }
     }
 
     /// The one that has waited longest loses its place; false where none waits.
@@ -74,12 +74,12 @@ impl Waiting {
 
 /// A connection's place, for as long as it lives.
 #[derive(Debug)]
-pub struct Place<'a> {
-    waiting: &'a Waiting,
+pub struct EvictionEntry<'a> {
+    waiting: &'a EvictionQueue,
     key: usize,
 }
 
-impl Place<'_> {
+impl EvictionEntry<'_> {
     /// It has asked for something: nobody takes its place until it waits again.
     pub fn leave(&self) {
         self.waiting.0.borrow_mut().connections[self.key].turn = None;
@@ -106,7 +106,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for EvictionEntry<'_> {
     fn drop(&mut self) {
         self.waiting.0.borrow_mut().connections.remove(self.key);
     }
@@ -116,14 +116,14 @@ impl Drop for Place<'_> {
 mod tests {
     use super::*;
 
-    fn lost(places: &[Place<'_>]) -> Vec<bool> {
+    fn lost(places: &[EvictionEntry<'_>]) -> Vec<bool> {
         let cx = Context::from_waker(Waker::noop());
         places.iter().map(|place| place.is_lost(&cx)).collect()
     }
 
     #[test]
     fn the_one_that_has_waited_longest_gives_way_and_none_that_has_asked() {
-        let waiting = Waiting::default();
+        let waiting = EvictionQueue::default();
         assert!(!waiting.evict());
         let mut places: Vec<_> = (0..4).map(|_| waiting.enter()).collect();
         places[0].leave();
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_is_over_is_forgotten() {
-        let waiting = Waiting::default();
+        let waiting = EvictionQueue::default();
         let idle = waiting.enter();
         let busy = waiting.enter();
         for _ in 0..10 * STALE_MAX {
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn who_loses_its_place_is_woken() {
-        let waiting = Waiting::default();
+        let waiting = EvictionQueue::default();
         let place = waiting.enter();
         let mut held = pin!(place.hold(std::future::pending::<()>()));
         let woken = std::sync::Arc::new(Flag::default());

@@ -1,7 +1,7 @@
 //! The response of the proxy to each failure, its reject reason, and its log line. Decides nothing and waits for nothing;
 //! the details are in the operator's log only.
 
-use crate::access::rejections::RejectReason;
+use crate::access::rejections::{RejectCounters, RejectReason};
 use crate::agents::pool::ConnectError;
 use crate::http::h1::body::BodyError;
 use crate::http::h1::exchange::Failure;
@@ -9,7 +9,7 @@ use crate::http::local_response::LocalResponse;
 use crate::observe::access_log::Side;
 use crate::observe::agent::Agent;
 use crate::observe::client::ClientConnection;
-use crate::tls::Trouble;
+use crate::tls::HandshakeFailure;
 use crate::transport::endpoint::EndpointError;
 use crate::transport::net::Runtime;
 use crate::worker::context::Generation;
@@ -55,19 +55,37 @@ pub(super) fn log_failure<N: Runtime>(
     }
 }
 
-pub(super) fn reject_reason(trouble: Trouble) -> RejectReason {
+/// Counts a handshake that failed. One who has said nothing of it is no client: it only looked whether the port is open.
+pub(super) fn note_failed_handshake(
+    rejections: &RejectCounters,
+    client: ClientConnection,
+    error: &EndpointError,
+    was_heard: bool,
+) {
+    match error {
+        EndpointError::Tls(error) => match reject_reason(error.handshake_failure()) {
+            RejectReason::HandshakeAborted => rejections.note_quietly(RejectReason::HandshakeAborted),
+            reason => rejections.note_with(reason, client, error),
+        },
+        EndpointError::TimedOut => rejections.note(RejectReason::HandshakeTimeout, client),
+        _ if was_heard => rejections.note_quietly(RejectReason::HandshakeAborted),
+        _ => {}
+    }
+}
+
+fn reject_reason(trouble: HandshakeFailure) -> RejectReason {
     match trouble {
-        Trouble::Version => RejectReason::TlsVersion,
-        Trouble::Suites => RejectReason::TlsCipherSuites,
-        Trouble::Protocol => RejectReason::TlsAlpn,
-        Trouble::CertificateMissing => RejectReason::CertificateMissing,
-        Trouble::CertificateUnknown => RejectReason::CertificateUntrusted,
-        Trouble::CertificateExpired => RejectReason::CertificateExpired,
-        Trouble::CertificateBroken => RejectReason::CertificateInvalid,
-        Trouble::Alert => RejectReason::TlsAlert,
-        Trouble::Left => RejectReason::HandshakeAborted,
-        Trouble::NoTls => RejectReason::NotTls,
-        Trouble::TransferError => RejectReason::TlsError,
+        HandshakeFailure::Version => RejectReason::TlsVersion,
+        HandshakeFailure::Suites => RejectReason::TlsCipherSuites,
+        HandshakeFailure::Protocol => RejectReason::TlsAlpn,
+        HandshakeFailure::CertificateMissing => RejectReason::CertificateMissing,
+        HandshakeFailure::CertificateUnknown => RejectReason::CertificateUntrusted,
+        HandshakeFailure::CertificateExpired => RejectReason::CertificateExpired,
+        HandshakeFailure::CertificateBroken => RejectReason::CertificateInvalid,
+        HandshakeFailure::Alert => RejectReason::TlsAlert,
+        HandshakeFailure::Left => RejectReason::HandshakeAborted,
+        HandshakeFailure::NoTls => RejectReason::NotTls,
+        HandshakeFailure::ProtocolViolation => RejectReason::TlsError,
     }
 }
 
@@ -87,7 +105,7 @@ pub(super) fn cause(error: &ConnectError) -> String {
         }
         ConnectError::Refused(_) => "refused the connection: is its DCV server running?".to_owned(),
         ConnectError::Handshake(EndpointError::Tls(error))
-            if matches!(error.trouble(), Trouble::Version | Trouble::Suites) =>
+            if matches!(error.handshake_failure(), HandshakeFailure::Version | HandshakeFailure::Suites) =>
         {
             format!("failed in the TLS handshake: {error}.")
         }

@@ -17,7 +17,7 @@ pub struct Handshakes {
 
 /// A handshake's place among them, for as long as it takes.
 #[derive(Debug)]
-pub struct Place<'a> {
+pub struct HandshakeSlot<'a> {
     handshakes: &'a Handshakes,
     number: u64,
     lost: oneshot::Receiver<()>,
@@ -30,7 +30,7 @@ impl Handshakes {
     }
 
     /// A place for one more; where there is none, the oldest loses its own.
-    pub fn begin(&self) -> Place<'_> {
+    pub fn begin(&self) -> HandshakeSlot<'_> {
         let number = self.begun.get();
         self.begun.set(number + 1);
         let (keep, lost) = oneshot::channel();
@@ -39,11 +39,11 @@ impl Handshakes {
             in_flight.pop_first();
         }
         in_flight.insert(number, keep);
-        Place { handshakes: self, number, lost }
+        HandshakeSlot { handshakes: self, number, lost }
     }
 }
 
-impl Place<'_> {
+impl HandshakeSlot<'_> {
     /// Waits until it has to give way.
     pub async fn lost(&mut self) {
         // Nothing is ever said there.
@@ -51,7 +51,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for HandshakeSlot<'_> {
     fn drop(&mut self) {
         self.handshakes.in_flight.borrow_mut().remove(&self.number);
     }
@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    fn has_lost(place: &mut Place<'_>) -> bool {
+    fn has_lost(place: &mut HandshakeSlot<'_>) -> bool {
         pin!(place.lost()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 

@@ -26,7 +26,7 @@ pub struct Connection {
     pub counted: ConnectionSlot,
     /// Where there are as many connections as may be: workers that may still have one that gives way to it, the one it
     /// is brought to among them. 0: there is room.
-    pub seeks: usize,
+    pub workers_to_try: usize,
 }
 
 /// How many connections each worker has. Cheap to clone.
@@ -110,7 +110,7 @@ impl LoadBalancer {
     pub fn pass_on(&self, connection: Connection) -> Result<(), Connection> {
         let worker = (connection.counted.worker + 1) % self.0.workers.len();
         let counted = self.place_beyond(worker);
-        self.hand_over(Connection { counted, seeks: connection.seeks - 1, ..connection })
+        self.hand_over(Connection { counted, workers_to_try: connection.workers_to_try - 1, ..connection })
     }
 
     /// How many workers there are.

@@ -24,8 +24,8 @@ use crate::os::seccomp;
 use crate::runtime::drain::{Drain, Phase};
 use crate::runtime::executor::Executor;
 use crate::runtime::poller::Poller;
-use crate::transport::net::{Acceptor, ITSELF, OsRuntime, Runtime};
-use crate::transport::own_addresses::Own;
+use crate::transport::net::{Acceptor, OsRuntime, Runtime, SELF_CONNECTION};
+use crate::transport::own_addresses::OwnAddresses;
 use crate::worker::connection;
 use crate::worker::context::{Generation, SharedState, Worker};
 use crate::worker::listeners::Listener;
@@ -38,7 +38,7 @@ const REAP: Duration = Duration::from_secs(1);
 /// How long a worker leaves a failing listener alone.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections beyond `--connections-max` that look for one that gives way to them; more are rejected at once.
-const SEEKING_MAX: usize = 64;
+const PENDING_EVICTIONS_MAX: usize = 64;
 /// How long connections have to say goodbye once the drain time is over.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -57,7 +57,7 @@ pub(crate) struct WorkerCommand {
 struct ConfigGenerations {
     executor: Executor,
     number: usize,
-    own: Own,
+    own: OwnAddresses,
     /// Where it accepts, until it stops.
     acceptors: RefCell<Vec<Weak<Acceptor>>>,
     current: RefCell<Rc<Generation<OsRuntime>>>,
@@ -67,7 +67,7 @@ struct ConfigGenerations {
 }
 
 impl ConfigGenerations {
-    fn new(executor: Executor, number: usize, own: Own, shared: SharedState) -> Self {
+    fn new(executor: Executor, number: usize, own: OwnAddresses, shared: SharedState) -> Self {
         let stats = Rc::new(WorkerStats::default());
         let net = OsRuntime::new(
             executor.clone(),
@@ -97,7 +97,10 @@ impl ConfigGenerations {
         let user_timeout = shared.config.limits.tcp_user_timeout;
         for acceptor in self.acceptors.borrow().iter().filter_map(Weak::upgrade) {
             if let Err(error) = acceptor.set_user_timeout(user_timeout) {
-                tracing::error!(%error, "--tcp-user-timeout can't be set on a listener");
+                tracing::error!(
+                    reason = &*error.to_string(),
+                    "--tcp-user-timeout can't be set on a listener"
+                );
             }
         }
         let current = self.current();
@@ -119,10 +122,10 @@ impl ConfigGenerations {
     async fn start(&self, connection: Connection) {
         let generation = self.current();
         // Whom a balancer speaks for is not known yet: nobody gives way before that client is let in.
-        let crowded = connection.seeks > 0
+        let crowded = connection.workers_to_try > 0
             && generation.config().clients.is_proxy_protocol_source(connection.client.ip());
-        if connection.seeks > 0 && !crowded && !generation.worker.waiting.evict() {
-            let left = if connection.seeks > 1 {
+        if connection.workers_to_try > 0 && !crowded && !generation.worker.waiting.evict() {
+            let left = if connection.workers_to_try > 1 {
                 generation.shared.process.balance.pass_on(connection).err()
             } else {
                 Some(connection)
@@ -170,7 +173,7 @@ pub(crate) fn run(
     inbox: WorkerInbox,
     listeners: Vec<Listener>,
     mut commands: watch::Receiver<WorkerCommand>,
-    own: Own,
+    own: OwnAddresses,
     started: impl FnOnce() + 'static,
 ) -> io::Result<()> {
     let shared = commands.borrow_and_update().shared.clone();
@@ -293,7 +296,9 @@ async fn accept(
         let generation = generations.current();
         match accepted {
             Ok((socket, client)) => admit(&generations, &generation, socket, client, secure).await,
-            Err(error) if error.kind() == ITSELF => log_accept_failure(&generation, "itself", &error),
+            Err(error) if error.kind() == SELF_CONNECTION => {
+                log_accept_failure(&generation, "itself", &error);
+            }
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
                 log_accept_failure(&generation, "accept", &error);
@@ -328,13 +333,13 @@ async fn admit(
     let id = generation.shared.process.connection_ids.next();
     let named = ClientConnection { id, address: client.ip() };
     let place = balance.place(generations.number, config.limits.connections_max);
-    if let (None, Err(why)) = (&place, may_push_in(generation, client.ip())) {
+    if let (None, Err(why)) = (&place, may_evict(generation, client.ip())) {
         return reject(generation, socket, named, secure, why).await;
     }
-    let seeks = if place.is_some() { 0 } else { balance.workers() };
+    let workers_to_try = if place.is_some() { 0 } else { balance.workers() };
     let counted = place.unwrap_or_else(|| balance.place_beyond(generations.number));
     let is_own = counted.worker == generations.number;
-    let connection = Connection { socket, client, secure, id, counted, seeks };
+    let connection = Connection { socket, client, secure, id, counted, workers_to_try };
     if is_own {
         generations.start(connection).await;
     } else if let Err(Connection { socket, secure, .. }) = balance.hand_over(connection) {
@@ -343,10 +348,10 @@ async fn admit(
     }
 }
 
-fn may_push_in(generation: &Generation<OsRuntime>, client: IpAddr) -> Result<(), RejectReason> {
+fn may_evict(generation: &Generation<OsRuntime>, client: IpAddr) -> Result<(), RejectReason> {
     let (admission, balance, config) =
         (&generation.shared.admission, &generation.shared.process.balance, generation.config());
-    if balance.connections() >= config.limits.connections_max + SEEKING_MAX {
+    if balance.connections() >= config.limits.connections_max + PENDING_EVICTIONS_MAX {
         return Err(RejectReason::MaxConnections);
     }
     // Nobody gives way to a client that is not let in itself.

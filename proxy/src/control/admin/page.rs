@@ -4,7 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::observe::agent::AgentId;
 use crate::observe::metrics::ProcessStatus;
-use crate::observe::stats::{AgentStats, SocketBytes, Stats, TIMES_MS, TcpStats, Times};
+use crate::observe::stats::{AgentStats, Histogram, SocketBytes, Stats, TIMES_MS, TcpStats};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --line: #8884; --soft: #888; }
@@ -152,14 +152,14 @@ fn rejected(processes: &[ProcessStatus]) -> Markup {
 }
 
 /// The bounds that half of the times, and 99 of 100, keep to.
-fn spread(times: &Times) -> String {
+fn spread(times: &Histogram) -> String {
     if times.count() == 0 {
         return "–".to_owned();
     }
     format!("{} / {}", bound(times, 50), bound(times, 99))
 }
 
-fn bound(times: &Times, percent: u64) -> String {
+fn bound(times: &Histogram, percent: u64) -> String {
     let wanted = (times.count() * percent).div_ceil(100);
     let mut seen = 0;
     let bucket = times.counts.iter().position(|count| {
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_spread_is_what_half_and_nearly_all_keep_to() {
-        let mut times = Times::default();
+        let mut times = Histogram::default();
         assert_eq!(spread(&times), "–");
         (0..99).for_each(|_| times.note(Duration::from_millis(4)));
         times.note(Duration::from_mins(1));

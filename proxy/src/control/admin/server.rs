@@ -15,12 +15,12 @@ use crate::http::h1::head::{HeadEnd, HeadError, HeadLimits};
 use crate::http::local_response::LocalResponse;
 use crate::http::message::{self, RequestHead};
 use crate::observe::metrics::{self, Format, ProcessStatus};
-use crate::transport::own_addresses::Own;
+use crate::transport::own_addresses::OwnAddresses;
 
 /// Clients at a time; the others wait.
 const CLIENTS_MAX: usize = 16;
 /// How long one may take to ask, and to take its answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const IO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take to say what is asked for; the other clients wait for it.
 const HEAD_TIME: Duration = Duration::from_secs(2);
 /// How long a process may take to say how it stands before it is left out.
@@ -35,7 +35,7 @@ pub(crate) struct Sources {
     /// The control sockets of those that drain.
     pub former: Arc<[PathBuf]>,
     /// Where the proxy itself listens: none of its clients reaches this by it.
-    pub listeners: Own,
+    pub listeners: OwnAddresses,
 }
 
 /// Answers until the task is ended.
@@ -56,7 +56,7 @@ pub(crate) async fn serve(listener: TcpListener, sources: Sources) {
                 tokio::spawn(async move {
                     let _place = place;
                     // Whoever asked has gone, or takes too long.
-                    let _ = tokio::time::timeout(PATIENCE, answer(stream, &sources)).await;
+                    let _ = tokio::time::timeout(IO_TIMEOUT, answer(stream, &sources)).await;
                 });
             }
             Err(error) => {

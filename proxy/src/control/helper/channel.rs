@@ -56,7 +56,7 @@ pub(crate) enum MessageKind {
     /// This process serves, whatever becomes of the one before; it has no answer.
     Serving = b'v',
     /// The kernel is to count the connections of the cgroup that the text names.
-    Account = b'k',
+    EnableEbpf = b'k',
     /// The kernel's TCP statistics.
     Stats = b'f',
     /// Listening sockets for the next binary; it has no answer.
@@ -77,7 +77,7 @@ impl MessageKind {
             Self::Announce,
             Self::Withdraw,
             Self::Serving,
-            Self::Account,
+            Self::EnableEbpf,
             Self::Stats,
             Self::Sockets,
             Self::Upgrade,
@@ -232,9 +232,9 @@ impl HelperClient {
     }
 
     /// Asks the kernel to count the connections of that cgroup.
-    pub(crate) async fn ask_account(&self, cgroup: &Path) -> io::Result<()> {
+    pub(crate) async fn ask_ebpf(&self, cgroup: &Path) -> io::Result<()> {
         let text = cgroup.as_os_str().as_bytes().to_vec();
-        self.0.send(&Message { text, ..Message::about(MessageKind::Account) }).await
+        self.0.send(&Message { text, ..Message::about(MessageKind::EnableEbpf) }).await
     }
 
     /// Asks for the next binary, which is to listen on `sockets`.

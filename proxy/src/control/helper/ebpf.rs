@@ -29,12 +29,12 @@ mod layout;
 const LISTENERS_MAX: usize = 8;
 
 /// The program at work. It is detached when this is dropped, or the process ends.
-pub(super) struct Account {
+pub(super) struct KernelCounters {
     _program: Ebpf,
     counts: HashMap<MapData, Key, Counts>,
 }
 
-impl Account {
+impl KernelCounters {
     /// Counts the connections of `cgroup` from now on.
     pub(super) fn begin(config: &Config, cgroup: &Path) -> Result<Self, String> {
         let object = &config.ebpf_object;

@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use super::channel::{HelperChannel, Message, MessageKind, STATS, program};
-use super::ebpf::Account;
+use super::ebpf::KernelCounters;
 use super::exec::{predecessors, start_next};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
 use crate::control::socket;
@@ -74,7 +74,7 @@ struct HelperServer {
     /// Another process serves.
     handed_over: bool,
     /// The eBPF program, and the cgroup that it counts in.
-    account: Option<(Account, PathBuf)>,
+    account: Option<(KernelCounters, PathBuf)>,
 }
 
 /// A configuration, what its file said when it was asked for, and what its other files were then.
@@ -168,7 +168,7 @@ impl HelperServer {
                 self.predecessor = None;
                 return Ok(());
             }
-            MessageKind::Account => Message::outcome(kind, self.begin_account(&question.text)),
+            MessageKind::EnableEbpf => Message::outcome(kind, self.begin_account(&question.text)),
             MessageKind::Stats => self.stats(),
             MessageKind::Sockets => {
                 self.sockets.extend(question.descriptors);
@@ -211,7 +211,7 @@ impl HelperServer {
             None => Ok(resolved),
             Some(key) => {
                 let what = format!("{key} can't change while it runs: `dcv-splice upgrade` takes it up");
-                Err(resolved.blame_key(key, &what))
+                Err(resolved.at_key(key, &what))
             }
         }
     }
@@ -294,7 +294,7 @@ impl HelperServer {
             _ => return Err("it counts already, or is too late to".to_owned()),
         };
         let cgroup = PathBuf::from(OsStr::from_bytes(cgroup));
-        self.account = Some((Account::begin(config, &cgroup)?, cgroup));
+        self.account = Some((KernelCounters::begin(config, &cgroup)?, cgroup));
         Ok(String::new())
     }
 

@@ -10,14 +10,14 @@ use std::time::Duration;
 use crate::http::connection_auth::{self, Login};
 use crate::http::h1::body::{self, BodyChunk, BodyError, Decoder};
 use crate::http::h1::head::{self, HeadEnd, HeadError, HeadLimits};
-use crate::http::h1::keep_alive::Promise;
+use crate::http::h1::keep_alive::KeepAliveLimits;
 use crate::http::h1::writer;
 use crate::http::message::{self, Framing, RequestHead, ResponseHead, Version};
 use crate::http::path_prefix::PathPrefix;
 use crate::http::rewrite::ResponseRewrite;
 use crate::observe::access_log::Side;
 use crate::runtime::drain::{Drain, Phase};
-use crate::transport::endpoint::{End, Endpoint, EndpointError, FILL_BYTES, WorkerBuffers};
+use crate::transport::endpoint::{Endpoint, EndpointError, FILL_BYTES, StreamEnd, WorkerBuffers};
 use crate::transport::net::{Runtime, Stream};
 
 /// Limits of an exchange.
@@ -177,7 +177,7 @@ pub struct Exchange<'a, N: Runtime> {
     /// Whether the agent has spoken of a login that holds for its connection.
     pub binds: bool,
     /// How long and for how many requests the agent means to keep its connection.
-    pub promise: Promise,
+    pub keep_alive_limits: KeepAliveLimits,
 }
 
 /// A head and its body on their way.
@@ -310,7 +310,7 @@ impl<'a> Transfer<'a> {
         from: &Endpoint<S>,
         to: &mut Endpoint<S>,
     ) -> Result<(), TransferError> {
-        if !self.decoder.ends_with_connection() || from.end() != Some(End::Clean) {
+        if !self.decoder.ends_with_connection() || from.end() != Some(StreamEnd::Clean) {
             return Err(TransferError::From(EndpointError::EndedEarly));
         }
         let mut last = Vec::new();
@@ -360,7 +360,7 @@ impl<N: Runtime> Exchange<'_, N> {
             )
             .map_err(Failure::BadHead)?;
             let status = head.status;
-            self.promise.update(&head.headers);
+            self.keep_alive_limits.update(&head.headers);
             self.binds |= connection_auth::bind_connection(&head.headers);
             if status == 101 && !(request.websocket && head::has_websocket(&head.headers)) {
                 return Err(Failure::UnaskedUpgrade);
@@ -538,7 +538,7 @@ impl<N: Runtime> Exchange<'_, N> {
     /// A client that is gone wants no answer. One whose TLS stream was cut did not end its side by itself.
     fn look_after_client(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         let may_half_close = self.may_half_close;
-        let is_gone = |end| end == End::Truncated || !may_half_close;
+        let is_gone = |end| end == StreamEnd::Truncated || !may_half_close;
         let error = self.listener_failure(cx);
         let error =
             error.or_else(|| self.client.end().is_some_and(is_gone).then_some(EndpointError::EndedEarly));

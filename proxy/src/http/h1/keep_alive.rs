@@ -11,21 +11,21 @@ const WAY: Duration = Duration::from_secs(1);
 /// How long and for how many requests an agent means to keep its connection: `Keep-Alive: timeout=5, max=100`
 /// (RFC 2068 19.7.1.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Promise {
+pub struct KeepAliveLimits {
     /// How long it may be idle.
     pub idle: Duration,
     /// Further requests.
     pub requests: u32,
 }
 
-impl Default for Promise {
+impl Default for KeepAliveLimits {
     /// Of an agent that has said nothing.
     fn default() -> Self {
         Self { idle: Duration::MAX, requests: u32::MAX }
     }
 }
 
-impl Promise {
+impl KeepAliveLimits {
     /// The promise that is left after another request.
     #[must_use]
     pub fn after_one(self) -> Self {
@@ -63,12 +63,12 @@ mod tests {
 
     #[test]
     fn a_promise_is_read_in_any_writing_and_what_is_none_is_left_out() {
-        let none = Promise::default();
-        let idle = |millis| Promise { idle: Duration::from_millis(millis), ..none };
+        let none = KeepAliveLimits::default();
+        let idle = |millis| KeepAliveLimits { idle: Duration::from_millis(millis), ..none };
         let cases = [
-            ("timeout=5, max=100", Promise { requests: 100, ..idle(4000) }),
-            ("max=0;TIMEOUT = \"1\"", Promise { requests: 0, ..idle(500) }),
-            ("timeout=2 max=1", Promise { requests: 1, ..idle(1000) }),
+            ("timeout=5, max=100", KeepAliveLimits { requests: 100, ..idle(4000) }),
+            ("max=0;TIMEOUT = \"1\"", KeepAliveLimits { requests: 0, ..idle(500) }),
+            ("timeout=2 max=1", KeepAliveLimits { requests: 1, ..idle(1000) }),
             ("timeout=0", idle(0)),
             ("timeout=4294967295", idle(4_294_967_294_000)),
             ("timeout=99999999999999999999, max=-1x", none),
@@ -78,9 +78,9 @@ mod tests {
             ("", none),
         ];
         for (value, promised) in cases {
-            let mut promise = none;
-            promise.update(&[Header { name: "keep-alive", value: value.as_bytes() }]);
-            assert_eq!(promise, promised, "{value}");
+            let mut keep_alive_limits = none;
+            keep_alive_limits.update(&[Header { name: "keep-alive", value: value.as_bytes() }]);
+            assert_eq!(keep_alive_limits, promised, "{value}");
         }
     }
 }

@@ -15,7 +15,7 @@ const READ_BY_OTHERS: u32 = 0o004;
 
 /// Something that is worth a warning, and the file that it is about.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Doubt {
+pub struct CertificateWarning {
     /// Which file.
     pub file: PathBuf,
     /// The warning.
@@ -23,29 +23,29 @@ pub struct Doubt {
 }
 
 /// Looks at files that were found to be usable; what can't be read any more is passed over.
-pub fn doubts(
+pub fn warnings(
     pairs: &[CertificatePair],
     demands: &ClientDemands,
     trust: Option<&AgentTrust>,
     files: &dyn Files,
-) -> Vec<Doubt> {
+) -> Vec<CertificateWarning> {
     let agents = match trust {
         Some(AgentTrust::Authority { file, .. }) => Some(file),
         _ => None,
     };
     let authorities = demands.certificate.iter().map(|authority| &authority.file).chain(agents);
-    let mut doubts = Vec::new();
+    let mut warnings = Vec::new();
     for pair in pairs {
-        times(&pair.certificate, files, &mut doubts);
-        names(&pair.certificate, files, &mut doubts);
-        order(&pair.certificate, files, &mut doubts);
-        readers(&pair.key, files, &mut doubts);
+        times(&pair.certificate, files, &mut warnings);
+        names(&pair.certificate, files, &mut warnings);
+        order(&pair.certificate, files, &mut warnings);
+        readers(&pair.key, files, &mut warnings);
     }
-    authorities.for_each(|file| times(file, files, &mut doubts));
-    doubts
+    authorities.for_each(|file| times(file, files, &mut warnings));
+    warnings
 }
 
-fn times(file: &Path, files: &dyn Files, doubts: &mut Vec<Doubt>) {
+fn times(file: &Path, files: &dyn Files, warnings: &mut Vec<CertificateWarning>) {
     let now = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
     let all = certificates(file, files).unwrap_or_default();
     for (number, der) in (1..).zip(&all) {
@@ -53,7 +53,7 @@ fn times(file: &Path, files: &dyn Files, doubts: &mut Vec<Doubt>) {
         let which =
             if all.len() > 1 { format!("certificate {number}") } else { "the certificate".to_owned() };
         let says = format!("{}: {which} {says}", file.display());
-        doubts.push(Doubt { file: file.to_owned(), says });
+        warnings.push(CertificateWarning { file: file.to_owned(), says });
     }
 }
 
@@ -66,7 +66,7 @@ fn untimely(certificate: &X509Certificate<'_>, now: i64) -> Option<String> {
         .then(|| format!("is not valid yet (from {} on)", validity.not_before))
 }
 
-fn names(file: &Path, files: &dyn Files, doubts: &mut Vec<Doubt>) {
+fn names(file: &Path, files: &dyn Files, warnings: &mut Vec<CertificateWarning>) {
     let all = certificates(file, files).unwrap_or_default();
     let own = all.first().and_then(|der| parsed(der));
     if own.is_some_and(|own| matches!(own.subject_alternative_name(), Ok(None))) {
@@ -75,12 +75,12 @@ fn names(file: &Path, files: &dyn Files, doubts: &mut Vec<Doubt>) {
              with -addext subjectAltName=DNS:HOST, `openssl x509 -req` with -copy_extensions copy",
             file.display()
         );
-        doubts.push(Doubt { file: file.to_owned(), says });
+        warnings.push(CertificateWarning { file: file.to_owned(), says });
     }
 }
 
 /// Each certificate of a chain is issued by the next (RFC 5246 7.4.2); some clients look for no other.
-fn order(file: &Path, files: &dyn Files, doubts: &mut Vec<Doubt>) {
+fn order(file: &Path, files: &dyn Files, warnings: &mut Vec<CertificateWarning>) {
     let all = certificates(file, files).unwrap_or_default();
     let read: Vec<_> = all.iter().filter_map(|der| parsed(der)).collect();
     let wrong = read.windows(2).position(|two| two[0].issuer().as_raw() != two[1].subject().as_raw());
@@ -90,15 +90,15 @@ fn order(file: &Path, files: &dyn Files, doubts: &mut Vec<Doubt>) {
             "{}: certificate {next} of the chain is not the issuer of certificate {this}: put each one's issuer behind it",
             file.display()
         );
-        doubts.push(Doubt { file: file.to_owned(), says });
+        warnings.push(CertificateWarning { file: file.to_owned(), says });
     }
 }
 
-fn readers(file: &Path, files: &dyn Files, doubts: &mut Vec<Doubt>) {
+fn readers(file: &Path, files: &dyn Files, warnings: &mut Vec<CertificateWarning>) {
     if files.mode(file).is_ok_and(|mode| mode & READ_BY_OTHERS != 0) {
         let file_name = file.display();
         let says =
             format!("{file_name}: everybody on this host may read this private key: `chmod o= {file_name}`");
-        doubts.push(Doubt { file: file.to_owned(), says });
+        warnings.push(CertificateWarning { file: file.to_owned(), says });
     }
 }
