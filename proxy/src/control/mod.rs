@@ -7,6 +7,7 @@ mod exit;
 mod helper;
 mod logging;
 mod service_account;
+mod signals;
 mod socket;
 mod start;
 mod supervisor;

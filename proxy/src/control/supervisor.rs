@@ -7,7 +7,6 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -15,6 +14,7 @@ use crate::config::{AccessLogTo, Settings};
 use crate::control::admin::{self, Sources};
 use crate::control::helper::{Answer, HelperClient, MessageKind, Payload, STATS, TRUNCATED};
 use crate::control::logging::{LogFilter, Logging};
+use crate::control::signals::Signals;
 use crate::control::socket::{CONCURRENT_MAX, ControlCommand, ControlRequest, Outcome};
 use crate::control::validation::{Prepared, open_log};
 use crate::observe::access_log::AccessLog;
@@ -586,47 +586,6 @@ fn ended(report: Option<Report>) -> io::Result<()> {
     match report {
         Some(Report::Ended(result)) => result,
         Some(Report::Started) | None => Ok(()),
-    }
-}
-
-/// SIGTERM and SIGINT, which stop, and the signals that command something. Those that come early wait.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    user1: Signal,
-    user2: Signal,
-}
-
-impl Signals {
-    /// From now on no signal ends the program by itself.
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            user1: signal(SignalKind::user_defined1())?,
-            user2: signal(SignalKind::user_defined2())?,
-        })
-    }
-
-    /// Ready once it is to stop; other commands are left for later.
-    pub(super) async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    /// The next command; none where it is to stop.
-    async fn next(&mut self) -> Option<ControlCommand> {
-        tokio::select! {
-            _ = self.terminate.recv() => None,
-            _ = self.interrupt.recv() => None,
-            _ = self.hangup.recv() => Some(ControlCommand::Reload),
-            _ = self.user1.recv() => Some(ControlCommand::Reopen),
-            _ = self.user2.recv() => Some(ControlCommand::Upgrade),
-        }
     }
 }
 
