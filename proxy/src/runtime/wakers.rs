@@ -56,7 +56,12 @@ impl Wakes {
         let wakeup_fd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         Ok(Self {
             schedule: Schedule::default(),
-            inbox: Arc::new(Inbox { woken: Mutex::default(), wakeup_fd }),
+            inbox: Arc::new(Inbox {
+                woken: Mutex::default(),
+                wakeup_fd,
+                #[cfg(test)]
+                puts: std::sync::atomic::AtomicUsize::default(),
+            }),
             own_waker: Cell::new(std::ptr::null()),
             part_class: Cell::new(None),
             bulk_parts: RefCell::default(),
@@ -71,6 +76,12 @@ impl Wakes {
     /// Makes ready who was woken by other threads.
     pub(super) fn collect(&self) {
         self.inbox.take().into_iter().for_each(|task| self.schedule.wake(task));
+    }
+
+    /// Wakes that went through the inbox.
+    #[cfg(test)]
+    pub(super) fn inbox_puts(&self) -> usize {
+        self.inbox.puts.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// A waker of a task.
@@ -139,10 +150,14 @@ impl Wakes {
 struct Inbox {
     woken: Mutex<Vec<TaskId>>,
     wakeup_fd: OwnedFd,
+    #[cfg(test)]
+    puts: std::sync::atomic::AtomicUsize,
 }
 
 impl Inbox {
     fn put(&self, task: TaskId) {
+        #[cfg(test)]
+        self.puts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.woken.lock().unwrap_or_else(PoisonError::into_inner).push(task);
         // A counter that can't be raised any more is not zero, and so rings already (eventfd(2)).
         let _ = rustix::io::write(&self.wakeup_fd, &1_u64.to_ne_bytes());
