@@ -298,28 +298,29 @@ fn index(token: Token) -> usize {
 pub struct Sleep {
     executor: Executor,
     deadline: Instant,
-    /// The timer, and the waker that it is for.
-    timer: Option<(TimerKey, *const ())>,
+    /// The timer, and the waker and task that it is for: a waker's address alone may be another's later.
+    timer: Option<(TimerKey, (*const (), TaskId))>,
 }
 
 impl Future for Sleep {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let inner = self.executor.0.clone();
-        if self.deadline <= inner.now.get() {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { executor, deadline, timer } = self.get_mut();
+        let inner = &executor.0;
+        if *deadline <= inner.now.get() {
             return Poll::Ready(());
         }
-        let waker = cx.waker().data();
-        let key = match self.timer {
-            Some((_, known)) if known == waker => return Poll::Pending,
+        let waiter = (cx.waker().data(), inner.wakes.schedule.current());
+        let key = match *timer {
+            Some((_, known)) if known == waiter => return Poll::Pending,
             Some((key, _)) => {
-                inner.timers.borrow_mut().change(key, self.executor.0.wakes.waiter(cx));
+                inner.timers.borrow_mut().change(key, inner.wakes.waiter(cx));
                 key
             }
-            None => inner.timers.borrow_mut().add(self.deadline, self.executor.0.wakes.waiter(cx)),
+            None => inner.timers.borrow_mut().add(*deadline, inner.wakes.waiter(cx)),
         };
-        self.timer = Some((key, waker));
+        *timer = Some((key, waiter));
         Poll::Pending
     }
 }

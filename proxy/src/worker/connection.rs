@@ -142,7 +142,7 @@ async fn send_rejection<N: Runtime>(
     mut endpoint: Endpoint<N::Stream>,
     reason: RejectReason,
 ) {
-    if endpoint.write(&admission::reply_to(reason).render(false, false)).is_err() {
+    if endpoint.write(&writer::local_response(&admission::reply_to(reason), false, false)).is_err() {
         return;
     }
     poll_fn(|cx| {
@@ -494,7 +494,7 @@ impl<N: Runtime> Ready<N> {
         let hsts = generation.config().hsts.as_ref().filter(|_| builder.secure);
         let hsts = hsts.map(|value| format!("Strict-Transport-Security: {value}"));
         let response = hsts.into_iter().fold(response.clone(), LocalResponse::with_header);
-        let sent = self.send(generation, &response.render(keep, head_only)).await;
+        let sent = self.send(generation, &writer::local_response(&response, keep, head_only)).await;
         let end_reason = if response.status < 400 { EndReason::Answered } else { EndReason::Rejected };
         builder.record.to_client = if head_only { 0 } else { response.body_bytes() as u64 };
         match sent {

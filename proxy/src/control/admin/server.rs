@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::control::socket::{self, ControlCommand, ControlRequest};
 use crate::http::h1::head::{HeadEnd, HeadError, HeadLimits};
+use crate::http::h1::writer;
 use crate::http::local_response::LocalResponse;
 use crate::http::message::{self, RequestHead};
 use crate::observe::metrics::{self, Format, ProcessStatus};
@@ -73,7 +74,7 @@ async fn answer(mut stream: TcpStream, sources: &Sources) -> std::io::Result<()>
         Ok(head) => reply_to(&head, sources).await,
         Err(error) => (LocalResponse::new(error.status(), error.to_string()), false),
     };
-    stream.write_all(&reply.render(false, head_only)).await?;
+    stream.write_all(&writer::local_response(&reply, false, head_only)).await?;
     stream.shutdown().await
 }
 

@@ -1,5 +1,8 @@
 //! Heads as bytes of HTTP/1.1. Writes only what the parser took or the proxy itself says, so no line can hold another.
 
+use std::io::Write as _;
+
+use crate::http::local_response::{self, LocalResponse};
 use crate::http::message::{FieldSink, Framing, RequestHead, ResponseHead};
 use crate::http::rewrite::{self, RequestRewrite, ResponseRewrite};
 
@@ -51,6 +54,24 @@ pub fn response(head: &ResponseHead<'_>, rewrite: &ResponseRewrite<'_>, out: &mu
     out.extend_from_slice(b"\r\n");
 }
 
+/// The bytes of the proxy's own response; without its body as the answer to HEAD.
+pub(crate) fn local_response(response: &LocalResponse, keep_alive: bool, head_only: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256 + response.text.len());
+    let LocalResponse { status, text, kind, headers } = response;
+    let (length, connection) = (response.body_bytes(), if keep_alive { "keep-alive" } else { "close" });
+    // Writing to memory does not fail.
+    let _ = write!(out, "HTTP/1.1 {status} {}\r\n", local_response::reason(*status));
+    let _ = write!(out, "Content-Type: {kind}\r\nContent-Length: {length}\r\n");
+    for header in headers {
+        let _ = write!(out, "{header}\r\n");
+    }
+    let _ = write!(out, "Connection: {connection}\r\n\r\n");
+    if !head_only {
+        let _ = writeln!(out, "{text}");
+    }
+    out
+}
+
 /// Writes how the body is framed. An empty body is written only where the length was given as 0.
 fn write_framing(framing: Framing, out: &mut Vec<u8>) {
     match framing {
@@ -91,5 +112,15 @@ mod tests {
             response(&head, &rewrite, &mut out);
             assert_eq!(out, told);
         }
+    }
+
+    #[test]
+    fn a_local_response_is_one_whole_message() {
+        let response = LocalResponse::new(404, "No such desktop.");
+        let text = "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 17\r\n\
+                    Connection: close\r\n\r\nNo such desktop.\n";
+        assert_eq!(String::from_utf8_lossy(&local_response(&response, false, false)), text);
+        let head = local_response(&response.with_header("Allow: GET"), true, true);
+        assert!(head.ends_with(b"Content-Length: 17\r\nAllow: GET\r\nConnection: keep-alive\r\n\r\n"));
     }
 }
