@@ -14,7 +14,7 @@ use harness::scripted_agent::ScriptedAgent;
 use tokio::task::JoinSet;
 
 /// Payload that both sockets of the proxy may hold for one session, whoever takes nothing.
-const PARTIAL_RECORD_MAX: usize = 3 << 20;
+const KERNEL_BYTES_MAX: usize = 3 << 20;
 /// Readings in a row that have to agree.
 const SETTLED: usize = 10;
 
@@ -98,7 +98,46 @@ async fn stall(is_client: bool) {
     }
     let held = settled(proxy, agent.address).await;
     println!("{held} bytes are held");
-    assert!(held < PARTIAL_RECORD_MAX, "{held} bytes are held");
+    assert!(held < KERNEL_BYTES_MAX, "{held} bytes are held");
+}
+
+/// Sessions at once, and what each may hold in the program: one receive, its records sealed anew, and its state.
+const SESSIONS: usize = 100;
+const PROGRAM_KIB_MAX: usize = 320;
+
+/// Sessions over TLS whose clients take nothing, of agents that say more than that.
+async fn stall_many() {
+    let agent = ScriptedAgent::secure(move |_, mut line| async move {
+        line.head().await;
+        line.say("HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n").await;
+        let burst = vec![7; 64 * 1024];
+        while line.try_say(&burst).await {}
+    })
+    .await;
+    let front = ProxyUnderTest::start(agent.address, &["--client-connections-max=1000"]).await;
+    let ask = |mut client: RawClient<_>| async {
+        client.say(front.upgrade("/ws")).await;
+        client.head().await.unwrap();
+        client
+    };
+    // What the first one costs is not of any session.
+    let first = ask(RawClient::secure(front.secure()).await).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = front.proxy.resident_kib();
+    let mut clients = Vec::new();
+    for _ in 0..SESSIONS {
+        clients.push(ask(RawClient::secure(front.secure()).await).await);
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let each = (front.proxy.resident_kib() - before) / SESSIONS;
+    println!("{each} KiB are held by each session");
+    assert!(each < PROGRAM_KIB_MAX, "{each} KiB are held by each session");
+    drop((first, clients));
+}
+
+#[test]
+fn clients_that_take_no_more_have_the_program_hold_one_receive_each() {
+    inside("clients_that_take_no_more_have_the_program_hold_one_receive_each", stall_many());
 }
 
 fn inside(name: &str, test: impl Future<Output = ()>) {

@@ -10,6 +10,7 @@ mod plan;
 mod talk;
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,9 +23,10 @@ use dcv_splice::observe::access_log::AccessLog;
 use dcv_splice::runtime::drain::Phase;
 use dcv_splice::tls::{Acceptor, AgentTrust, Connector, TlsEnd};
 use dcv_splice::transport::endpoint::Endpoint;
+use dcv_splice::transport::net::Stream;
 use dcv_splice::worker::context::{Generation, ProcessState, SharedState};
 use dcv_splice::worker::load_balancer::LoadBalancer;
-use harness::simulated::{NetworkConditions, World, serve, wire};
+use harness::simulated::{NetworkConditions, Wire, World, serve, wire};
 use plan::{Body, Ends, Exchange, Plan, Session};
 use talk::{FarEnd, decode, far_agent, far_client};
 use tokio::task::LocalSet;
@@ -274,10 +276,7 @@ fn a_silent_client_is_dropped_after_the_head_time() {
                 wire(NetworkConditions { chunk_max: 100, capacity: 1000, reluctance: 0 }, 1, None);
             let start = Instant::now();
             let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
-            std::future::poll_fn(|cx| {
-                dcv_splice::transport::net::Stream::poll_send(&mut far, cx, said).map(drop)
-            })
-            .await;
+            say(&mut far, said).await;
             tokio::time::timeout(BOUND, serve(&generation, near, client, client_tls)).await.unwrap();
             let took = start.elapsed().as_secs();
             assert!((60..=limit).contains(&took), "{took} s after {said:?}");
@@ -294,10 +293,7 @@ fn requests_that_were_sent_ahead_are_answered_a_turn_at_a_time() {
         let (near, mut far) =
             wire(NetworkConditions { chunk_max: 100_000, capacity: 100_000, reluctance: 0 }, 1, None);
         let said = b"GET /health HTTP/1.1\r\nHost: p\r\n\r\n".repeat(10);
-        std::future::poll_fn(|cx| {
-            dcv_splice::transport::net::Stream::poll_send(&mut far, cx, &said).map(drop)
-        })
-        .await;
+        say(&mut far, &said).await;
         let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
         tokio::time::timeout(BOUND, serve(&generation, near, client, false)).await.unwrap();
         assert_eq!(generation.net.breaths.get(), 9);
@@ -306,6 +302,113 @@ fn requests_that_were_sent_ahead_are_answered_a_turn_at_a_time() {
 
 fn nobody() -> World {
     World::new(Duration::ZERO, |_| Err(std::io::ErrorKind::ConnectionRefused.into()))
+}
+
+/// A wire that takes `capacity` bytes and cuts nothing.
+fn calm(capacity: usize) -> (Wire, Wire) {
+    wire(NetworkConditions { chunk_max: 1 << 20, capacity, reluctance: 0 }, 1, None)
+}
+
+async fn say(wire: &mut Wire, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        let sent = poll_fn(|cx| wire.poll_send(cx, bytes)).await.unwrap();
+        bytes = &bytes[sent..];
+    }
+}
+
+/// Receives until `end` has come, or the wire has ended or broken.
+async fn hear(wire: &mut Wire, end: &[u8]) -> Vec<u8> {
+    let (mut heard, mut room) = (Vec::new(), vec![0; 1 << 20]);
+    while !heard.ends_with(end) {
+        match poll_fn(|cx| wire.poll_recv(cx, &mut room)).await {
+            Ok(received @ 1..) => heard.extend_from_slice(&room[..received]),
+            _ => break,
+        }
+    }
+    heard
+}
+
+/// A client that has its whole answer may leave: the agent still gets the rest of what it was sent.
+#[test]
+fn an_upload_arrives_whole_though_its_client_is_gone_after_the_answer() {
+    /// Less than one receive, and more than the wire to the agent takes.
+    const BODY: usize = 10_000;
+    on_virtual_time(async {
+        let plan = Plan { client_tls: false, agent_tls: false, exchanges: Vec::new(), session: None };
+        let agents = Rc::new(RefCell::new(Vec::new()));
+        let accepted = agents.clone();
+        let world = World::new(Duration::ZERO, move |_| {
+            let (near, far) = calm(1000);
+            accepted.borrow_mut().push(far);
+            Ok(near)
+        });
+        let generation = Generation::new(world, Fixture::new().shared(&plan, &[]), Rc::default());
+        let (near, mut client) = calm(1 << 20);
+        let talk = async {
+            let head = format!("POST /10.1.2.3/ HTTP/1.1\r\nHost: p\r\nContent-Length: {BODY}\r\n\r\n");
+            let body = [&[b'x'; BODY - 3][..], b"end"].concat();
+            say(&mut client, &[head.as_bytes(), &body].concat()).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let mut agent = agents.borrow_mut().pop().unwrap();
+            say(&mut agent, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            hear(&mut client, b"ok").await;
+            client.reset();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let heard = hear(&mut agent, b"end").await;
+            assert!(heard.ends_with(&body), "the agent got {} bytes, head and all", heard.len());
+        };
+        let served = serve(&generation, near, SocketAddr::from(([192, 0, 2, 1], 40_000)), false);
+        tokio::time::timeout(BOUND, async { tokio::join!(talk, served) }).await.unwrap();
+    });
+}
+
+/// A connection that one client has logged in on is kept no longer than any other, also while that client asks another
+/// agent.
+#[test]
+fn a_login_that_is_not_used_ends_while_its_client_asks_another_agent() {
+    on_virtual_time(async {
+        let plan = Plan { client_tls: false, agent_tls: false, exchanges: Vec::new(), session: None };
+        let login_ended = Rc::new(Cell::new(None));
+        let ended = login_ended.clone();
+        let world = World::new(Duration::ZERO, move |address| {
+            let ((near, mut far), ended) = (calm(1 << 20), ended.clone());
+            tokio::task::spawn_local(async move {
+                while hear(&mut far, b"\r\n\r\n").await.ends_with(b"\r\n\r\n") {
+                    say(&mut far, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+                }
+                if address.ip() == IpAddr::from([10, 0, 0, 1]) {
+                    ended.set(Some(Instant::now()));
+                }
+            });
+            Ok(near)
+        });
+        let shared = Fixture::new().shared(&plan, &["--agent-keepalive-timeout=10s"]);
+        let generation = Generation::new(world, shared, Rc::default());
+        let (near, mut client) = calm(1 << 20);
+        let talk = async {
+            let start = Instant::now();
+            for agent in [1, 2, 2, 2, 2, 2] {
+                let login = if agent == 1 { "Authorization: NTLM alice\r\n" } else { "" };
+                say(
+                    &mut client,
+                    format!("GET /10.0.0.{agent}/ HTTP/1.1\r\nHost: p\r\n{login}\r\n").as_bytes(),
+                )
+                .await;
+                let answer = hear(&mut client, b"\r\n\r\n").await;
+                assert!(answer.starts_with(b"HTTP/1.1 204"), "{}", String::from_utf8_lossy(&answer));
+                tokio::time::sleep(Duration::from_secs(4)).await;
+            }
+            let took = login_ended.get().map(|end| end - start);
+            drop(client);
+            took
+        };
+        let local = LocalSet::new();
+        let served = serve(&generation, near, SocketAddr::from(([192, 0, 2, 1], 40_000)), false);
+        let whole = local.run_until(async { tokio::join!(talk, served) });
+        let (took, ()) = tokio::time::timeout(BOUND, whole).await.unwrap();
+        // It is looked at when the next request comes.
+        assert_eq!(took, Some(Duration::from_secs(12)));
+    });
 }
 
 /// One exchange whose answer waits until the client's body has come whole, or does not.

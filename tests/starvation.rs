@@ -23,6 +23,8 @@ use tokio::task::JoinSet;
 /// where nothing starves, and once or twice where something does.
 const ATTACK: Duration = Duration::from_secs(2);
 const ECHOES_MIN: usize = 30;
+/// How long one echo may take: far more than a busy machine does, and less than a source that has to be cut off.
+const ECHO_WITHIN: Duration = Duration::from_secs(8);
 /// How long the worker may take to stop, of which two seconds are the drain time.
 const STOPPED_WITHIN: Duration = Duration::from_secs(15);
 /// Bytes that an attacker sends at once.
@@ -73,6 +75,7 @@ async fn neighbours_go_on(mut front: ProxyUnderTest, attack: JoinSet<()>) {
         echoes += 1;
     }
     assert!(echoes >= ECHOES_MIN, "{echoes} echoes in {ATTACK:?}, the slowest after {slowest:?}");
+    assert!(slowest < ECHO_WITHIN, "{echoes} echoes, the slowest after {slowest:?}");
     assert!(!attack.is_empty(), "nobody has attacked");
     let stopping = Instant::now();
     tokio::task::spawn_blocking(move || assert!(front.proxy.terminate().success())).await.unwrap();

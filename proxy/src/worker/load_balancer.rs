@@ -189,10 +189,12 @@ impl Drop for ConnectionSlot {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::task::{Context, Waker};
 
     use super::*;
+    use crate::observe::client::ConnectionIds;
 
     fn workers(places: &[Option<ConnectionSlot>], of: usize) -> Vec<usize> {
         let count = |worker| places.iter().flatten().filter(|place| place.worker == worker).count();
@@ -214,6 +216,34 @@ mod tests {
         let (balance, _desks) = LoadBalancer::new(3);
         let places = [2, 1, 0].map(|own| balance.place(own, 100));
         assert_eq!(places.map(|place| place.map(|place| place.worker)), [Some(2), Some(1), Some(0)]);
+    }
+
+    /// Or it would be dropped unseen, and its place lost.
+    #[test]
+    fn a_connection_that_no_worker_takes_is_given_back() {
+        let (balance, mut inboxes) = LoadBalancer::new(2);
+        let connection = |counted| Connection {
+            socket: std::net::TcpListener::bind("127.0.0.1:0").unwrap().into(),
+            client: SocketAddr::from(([192, 0, 2, 1], 4000)),
+            secure: true,
+            id: ConnectionIds::default().next(),
+            counted,
+            workers_to_try: 2,
+        };
+        balance.hand_over(connection(balance.place_beyond(1))).unwrap();
+        assert!(inboxes.pop().unwrap().arrivals.try_recv().is_ok(), "a worker that is there");
+        assert_eq!(balance.connections(), 0, "the inbox of worker 1 has ended, with what was in it");
+        let back = balance.hand_over(connection(balance.place_beyond(1))).unwrap_err();
+        assert_eq!((back.counted.worker, back.workers_to_try, balance.connections()), (1, 2, 1));
+        drop(back);
+        let back = balance.pass_on(connection(balance.place_beyond(0))).unwrap_err();
+        assert_eq!((back.counted.worker, back.workers_to_try, balance.connections()), (1, 1, 1));
+        drop(back);
+        assert_eq!(workers_of(&balance), [0, 0]);
+    }
+
+    fn workers_of(balance: &LoadBalancer) -> Vec<usize> {
+        balance.0.workers.iter().map(|share| share.count.load(Ordering::Relaxed)).collect()
     }
 
     /// Or a connection that one worker has accepted for another would be lost when both stop.

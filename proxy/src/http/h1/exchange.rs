@@ -498,13 +498,18 @@ impl<N: Runtime> Exchange<'_, N> {
     }
 
     /// Whether the turn was used up before the body.
+    /// Whether the kernel has all of the request.
+    fn is_sent(&self, upload: &Transfer<'_>) -> bool {
+        upload.done && upload.head.is_empty() && !self.agent.has_pending_write()
+    }
+
     fn poll_upload(
         &mut self,
         cx: &mut Context<'_>,
         upload: &mut Transfer<'_>,
     ) -> Result<bool, TransferError> {
         // Most requests are a head alone.
-        if upload.done && upload.head.is_empty() && !self.agent.has_pending_write() {
+        if self.is_sent(upload) {
             return Ok(false);
         }
         let mut buffers = self.buffers.borrow_mut();
@@ -575,9 +580,9 @@ impl<N: Runtime> Exchange<'_, N> {
     ) -> Result<Outcome, Failure> {
         // An agent that answers before it has the whole request may take the rest of it for a request of its
         // own: its connection never serves anybody else.
-        let early = !upload.done;
+        let early = !self.is_sent(upload);
         // One that will close the connection does not want the rest.
-        let mut upload_over = upload.done || !keep_agent;
+        let mut upload_over = !early || !keep_agent;
         let mut timer = pin!(self.net.sleep(self.patience(self.limits.response_timeout)));
         loop {
             let event = poll_fn(|cx| {
@@ -629,7 +634,7 @@ impl<N: Runtime> Exchange<'_, N> {
                     return Poll::Ready(Err(broken.of(Side::Client, Some(status))));
                 }
             }
-            *upload_over |= upload.done && !self.agent.has_pending_write();
+            *upload_over |= self.is_sent(upload);
         }
         let polled = download.poll(cx, self.agent, self.client, &mut self.buffers.borrow_mut());
         match polled {
