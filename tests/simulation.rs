@@ -354,8 +354,8 @@ fn an_upload_arrives_whole_though_its_client_is_gone_after_the_answer() {
             hear(&mut client, b"ok").await;
             client.reset();
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let heard = hear(&mut agent, b"end").await;
-            assert!(heard.ends_with(&body), "the agent got {} bytes, head and all", heard.len());
+            let upload = hear(&mut agent, b"end").await;
+            assert!(upload.ends_with(&body), "the agent got {} bytes, head and all", upload.len());
         };
         let served = serve(&generation, near, SocketAddr::from(([192, 0, 2, 1], 40_000)), false);
         tokio::time::timeout(BOUND, async { tokio::join!(talk, served) }).await.unwrap();
