@@ -70,7 +70,7 @@ fn understand_response(head: &[u8]) -> usize {
     writer::response(&head, &passing, &mut out);
     let mut keep_alive_limits = KeepAliveLimits::default();
     keep_alive_limits.update(&head.headers);
-    black_box((keep_alive_limits, connection_auth::bind_connection(&head.headers)));
+    black_box((keep_alive_limits, connection_auth::has_connection_login(&head.headers)));
     out.len()
 }
 

@@ -95,13 +95,13 @@ fn turn(criterion: &mut Criterion) {
         let ends = || if is_secure { ends::connected() } else { (TlsEnd::plain(), TlsEnd::plain()) };
         let ((to_agent, mut agent), (mut client, to_client)) = (ends(), ends());
         let (near, far) = (Memory::default(), Memory::default());
-        let (mut client_peer, mut agent_peer) =
+        let (mut client_endpoint, mut agent_endpoint) =
             (Endpoint::new(near.clone(), to_client), Endpoint::new(far.clone(), to_agent));
         let (buffers, pipes, stop) =
             (RefCell::<WorkerBuffers>::default(), RefCell::<Pipes>::default(), Drain::default());
         let context =
             RelayContext { net: &Quiet, buffers: &buffers, pipes: &pipes, drain: &stop, limits: LIMITS };
-        let mut session = pin!(relay(&mut client_peer, &mut agent_peer, &context));
+        let mut session = pin!(relay(&mut client_endpoint, &mut agent_endpoint, &context));
         let frame: Vec<u8> = (0..FRAME_BYTES).map(|at| at.to_le_bytes()[0]).collect();
         let mut pass = || {
             agent.seal(&frame, &mut far.to_relay.borrow_mut()).expect("an open end");

@@ -118,7 +118,7 @@ async fn a_balancer_says_whom_it_speaks_for() {
         assert_eq!(seen.last().unwrap().header("x-real-ip"), Some(told));
         assert_eq!(seen.last().unwrap().header("x-forwarded-for"), Some(told));
     }
-    assert!(front.ledger("GET /127.0.0.1/x").starts_with("192.0.2.7 "));
+    assert!(front.access_line("GET /127.0.0.1/x").starts_with("192.0.2.7 "));
     // Before TLS, and cut anywhere.
     let mut stream = connect(front.secure()).await;
     for byte in V2.chunks(7) {

@@ -313,7 +313,7 @@ async fn upgraded_then(end: fn(RawClient<Secure>), seen: End, booked: &str) {
     client.say("you").await;
     assert_eq!(client.rest().await, (Vec::new(), seen));
     drop(client);
-    let line = front.ledger("GET /127.0.0.1/ws");
+    let line = front.access_line("GET /127.0.0.1/ws");
     assert!(line.contains(booked) && line.contains("to_agent=3 to_client=2"), "{line}");
     front.recovers().await;
 }

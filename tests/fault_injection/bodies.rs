@@ -97,7 +97,7 @@ async fn an_agent_that_pauses_in_its_body_for_too_long_is_cut_off() {
     let began = Instant::now();
     let answer = front.ask("GET /").await;
     assert!(!answer.whole && answer.text() == "short" && began.elapsed() < LATE);
-    assert!(front.ledger("GET /127.0.0.1/").contains("end_reason=agent-timed-out"));
+    assert!(front.access_line("GET /127.0.0.1/").contains("end_reason=agent-timed-out"));
     front.recovers().await;
 }
 

@@ -308,7 +308,7 @@ async fn a_client_that_takes_nothing_for_the_stall_time_is_let_go() {
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.upgrade("/ws")).await;
     assert!(client.head().await.is_some());
-    assert!(front.ledger("GET /127.0.0.1/ws").contains("end_reason=client-stalled"));
+    assert!(front.access_line("GET /127.0.0.1/ws").contains("end_reason=client-stalled"));
     front.recovers().await;
 }
 

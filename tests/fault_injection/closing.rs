@@ -41,7 +41,7 @@ async fn ending(
     assert_eq!(client.bytes(heard).await.len(), heard);
     client.say(client_says).await;
     leave(client);
-    let line = front.ledger("GET /127.0.0.1/ws");
+    let line = front.access_line("GET /127.0.0.1/ws");
     front.recovers().await;
     line.trim_end().rsplit_once("end_reason=").unwrap().1.to_owned()
 }
@@ -100,6 +100,6 @@ async fn who_resets_after_the_other_side_has_ended_in_order_is_not_the_end() {
     assert_eq!(client.answer().await.unwrap().status, 101);
     assert_eq!(client.rest().await.0, DATA);
     client.reset();
-    assert!(front.ledger("GET /127.0.0.1/ws").contains("end_reason=agent-ended"));
+    assert!(front.access_line("GET /127.0.0.1/ws").contains("end_reason=agent-ended"));
     front.recovers().await;
 }

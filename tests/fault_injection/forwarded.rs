@@ -48,13 +48,13 @@ async fn who_is_behind_a_trusted_proxy_is_the_client_everywhere() {
         let chain = if said.is_empty() { "127.0.0.9".to_owned() } else { format!("{said}, 127.0.0.9") };
         assert_eq!(told("x-forwarded-for"), Some(&*chain));
         assert_eq!(told("x-forwarded-proto"), Some("https"), "{said}");
-        let line = front.ledger(&format!("GET /127.0.0.1{path} "));
+        let line = front.access_line(&format!("GET /127.0.0.1{path} "));
         assert!(line.starts_with(&format!("{client} - ")), "{line}");
     }
     // What it refuses by itself is logged so too.
     let refused = "GET /10.9.9.9/x HTTP/1.1\r\nHost: p\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n";
     assert_eq!(answer(&mut proxy, refused).await.status, 403);
-    assert!(front.ledger("/10.9.9.9/x").starts_with("192.0.2.9 - "));
+    assert!(front.access_line("/10.9.9.9/x").starts_with("192.0.2.9 - "));
     logs(&front, "client=192.0.2.9 agent=10.9.9.9 reason=agent_not_allowed", 1);
     // Anybody else speaks for themselves alone.
     let mut client = RawClient::plain(front.plain()).await;
@@ -63,7 +63,7 @@ async fn who_is_behind_a_trusted_proxy_is_the_client_everywhere() {
     let told =
         ["x-real-ip", "x-forwarded-for", "x-forwarded-proto"].map(|name| seen.last().unwrap().header(name));
     assert_eq!(told, [Some("127.0.0.1"), Some("127.0.0.1"), Some("http")]);
-    assert!(front.ledger("GET /127.0.0.1/x?f ").starts_with("127.0.0.1 - "));
+    assert!(front.access_line("GET /127.0.0.1/x?f ").starts_with("127.0.0.1 - "));
     drop((proxy, client));
     front.recovers().await;
 }

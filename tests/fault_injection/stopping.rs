@@ -119,7 +119,7 @@ async fn a_session_goes_on_and_its_end_is_the_programs() {
     client.finish().await;
     assert_eq!(client.rest().await, (Vec::new(), End::Clean));
     assert_eq!(front.proxy.wait().code(), Some(0));
-    assert!(front.ledger("GET /127.0.0.1/ws").contains("end_reason=client-ended"));
+    assert!(front.access_line("GET /127.0.0.1/ws").contains("end_reason=client-ended"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +132,7 @@ async fn when_the_drain_time_is_over_a_session_is_ended_in_order() {
     assert_eq!(client.rest().await, (Vec::new(), End::Clean));
     assert_eq!(front.proxy.wait().code(), Some(0));
     assert!(began.elapsed() >= Duration::from_millis(900) && began.elapsed() < PROMPT);
-    assert!(front.ledger("GET /127.0.0.1/ws").contains("end_reason=drained"));
+    assert!(front.access_line("GET /127.0.0.1/ws").contains("end_reason=drained"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,7 +174,7 @@ async fn a_second_sigterm_ends_a_request_whose_agent_is_silent_and_books_it() {
     front.proxy.signal(Signal::SIGTERM);
     assert_eq!(front.proxy.wait().code(), Some(0));
     assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
-    assert!(front.ledger("GET /127.0.0.1/silence").contains("end_reason=drained"));
+    assert!(front.access_line("GET /127.0.0.1/silence").contains("end_reason=drained"));
     assert!(client.answer().await.is_none());
 }
 
@@ -197,7 +197,7 @@ async fn a_second_sigterm_ends_an_answer_that_pauses_and_books_it() {
     front.proxy.signal(Signal::SIGTERM);
     assert_eq!(front.proxy.wait().code(), Some(0));
     assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
-    let line = front.ledger("GET /127.0.0.1/half");
+    let line = front.access_line("GET /127.0.0.1/half");
     assert!(line.contains("end_reason=drained"), "{line}");
     assert_eq!(client.rest().await.0, b"");
 }
@@ -230,5 +230,5 @@ async fn when_the_drain_time_is_over_an_agent_is_told_whatever_its_client_does()
     front.proxy.signal(Signal::SIGTERM);
     assert_eq!(soon(told.recv()).await, Some(Some((Vec::new(), End::Clean))));
     assert_eq!(front.proxy.wait().code(), Some(0));
-    assert!(front.ledger("GET /127.0.0.1/ws").contains("end_reason=drained"));
+    assert!(front.access_line("GET /127.0.0.1/ws").contains("end_reason=drained"));
 }

@@ -79,7 +79,7 @@ async fn who_shows_no_password_is_asked_for_one_and_the_agent_never_hears_of_it(
     assert_eq!(ask(&front, &agent, &["-u", "ann:one"]).status, 200);
     let seen = agent.seen.requests();
     assert_eq!(seen.last().unwrap().header("authorization"), None);
-    assert!(front.ledger("GET /127.0.0.1/x HTTP/1.1\" 200").starts_with("127.0.0.1 - ann ["));
+    assert!(front.access_line("GET /127.0.0.1/x HTTP/1.1\" 200").starts_with("127.0.0.1 - ann ["));
     // What looks whether the proxy lives has no password.
     front.answers().await;
     let log = front.proxy.log() + &front.proxy.output();

@@ -36,7 +36,7 @@ async fn each_request_is_one_line_with_its_status_and_its_bytes() {
         &url("/sink"),
     ]);
     curl.get(&[&url("/nothing")]);
-    front.ledger("/nothing");
+    front.access_line("/nothing");
     let lines = lines(&front);
     let wanted = [
         ["\"GET /127.0.0.1/bytes/54321 HTTP/1.1\" 200 54321 ", "to_agent=0 to_client=54321 "],
@@ -60,16 +60,16 @@ async fn the_proxys_own_answers_are_booked_with_the_bytes_of_their_bodies() {
     let curl = Curl::new();
     let url = format!("https://{}/nowhere", front.secure());
     let length = curl.get(&[&url]).body.len();
-    let line = front.ledger("\"GET /nowhere HTTP/1.1\" 404");
+    let line = front.access_line("\"GET /nowhere HTTP/1.1\" 404");
     assert!(line.contains(&format!("agent=- to_agent=0 to_client={length} ")), "{line}");
     assert!(line.ends_with(" end_reason=rejected"), "{line}");
     for (path, status) in [("/health", 200), (&format!("/{}", agent.address.ip()), 308)] {
         curl.get(&[&format!("https://{}{path}", front.secure())]);
-        let line = front.ledger(&format!("\"GET {path} HTTP/1.1\" {status}"));
+        let line = front.access_line(&format!("\"GET {path} HTTP/1.1\" {status}"));
         assert!(line.ends_with(" end_reason=answered"), "{line}");
     }
     curl.get(&["--head", &url]);
-    let line = front.ledger("\"HEAD /nowhere HTTP/1.1\" 404");
+    let line = front.access_line("\"HEAD /nowhere HTTP/1.1\" 404");
     assert!(line.contains("to_client=0 "), "{line}");
 }
 
@@ -86,7 +86,7 @@ async fn a_session_is_one_line_at_its_end() {
     front.answers().await;
     assert!(lines(&front).is_empty(), "it has not ended");
     drop(client);
-    let line = front.ledger("GET /127.0.0.1/echo HTTP/1.1\" 101 600 ");
+    let line = front.access_line("GET /127.0.0.1/echo HTTP/1.1\" 101 600 ");
     assert!(line.contains(" to_agent=1000 to_client=600 "), "{line}");
     assert_eq!(lines(&front).len(), 1);
 }
@@ -116,7 +116,7 @@ async fn no_secret_of_a_request_is_written_anywhere() {
     let mut broken = RawClient::plain(front.plain()).await;
     broken.say("GET /127.0.0.1/x?token=S3CRET\r\n\r\n").await;
     assert_eq!(broken.answer().await.unwrap().status, 400);
-    front.ledger("token=***");
+    front.access_line("token=***");
     let (mut all, mut waiting) = (lines(&front), true);
     while waiting {
         waiting = all.len() < 5 * queries.len() + 2;

@@ -75,7 +75,7 @@ async fn uploads_arrive_whole_with_a_length_and_in_chunks_from_stdin() {
     assert_eq!(piped.output.trim_end(), wanted, "{}", piped.log);
     let chunked = curl.get(&["-X", "POST", "-H", "Transfer-Encoding: chunked", "-T", &file, &sink]);
     assert_eq!(chunked.text(), wanted);
-    let line = front.ledger("to_agent=100000000 ");
+    let line = front.access_line("to_agent=100000000 ");
     assert!(line.contains("POST /127.0.0.1/sink") && line.contains("end_reason=complete"), "{line}");
 }
 

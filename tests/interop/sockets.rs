@@ -114,7 +114,7 @@ pub(crate) async fn echoes<S: Wire>(line: RawClient<S>, count: usize) {
 async fn echoes_are_the_same_byte_for_byte_with_tls_1_2_to_the_agent() {
     let (_agent, front) = started(AgentTls::Tls12, &[]).await;
     echoes(RawClient::secure(front.secure()).await, 64 * MIB).await;
-    assert!(front.ledger("GET /127.0.0.1/echo").contains("101"));
+    assert!(front.access_line("GET /127.0.0.1/echo").contains("101"));
     front.recovers().await;
 }
 
@@ -212,7 +212,7 @@ async fn a_session_that_is_silent_for_the_idle_time_is_ended() {
     let (agent, front) = started(AgentTls::Both, &["--session-idle-timeout=1s"]).await;
     let mut socket = socket(RawClient::secure(front.secure()).await).await;
     assert!(!matches!(soon(socket.next()).await, Some(Ok(_))));
-    assert!(front.ledger("GET /127.0.0.1/echo").contains("end_reason=idle"));
+    assert!(front.access_line("GET /127.0.0.1/echo").contains("end_reason=idle"));
     drop(socket);
     front.recovers().await;
     eventually("the agent's is closed", || (agent.seen.websockets_open() == 0).then_some(()));
@@ -287,7 +287,7 @@ async fn when_the_client_ends_first_the_agent_may_go_on_to_its_own_end() {
     client.finish().await;
     let (last, end) = client.rest().await;
     assert!(last == Noise::new(LAST_WORDS).bytes() && end == End::Clean);
-    let line = front.ledger("GET /127.0.0.1/ws");
+    let line = front.access_line("GET /127.0.0.1/ws");
     assert!(
         line.contains("to_agent=3 to_client=1000000") && line.contains("end_reason=client-ended"),
         "{line}"
@@ -318,7 +318,7 @@ async fn when_the_agent_ends_first_the_client_may_go_on_to_its_own_end() {
     client.finish().await;
     let (last, end) = soon(told.recv()).await.unwrap();
     assert!(last == Noise::new(LAST_WORDS).bytes() && end == End::Clean);
-    assert!(front.ledger("GET /127.0.0.1/ws").contains("end_reason=agent-ended"));
+    assert!(front.access_line("GET /127.0.0.1/ws").contains("end_reason=agent-ended"));
     front.recovers().await;
 }
 

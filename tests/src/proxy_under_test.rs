@@ -101,7 +101,7 @@ impl ProxyUnderTest {
 
     /// The line of the access log that contains `what`.
     #[track_caller]
-    pub fn ledger(&self, what: &str) -> String {
+    pub fn access_line(&self, what: &str) -> String {
         eventually(&format!("a line of the access log contains {what}"), || {
             self.proxy.output().lines().find(|line| line.contains(what)).map(str::to_owned)
         })

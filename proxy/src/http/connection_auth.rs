@@ -47,12 +47,12 @@ impl Login {
             start.eq_ignore_ascii_case(FORWARDED)
                 || ["via", "forwarded", "x-real-ip"].iter().any(|name| header.is(name))
         };
-        Self { is_tried: bind_connection(headers), is_for_another: headers.iter().any(is_forwarded) }
+        Self { is_tried: has_connection_login(headers), is_for_another: headers.iter().any(is_forwarded) }
     }
 }
 
 /// Whether a login that may hold for the whole connection is asked for, tried or told of here.
-pub fn bind_connection(headers: &[Header<'_>]) -> bool {
+pub fn has_connection_login(headers: &[Header<'_>]) -> bool {
     headers.iter().any(|header| {
         let is_any_of = |names: &[&str]| names.iter().any(|name| header.is(name));
         header.is("persistent-auth")
@@ -121,7 +121,7 @@ mod tests {
 
     fn binds(line: &str) -> bool {
         let (name, value) = line.split_once(": ").expect("a header line");
-        bind_connection(&[Header { name, value: value.as_bytes() }])
+        has_connection_login(&[Header { name, value: value.as_bytes() }])
     }
 
     #[test]

@@ -88,7 +88,7 @@ struct Direction {
     /// Enough waits for the next bytes to go through the pipe.
     spliced: bool,
     /// The last record was the sender's close frame; not known without TLS, where a FIN is an end in order anyway.
-    is_closed: bool,
+    ends_with_close_frame: bool,
 }
 
 /// How a direction's bytes are moved. Chosen once for a session, by what both ends can do.
@@ -116,7 +116,7 @@ impl Direction {
             pipe: None,
             lane: Lane::between(from, to),
             spliced: false,
-            is_closed: false,
+            ends_with_close_frame: false,
         }
     }
 
@@ -130,7 +130,7 @@ impl Direction {
     }
 }
 
-/// Which side of a passage failed, the one that bytes come from or the one they go to.
+/// Which side of a transfer failed, the one that bytes come from or the one they go to.
 enum TransferError {
     From(EndpointError),
     To(EndpointError),
@@ -193,7 +193,7 @@ impl<S: Stream> Relay<'_, S> {
                     let gone = self.first.filter(|_| self.to_client.state == State::Broken);
                     return self.close(context.net, gone.unwrap_or(EndReason::Idle)).await;
                 }
-                Step::TimeUp | Step::Hurried => {
+                Step::TimeUp | Step::TimeoutShortened => {
                     seen = self.progress();
                     idle.set(context.net.sleep(self.idle_limit(&context.limits)));
                 }
@@ -232,14 +232,14 @@ impl<S: Stream> Relay<'_, S> {
         let mut buffers = context.buffers.borrow_mut();
         let budget = context.limits.budget;
         let budget = if context.net.is_idle() { budget.max(BUDGET_ALONE) } else { budget };
-        let mut passage = Pump { cx, buffers: &mut buffers, pipes: context.pipes, net: context.net, budget };
+        let mut pump = Pump { cx, buffers: &mut buffers, pipes: context.pipes, net: context.net, budget };
         let limit = self.idle_limit(&context.limits);
         // Input events are small and somebody waits for what they do: they go first.
-        let up = passage.turn(self.client, self.agent, &mut self.to_agent);
+        let up = pump.turn(self.client, self.agent, &mut self.to_agent);
         let up = settle(up, Side::Client, &mut self.to_agent, &mut self.first);
         // Who leaves in order often takes no more either: the end is what counts.
         self.note_first_end();
-        let down = passage.turn(self.agent, self.client, &mut self.to_client);
+        let down = pump.turn(self.agent, self.client, &mut self.to_client);
         let down = settle(down, Side::Agent, &mut self.to_client, &mut self.first);
         let (up, down) = match (up, down) {
             (Ok(up), Ok(down)) => (up, down),
@@ -250,7 +250,7 @@ impl<S: Stream> Relay<'_, S> {
             return Poll::Ready(Step::Ended(self.first.unwrap_or(EndReason::Idle)));
         }
         match (up, down) {
-            _ if self.idle_limit(&context.limits) < limit => Poll::Ready(Step::Hurried),
+            _ if self.idle_limit(&context.limits) < limit => Poll::Ready(Step::TimeoutShortened),
             (Turn::Again, _) | (_, Turn::Again) => Poll::Ready(Step::Again),
             _ => Poll::Pending,
         }
@@ -287,8 +287,10 @@ impl<S: Stream> Relay<'_, S> {
     /// the connection then without another word, or with what they have not read (a reset).
     fn in_order(&self, end_reason: EndReason) -> EndReason {
         let has_said_so = |side| match side {
-            Side::Client => self.to_agent.is_closed || self.client.end() == Some(StreamEnd::Clean),
-            Side::Agent => self.to_client.is_closed || self.agent.end() == Some(StreamEnd::Clean),
+            Side::Client => {
+                self.to_agent.ends_with_close_frame || self.client.end() == Some(StreamEnd::Clean)
+            }
+            Side::Agent => self.to_client.ends_with_close_frame || self.agent.end() == Some(StreamEnd::Clean),
         };
         match end_reason {
             EndReason::Truncated(side) | EndReason::Reset(side) if has_said_so(side) => {
@@ -322,7 +324,8 @@ fn pass_early<S: Stream>(
     direction: &mut Direction,
 ) -> Result<(), EndpointError> {
     let early = from.read_buf.len();
-    direction.is_closed = !from.is_clean_by_fin() && close_frame::ends_with_close(from.read_buf.filled());
+    direction.ends_with_close_frame =
+        !from.is_clean_by_fin() && close_frame::ends_with_close(from.read_buf.filled());
     to.write(from.read_buf.filled())?;
     from.read_buf.consume(early);
     from.release_buffers();
@@ -337,7 +340,7 @@ enum Step {
     Again,
     TimeUp,
     /// Less time is left from now on.
-    Hurried,
+    TimeoutShortened,
     Ended(EndReason),
     Failed(Side, EndpointError),
     Drained,
@@ -428,14 +431,14 @@ impl<N: Runtime> Pump<'_, '_, N> {
         direction: &mut Direction,
         bytes_max: usize,
     ) -> Poll<Result<usize, TransferError>> {
-        let needs_word = !from.is_clean_by_fin();
+        let tracks_close_frame = !from.is_clean_by_fin();
         let may_splice = direction.lane == Lane::Splice;
         let bytes_max = if may_splice { SPLICE_BYTES_MIN } else { bytes_max };
         let WorkerBuffers { incoming, outgoing, .. } = &mut *self.buffers;
         let mut sealed: Result<(), TlsError> = Ok(());
         let mut sink = |plain: &[u8]| {
             direction.moved += plain.len() as u64;
-            direction.is_closed = needs_word && close_frame::ends_with_close(plain);
+            direction.ends_with_close_frame = tracks_close_frame && close_frame::ends_with_close(plain);
             if sealed.is_ok() {
                 sealed = to.seal(plain, outgoing);
             }
@@ -448,12 +451,12 @@ impl<N: Runtime> Pump<'_, '_, N> {
         sent.map_err(TransferError::To)?;
         // Opening can oblige to an answer (a key update). Where it has to wait, a later turn sends it.
         let _ = from.poll_flush(self.cx);
-        direction.spliced = may_splice && received == SPLICE_BYTES_MIN && self.fit(direction);
+        direction.spliced = may_splice && received == SPLICE_BYTES_MIN && self.ensure_pipe(direction);
         Poll::Ready(Ok(received))
     }
 
     /// Whether a pipe is there for this direction.
-    fn fit(&self, direction: &mut Direction) -> bool {
+    fn ensure_pipe(&self, direction: &mut Direction) -> bool {
         if direction.pipe.is_none() {
             direction.pipe = self.pipes.borrow_mut().take().ok();
         }
@@ -603,14 +606,14 @@ mod tests {
     /// The agent is a flood that moves so many bytes in a turn.
     fn floods(agent: &Talker, budget: usize) {
         let client = Talker::default();
-        let mut client_peer = Endpoint::new(client.clone(), TlsEnd::plain());
-        let mut agent_peer = Endpoint::new(agent.clone(), TlsEnd::plain());
+        let mut client_endpoint = Endpoint::new(client.clone(), TlsEnd::plain());
+        let mut agent_endpoint = Endpoint::new(agent.clone(), TlsEnd::plain());
         let net = Busy { bulk_turns: Cell::new(0) };
         let (buffers, pipes, stop) = (RefCell::default(), RefCell::default(), Drain::default());
         let limits =
             RelayLimits { budget: BUDGET, idle_timeout: Duration::MAX, half_closed_timeout: Duration::MAX };
         let context = RelayContext { net: &net, buffers: &buffers, pipes: &pipes, drain: &stop, limits };
-        let mut session = pin!(relay(&mut client_peer, &mut agent_peer, &context));
+        let mut session = pin!(relay(&mut client_endpoint, &mut agent_endpoint, &context));
         let mut runs =
             || assert!(session.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         let to_client = || client.taken.get();

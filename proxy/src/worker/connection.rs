@@ -46,7 +46,7 @@ struct Accepted<N: Runtime> {
     endpoint: Endpoint<N::Stream>,
     client: SocketAddr,
     secure: bool,
-    crowded: bool,
+    is_full: bool,
     id: ConnectionId,
 }
 
@@ -65,7 +65,7 @@ struct Ready<N: Runtime> {
     /// Whether it has been answered before.
     again: bool,
     /// Where it has logged in.
-    bound: PinnedConnection<N::Stream>,
+    pinned: PinnedConnection<N::Stream>,
 }
 
 /// A client that has asked for something that an agent is to answer.
@@ -87,7 +87,7 @@ struct Connected<N: Runtime> {
     /// How the agent means to keep the connection once it has answered.
     keep_alive_limits: KeepAliveLimits,
     /// Whether the agent's connection is this client's alone, by a login.
-    bound: bool,
+    pinned: bool,
     /// Whether the agent has answered, if only in the interim.
     heard: bool,
 }
@@ -111,17 +111,17 @@ enum NextStep<N: Runtime> {
 
 /// Serves a connection to its end.
 ///
-/// `crowded`: there are as many connections as may be, and another one gives way once this client is let in.
+/// `is_full`: there are as many connections as may be, and another one gives way once this client is let in.
 pub async fn serve<N: Runtime>(
     generation: &Generation<N>,
     stream: N::Stream,
     client: SocketAddr,
     secure: bool,
-    crowded: bool,
+    is_full: bool,
     id: ConnectionId,
 ) {
     // What the front needs is many KiB, which are given back before a desktop's hours begin.
-    let accepted = Accepted { endpoint: Endpoint::new(stream, TlsEnd::plain()), client, secure, crowded, id };
+    let accepted = Accepted { endpoint: Endpoint::new(stream, TlsEnd::plain()), client, secure, is_full, id };
     tracing::debug!(conn = id.number(), client = %client.ip(), "client connected");
     let front = Box::pin(serve_requests(generation, accepted));
     if let Some((upgraded, _permit)) = front.await {
@@ -221,7 +221,7 @@ impl<N: Runtime> Accepted<N> {
     async fn admit(self, generation: &Generation<N>) -> Option<Admitted<N>> {
         let reason = match generation.shared.admission.admit(self.client.ip(), generation.net.now()) {
             // Where none has waited longer, it is its own place that it loses.
-            Ok(_) if self.crowded && !generation.worker.waiting.evict() => RejectReason::MaxConnections,
+            Ok(_) if self.is_full && !generation.worker.waiting.evict() => RejectReason::MaxConnections,
             Ok(permit) => return Some(Admitted { accepted: self, permit }),
             Err(reason) => reason,
         };
@@ -240,7 +240,7 @@ impl<N: Runtime> Accepted<N> {
     fn unsecured(self) -> Ready<N> {
         let client = self.client();
         let Self { endpoint, secure, .. } = self;
-        Ready { endpoint: Box::new(endpoint), client, secure, again: false, bound: PinnedConnection::none() }
+        Ready { endpoint: Box::new(endpoint), client, secure, again: false, pinned: PinnedConnection::none() }
     }
 
     async fn secure(self, generation: &Generation<N>) -> Option<Ready<N>> {
@@ -517,7 +517,7 @@ impl<N: Runtime> Ready<N> {
     }
 
     fn close(mut self) -> NextStep<N> {
-        self.bound.clear();
+        self.pinned.clear();
         NextStep::Closing(self)
     }
 
@@ -550,16 +550,17 @@ impl<N: Runtime> Requested<N> {
         }
         let idle = poll_fn(|cx| {
             let (mut buffers, now) = (generation.worker.buffers.borrow_mut(), generation.net.now());
-            let bound = self.take_pinned(cx, &mut buffers, now, &generation.config().pool);
-            let is_bound = bound.is_some();
-            let idle = bound.or_else(|| generation.pool.borrow_mut().take(cx, &mut buffers, self.agent, now));
+            let pinned = self.take_pinned(cx, &mut buffers, now, &generation.config().pool);
+            let is_pinned = pinned.is_some();
+            let idle =
+                pinned.or_else(|| generation.pool.borrow_mut().take(cx, &mut buffers, self.agent, now));
             Poll::Ready(
-                idle.map(|(agent, keep_alive_limits)| (agent, keep_alive_limits.after_one(), is_bound)),
+                idle.map(|(agent, keep_alive_limits)| (agent, keep_alive_limits.after_one(), is_pinned)),
             )
         });
         match idle.await {
-            Some((agent, keep_alive_limits, bound)) => {
-                Ok(Connected { reused: true, keep_alive_limits, bound, ..self.pair(agent) })
+            Some((agent, keep_alive_limits, pinned)) => {
+                Ok(Connected { reused: true, keep_alive_limits, pinned, ..self.pair(agent) })
             }
             None => self.reach_anew(generation).await,
         }
@@ -575,7 +576,7 @@ impl<N: Runtime> Requested<N> {
         if self.request.login.is_for_another {
             return None;
         }
-        self.client.bound.take(cx, buffers, self.agent, now, limits)
+        self.client.pinned.take(cx, buffers, self.agent, now, limits)
     }
 
     async fn reach_anew(self: Box<Self>, generation: &Generation<N>) -> Result<Connected<N>, NextStep<N>> {
@@ -607,7 +608,7 @@ impl<N: Runtime> Requested<N> {
             agent,
             reused: false,
             keep_alive_limits: KeepAliveLimits::default(),
-            bound: false,
+            pinned: false,
             heard: false,
         }
     }
@@ -648,15 +649,15 @@ impl<N: Runtime> Connected<N> {
             to_client: 0,
             heard: false,
             keep_alive_limits: self.keep_alive_limits,
-            binds: self.bound || self.requested.request.login.is_tried,
+            pins: self.pinned || self.requested.request.login.is_tried,
         };
         let outcome = tokio::select! {
             biased;
             outcome = exchange.run(&self.requested.request, &self.requested.head) => outcome,
             () = generation.drain.reached(Phase::Ending) => Err(Failure::Stopped),
         };
-        (self.heard, self.bound, self.keep_alive_limits) =
-            (exchange.heard, exchange.binds, exchange.keep_alive_limits);
+        (self.heard, self.pinned, self.keep_alive_limits) =
+            (exchange.heard, exchange.pins, exchange.keep_alive_limits);
         let record = &mut self.requested.builder.record;
         (record.to_agent, record.to_client) = (exchange.to_agent, exchange.to_client);
         match outcome {
@@ -697,17 +698,17 @@ impl<N: Runtime> Connected<N> {
         keep_client: bool,
         keep_agent: bool,
     ) -> NextStep<N> {
-        let Self { requested, mut agent, bound, keep_alive_limits, .. } = self;
+        let Self { requested, mut agent, pinned, keep_alive_limits, .. } = self;
         let Requested { mut client, request, agent: address, builder, .. } = *requested;
         builder.close(generation, status, EndReason::Complete);
         let running = generation.drain.phase() == Phase::Running;
         if keep_agent && running {
             agent.read_buf.release();
             let now = generation.net.now();
-            if !bound {
+            if !pinned {
                 generation.pool.borrow_mut().put(address, agent, keep_alive_limits, now);
             } else if keep_client && !request.login.is_for_another {
-                client.bound.put(address, agent, keep_alive_limits, now);
+                client.pinned.put(address, agent, keep_alive_limits, now);
             }
         }
         if keep_client { client.next() } else { client.close() }
@@ -765,13 +766,13 @@ impl<N: Runtime> Upgraded<N> {
         builder.close(generation, 101, end_reason);
         generation.net.set_class(Class::Setup);
         // A slow client may still have to take what the agent said last.
-        let patience = match end_reason {
+        let limit = match end_reason {
             EndReason::Idle | EndReason::Drained => CLOSE_TIMEOUT,
             _ => generation.config().limits.tcp_user_timeout,
         };
         let linger = async {
             tokio::join!(
-                client.linger(&generation.net, &generation.worker.buffers, patience),
+                client.linger(&generation.net, &generation.worker.buffers, limit),
                 agent.linger(&generation.net, &generation.worker.buffers, CLOSE_TIMEOUT)
             )
         };

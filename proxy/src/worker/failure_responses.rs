@@ -73,8 +73,8 @@ pub(super) fn note_failed_handshake(
     }
 }
 
-fn reject_reason(trouble: HandshakeFailure) -> RejectReason {
-    match trouble {
+fn reject_reason(failure: HandshakeFailure) -> RejectReason {
+    match failure {
         HandshakeFailure::Version => RejectReason::TlsVersion,
         HandshakeFailure::Suites => RejectReason::TlsCipherSuites,
         HandshakeFailure::Protocol => RejectReason::TlsAlpn,

@@ -119,7 +119,7 @@ impl LoadBalancer {
     }
 
     /// Somebody accepts connections, for any worker, until it drops this.
-    pub fn open_door(&self) -> Accepting {
+    pub fn open_acceptor(&self) -> Accepting {
         self.0.acceptors.fetch_add(1, Ordering::Relaxed);
         Accepting(self.clone())
     }
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn sessions_are_spread_wherever_they_arrive() {
-        let (balance, _desks) = LoadBalancer::new(4);
+        let (balance, _inboxes) = LoadBalancer::new(4);
         let mut places: Vec<_> = (0..10).map(|_| balance.place(2, 100)).collect();
         assert_eq!(workers(&places, 4), [3, 2, 3, 2]);
         places.retain(|place| place.as_ref().is_some_and(|place| place.worker != 0));
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_connection_stays_where_it_came_in_unless_another_worker_has_fewer() {
-        let (balance, _desks) = LoadBalancer::new(3);
+        let (balance, _inboxes) = LoadBalancer::new(3);
         let places = [2, 1, 0].map(|own| balance.place(own, 100));
         assert_eq!(places.map(|place| place.map(|place| place.worker)), [Some(2), Some(1), Some(0)]);
     }
@@ -248,9 +248,9 @@ mod tests {
 
     /// Or a connection that one worker has accepted for another would be lost when both stop.
     #[test]
-    fn a_worker_has_not_gone_while_any_door_is_open() {
-        let (balance, _desks) = LoadBalancer::new(2);
-        let acceptors = [balance.open_door(), balance.open_door()];
+    fn a_worker_has_not_gone_while_any_acceptor_is_open() {
+        let (balance, _inboxes) = LoadBalancer::new(2);
+        let acceptors = [balance.open_acceptor(), balance.open_acceptor()];
         let mut gone = std::pin::pin!(balance.gone(1));
         let mut poll = || gone.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(poll().is_pending());
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn no_more_than_allowed_find_a_place_and_each_gives_its_own_back() {
-        let (balance, _desks) = LoadBalancer::new(2);
+        let (balance, _inboxes) = LoadBalancer::new(2);
         let places: Vec<_> = (0..5).map(|_| balance.place(0, 3)).collect();
         assert_eq!(places.iter().flatten().count(), 3);
         drop(places);

@@ -122,9 +122,9 @@ impl ConfigGenerations {
     async fn start(&self, connection: Connection) {
         let generation = self.current();
         // Whom a balancer speaks for is not known yet: nobody gives way before that client is let in.
-        let crowded = connection.workers_to_try > 0
+        let is_full = connection.workers_to_try > 0
             && generation.config().clients.is_proxy_protocol_source(connection.client.ip());
-        if connection.workers_to_try > 0 && !crowded && !generation.worker.waiting.evict() {
+        if connection.workers_to_try > 0 && !is_full && !generation.worker.waiting.evict() {
             let left = if connection.workers_to_try > 1 {
                 generation.shared.process.balance.pass_on(connection).err()
             } else {
@@ -140,7 +140,7 @@ impl ConfigGenerations {
         self.executor.spawn(async move {
             let _counted = counted;
             match generation.net.adopt(socket) {
-                Ok(stream) => connection::serve(&generation, stream, client, secure, crowded, id).await,
+                Ok(stream) => connection::serve(&generation, stream, client, secure, is_full, id).await,
                 Err(error) => log_accept_failure(&generation, "adopt", &error),
             }
         });
@@ -215,7 +215,7 @@ async fn serve(
     for Listener { socket, secure } in listeners {
         let acceptor = Rc::new(generations.current().net.listen(socket)?);
         generations.acceptors.borrow_mut().push(Rc::downgrade(&acceptor));
-        let accepting = generations.current().shared.process.balance.open_door();
+        let accepting = generations.current().shared.process.balance.open_acceptor();
         generations.executor.spawn(accept(generations.clone(), acceptor, secure, accepting));
     }
     generations.executor.spawn(receive(generations.clone(), inbox.arrivals));
@@ -299,7 +299,7 @@ async fn accept(
             Err(error) if error.kind() == SELF_CONNECTION => {
                 log_accept_failure(&generation, "itself", &error);
             }
-            Err(error) if is_clients_fault(&error) => {}
+            Err(error) if is_client_error(&error) => {}
             Err(error) => {
                 log_accept_failure(&generation, "accept", &error);
                 if is_out_of_descriptors(&error) {
@@ -385,7 +385,7 @@ async fn receive(generations: Rc<ConfigGenerations>, mut arrivals: mpsc::Unbound
 }
 
 /// A connection that died before it was accepted (accept(2)).
-fn is_clients_fault(error: &io::Error) -> bool {
+fn is_client_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionReset

@@ -58,11 +58,11 @@ pub(super) struct Running {
     /// None for `direct`.
     pub(super) process: Option<Process>,
     /// The way to each agent.
-    pub(super) doors: [Door; 3],
+    pub(super) entrances: [Entrance; 3],
 }
 
 /// The way to one agent.
-pub(super) struct Door {
+pub(super) struct Entrance {
     /// Where clients connect to.
     pub(super) address: SocketAddr,
     /// What stands before the agent's own paths.
@@ -106,17 +106,17 @@ impl Peer {
 
     /// Starts it and waits until it listens.
     pub(super) fn start(self, place: &Place) -> Result<Running, String> {
-        let door = |address| Door { address, prefix: String::new() };
+        let entrance = |address| Entrance { address, prefix: String::new() };
         let address = free(Ipv4Addr::LOCALHOST)?;
         let command = match self {
-            Self::Direct => return Ok(Running { process: None, doors: place.agents.map(door) }),
+            Self::Direct => return Ok(Running { process: None, entrances: place.agents.map(entrance) }),
             Self::L4 | Self::L4Splice => {
                 let listen = [address, free(Ipv4Addr::LOCALHOST)?, free(Ipv4Addr::LOCALHOST)?];
                 let routes = listen.into_iter().zip(place.agents).collect();
                 let plan = RelayPlan { routes, splice: self == Self::L4Splice };
                 let process = Process::start(part::command(Role::Relay, &plan)?).without_grace();
                 let process = listen.into_iter().try_fold(process, part::listening)?;
-                return Ok(Running { process: Some(process), doors: listen.map(door) });
+                return Ok(Running { process: Some(process), entrances: listen.map(entrance) });
             }
             Self::NginxRecipe => nginx(place, &nginx_recipe(place, address))?,
             Self::NginxTuned => nginx(place, &nginx_tuned(place, address))?,
@@ -127,8 +127,8 @@ impl Peer {
         };
         let process = Process::start(part::tied(&command)?).without_grace();
         let process = part::listening(process, address)?;
-        let doors = place.agents.map(|agent| Door { address, prefix: format!("/{}", agent.ip()) });
-        Ok(Running { process: Some(process), doors })
+        let entrances = place.agents.map(|agent| Entrance { address, prefix: format!("/{}", agent.ip()) });
+        Ok(Running { process: Some(process), entrances })
     }
 }
 

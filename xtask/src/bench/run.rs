@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::agent::AgentPlan;
 use super::client::{ClientPlan, Load, Outcome};
 use super::part::{self, Role};
-use super::peers::{Door, Peer, Place, free};
+use super::peers::{Entrance, Peer, Place, free};
 use super::scenario::{Scenario, Unit};
 use super::wire::Tls;
 
@@ -127,7 +127,7 @@ fn measured(setting: &Setting, case: Case, load: Load) -> Result<(Outcome, Vec<O
     for (at, load) in (1..).zip(scenario.beside()) {
         agents.push(start_agent(setting, case, place.agents[at]).map_err(named)?);
         let plan =
-            ClientPlan { linger_s: LINGER_S, ..client_plan(setting, scenario, load, &running.doors[at]) };
+            ClientPlan { linger_s: LINGER_S, ..client_plan(setting, scenario, load, &running.entrances[at]) };
         beside.push(Process::start(part::command(Role::Client, &plan)?).without_grace());
     }
     let plan = ClientPlan {
@@ -137,7 +137,7 @@ fn measured(setting: &Setting, case: Case, load: Load) -> Result<(Outcome, Vec<O
         counts_syscalls: case.repetition == 0
             && running.process.is_some()
             && !matches!(load, Load::Idle { .. }),
-        ..client_plan(setting, scenario, load, &running.doors[0])
+        ..client_plan(setting, scenario, load, &running.entrances[0])
     };
     let client = Process::start(part::command(Role::Client, &plan)?).without_grace();
     let outcome = |client| {
@@ -157,13 +157,13 @@ fn start_agent(setting: &Setting, case: Case, listen: SocketAddr) -> Result<Proc
     part::listening(Process::start(command).without_grace(), listen)
 }
 
-fn client_plan(setting: &Setting, scenario: Scenario, load: Load, door: &Door) -> ClientPlan {
+fn client_plan(setting: &Setting, scenario: Scenario, load: Load, entrance: &Entrance) -> ClientPlan {
     // A peer's certificate, or that of the agent where nothing is between.
     let trusted = || [KeyKind::Ecdsa, KeyKind::Rsa].map(|kind| setting.identities.of(kind).cert_pem.clone());
     ClientPlan {
         load,
-        connect: door.address,
-        prefix: door.prefix.clone(),
+        connect: entrance.address,
+        prefix: entrance.prefix.clone(),
         cert_pem: scenario.is_secure().then(|| trusted().concat()),
         window_s: setting.window.as_secs_f64(),
         linger_s: 0.0,

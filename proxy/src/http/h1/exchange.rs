@@ -175,7 +175,7 @@ pub struct Exchange<'a, N: Runtime> {
     /// Whether a head came from the agent, if only an interim one.
     pub heard: bool,
     /// Whether the agent has spoken of a login that holds for its connection.
-    pub binds: bool,
+    pub pins: bool,
     /// How long and for how many requests the agent means to keep its connection.
     pub keep_alive_limits: KeepAliveLimits,
 }
@@ -190,7 +190,7 @@ struct Transfer<'a> {
     moved: u64,
     done: bool,
     /// The sender may wait for a 100 that has not come.
-    unasked: bool,
+    awaits_continue: bool,
 }
 
 /// Receives of one body before the other body, and then the other tasks, have their turns: half of what a run of the
@@ -229,12 +229,12 @@ enum Turn {
 
 impl<'a> Transfer<'a> {
     fn new(head: &'a [u8], from: Framing, decoder: Decoder, to: Framing) -> Self {
-        Self { head, unasked: false, decoder, framing: to, moved: 0, done: from == Framing::Empty }
+        Self { head, awaits_continue: false, decoder, framing: to, moved: 0, done: from == Framing::Empty }
     }
 
     /// Whether the agent, and not the client, has to do the next step.
     fn is_up_to_agent(&self) -> bool {
-        self.done || (self.unasked && self.moved == 0)
+        self.done || (self.awaits_continue && self.moved == 0)
     }
 
     fn poll<S: Stream>(
@@ -336,7 +336,7 @@ impl<N: Runtime> Exchange<'_, N> {
     pub async fn run(&mut self, request: &RequestContext, head: &[u8]) -> Result<Outcome, Failure> {
         let decoder = Decoder::new(request.framing, self.limits.body_max);
         let mut upload = Transfer::new(head, request.framing, decoder, request.framing);
-        upload.unasked = request.expects_continue;
+        upload.awaits_continue = request.expects_continue;
         let done = self.run_with(request, &mut upload).await;
         self.to_agent = upload.moved;
         done
@@ -348,7 +348,7 @@ impl<N: Runtime> Exchange<'_, N> {
         upload: &mut Transfer<'_>,
     ) -> Result<Outcome, Failure> {
         // Interim responses don't give the agent more time.
-        let mut timer = pin!(self.net.sleep(self.gap(upload)));
+        let mut timer = pin!(self.net.sleep(self.upload_timeout(upload)));
         let mut interim = 0;
         loop {
             let length = self.response_head(upload, timer.as_mut()).await?;
@@ -361,7 +361,7 @@ impl<N: Runtime> Exchange<'_, N> {
             .map_err(Failure::BadHead)?;
             let status = head.status;
             self.keep_alive_limits.update(&head.headers);
-            self.binds |= connection_auth::bind_connection(&head.headers);
+            self.pins |= connection_auth::has_connection_login(&head.headers);
             if status == 101 && !(request.websocket && head::has_websocket(&head.headers)) {
                 return Err(Failure::UnaskedUpgrade);
             }
@@ -388,9 +388,9 @@ impl<N: Runtime> Exchange<'_, N> {
                 100..200 => {
                     interim += 1;
                     self.write_to_client(&out)?;
-                    if status == 100 && std::mem::take(&mut upload.unasked) {
+                    if status == 100 && std::mem::take(&mut upload.awaits_continue) {
                         // The next step is the client's, who has all of its time for it.
-                        timer.set(self.net.sleep(self.gap(upload)));
+                        timer.set(self.net.sleep(self.upload_timeout(upload)));
                     }
                     self.send_interim(status).await?;
                 }
@@ -430,12 +430,12 @@ impl<N: Runtime> Exchange<'_, N> {
                 Event::TimeUp => return Err(self.timed_out(upload, None)),
                 Event::Progress => {}
             }
-            timer.set(self.net.sleep(self.gap(upload)));
+            timer.set(self.net.sleep(self.upload_timeout(upload)));
         }
     }
 
-    fn gap(&self, upload: &Transfer<'_>) -> Duration {
-        self.patience(if upload.is_up_to_agent() {
+    fn upload_timeout(&self, upload: &Transfer<'_>) -> Duration {
+        self.cap_if_half_closed(if upload.is_up_to_agent() {
             self.limits.response_timeout
         } else {
             self.limits.body_idle_timeout
@@ -443,7 +443,7 @@ impl<N: Runtime> Exchange<'_, N> {
     }
 
     /// A client that has ended its side may be gone, too.
-    fn patience(&self, limit: Duration) -> Duration {
+    fn cap_if_half_closed(&self, limit: Duration) -> Duration {
         if self.client.end().is_some() { limit.min(self.limits.half_closed_timeout) } else { limit }
     }
 
@@ -453,7 +453,9 @@ impl<N: Runtime> Exchange<'_, N> {
     }
 
     fn timed_out(&self, upload: &Transfer<'_>, status: Option<u16>) -> Failure {
-        if status.is_none() && self.patience(self.limits.response_timeout) < self.limits.response_timeout {
+        if status.is_none()
+            && self.cap_if_half_closed(self.limits.response_timeout) < self.limits.response_timeout
+        {
             return Failure::Endpoint(Side::Client, EndpointError::EndedEarly, None);
         }
         let side = if upload.is_up_to_agent() || self.agent.has_pending_write() {
@@ -497,12 +499,12 @@ impl<N: Runtime> Exchange<'_, N> {
         timer.poll(cx).map(|()| Ok(Event::TimeUp))
     }
 
-    /// Whether the turn was used up before the body.
     /// Whether the kernel has all of the request.
     fn is_sent(&self, upload: &Transfer<'_>) -> bool {
         upload.done && upload.head.is_empty() && !self.agent.has_pending_write()
     }
 
+    /// Whether the turn was used up before the body.
     fn poll_upload(
         &mut self,
         cx: &mut Context<'_>,
@@ -544,7 +546,7 @@ impl<N: Runtime> Exchange<'_, N> {
     fn look_after_client(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         let may_half_close = self.may_half_close;
         let is_gone = |end| end == StreamEnd::Truncated || !may_half_close;
-        let error = self.listener_failure(cx);
+        let error = self.waiting_client_failure(cx);
         let error =
             error.or_else(|| self.client.end().is_some_and(is_gone).then_some(EndpointError::EndedEarly));
         error.map_or(Ok(()), |error| Err(Failure::Endpoint(Side::Client, error, None)))
@@ -564,7 +566,7 @@ impl<N: Runtime> Exchange<'_, N> {
 
     /// The same where nothing more is received: a client that has ended its side, or sent more ahead than is taken in, may
     /// be gone altogether.
-    fn listener_failure(&mut self, cx: &mut Context<'_>) -> Option<EndpointError> {
+    fn waiting_client_failure(&mut self, cx: &mut Context<'_>) -> Option<EndpointError> {
         let is_unheard = |client: &Endpoint<_>| client.end().is_some() || client.read_buf.len() >= FILL_BYTES;
         self.client_failure(cx).or_else(|| is_unheard(self.client).then(|| self.client.reset(cx)).flatten())
     }
@@ -581,9 +583,9 @@ impl<N: Runtime> Exchange<'_, N> {
         // An agent that answers before it has the whole request may take the rest of it for a request of its
         // own: its connection never serves anybody else.
         let early = !self.is_sent(upload);
-        // One that will close the connection does not want the rest.
+        // An agent that will close the connection does not want the rest.
         let mut upload_over = !early || !keep_agent;
-        let mut timer = pin!(self.net.sleep(self.patience(self.limits.response_timeout)));
+        let mut timer = pin!(self.net.sleep(self.cap_if_half_closed(self.limits.response_timeout)));
         loop {
             let event = poll_fn(|cx| {
                 let event = self.poll_bodies(cx, status, upload, &mut upload_over, &mut download);
@@ -600,7 +602,7 @@ impl<N: Runtime> Exchange<'_, N> {
                 }
                 Event::Progress => {}
             }
-            timer.set(self.net.sleep(self.patience(self.limits.response_timeout)));
+            timer.set(self.net.sleep(self.cap_if_half_closed(self.limits.response_timeout)));
         }
         let agent_quiet = self.agent.end().is_none() && self.agent.read_buf.is_empty();
         Ok(Outcome::Answered {
@@ -647,7 +649,7 @@ impl<N: Runtime> Exchange<'_, N> {
         let is_answered = download.done && !self.client.has_pending_write();
         if upload.done
             && !is_answered
-            && let Some(error) = self.listener_failure(cx)
+            && let Some(error) = self.waiting_client_failure(cx)
         {
             return Poll::Ready(Err(Failure::Endpoint(Side::Client, error, Some(status))));
         }
