@@ -18,6 +18,7 @@ mod run;
 mod scenario;
 mod system;
 mod table;
+mod wan;
 mod wire;
 
 use std::ffi::OsStr;
@@ -56,7 +57,10 @@ const NOTES: [&str; 4] = [
 
 /// Compare the proxy with what else could do its work
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    apart: Option<Apart>,
     /// What to measure (all when none is named)
     #[arg(value_enum, value_name = "SCENARIO")]
     scenarios: Vec<Scenario>,
@@ -86,18 +90,41 @@ pub(crate) struct Args {
     foreign_max: f64,
 }
 
+/// What is measured in another way
+#[derive(clap::Subcommand)]
+enum Apart {
+    Wan(wan::Args),
+}
+
 /// Builds, installs what is missing, measures and reports.
 pub(crate) fn run(args: &Args) -> Result<(), String> {
-    match env::var(INSIDE) {
-        Ok(network) => measure(args, &network),
-        Err(_) => prepare(args),
+    match (env::var(INSIDE), &args.apart) {
+        (Ok(_), Some(Apart::Wan(wan))) => wan::measure(wan),
+        (Ok(network), None) => measure(args, &network),
+        (Err(_), Some(Apart::Wan(wan))) => prepare_wan(wan),
+        (Err(_), None) => prepare(args),
     }
+}
+
+/// As [`prepare`] does, but its network has to be its own.
+fn prepare_wan(args: &wan::Args) -> Result<(), String> {
+    let program = build()?.join("xtask");
+    let lacks = wan::PROGRAMS.iter().any(|program| !Path::new(program).exists());
+    install(&args.peers(), lacks.then_some(wan::PACKAGES).as_slice());
+    let mut inside = Command::new("unshare");
+    inside
+        .args(["--net", "--mount", "--"])
+        .arg(program)
+        .args(env::args_os().skip(1))
+        .env(INSIDE, "own namespaces");
+    Err(format!("the measuring process does not start: {}", inside.exec()))
 }
 
 /// All that needs the outside; then the release build of this program goes on, in a network of its own if it may.
 fn prepare(args: &Args) -> Result<(), String> {
     let program = build()?.join("xtask");
-    install(&args.peers());
+    let perf = (!Path::new(system::PERF).exists()).then_some(system::PERF_PACKAGE);
+    install(&args.peers(), perf.as_slice());
     let network = |words: &[&OsStr]| {
         let mut command = Command::new("unshare");
         command.args(["--net", "--", "sh", "-ec", NETWORK, "sh"]).args(words);
@@ -125,10 +152,10 @@ fn build() -> Result<PathBuf, String> {
 }
 
 /// What can't be installed is skipped later, and named there.
-fn install(peers: &[Peer]) {
+fn install(peers: &[Peer], beside: &[&str]) {
     let mut lists: Vec<String> = peers.iter().filter_map(|peer| missing(*peer)).map(str::to_owned).collect();
     lists.dedup();
-    lists.extend((!Path::new(system::PERF).exists()).then(|| system::PERF_PACKAGE.to_owned()));
+    lists.extend(beside.iter().map(|list| (*list).to_owned()));
     if lists.is_empty() || !rustix::process::geteuid().is_root() {
         return;
     }

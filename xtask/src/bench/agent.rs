@@ -14,7 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use super::wire::{Header, Pace, Tls, Wire, acceptor, now, payload, wrong};
 
 /// The accept value belongs to the key that the client always sends.
-const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+pub(super) const SWITCH: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 /// A message of a flood: several TLS records.
 pub(super) const FLOOD_BYTES: usize = 64 * 1024;
@@ -30,10 +31,15 @@ pub(super) struct AgentPlan {
     pub(super) key_pem: String,
 }
 
+impl AgentPlan {
+    pub(super) fn identity(&self) -> Identity {
+        Identity { cert_pem: self.cert_pem.clone(), key_pem: self.key_pem.clone() }
+    }
+}
+
 /// Serves until it is killed.
 pub(super) async fn serve(plan: AgentPlan) -> io::Result<()> {
-    let identity = Identity { cert_pem: plan.cert_pem, key_pem: plan.key_pem };
-    let acceptor = acceptor(plan.tls, &identity)?.map(Arc::new);
+    let acceptor = acceptor(plan.tls, &plan.identity())?.map(Arc::new);
     let listener = TcpListener::bind(plan.listen).await?;
     // Made now rather than inside the first message.
     payload(0, 0);

@@ -17,8 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Builder;
 
-use super::client::Outcome;
-use super::{agent, client, relay};
+use super::{agent, client, relay, wan};
 
 /// How long a server may take until it listens.
 const START: Duration = Duration::from_secs(20);
@@ -32,6 +31,9 @@ pub(super) enum Role {
     Client,
     Relay,
     Tied,
+    WanAgent,
+    WanLink,
+    WanViewer,
 }
 
 /// A part of a measurement
@@ -55,6 +57,12 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
             Ok(())
         }),
         Role::Relay => two_threads()?.block_on(relay::serve(parse(&args.plan)?)),
+        Role::WanAgent => two_threads()?.block_on(wan::source::serve(parse(&args.plan)?)),
+        Role::WanLink => wan::link::run(&parse(&args.plan)?),
+        Role::WanViewer => one_thread()?.block_on(wan::viewer::run(parse(&args.plan)?)).and_then(|view| {
+            println!("{}", serde_json::to_string(&view)?);
+            Ok(())
+        }),
     };
     ended.map_err(|why| why.to_string())
 }
@@ -100,7 +108,7 @@ pub(super) fn listening(mut process: Process, address: SocketAddr) -> Result<Pro
 }
 
 /// What a client has measured.
-pub(super) fn outcome(mut client: Process, limit: Duration) -> Result<Outcome, String> {
+pub(super) fn outcome<T: DeserializeOwned>(mut client: Process, limit: Duration) -> Result<T, String> {
     let started = Instant::now();
     while client.ended().is_none() {
         if started.elapsed() > limit {

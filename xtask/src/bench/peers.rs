@@ -47,10 +47,14 @@ pub(super) struct Place<'a> {
     /// The measured load's agent, and those of what runs beside it: other addresses, the same port.
     pub(super) agents: [SocketAddr; 3],
     pub(super) is_secure: bool,
+    /// Where the peer listens.
+    pub(super) listen: Ipv4Addr,
     /// The proxy's release build.
     pub(super) proxy: &'a Path,
     /// Another build of it to compare with.
     pub(super) before: Option<&'a Path>,
+    /// For the proxy.
+    pub(super) flags: &'a [String],
 }
 
 /// A started peer.
@@ -107,11 +111,11 @@ impl Peer {
     /// Starts it and waits until it listens.
     pub(super) fn start(self, place: &Place) -> Result<Running, String> {
         let entrance = |address| Entrance { address, prefix: String::new() };
-        let address = free(Ipv4Addr::LOCALHOST)?;
+        let address = free(place.listen)?;
         let command = match self {
             Self::Direct => return Ok(Running { process: None, entrances: place.agents.map(entrance) }),
             Self::L4 | Self::L4Splice => {
-                let listen = [address, free(Ipv4Addr::LOCALHOST)?, free(Ipv4Addr::LOCALHOST)?];
+                let listen = [address, free(place.listen)?, free(place.listen)?];
                 let routes = listen.into_iter().zip(place.agents).collect();
                 let plan = RelayPlan { routes, splice: self == Self::L4Splice };
                 let process = Process::start(part::command(Role::Relay, &plan)?).without_grace();
@@ -121,7 +125,11 @@ impl Peer {
             Self::NginxRecipe => nginx(place, &nginx_recipe(place, address))?,
             Self::NginxTuned => nginx(place, &nginx_tuned(place, address))?,
             Self::Haproxy => haproxy(place, address)?,
-            Self::DcvSplice => dcv_splice(place, place.proxy, address, "off"),
+            Self::DcvSplice => {
+                let mut command = dcv_splice(place, place.proxy, address, "off");
+                command.args(place.flags);
+                command
+            }
             Self::DcvSpliceEbpf => dcv_splice(place, place.proxy, address, "require"),
             Self::DcvSpliceBefore => dcv_splice(place, place.before.unwrap_or(place.proxy), address, "off"),
         };

@@ -111,6 +111,52 @@ pub(super) fn curves(title: &str, name: &str, rows: &[Row]) -> Drawn {
     Ok(svg)
 }
 
+/// What each peer's values were, in ms, while time went on.
+pub(super) fn over_time(title: &str, series: &[(Peer, &[(f64, f64)])]) -> Drawn {
+    let values = || series.iter().flat_map(|(_, points)| points.iter());
+    let end = values().map(|(at, _)| *at).fold(1.0, f64::max) / 1e3;
+    let (low, high) =
+        values().fold((f64::MAX, 10.0_f64), |(low, high), (_, value)| (low.min(*value), high.max(*value)));
+    let low = low.clamp(1.0, high / 2.0);
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (WIDTH, 340)).into_drawing_area();
+        area.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(&area)
+            .caption(title, ("sans-serif", 16))
+            .margin(8)
+            .x_label_area_size(38)
+            .y_label_area_size(60)
+            .build_cartesian_2d(0.0..end, (low * 0.8..high * 1.2).log_scale())?;
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE)
+            .bold_line_style(GRID)
+            .x_desc("seconds")
+            .y_desc("ms")
+            .y_label_formatter(&|value| short(*value))
+            .draw()?;
+        for (peer, points) in series {
+            let style = colour(*peer).stroke_width(if *peer == Peer::DcvSplice { 2 } else { 1 });
+            // As many points as there are pixels.
+            let step = points.len().div_ceil(WIDTH as usize).max(1);
+            let points = points.iter().step_by(step).map(|(at, value)| (at / 1e3, value.max(low)));
+            chart
+                .draw_series(LineSeries::new(points, style))?
+                .label(peer.name())
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .background_style(WHITE.mix(0.85))
+            .border_style(GRID)
+            .draw()?;
+        area.present()?;
+    }
+    Ok(svg)
+}
+
 /// 90 is 1, 99 is 2, 99.9 is 3.
 fn nines(percentile: f64) -> f64 {
     -(1.0 - percentile / 100.0).log10()

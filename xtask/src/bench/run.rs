@@ -118,8 +118,16 @@ fn measured(setting: &Setting, case: Case, load: Load) -> Result<(Outcome, Vec<O
     let first = free(AGENTS[0])?;
     let agents = AGENTS.map(|ip| SocketAddr::from((ip, first.port())));
     let is_secure = scenario.is_secure();
-    let place =
-        Place { directory, identity, agents, is_secure, proxy: setting.proxy, before: setting.before };
+    let place = Place {
+        directory,
+        identity,
+        agents,
+        is_secure,
+        listen: Ipv4Addr::LOCALHOST,
+        proxy: setting.proxy,
+        before: setting.before,
+        flags: &[],
+    };
     let mut agents = vec![start_agent(setting, case, agents[0]).map_err(named)?];
     let running = peer.start(&place).map_err(named)?;
 
@@ -174,7 +182,7 @@ fn client_plan(setting: &Setting, scenario: Scenario, load: Load, entrance: &Ent
     }
 }
 
-fn keep(directory: &Path, identity: &Identity) -> io::Result<()> {
+pub(super) fn keep(directory: &Path, identity: &Identity) -> io::Result<()> {
     fs::write(directory.join("cert.pem"), &identity.cert_pem)?;
     fs::write(directory.join("key.pem"), &identity.key_pem)
 }
