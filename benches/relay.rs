@@ -24,8 +24,12 @@ use dcv_splice::transport::net::{Runtime, Stream};
 use dcv_splice::transport::pipes::Pipes;
 
 const FRAME_BYTES: usize = 20_000;
-const LIMITS: RelayLimits =
-    RelayLimits { budget: 64 * 1024, idle_timeout: Duration::MAX, half_closed_timeout: Duration::MAX };
+const LIMITS: RelayLimits = RelayLimits {
+    budget: 64 * 1024,
+    idle_timeout: Duration::MAX,
+    half_closed_timeout: Duration::MAX,
+    queue_target: None,
+};
 
 /// Bytes on their way to the relay and from it.
 #[derive(Clone, Default)]

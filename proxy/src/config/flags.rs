@@ -288,6 +288,10 @@ pub struct LimitFlags {
     /// Bytes that one direction of a session may move before other sessions run [range: 4 KiB to 1 GiB]
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = size(4096..=1 << 30))]
     pub relay_budget: ByteSize,
+    /// Time in which a side should be able to take what stands for it in the proxy: less keeps desktops fresh over slow
+    /// networks, 0s lets as much stand as fits [range: 0s to 1s]
+    #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = time(Duration::ZERO..=SECOND))]
+    pub queue_target: Duration,
     /// Time that sessions may go on after SIGTERM [range: 0s to 1year]
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time(Duration::ZERO..=YEAR))]
     pub drain_timeout: Duration,

@@ -392,6 +392,7 @@ impl LimitFlags {
             budget: bytes(self.relay_budget),
             idle_timeout: self.session_idle_timeout,
             half_closed_timeout: self.half_closed_timeout,
+            queue_target: Some(self.queue_target).filter(|target| !target.is_zero()),
         }
     }
 

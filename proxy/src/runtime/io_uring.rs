@@ -1,5 +1,6 @@
 //! Readiness from a raw `io_uring`: one multishot poll per socket, its completions collected when the worker wants
-//! them. All `unsafe` of the program is here. No buffer is ever lent to the kernel.
+//! them. All `unsafe` of the program is here, with it a socket option that no library sets. No buffer is ever lent to the
+//! kernel for longer than a call.
 
 use std::collections::HashMap;
 use std::io;
@@ -128,4 +129,22 @@ impl Drop for Ring {
             }
         }
     }
+}
+/// Sets the largest receive window that the kernel offers, in bytes (`TCP_WINDOW_CLAMP`, tcp(7)). It raises what an earlier
+/// `SO_RCVBUF` has left of it, which a larger `SO_RCVBUF` alone does not.
+pub(crate) fn set_window_clamp(socket: BorrowedFd<'_>, bytes: libc::c_int) -> io::Result<()> {
+    /// Bytes of a `c_int`.
+    const LENGTH: libc::socklen_t = 4;
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the kernel reads `LENGTH` bytes of `bytes`, which
+    // lives until the call has returned.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_WINDOW_CLAMP,
+            (&raw const bytes).cast(),
+            LENGTH,
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -8,11 +8,12 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::observe::access_log::{EndReason, Side};
 use crate::runtime::drain::{Drain, Phase};
 use crate::session::close_frame;
+use crate::session::queue::{Queue, QueueBounds};
 use crate::tls::TlsError;
 use crate::transport::endpoint::{Endpoint, EndpointError, RECEIVE_BYTES_MAX, StreamEnd, WorkerBuffers};
 use crate::transport::net::{Runtime, Stream};
@@ -27,6 +28,8 @@ pub struct RelayLimits {
     pub idle_timeout: Duration,
     /// The same once one direction has ended.
     pub half_closed_timeout: Duration,
+    /// The time in which a side should be able to take what stands for it; none: as much stands as fits.
+    pub queue_target: Option<Duration>,
 }
 
 /// Bytes that one direction moves before it looks around again, where nobody waits.
@@ -89,6 +92,8 @@ struct Direction {
     spliced: bool,
     /// The last record was the sender's close frame; not known without TLS, where a FIN is an end in order anyway.
     ends_with_close_frame: bool,
+    /// What may stand; none where that is not bounded.
+    queue: Option<Queue>,
 }
 
 /// How a direction's bytes are moved. Chosen once for a session, by what both ends can do.
@@ -107,7 +112,12 @@ impl Lane {
 }
 
 impl Direction {
-    fn between<S: Stream>(from: &Endpoint<S>, to: &Endpoint<S>) -> Self {
+    fn between<S: Stream>(from: &mut Endpoint<S>, to: &mut Endpoint<S>, target: Option<Duration>) -> Self {
+        let round_trip = from.stream().round_trip();
+        let queue = target.map(|target| Queue::new(target, round_trip));
+        if let Some(queue) = &queue {
+            bound(from, to, queue.bounds());
+        }
         Self {
             moved: 0,
             state: State::Going,
@@ -117,6 +127,7 @@ impl Direction {
             lane: Lane::between(from, to),
             spliced: false,
             ends_with_close_frame: false,
+            queue,
         }
     }
 
@@ -124,9 +135,46 @@ impl Direction {
         self.state != State::Going
     }
 
+    /// Bytes of one turn: no more than may stand for the receiver.
+    fn turn_bytes(&self, budget: usize) -> usize {
+        self.queue.as_ref().map_or(budget, |queue| budget.min(queue.bounds().unsent))
+    }
+
+    /// Bounds what may stand anew, where it is time.
+    fn look<S: Stream>(
+        &mut self,
+        now: Instant,
+        from: &mut Endpoint<S>,
+        to: &mut Endpoint<S>,
+        is_blocked: bool,
+    ) {
+        let bounds = self.queue.as_mut().and_then(|queue| queue.look(now, self.moved, is_blocked));
+        if let Some(bounds) = bounds {
+            bound(from, to, bounds);
+        }
+    }
+
+    /// The sender has nothing for now.
+    fn starve(&mut self) {
+        if let Some(queue) = &mut self.queue {
+            queue.starve();
+        }
+    }
+
+    fn is_full_sample(&self) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.is_full_sample(self.moved))
+    }
+
     /// Whether it may have a turn now; if not, the task will be polled again when it may.
     fn may_go(&self, cx: &Context<'_>, net: &impl Runtime) -> bool {
         self.full_turns < BULK_TURNS || self.is_over() || net.may_move_bulk(cx)
+    }
+}
+
+fn bound<S: Stream>(from: &mut Endpoint<S>, to: &mut Endpoint<S>, bounds: QueueBounds) {
+    to.stream().bound_unsent(bounds.unsent);
+    if let Some(unread) = bounds.unread {
+        from.stream().bound_unread(unread);
     }
 }
 
@@ -159,7 +207,9 @@ pub async fn relay<N: Runtime>(
     agent: &mut Endpoint<N::Stream>,
     context: &RelayContext<'_, N>,
 ) -> (EndReason, ByteCounts) {
-    let (to_agent, to_client) = (Direction::between(client, agent), Direction::between(agent, client));
+    let target = context.limits.queue_target;
+    let to_agent = Direction::between(client, agent, target);
+    let to_client = Direction::between(agent, client, target);
     let mut relay = Relay { client, agent, to_agent, to_client, first: None };
     let end_reason = relay.run(context).await;
     let end_reason = relay.in_order(end_reason);
@@ -401,10 +451,9 @@ impl<N: Runtime> Pump<'_, '_, N> {
         if direction.is_over() {
             return Poll::Ready(Ok(Turn::Over));
         }
-        let (mut left, mut receives) = (self.budget, 0);
+        let (mut left, mut receives) = (direction.turn_bytes(self.budget), 0);
         loop {
-            ready!(to.poll_flush(self.cx)).map_err(TransferError::To)?;
-            ready!(self.drain_pipe(to, direction)).map_err(TransferError::To)?;
+            ready!(self.make_room(from, to, direction)).map_err(TransferError::To)?;
             if let Some(end) = from.end() {
                 ready!(to.poll_finish(self.cx, end == StreamEnd::Clean)).map_err(TransferError::To)?;
                 direction.state = State::Done;
@@ -419,8 +468,28 @@ impl<N: Runtime> Pump<'_, '_, N> {
             } else {
                 ready!(self.copy(from, to, direction, left))?
             };
+            if direction.is_full_sample() {
+                direction.look(self.net.now(), from, to, false);
+            }
             left = left.saturating_sub(moved);
         }
+    }
+
+    /// Sends what is left of the bytes taken before. A receiver that takes no more for now decides how much may stand.
+    fn make_room<S: Stream>(
+        &mut self,
+        from: &mut Endpoint<S>,
+        to: &mut Endpoint<S>,
+        direction: &mut Direction,
+    ) -> Poll<Result<(), EndpointError>> {
+        let room = match to.poll_flush(self.cx) {
+            Poll::Ready(Ok(())) => self.drain_pipe(to, direction),
+            room => room,
+        };
+        if room.is_pending() && !to.is_put_off() {
+            direction.look(self.net.now(), from, to, true);
+        }
+        room
     }
 
     /// Receives once and sends once.
@@ -446,6 +515,9 @@ impl<N: Runtime> Pump<'_, '_, N> {
         let received = from.poll_open(self.cx, incoming, bytes_max, &mut sink);
         // What came before a fault, or before a key was used up, still goes out.
         let sent = to.send_sealed(self.cx, outgoing);
+        if received.is_pending() && !from.is_put_off() {
+            direction.starve();
+        }
         let received = ready!(received).map_err(TransferError::From)?;
         sealed.map_err(|error| TransferError::To(error.into()))?;
         sent.map_err(TransferError::To)?;
@@ -469,8 +541,9 @@ impl<N: Runtime> Pump<'_, '_, N> {
         from: &mut Endpoint<S>,
         direction: &mut Direction,
     ) -> Poll<Result<usize, EndpointError>> {
+        let limit = direction.turn_bytes(PIPE_BYTES);
         let moved =
-            direction.pipe.as_ref().and_then(|pipe| from.stream().poll_recv_pipe(self.cx, pipe, PIPE_BYTES));
+            direction.pipe.as_ref().and_then(|pipe| from.stream().poll_recv_pipe(self.cx, pipe, limit));
         let Some(moved) = moved else {
             direction.spliced = false;
             return Poll::Ready(Ok(0));
@@ -517,7 +590,6 @@ mod tests {
     use std::io;
     use std::rc::Rc;
     use std::task::Waker;
-    use std::time::Instant;
 
     use super::*;
     use crate::observe::agent::Agent;
@@ -610,8 +682,12 @@ mod tests {
         let mut agent_endpoint = Endpoint::new(agent.clone(), TlsEnd::plain());
         let net = Busy { bulk_turns: Cell::new(0) };
         let (buffers, pipes, stop) = (RefCell::default(), RefCell::default(), Drain::default());
-        let limits =
-            RelayLimits { budget: BUDGET, idle_timeout: Duration::MAX, half_closed_timeout: Duration::MAX };
+        let limits = RelayLimits {
+            budget: BUDGET,
+            idle_timeout: Duration::MAX,
+            half_closed_timeout: Duration::MAX,
+            queue_target: None,
+        };
         let context = RelayContext { net: &net, buffers: &buffers, pipes: &pipes, drain: &stop, limits };
         let mut session = pin!(relay(&mut client_endpoint, &mut agent_endpoint, &context));
         let mut runs =

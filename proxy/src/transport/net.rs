@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Once;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use crate::observe::agent::Agent;
 use crate::observe::stats::{AgentCounters, ByteCounter, WorkerStats};
 use crate::runtime::executor::{Executor, Interest, RegisteredFd, Sleep};
+use crate::runtime::io_uring::set_window_clamp;
 use crate::runtime::scheduler::Class;
 use crate::transport::networks::canonical;
 use crate::transport::own_addresses::{OwnAddresses, OwnConnection};
@@ -39,6 +41,18 @@ pub trait Stream {
     /// polled again by itself.
     fn is_put_off(&self) -> bool {
         false
+    }
+
+    /// Bounds what the kernel takes for this side and has not sent yet, in bytes. It may take one more send. Streams that
+    /// can't be bounded are left as they are.
+    fn bound_unsent(&mut self, _bytes: usize) {}
+
+    /// Bounds what this side may have on its way and unread, in bytes. What it was allowed before may still come.
+    fn bound_unread(&mut self, _bytes: usize) {}
+
+    /// What a round trip to this side takes, where that is known.
+    fn round_trip(&self) -> Option<Duration> {
+        None
     }
 
     /// Moves up to `limit` received bytes into `pipe` inside the kernel; `None` where streams can't do that.
@@ -129,8 +143,9 @@ impl Runtime for OsRuntime {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(agent.address), kind, Some(Protocol::TCP))?;
         set_options(&socket, self.user_timeout)?;
-        // Before the handshake, in which the window's scale is told.
+        // Before the handshake, in which the window's scale is told: no later bound can be above this one.
         socket.set_recv_buffer_size(AGENT_RECEIVE_BYTES)?;
+        let begin = self.now();
         let departure =
             self.own.depart(agent.address, || begin_connecting(&socket, agent.address))?.map(Box::new);
         let socket = RegisteredFd::new(&self.executor, socket.into(), false)?;
@@ -143,7 +158,8 @@ impl Runtime for OsRuntime {
             }
             None => {
                 let sockets = Metered::Agent { counters: self.stats.agent(agent.id), _departure: departure };
-                Ok(TcpStream { socket, sockets })
+                let round_trip = Some(self.now().duration_since(begin));
+                Ok(TcpStream { socket, sockets, round_trip })
             }
         }
     }
@@ -208,7 +224,7 @@ impl OsRuntime {
     /// Takes on an accepted socket.
     pub fn adopt(&self, socket: OwnedFd) -> io::Result<TcpStream> {
         let socket = RegisteredFd::new(&self.executor, socket, true)?;
-        Ok(TcpStream { socket, sockets: Metered::Client(self.stats.clients.clone()) })
+        Ok(TcpStream { socket, sockets: Metered::Client(self.stats.clients.clone()), round_trip: None })
     }
 }
 
@@ -217,10 +233,9 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// segments, up to 64 KiB more. Those on their way are not counted, so that a long way is filled as before. Less makes
 /// sends partial, and a flood dearer: 1.07x at 512 KiB, 1.1x at 128 KiB.
 const UNSENT_BYTES_MAX: u32 = 1024 * 1024;
-/// Receive buffer towards agents (`SO_RCVBUF`, which the kernel doubles): what an agent may send ahead of a client that
-/// takes nothing. Agents are near: at a round trip of a millisecond this carries over a gigabit a second. Every kernel
-/// allows it (`net.core.rmem_max`).
-const AGENT_RECEIVE_BYTES: usize = 208 * 1024;
+/// Receive buffer towards agents (`SO_RCVBUF`, which the kernel doubles), and the most that a session's bound can be: at a
+/// round trip of 5 ms it carries over a gigabit a second. Where the kernel allows less (`net.core.rmem_max`), that holds.
+const AGENT_RECEIVE_BYTES: usize = 1024 * 1024;
 
 /// Sets what every connection of the proxy has: no Nagle delay, keepalive, limits on stalling and on what is unsent, urgent
 /// data as data.
@@ -281,6 +296,8 @@ impl Acceptor {
 pub struct TcpStream {
     socket: RegisteredFd,
     sockets: Metered,
+    /// What connecting took.
+    round_trip: Option<Duration>,
 }
 
 /// The counters for its bytes.
@@ -327,6 +344,24 @@ impl Stream for TcpStream {
         self.socket.is_put_off()
     }
 
+    fn bound_unsent(&mut self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        note_unbounded(self.socket.with(|socket| SockRef::from(&socket).set_tcp_notsent_lowat(bytes)));
+    }
+
+    fn bound_unread(&mut self, bytes: usize) {
+        let clamp = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+        // The buffer bounds the window whatever the kernel learns of its segments; the clamp follows only downwards.
+        note_unbounded(self.socket.with(|socket| {
+            SockRef::from(&socket).set_recv_buffer_size(bytes)?;
+            set_window_clamp(socket, clamp)
+        }));
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+
     fn poll_recv_pipe(
         &mut self,
         cx: &mut Context<'_>,
@@ -359,6 +394,14 @@ impl Stream for TcpStream {
             self.sockets().sent(bytes);
             bytes
         }))
+    }
+}
+
+/// Without the option sessions go on, with what the kernel lets stand. Said once: it is a property of the host.
+fn note_unbounded(bounded: io::Result<()>) {
+    static ONCE: Once = Once::new();
+    if let Err(error) = bounded {
+        ONCE.call_once(|| tracing::warn!(detail = %error, "the kernel bounds no queue of a session"));
     }
 }
 
