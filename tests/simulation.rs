@@ -6,6 +6,8 @@
 
 #[path = "simulation/plan.rs"]
 mod plan;
+#[path = "simulation/queue.rs"]
+mod queue;
 #[path = "simulation/talk.rs"]
 mod talk;
 

@@ -47,6 +47,8 @@ struct Lane {
     ended: bool,
     /// Either end is gone.
     reset: bool,
+    /// What the proxy allows to wait, below the wire's own capacity.
+    bound: Option<usize>,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -67,6 +69,7 @@ pub struct Wire {
     breaks_in: Option<Rc<Cell<u32>>>,
     /// The calls that the proxy's task may make; none at the far end.
     budget: Option<Rc<Budget>>,
+    round_trip: Option<Duration>,
 }
 
 /// The calls that one run of the proxy's task may make, as the real loop counts them.
@@ -99,8 +102,10 @@ pub fn wire(weather: NetworkConditions, seed: u64, breaks_in: Option<Rc<Cell<u32
         rng: rng.fork(),
         breaks_in,
         budget: None,
+        round_trip: None,
     };
-    let far = Wire { incoming: two, outgoing: one, weather, rng, breaks_in: None, budget: None };
+    let far =
+        Wire { incoming: two, outgoing: one, weather, rng, breaks_in: None, budget: None, round_trip: None };
     (near, far)
 }
 
@@ -172,7 +177,8 @@ impl Stream for Wire {
         if lane.reset || lane.ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let room = self.weather.capacity.saturating_sub(lane.waiting.len());
+        let capacity = lane.bound.unwrap_or(usize::MAX).min(self.weather.capacity);
+        let room = capacity.saturating_sub(lane.waiting.len());
         if room == 0 {
             lane.writer = Some(cx.waker().clone());
             return Poll::Pending;
@@ -181,6 +187,18 @@ impl Stream for Wire {
         lane.waiting.extend(&bytes[..take]);
         lane.reader.take().into_iter().for_each(Waker::wake);
         Poll::Ready(Ok(take))
+    }
+
+    fn bound_unsent(&mut self, bytes: usize) {
+        self.outgoing.borrow_mut().bound = Some(bytes);
+    }
+
+    fn bound_unread(&mut self, bytes: usize) {
+        self.incoming.borrow_mut().bound = Some(bytes);
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
     }
 
     fn finish(&mut self) -> io::Result<()> {
@@ -288,7 +306,9 @@ impl Runtime for World {
         let agent = agent.address;
         self.asked.borrow_mut().push(agent);
         tokio::time::sleep(self.connect_time).await;
-        (self.on_connect)(agent).map(|wire| self.adopt(wire))
+        let mut wire = self.adopt((self.on_connect)(agent)?);
+        wire.round_trip = Some(self.connect_time);
+        Ok(wire)
     }
 
     fn set_class(&self, _: Class) {}

@@ -268,6 +268,12 @@ pub struct LimitFlags {
     /// Time to the first byte of an agent's response, and between two of its bytes [range: 1s to 1year]
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = time(SECOND..=YEAR))]
     pub response_timeout: Duration,
+    /// Congestion control of connections to clients, by its name in the kernel: the system's if absent
+    #[arg(long, value_name = "NAME", value_parser = congestion)]
+    pub client_congestion: Option<String>,
+    /// The same of connections to agents
+    #[arg(long, value_name = "NAME", value_parser = congestion)]
+    pub agent_congestion: Option<String>,
     /// Time that an unused agent connection is kept [range: 1s to 1year]
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time(SECOND..=YEAR))]
     pub agent_keepalive_timeout: Duration,
@@ -429,6 +435,13 @@ fn listened(at: SocketAddr) -> SocketAddr {
 
 /// A level, or `dcv_splice::MODULE=LEVEL`; several with commas. A level that is spelt wrong would be a module's name, which
 /// silences everything else.
+/// A name that the kernel could have (`TCP_CA_NAME_MAX`); whether it has it is asked when the configuration is checked.
+fn congestion(text: &str) -> Result<String, String> {
+    let is_name = (1..16).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    is_name.then(|| text.to_owned()).ok_or_else(|| "must be a name such as bbr, cubic or reno".to_owned())
+}
+
 fn log_filter(text: &str) -> Result<Targets, String> {
     for part in text.split(',') {
         let (target, level) =

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -21,6 +21,7 @@ use crate::http::h1::exchange::ExchangeLimits;
 use crate::http::h1::head::{HEADER_COUNT_MAX, HeadLimits};
 use crate::session::relay::RelayLimits;
 use crate::tls::{AgentTrust, CertificatePair, ClientAuthority, ClientDemands};
+use crate::transport::net::TcpOptions;
 
 /// Where the access log goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -107,6 +108,22 @@ pub struct Config {
     pub relay: RelayLimits,
     /// Limits of the agent pool.
     pub pool: PoolLimits,
+    /// The congestion control of connections to clients; none: the system's.
+    pub client_congestion: Option<Arc<str>>,
+    /// The same of connections to agents.
+    pub agent_congestion: Option<Arc<str>>,
+}
+
+impl Config {
+    /// The options of connections to clients.
+    pub fn client_tcp(&self) -> TcpOptions {
+        TcpOptions { user_timeout: self.limits.tcp_user_timeout, congestion: self.client_congestion.clone() }
+    }
+
+    /// The options of connections to agents.
+    pub fn agent_tcp(&self) -> TcpOptions {
+        TcpOptions { user_timeout: self.limits.tcp_user_timeout, congestion: self.agent_congestion.clone() }
+    }
 }
 
 impl Config {
@@ -249,6 +266,8 @@ impl Flags {
             exchange: self.limits.exchange(),
             relay: self.limits.relay(),
             pool: self.limits.pool(),
+            client_congestion: self.limits.client_congestion.as_deref().map(Arc::from),
+            agent_congestion: self.limits.agent_congestion.as_deref().map(Arc::from),
             file: self.config,
             control: self.control,
             ebpf: self.ebpf,

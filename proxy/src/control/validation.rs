@@ -14,6 +14,7 @@ use crate::observe::access_log::AccessLog;
 use crate::os::files::Files;
 use crate::os::log::Target;
 use crate::tls::{self, Acceptor, Connector};
+use crate::transport::congestion::try_without_capabilities;
 use crate::worker::context::{ProcessState, SharedState};
 use crate::worker::load_balancer::{LoadBalancer, WorkerInbox};
 
@@ -59,8 +60,14 @@ impl Prepared {
         let lines = open_log(&config.access_log, files).map_err(|(file, error)| {
             at_place(Some(file), &format!("--access-log {}: {error}", file.display()));
         });
+        for (flag, name) in [("client", &config.client_congestion), ("agent", &config.agent_congestion)] {
+            let tried = name.as_ref().map_or(Ok(()), |name| try_without_capabilities(name));
+            if let (Err(error), Some(name)) = (tried, name) {
+                at_place(None, &format!("--{flag}-congestion {name}: {}", congestion_advice(&error)));
+            }
+        }
         match (acceptor, connector, users, lines) {
-            (Ok(acceptor), Ok(connector), Ok(users), Ok(lines)) => {
+            (Ok(acceptor), Ok(connector), Ok(users), Ok(lines)) if problems.is_empty() => {
                 let (trust, demands) = (config.agent_trust.as_ref(), &config.client_demands);
                 let warnings = tls::warnings(&config.certificates, demands, trust, files);
                 let warnings =
@@ -111,6 +118,19 @@ impl Prepared {
             config: Arc::new(config),
         };
         Ok((shared, self.lines))
+    }
+}
+
+/// The text to show where a congestion control can't be used.
+fn congestion_advice(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "the kernel has none of this name (sysctl net.ipv4.tcp_available_congestion_control)".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => "only the administrator may use it: add it to the sysctl \
+            net.ipv4.tcp_allowed_congestion_control"
+            .to_owned(),
+        _ => error.to_string(),
     }
 }
 

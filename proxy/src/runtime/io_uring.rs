@@ -1,5 +1,5 @@
 //! Readiness from a raw `io_uring`: one multishot poll per socket, its completions collected when the worker wants
-//! them. All `unsafe` of the program is here, with it a socket option that no library sets. No buffer is ever lent to the
+//! them. All `unsafe` of the program is here, with it the socket options that no library sets. No buffer is ever lent to the
 //! kernel for longer than a call.
 
 use std::collections::HashMap;
@@ -130,21 +130,28 @@ impl Drop for Ring {
         }
     }
 }
-/// Sets the largest receive window that the kernel offers, in bytes (`TCP_WINDOW_CLAMP`, tcp(7)). It raises what an earlier
-/// `SO_RCVBUF` has left of it, which a larger `SO_RCVBUF` alone does not.
+/// Sets the largest receive window that the kernel offers, in bytes (`TCP_WINDOW_CLAMP`, tcp(7)). A larger `SO_RCVBUF` alone
+/// does not raise it.
 pub(crate) fn set_window_clamp(socket: BorrowedFd<'_>, bytes: libc::c_int) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, bytes)
+}
+
+/// Lets the kernel choose the window's scale as if no `SO_RCVBUF` had been set (`SO_BUF_LOCK`, Linux 5.14).
+pub(crate) fn unlock_buffers(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_BUF_LOCK, 0)
+}
+
+/// Options that no library sets.
+fn set_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     /// Bytes of a `c_int`.
     const LENGTH: libc::socklen_t = 4;
-    // SAFETY: the descriptor is open for as long as it is borrowed, and the kernel reads `LENGTH` bytes of `bytes`, which
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the kernel reads `LENGTH` bytes of `value`, which
     // lives until the call has returned.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_WINDOW_CLAMP,
-            (&raw const bytes).cast(),
-            LENGTH,
-        )
-    };
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), LENGTH) };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -39,7 +39,9 @@ const UNSENT_MAX: usize = 1024 * 1024;
 const UNREAD_MIN: usize = 16 * 1024;
 /// Over a gigabit a second at a round trip of 5 ms.
 pub(crate) const UNREAD_MAX: usize = 1024 * 1024;
-/// Receivers take in bursts: a shorter sample tells of one of them.
+/// A sender that is near fills its receiver's way with this at any rate.
+const NEAR_MAX: usize = 256 * 1024;
+/// Receivers take in bursts, and a kernel swallows what fits before it sends: a shorter sample tells of one of them.
 const SAMPLE: Duration = Duration::from_millis(20);
 /// Round trips of the sender's way that its window holds: it has to be reopened before it is used up, and to let the rate
 /// grow.
@@ -72,8 +74,8 @@ impl Queue {
         self.bounds.unread.is_some_and(|unread| moved - begun >= WINDOWS * unread as u64)
     }
 
-    /// Looks at how far it has come; `moved`: bytes in all. `is_blocked`: the receiver takes no more for now. Gives new
-    /// bounds where they have changed.
+    /// Looks at how far it has come; `moved`: bytes in all. `is_blocked`: the receiver takes no more for now. Gives the
+    /// bounds where it is time to set them, again too: a window can't be made smaller at once.
     pub(crate) fn look(&mut self, now: Instant, moved: u64, is_blocked: bool) -> Option<QueueBounds> {
         let Some((since, before)) = self.since else {
             self.since = Some((now, moved));
@@ -81,7 +83,7 @@ impl Queue {
             return None;
         };
         let took = now.duration_since(since);
-        if took < SAMPLE && is_blocked {
+        if took < SAMPLE {
             return None;
         }
         let sample = per_second(moved - before, took);
@@ -110,7 +112,7 @@ impl Queue {
         let floor = |bytes: usize, old: usize| if is_blocked { bytes } else { bytes.max(old) };
         let unsent = drained(self.target / 2).clamp(UNSENT_MIN, UNSENT_MAX);
         let unread = self.round_trip.zip(self.bounds.unread).map(|(round_trip, old)| {
-            let window = drained(self.target / 4 + round_trip * ROUND_TRIPS);
+            let window = drained(self.target / 4).min(NEAR_MAX) + drained(round_trip * ROUND_TRIPS);
             floor(window.clamp(UNREAD_MIN, UNREAD_MAX), old)
         });
         QueueBounds { unsent: floor(unsent, self.bounds.unsent), unread }
@@ -162,6 +164,9 @@ mod tests {
         assert!(queue.bounds().unsent > 80_000, "{:?}", queue.bounds());
         drains(&mut queue, &mut at, 10_000_000_000, 200);
         assert_eq!(queue.bounds(), QueueBounds { unsent: UNSENT_MAX, unread: Some(UNREAD_MAX) });
+        let mut near = Queue::new(TARGET, Some(Duration::ZERO));
+        drains(&mut near, &mut at, 10_000_000_000, 200);
+        assert_eq!(near.bounds().unread, Some(NEAR_MAX));
     }
 
     #[test]

@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_congestion;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, acceptfrom_with, recv, send, shutdown};
 use rustix::pipe::{SpliceFlags, splice};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -20,11 +21,12 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use crate::observe::agent::Agent;
 use crate::observe::stats::{AgentCounters, ByteCounter, WorkerStats};
 use crate::runtime::executor::{Executor, Interest, RegisteredFd, Sleep};
-use crate::runtime::io_uring::set_window_clamp;
 use crate::runtime::scheduler::Class;
+use crate::transport::congestion::default_name;
 use crate::transport::networks::canonical;
 use crate::transport::own_addresses::{OwnAddresses, OwnConnection};
 use crate::transport::pipes::Pipe;
+use crate::transport::receive_window::ReceiveWindow;
 
 /// A connected byte stream.
 pub trait Stream {
@@ -129,7 +131,8 @@ pub trait Runtime {
 #[derive(Clone)]
 pub struct OsRuntime {
     executor: Executor,
-    user_timeout: Duration,
+    /// Of connections to agents.
+    options: TcpOptions,
     stats: Rc<WorkerStats>,
     /// Where the proxy itself listens.
     own: OwnAddresses,
@@ -142,9 +145,8 @@ impl Runtime for OsRuntime {
     async fn connect(&self, agent: Agent) -> io::Result<TcpStream> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(agent.address), kind, Some(Protocol::TCP))?;
-        set_options(&socket, self.user_timeout)?;
-        // Before the handshake, in which the window's scale is told: no later bound can be above this one.
-        socket.set_recv_buffer_size(AGENT_RECEIVE_BYTES)?;
+        set_options(&socket, &self.options)?;
+        ReceiveWindow::prepare(&socket)?;
         let begin = self.now();
         let departure =
             self.own.depart(agent.address, || begin_connecting(&socket, agent.address))?.map(Box::new);
@@ -158,8 +160,14 @@ impl Runtime for OsRuntime {
             }
             None => {
                 let sockets = Metered::Agent { counters: self.stats.agent(agent.id), _departure: departure };
-                let round_trip = Some(self.now().duration_since(begin));
-                Ok(TcpStream { socket, sockets, round_trip })
+                let round_trip = self.now().duration_since(begin);
+                let window = socket.with(ReceiveWindow::open)?;
+                Ok(TcpStream {
+                    socket,
+                    sockets,
+                    agent_leg: Some(AgentLeg { round_trip, window }),
+                    unsent: None,
+                })
             }
         }
     }
@@ -203,16 +211,9 @@ fn local_address<S: AsFd>(socket: &S) -> io::Result<SocketAddr> {
 }
 
 impl OsRuntime {
-    /// The network of that loop. `user_timeout`: how long sent bytes may stay unacknowledged, or a closed window closed
-    /// (`TCP_USER_TIMEOUT`, tcp(7)).
-    /// `own`: where the proxy itself listens, which is never connected to. `stats`: where its bytes are counted.
-    pub fn new(
-        executor: Executor,
-        user_timeout: Duration,
-        own: OwnAddresses,
-        stats: Rc<WorkerStats>,
-    ) -> Self {
-        Self { executor, user_timeout, stats, own }
+    /// The network of that loop. `options`: of connections to agents. `own`: where the proxy itself listens, which is never connected to. `stats`: where its bytes are counted.
+    pub fn new(executor: Executor, options: TcpOptions, own: OwnAddresses, stats: Rc<WorkerStats>) -> Self {
+        Self { executor, options, stats, own }
     }
 
     /// Accepts on a listening socket that doesn't block.
@@ -224,7 +225,12 @@ impl OsRuntime {
     /// Takes on an accepted socket.
     pub fn adopt(&self, socket: OwnedFd) -> io::Result<TcpStream> {
         let socket = RegisteredFd::new(&self.executor, socket, true)?;
-        Ok(TcpStream { socket, sockets: Metered::Client(self.stats.clients.clone()), round_trip: None })
+        Ok(TcpStream {
+            socket,
+            sockets: Metered::Client(self.stats.clients.clone()),
+            agent_leg: None,
+            unsent: None,
+        })
     }
 }
 
@@ -233,22 +239,30 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// segments, up to 64 KiB more. Those on their way are not counted, so that a long way is filled as before. Less makes
 /// sends partial, and a flood dearer: 1.07x at 512 KiB, 1.1x at 128 KiB.
 const UNSENT_BYTES_MAX: u32 = 1024 * 1024;
-/// Receive buffer towards agents (`SO_RCVBUF`, which the kernel doubles), and the most that a session's bound can be: at a
-/// round trip of 5 ms it carries over a gigabit a second. Where the kernel allows less (`net.core.rmem_max`), that holds.
-const AGENT_RECEIVE_BYTES: usize = 1024 * 1024;
+/// The options of a leg's connections that are configured.
+#[derive(Clone, Debug)]
+pub struct TcpOptions {
+    /// How long sent bytes may stay unacknowledged, or a closed window closed (`TCP_USER_TIMEOUT`, tcp(7)).
+    pub user_timeout: Duration,
+    /// The congestion control; none: the system's.
+    pub congestion: Option<Arc<str>>,
+}
 
 /// Sets what every connection of the proxy has: no Nagle delay, keepalive, limits on stalling and on what is unsent, urgent
 /// data as data.
 ///
 /// A listening socket hands them on to the connections that come by it, from the moment they are set: Linux does so,
 /// though tcp(7) does not say it.
-pub fn set_options(socket: &Socket, user_timeout: Duration) -> io::Result<()> {
+pub fn set_options(socket: &Socket, options: &TcpOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_out_of_band_inline(true)?;
     socket.set_keepalive(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
     socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
-    socket.set_tcp_user_timeout(Some(user_timeout))
+    if let Some(name) = &options.congestion {
+        set_tcp_congestion(socket, name)?;
+    }
+    socket.set_tcp_user_timeout(Some(options.user_timeout))
 }
 
 /// A connection that [`Acceptor::accept`] gives up, as the proxy has made it itself; accept(2) fails by no such error.
@@ -261,9 +275,13 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Sets what [`set_options`] has set, for connections that come from now on.
-    pub fn set_user_timeout(&self, user_timeout: Duration) -> io::Result<()> {
-        self.socket.with(|listener| SockRef::from(&listener).set_tcp_user_timeout(Some(user_timeout)))
+    /// Sets what [`set_options`] has set anew, for connections that come from now on.
+    pub fn renew_options(&self, options: &TcpOptions) -> io::Result<()> {
+        let congestion = options.congestion.clone().map_or_else(|| default_name().map(Arc::from), Ok)?;
+        self.socket.with(|listener| {
+            set_tcp_congestion(listener, &congestion)?;
+            SockRef::from(&listener).set_tcp_user_timeout(Some(options.user_timeout))
+        })
     }
 
     /// The next client's socket, and its address in its one form ([`canonical`]): at a listener of both families an IPv4
@@ -296,8 +314,16 @@ impl Acceptor {
 pub struct TcpStream {
     socket: RegisteredFd,
     sockets: Metered,
+    /// Bytes that the kernel may hold unsent, where that was bounded for a session.
+    unsent: Option<u32>,
+    /// What is known of a way that was connected from here.
+    agent_leg: Option<AgentLeg>,
+}
+
+struct AgentLeg {
     /// What connecting took.
-    round_trip: Option<Duration>,
+    round_trip: Duration,
+    window: ReceiveWindow,
 }
 
 /// The counters for its bytes.
@@ -313,13 +339,20 @@ impl TcpStream {
             Metered::Client(sockets) => sockets,
         }
     }
+
+    fn count_received(&mut self, bytes: usize) {
+        self.sockets().received(bytes);
+        if let Some(AgentLeg { window, .. }) = &mut self.agent_leg {
+            note_unbounded(self.socket.with(|socket| window.count(socket, bytes)));
+        }
+    }
 }
 
 impl Stream for TcpStream {
     fn poll_recv(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let call = |socket: BorrowedFd<'_>| recv(socket, &mut *into, RecvFlags::empty());
         let (_, received) = ready!(self.socket.poll_io(cx, Interest::Read, call))?;
-        self.sockets().received(received);
+        self.count_received(received);
         if received < into.len() {
             self.socket.exhausted(Interest::Read);
         }
@@ -346,20 +379,19 @@ impl Stream for TcpStream {
 
     fn bound_unsent(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        note_unbounded(self.socket.with(|socket| SockRef::from(&socket).set_tcp_notsent_lowat(bytes)));
+        if self.unsent.replace(bytes) != Some(bytes) {
+            note_unbounded(self.socket.with(|socket| SockRef::from(&socket).set_tcp_notsent_lowat(bytes)));
+        }
     }
 
     fn bound_unread(&mut self, bytes: usize) {
-        let clamp = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-        // The buffer bounds the window whatever the kernel learns of its segments; the clamp follows only downwards.
-        note_unbounded(self.socket.with(|socket| {
-            SockRef::from(&socket).set_recv_buffer_size(bytes)?;
-            set_window_clamp(socket, clamp)
-        }));
+        if let Some(AgentLeg { window, .. }) = &mut self.agent_leg {
+            note_unbounded(self.socket.with(|socket| window.bound(socket, bytes)));
+        }
     }
 
     fn round_trip(&self) -> Option<Duration> {
-        self.round_trip
+        self.agent_leg.as_ref().map(|leg| leg.round_trip)
     }
 
     fn poll_recv_pipe(
@@ -373,7 +405,9 @@ impl Stream for TcpStream {
         match moved {
             // An urgent mark stops splice(2), which then finds nothing, or an end that is behind more bytes: receiving tells.
             Poll::Ready(Ok(0)) => return None,
-            Poll::Ready(Ok(bytes)) => self.sockets().received(bytes),
+            Poll::Ready(Ok(bytes)) => {
+                self.count_received(bytes);
+            }
             Poll::Ready(Err(_)) => {}
             // Where it is only put off, nothing is known of what waits.
             Poll::Pending if self.socket.is_put_off() => {}

@@ -3,13 +3,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::time::Duration;
 
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::Config;
-use crate::transport::net::set_options;
+use crate::transport::net::{TcpOptions, set_options};
 use crate::transport::networks::canonical;
 
 /// Connections that wait to be accepted; the kernel's `somaxconn` may make it less (listen(2)).
@@ -75,15 +74,15 @@ pub(crate) fn listen(config: &Config, mut inherited: Inherited) -> io::Result<Li
     let failed = |error: io::Error, address, help| {
         io::Error::new(error.kind(), format!("can't listen on {address}: {error}{help}"))
     };
+    let options = config.client_tcp();
     for (address, secure) in secure.chain(plain) {
-        let sockets =
-            on_one(address, inherited.take(address), config.workers, config.limits.tcp_user_timeout)
-                .map_err(|error| failed(error, address, ""))?;
+        let sockets = on_one(address, inherited.take(address), config.workers, &options)
+            .map_err(|error| failed(error, address, ""))?;
         front.extend(sockets.into_iter().map(|socket| Listener { socket, secure }));
     }
     let mut admin = None;
     if let Some(address) = config.admin {
-        let sockets = on_one(address, inherited.take(address), 1, config.limits.tcp_user_timeout)
+        let sockets = on_one(address, inherited.take(address), 1, &options)
             .map_err(|error| failed(error, address, " (--admin: another address, or off)"))?;
         admin = sockets.into_iter().next();
     }
@@ -94,31 +93,31 @@ fn on_one(
     address: SocketAddr,
     inherited: Vec<TcpListener>,
     workers: usize,
-    user_timeout: Duration,
+    options: &TcpOptions,
 ) -> io::Result<Vec<TcpListener>> {
     if inherited.is_empty() {
-        return bind(address, workers, user_timeout);
+        return bind(address, workers, options);
     }
     for socket in &inherited {
         socket.set_nonblocking(true)?;
         // One that only was bound, or whose backlog is small, is no worse than another.
         rustix::net::listen(socket, BACKLOG)?;
-        set_options(&SockRef::from(socket), user_timeout)?;
+        set_options(&SockRef::from(socket), options)?;
         bound_receiving(&SockRef::from(socket))?;
     }
     Ok(inherited)
 }
 
 /// One socket per worker on the same address (`SO_REUSEPORT`, socket(7)). Port 0 is chosen once for all.
-fn bind(address: SocketAddr, workers: usize, user_timeout: Duration) -> io::Result<Vec<TcpListener>> {
+fn bind(address: SocketAddr, workers: usize, options: &TcpOptions) -> io::Result<Vec<TcpListener>> {
     // With SO_REUSEPORT a second program would bind unnoticed, so it is tried without first.
-    let probe = bind_one(address, false, user_timeout)?;
+    let probe = bind_one(address, false, options)?;
     let address = probe.local_addr()?;
     drop(probe);
-    (0..workers).map(|_| bind_one(address, true, user_timeout)).collect()
+    (0..workers).map(|_| bind_one(address, true, options)).collect()
 }
 
-fn bind_one(address: SocketAddr, reuse_port: bool, user_timeout: Duration) -> io::Result<TcpListener> {
+fn bind_one(address: SocketAddr, reuse_port: bool, options: &TcpOptions) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -127,7 +126,7 @@ fn bind_one(address: SocketAddr, reuse_port: bool, user_timeout: Duration) -> io
     if reuse_port {
         socket.set_reuse_port(true)?;
     }
-    set_options(&socket, user_timeout)?;
+    set_options(&socket, options)?;
     bound_receiving(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -154,14 +153,19 @@ pub(crate) fn deal(listeners: Vec<Listener>, workers: usize) -> Vec<Vec<Listener
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
+    use std::time::Duration;
 
     use super::*;
+
+    fn options(user_timeout: Duration) -> TcpOptions {
+        TcpOptions { user_timeout, congestion: Some("reno".into()) }
+    }
 
     #[test]
     fn connections_that_come_before_a_worker_runs_have_their_options_too() {
         const STALL: Duration = Duration::from_secs(77);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let listener = bind(any, 1, STALL).expect("a port").remove(0);
+        let listener = bind(any, 1, &options(STALL)).expect("a port").remove(0);
         let _client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
         listener.set_nonblocking(false).expect("a socket");
         let (socket, _) = listener.accept().expect("a connection");
@@ -172,13 +176,14 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().expect("an option"), Duration::from_secs(30));
         assert_eq!(socket.tcp_keepalive_interval().expect("an option"), Duration::from_secs(30));
         assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(STALL));
+        assert_eq!(rustix::net::sockopt::tcp_congestion(&*socket).expect("an option"), "reno");
     }
 
     #[test]
     fn every_worker_has_its_share_of_every_address() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let sockets = |secure| {
-            bind(any, 2, Duration::from_secs(1))
+            bind(any, 2, &options(Duration::from_secs(1)))
                 .expect("a port")
                 .into_iter()
                 .map(move |socket| Listener { socket, secure })

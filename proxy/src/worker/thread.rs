@@ -69,12 +69,7 @@ struct ConfigGenerations {
 impl ConfigGenerations {
     fn new(executor: Executor, number: usize, own: OwnAddresses, shared: SharedState) -> Self {
         let stats = Rc::new(WorkerStats::default());
-        let net = OsRuntime::new(
-            executor.clone(),
-            shared.config.limits.tcp_user_timeout,
-            own.clone(),
-            stats.clone(),
-        );
+        let net = OsRuntime::new(executor.clone(), shared.config.agent_tcp(), own.clone(), stats.clone());
         let worker = Rc::new(Worker { stats, ..Worker::default() });
         let current = Generation::new(net, shared, worker);
         Self {
@@ -94,22 +89,18 @@ impl ConfigGenerations {
 
     /// New connections go by `shared`. Those that are there get the answer they wait for, and sessions go on.
     fn renew(&self, shared: SharedState) {
-        let user_timeout = shared.config.limits.tcp_user_timeout;
+        let (clients, agents) = (shared.config.client_tcp(), shared.config.agent_tcp());
         for acceptor in self.acceptors.borrow().iter().filter_map(Weak::upgrade) {
-            if let Err(error) = acceptor.set_user_timeout(user_timeout) {
+            if let Err(error) = acceptor.renew_options(&clients) {
                 tracing::error!(
                     reason = &*error.to_string(),
-                    "--tcp-user-timeout can't be set on a listener"
+                    "--tcp-user-timeout or --client-congestion can't be set on a listener"
                 );
             }
         }
         let current = self.current();
-        let net = OsRuntime::new(
-            self.executor.clone(),
-            user_timeout,
-            self.own.clone(),
-            current.worker.stats.clone(),
-        );
+        let net =
+            OsRuntime::new(self.executor.clone(), agents, self.own.clone(), current.worker.stats.clone());
         let renewed = Rc::new(Generation::new(net, shared, current.worker.clone()));
         let former = self.current.replace(renewed);
         retire(&former, Phase::Draining);

@@ -17,7 +17,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Builder;
 
-use super::{agent, client, relay, wan};
+use super::wan::{link, source, viewer};
+use super::{agent, client, relay};
 
 /// How long a server may take until it listens.
 const START: Duration = Duration::from_secs(20);
@@ -57,9 +58,9 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
             Ok(())
         }),
         Role::Relay => two_threads()?.block_on(relay::serve(parse(&args.plan)?)),
-        Role::WanAgent => two_threads()?.block_on(wan::source::serve(parse(&args.plan)?)),
-        Role::WanLink => wan::link::run(&parse(&args.plan)?),
-        Role::WanViewer => one_thread()?.block_on(wan::viewer::run(parse(&args.plan)?)).and_then(|view| {
+        Role::WanAgent => two_threads()?.block_on(source::serve(parse(&args.plan)?)),
+        Role::WanLink => link::run(&parse(&args.plan)?),
+        Role::WanViewer => one_thread()?.block_on(viewer::run(parse(&args.plan)?)).and_then(|view| {
             println!("{}", serde_json::to_string(&view)?);
             Ok(())
         }),

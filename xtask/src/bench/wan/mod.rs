@@ -30,8 +30,8 @@ use super::system::Usage;
 use super::wire::{Tls, now};
 use figures::Figures;
 use network::Leg;
-use profile::{Kind, Profile};
-use source::SourcePlan;
+use profile::Profile;
+use source::{Kind, SourcePlan};
 use viewer::{View, ViewerPlan};
 
 /// Compare what a user sees over a bad link

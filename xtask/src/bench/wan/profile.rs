@@ -1,10 +1,10 @@
 //! What the network of a measurement is like, and what is shown over it.
 
 use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::link::{Fade, Way};
-use super::source::Source;
+use super::source::{Kind, Source};
 
 /// A user's network, and what the user does in it
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
@@ -22,18 +22,8 @@ pub(crate) enum Profile {
     Fade,
     /// 20 Mbit/s, 40 ms, a file download of the same client beside its desktop
     Shared,
-    /// 1 Gbit/s, 1 ms, and an agent 5 ms away: one download
+    /// 500 Mbit/s, 1 ms, and an agent 5 ms away: one download
     FarAgent,
-}
-
-/// The bench's two kinds of sources.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Kind {
-    /// Fills its socket
-    Filling,
-    /// Adapts to what the client has acknowledged
-    Adaptive,
 }
 
 /// One profile's figures.
@@ -82,10 +72,11 @@ impl Profile {
             }
             Self::Shared => Network { download: true, ..of(20.0, 5.0, 40.0, 0.0, 4.0) },
             Self::FarAgent => Network {
-                agent: Some(way(1000.0, 5.0, 0.0)),
+                // More, and two links leave no core of a small machine half idle without any peer.
+                agent: Some(way(500.0, 5.0, 0.0)),
                 offered: None,
                 download: true,
-                ..of(1000.0, 1000.0, 1.0, 0.0, 0.0)
+                ..of(500.0, 500.0, 1.0, 0.0, 0.0)
             },
         }
     }

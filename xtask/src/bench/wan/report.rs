@@ -13,7 +13,8 @@ use super::super::report::{STYLE, escaped};
 use super::super::table::{self, short};
 use super::Run;
 use super::figures::{Figures, summary};
-use super::profile::{Kind, Profile};
+use super::profile::Profile;
+use super::source::Kind;
 
 /// One run in short.
 pub(super) fn line(run: &Run) -> String {

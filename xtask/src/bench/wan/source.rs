@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tokio::io::{join, split};
 use tokio::net::TcpStream;
@@ -12,7 +13,16 @@ use tokio_rustls::TlsAcceptor;
 
 use super::super::agent::{AgentPlan, SWITCH};
 use super::super::wire::{Duplex, Header, Pace, Wire, acceptor, now, payload, wrong};
-use super::profile::Kind;
+
+/// The bench's two kinds of sources.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// Fills its socket
+    Filling,
+    /// Adapts to what the client has acknowledged
+    Adaptive,
+}
 
 /// A desktop's frames.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
