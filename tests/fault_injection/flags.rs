@@ -204,3 +204,26 @@ fn help_and_version_are_no_errors() {
     let (code, output, _) = run(&["--version"]);
     assert!(code == 0 && output.starts_with("dcv-splice "), "{output}");
 }
+
+/// The kernel is asked as the service will ask it: without capabilities, also where the one who checks has them.
+#[test]
+fn a_congestion_control_that_can_not_be_used_is_refused_with_what_to_do() {
+    for (name, says) in
+        [("no_such_thing", "the kernel has none of this name"), ("a/b", "must be a name such as")]
+    {
+        let flag = format!("--client-congestion={name}");
+        unusable(&[&flag], "--client-congestion");
+        unusable(&[&flag], says);
+    }
+    let names = |file: &str| fs::read_to_string(format!("/proc/sys/net/ipv4/{file}")).unwrap();
+    let allowed = names("tcp_allowed_congestion_control");
+    for name in names("tcp_available_congestion_control").split_whitespace() {
+        let flag = format!("--agent-congestion={name}");
+        if allowed.split_whitespace().any(|allowed| allowed == name) {
+            let (code, _, log) = run(&["check", "--agents=10.0.0.0/8", &flag]);
+            assert_eq!(code, 0, "{log}");
+        } else {
+            unusable(&[&flag], "net.ipv4.tcp_allowed_congestion_control");
+        }
+    }
+}

@@ -442,3 +442,30 @@ async fn hears_all<S: Wire>(front: &ProxyUnderTest, client: RawClient<S>, told: 
     talk.abort();
     let _ = talk.await;
 }
+
+/// What `ss` says of the connections that the proxy has made or accepted.
+fn connections(filter: &str) -> String {
+    let found =
+        std::process::Command::new("ss").args(["-Htin", "state", "established", filter]).output().unwrap();
+    assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
+    String::from_utf8(found.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_leg_has_the_congestion_control_that_is_named_for_it() {
+    // Those that the kernel allows to everybody, everywhere (tcp(7)), and whatever it uses by itself.
+    let flags = ["--client-congestion=reno", "--agent-congestion=reno"];
+    for (flags, leg) in [(&flags[..1], "client"), (&flags[1..], "agent"), (&flags[..0], "none")] {
+        let (agent, front) = started(AgentTls::Off, flags).await;
+        let mut client = RawClient::plain(front.plain()).await;
+        client.say(front.upgrade("/echo")).await;
+        client.head().await.unwrap();
+        let client_leg = connections(&format!("( sport = :{} )", front.plain().port()));
+        let agent_leg = connections(&format!("( dport = :{} )", agent.address.port()));
+        let default = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
+        for (found, named) in [(client_leg, leg == "client"), (agent_leg, leg == "agent")] {
+            let wanted = if named { "reno" } else { default.trim() };
+            assert!(found.contains(&format!(" {wanted} ")), "{flags:?}: not {wanted}: {found}");
+        }
+    }
+}

@@ -21,6 +21,7 @@ use crate::os::cgroup::Cgroup;
 use crate::os::files::PassedFiles;
 use crate::os::sandbox::confine;
 use crate::os::systemd;
+use crate::session::queue::UNREAD_MAX;
 use crate::transport::own_addresses::OwnAddresses;
 use crate::worker::listeners::{self, Inherited, Listener, Listeners};
 
@@ -91,6 +92,7 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
             .map_err(|error| failed(&format!("--control {}: {error}", path.display())))
     });
     let control = control.transpose()?;
+    let receive_max = listeners::receive_buffer_max();
     // Threads that were started before would not be confined, those of the logs among them.
     let confined = confine(prepared.config().policy.agent_port);
     let log = Logging::start(&prepared.config().log, prepared.config().log_format)?;
@@ -102,6 +104,13 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
         None => {}
     }
     warn(&prepared);
+    if let Some(max) = receive_max.filter(|max| *max < UNREAD_MAX) {
+        tracing::info!(
+            max,
+            "net.core.rmem_max bounds the receive window: with an agent some milliseconds away a session may be slower \
+             than the network; {UNREAD_MAX} is enough"
+        );
+    }
     let counting = matches!(account, Some(Ok(_)));
     let mut supervisor = Supervisor::start(settings, helper, prepared, front, &own, counting, &log).await?;
     let (commands, requests) = mpsc::channel(COMMANDS_MAX);

@@ -2,5 +2,5 @@
 //! `transport` and what is below it.
 
 pub(crate) mod close_frame;
-mod queue;
+pub(crate) mod queue;
 pub mod relay;

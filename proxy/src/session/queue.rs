@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 /// Bounds of one direction, in bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct QueueBounds {
+pub(crate) struct QueueBounds {
     /// Taken by the kernel for the receiver and not sent yet; also what one receive may take in.
-    pub(super) unsent: usize,
+    pub(crate) unsent: usize,
     /// What the sender may have on its way to the proxy and unread in it: the receive window. None where nothing is known
     /// of that way.
-    pub(super) unread: Option<usize>,
+    pub(crate) unread: Option<usize>,
 }
 
 /// The standing queue of one direction.

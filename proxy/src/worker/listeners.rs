@@ -136,9 +136,14 @@ fn bind_one(address: SocketAddr, reuse_port: bool, options: &TcpOptions) -> io::
 /// Where the kernel allows less than [`CLIENT_RECEIVE_BYTES`] (`net.core.rmem_max`), its own limit holds
 /// (`net.ipv4.tcp_rmem`): less would slow uploads over long ways.
 fn bound_receiving(socket: &Socket) -> io::Result<()> {
-    let max = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default();
-    let is_allowed = max.trim().parse().is_ok_and(|max: usize| max >= CLIENT_RECEIVE_BYTES);
+    let is_allowed = receive_buffer_max().is_some_and(|max| max >= CLIENT_RECEIVE_BYTES);
     if is_allowed { socket.set_recv_buffer_size(CLIENT_RECEIVE_BYTES) } else { Ok(()) }
+}
+
+/// The largest receive buffer that the kernel allows, in bytes (`net.core.rmem_max`, socket(7)); none where it does not
+/// say so.
+pub(crate) fn receive_buffer_max() -> Option<usize> {
+    std::fs::read_to_string("/proc/sys/net/core/rmem_max").ok()?.trim().parse().ok()
 }
 
 /// Each worker's share, as even as can be; a worker without any gets its connections from the others.
