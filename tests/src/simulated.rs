@@ -13,9 +13,12 @@ use std::time::{Duration, Instant};
 
 use dcv_splice::observe::agent::Agent;
 use dcv_splice::runtime::scheduler::{Class, SETUP_CALLS};
-use dcv_splice::transport::net::{Runtime, Stream};
+use dcv_splice::transport::net::{Route, Runtime, Stream};
 use dcv_splice::worker::connection;
 use dcv_splice::worker::context::Generation;
+
+/// Payload of a segment on an Ethernet, in bytes.
+const SEGMENT: usize = 1448;
 
 /// How a wire treats what passes through it.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +72,7 @@ pub struct Wire {
     breaks_in: Option<Rc<Cell<u32>>>,
     /// The calls that the proxy's task may make; none at the far end.
     budget: Option<Rc<Budget>>,
-    round_trip: Option<Duration>,
+    route: Option<Route>,
 }
 
 /// The calls that one run of the proxy's task may make, as the real loop counts them.
@@ -102,10 +105,9 @@ pub fn wire(weather: NetworkConditions, seed: u64, breaks_in: Option<Rc<Cell<u32
         rng: rng.fork(),
         breaks_in,
         budget: None,
-        round_trip: None,
+        route: None,
     };
-    let far =
-        Wire { incoming: two, outgoing: one, weather, rng, breaks_in: None, budget: None, round_trip: None };
+    let far = Wire { incoming: two, outgoing: one, weather, rng, breaks_in: None, budget: None, route: None };
     (near, far)
 }
 
@@ -197,8 +199,8 @@ impl Stream for Wire {
         self.incoming.borrow_mut().bound = Some(bytes);
     }
 
-    fn round_trip(&self) -> Option<Duration> {
-        self.round_trip
+    fn route(&self) -> Option<Route> {
+        self.route
     }
 
     fn finish(&mut self) -> io::Result<()> {
@@ -307,7 +309,7 @@ impl Runtime for World {
         self.asked.borrow_mut().push(agent);
         tokio::time::sleep(self.connect_time).await;
         let mut wire = self.adopt((self.on_connect)(agent)?);
-        wire.round_trip = Some(self.connect_time);
+        wire.route = Some(Route { round_trip: self.connect_time, segment: SEGMENT });
         Ok(wire)
     }
 

@@ -4,6 +4,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::transport::net::Route;
+use crate::transport::receive_window::segments;
+
 /// Bounds of one direction, in bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct QueueBounds {
@@ -18,8 +21,8 @@ pub(crate) struct QueueBounds {
 #[derive(Debug)]
 pub(crate) struct Queue {
     target: Duration,
-    /// Of the way to the sender, as long as connecting has taken.
-    round_trip: Option<Duration>,
+    /// The way to the sender.
+    route: Option<Route>,
     bounds: QueueBounds,
     /// Bytes a second that the receiver takes, as far as it was seen.
     rate: Option<u64>,
@@ -35,7 +38,7 @@ const START: usize = 32 * 1024;
 const UNSENT_MIN: usize = 16 * 1024;
 /// More makes no flood cheaper; it is what the kernel holds at most for a side that takes nothing.
 const UNSENT_MAX: usize = 1024 * 1024;
-/// A few segments: less makes the sender wait for each one to be acknowledged.
+/// And no less than [`segments`].
 const UNREAD_MIN: usize = 16 * 1024;
 /// Over a gigabit a second at a round trip of 5 ms.
 pub(crate) const UNREAD_MAX: usize = 1024 * 1024;
@@ -53,9 +56,10 @@ const STEP: usize = 4;
 
 impl Queue {
     /// One that is empty. `target`: the time in which the receiver should be able to take all that stands.
-    pub(crate) fn new(target: Duration, round_trip: Option<Duration>) -> Self {
-        let bounds = QueueBounds { unsent: START, unread: round_trip.map(|_| START) };
-        Self { target, round_trip, bounds, rate: None, since: None, is_starved: true }
+    pub(crate) fn new(target: Duration, route: Option<Route>) -> Self {
+        let unread = route.map(|route| START.max(segments(route.segment)));
+        let bounds = QueueBounds { unsent: START, unread };
+        Self { target, route, bounds, rate: None, since: None, is_starved: true }
     }
 
     /// What holds now.
@@ -111,9 +115,9 @@ impl Queue {
         // Only a receiver that holds back lowers what may stand.
         let floor = |bytes: usize, old: usize| if is_blocked { bytes } else { bytes.max(old) };
         let unsent = drained(self.target / 2).clamp(UNSENT_MIN, UNSENT_MAX);
-        let unread = self.round_trip.zip(self.bounds.unread).map(|(round_trip, old)| {
+        let unread = self.route.zip(self.bounds.unread).map(|(Route { round_trip, segment }, old)| {
             let window = drained(self.target / 4).min(NEAR_MAX) + drained(round_trip * ROUND_TRIPS);
-            floor(window.clamp(UNREAD_MIN, UNREAD_MAX), old)
+            floor(window.clamp(UNREAD_MIN, UNREAD_MAX).max(segments(segment)), old)
         });
         QueueBounds { unsent: floor(unsent, self.bounds.unsent), unread }
     }
@@ -139,7 +143,7 @@ mod tests {
     use super::*;
 
     const TARGET: Duration = Duration::from_millis(20);
-    const LAN: Duration = Duration::from_micros(200);
+    const LAN: Route = Route { round_trip: Duration::from_micros(200), segment: 1448 };
 
     /// A receiver that takes so many bytes a second and is behind all the time, for so many ms.
     fn drains(queue: &mut Queue, (now, moved): &mut (Instant, u64), rate: u64, ms: u64) {
@@ -164,7 +168,7 @@ mod tests {
         assert!(queue.bounds().unsent > 80_000, "{:?}", queue.bounds());
         drains(&mut queue, &mut at, 10_000_000_000, 200);
         assert_eq!(queue.bounds(), QueueBounds { unsent: UNSENT_MAX, unread: Some(UNREAD_MAX) });
-        let mut near = Queue::new(TARGET, Some(Duration::ZERO));
+        let mut near = Queue::new(TARGET, Some(Route { round_trip: Duration::ZERO, ..LAN }));
         drains(&mut near, &mut at, 10_000_000_000, 200);
         assert_eq!(near.bounds().unread, Some(NEAR_MAX));
     }
@@ -184,7 +188,8 @@ mod tests {
     #[test]
     fn the_window_opens_for_a_far_sender_while_the_receiver_keeps_up() {
         let far = Duration::from_millis(5);
-        let (mut queue, mut now, mut moved) = (Queue::new(TARGET, Some(far)), Instant::now(), 0);
+        let (mut queue, mut now, mut moved) =
+            (Queue::new(TARGET, Some(Route { round_trip: far, ..LAN })), Instant::now(), 0);
         // A window each round trip is all that comes.
         for _ in 0..200 {
             now += far;
@@ -195,6 +200,16 @@ mod tests {
             }
         }
         assert_eq!(queue.bounds().unread, Some(UNREAD_MAX));
+    }
+
+    /// On loopback a segment has 64 KiB.
+    #[test]
+    fn the_window_holds_some_segments_however_slow_the_receiver() {
+        let segment = 65_483;
+        let (mut queue, mut at) = (Queue::new(TARGET, Some(Route { segment, ..LAN })), (Instant::now(), 0));
+        assert_eq!(queue.bounds().unread, Some(4 * segment));
+        drains(&mut queue, &mut at, 100_000, 1000);
+        assert_eq!(queue.bounds().unread, Some(4 * segment));
     }
 
     #[test]

@@ -113,8 +113,8 @@ impl Lane {
 
 impl Direction {
     fn between<S: Stream>(from: &mut Endpoint<S>, to: &mut Endpoint<S>, target: Option<Duration>) -> Self {
-        let round_trip = from.stream().round_trip();
-        let queue = target.map(|target| Queue::new(target, round_trip));
+        let route = from.stream().route();
+        let queue = target.map(|target| Queue::new(target, route));
         if let Some(queue) = &queue {
             bound(from, to, queue.bounds());
         }

@@ -7,4 +7,4 @@ pub mod net;
 pub mod networks;
 pub(crate) mod own_addresses;
 pub mod pipes;
-mod receive_window;
+pub(crate) mod receive_window;

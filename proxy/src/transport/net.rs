@@ -28,6 +28,15 @@ use crate::transport::own_addresses::{OwnAddresses, OwnConnection};
 use crate::transport::pipes::Pipe;
 use crate::transport::receive_window::ReceiveWindow;
 
+/// The way to a side.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// As long as connecting has taken.
+    pub round_trip: Duration,
+    /// Payload of a full segment, in bytes.
+    pub segment: usize,
+}
+
 /// A connected byte stream.
 pub trait Stream {
     /// Receives what is there; 0 at the peer's end. Wakes the task once there is something.
@@ -52,8 +61,8 @@ pub trait Stream {
     /// Bounds what this side may have on its way and unread, in bytes. What it was allowed before may still come.
     fn bound_unread(&mut self, _bytes: usize) {}
 
-    /// What a round trip to this side takes, where that is known.
-    fn round_trip(&self) -> Option<Duration> {
+    /// The way to this side, where it is known.
+    fn route(&self) -> Option<Route> {
         None
     }
 
@@ -161,13 +170,11 @@ impl Runtime for OsRuntime {
             None => {
                 let sockets = Metered::Agent { counters: self.stats.agent(agent.id), _departure: departure };
                 let round_trip = self.now().duration_since(begin);
-                let window = socket.with(ReceiveWindow::open)?;
-                Ok(TcpStream {
-                    socket,
-                    sockets,
-                    agent_leg: Some(AgentLeg { round_trip, window }),
-                    unsent: None,
-                })
+                let segment = socket.with(|socket| SockRef::from(&socket).tcp_mss())?;
+                let route = Route { round_trip, segment: segment.try_into().unwrap_or(usize::MAX) };
+                let window = socket.with(|socket| ReceiveWindow::open(socket, route.segment))?;
+                let agent_leg = Some(AgentLeg { route, window });
+                Ok(TcpStream { socket, sockets, agent_leg, unsent: None })
             }
         }
     }
@@ -321,8 +328,7 @@ pub struct TcpStream {
 }
 
 struct AgentLeg {
-    /// What connecting took.
-    round_trip: Duration,
+    route: Route,
     window: ReceiveWindow,
 }
 
@@ -390,8 +396,8 @@ impl Stream for TcpStream {
         }
     }
 
-    fn round_trip(&self) -> Option<Duration> {
-        self.agent_leg.as_ref().map(|leg| leg.round_trip)
+    fn route(&self) -> Option<Route> {
+        self.agent_leg.as_ref().map(|leg| leg.route)
     }
 
     fn poll_recv_pipe(

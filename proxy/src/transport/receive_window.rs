@@ -16,6 +16,12 @@ const FIRST_BYTES: usize = 32 * 1024;
 /// second. Every kernel allows it (`net.core.rmem_max`), and so much may stand for a client that takes nothing.
 const BODY_BYTES: usize = 208 * 1024;
 
+/// What a window has to hold at least: with fewer segments a sender waits for acknowledgements that are put off (RFC 1122
+/// 4.2.3.2 and 4.2.3.4), 40 ms each.
+pub(crate) fn segments(segment: usize) -> usize {
+    4 * segment
+}
+
 /// The window of one connection.
 #[derive(Debug)]
 pub(super) struct ReceiveWindow {
@@ -38,11 +44,11 @@ impl ReceiveWindow {
         unlock_buffers(socket.as_fd())
     }
 
-    /// That of a connection which has just been made.
-    pub(super) fn open(socket: BorrowedFd<'_>) -> io::Result<Self> {
+    /// That of a connection which has just been made. `segment`: payload of a full segment, in bytes.
+    pub(super) fn open(socket: BorrowedFd<'_>, segment: usize) -> io::Result<Self> {
         let mut window =
             Self { received: 0, buffer: FIRST_BYTES, clamp: FIRST_BYTES, since: 0, is_bounded: false };
-        window.set_buffer(socket, FIRST_BYTES)?;
+        window.enlarge(socket, FIRST_BYTES.max(segments(segment)))?;
         Ok(window)
     }
 
