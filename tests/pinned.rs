@@ -14,7 +14,7 @@ use harness::scripted_agent::ScriptedAgent;
 use tokio::task::JoinSet;
 
 /// Payload that both sockets of the proxy may hold for one session, whoever takes nothing.
-const KERNEL_BYTES_MAX: usize = 3 << 20;
+const KERNEL_BYTES_MAX: usize = 4 << 20;
 /// Readings in a row that have to agree.
 const SETTLED: usize = 10;
 
