@@ -88,7 +88,7 @@ struct Breaks {
 async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: Breaks) -> Life {
     let plan = Rc::new(plan);
     let mut rng = fastrand::Rng::with_seed(seed);
-    let (weather, agent_weather) =
+    let (conditions, agent_conditions) =
         (NetworkConditions::of(&mut rng, plan.size()), NetworkConditions::of(&mut rng, plan.size()));
     let agents = Rc::new(RefCell::new(Vec::new()));
     let next = Rc::new(Cell::new(0));
@@ -97,7 +97,7 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
             (plan.clone(), agents.clone(), next.clone(), fixture.agent.clone());
         let rng = RefCell::new(rng.fork());
         move |_| {
-            let (near, far) = wire(agent_weather, rng.borrow_mut().u64(..), breaks.agent.clone());
+            let (near, far) = wire(agent_conditions, rng.borrow_mut().u64(..), breaks.agent.clone());
             let tls = if plan.agent_tls { acceptor.accept().unwrap() } else { TlsEnd::plain() };
             let (plan, agents, next) = (plan.clone(), agents.clone(), next.clone());
             tokio::task::spawn_local(async move {
@@ -111,7 +111,7 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
     let generation = Generation::new(world, fixture.shared(&plan, flags), Rc::default());
     // The real loop allows 16 calls to set-up work; fewer find more places to be interrupted in.
     generation.net.tighten([3, 5, 16][rng.usize(..3)]);
-    let (near, far) = wire(weather, seed, breaks.client);
+    let (near, far) = wire(conditions, seed, breaks.client);
     let tls = if plan.client_tls {
         fixture.connector.connect(IpAddr::from([192, 0, 2, 9])).unwrap()
     } else {
@@ -154,7 +154,7 @@ fn on_virtual_time(lives: impl Future<Output = ()>) {
 }
 
 #[test]
-fn every_byte_arrives_in_every_weather() {
+fn every_byte_arrives_under_all_conditions() {
     on_virtual_time(async {
         let fixture = Fixture::new();
         for seed in seeds(2000) {

@@ -371,14 +371,14 @@ async fn a_client_that_ends_first_amid_much_data_waits_for_a_silent_agent_no_lon
 }
 
 /// What an agent says before it leaves without having listened.
-const FAREWELL: u64 = 3 << 20;
+const LAST_BYTES: u64 = 3 << 20;
 /// How long the client is slow once its agent has left.
 const SLOW: Duration = Duration::from_millis(300);
 
 /// The agent says it all, waits until all of it has been taken, and leaves with input that it has not read.
 async fn leaves_unread<S: Wire>(mut agent: RawClient<S>, tell: UnboundedSender<()>) {
     agent.head().await;
-    agent.say([ACCEPTED.as_bytes(), &Noise::new(FAREWELL).bytes()].concat()).await;
+    agent.say([ACCEPTED.as_bytes(), &Noise::new(LAST_BYTES).bytes()].concat()).await;
     let local = agent.tcp().local_addr().unwrap().port();
     let remote = agent.tcp().peer_addr().unwrap().port();
     let taken = async {
@@ -438,7 +438,7 @@ async fn hears_all<S: Wire>(front: &ProxyUnderTest, client: RawClient<S>, told: 
         }
     }
     assert!(left.is_some(), "the agent has left");
-    assert!(bytes == Noise::new(FAREWELL).bytes(), "{} bytes of {FAREWELL}", bytes.len());
+    assert!(bytes == Noise::new(LAST_BYTES).bytes(), "{} bytes of {LAST_BYTES}", bytes.len());
     talk.abort();
     let _ = talk.await;
 }

@@ -32,7 +32,7 @@ pub struct NetworkConditions {
 }
 
 impl NetworkConditions {
-    /// Some weather between calm and foul, for a life in which `bytes` are on their way. The more they are, the
+    /// Some conditions between calm and foul, for a life in which `bytes` are on their way. The more they are, the
     /// larger the pieces: a few hundred cuts find what a million would.
     pub fn of(rng: &mut fastrand::Rng, bytes: usize) -> Self {
         let chunk_max = [1, 7, 100, 1500, 20_000, 1 << 20][rng.usize(..6)].max(bytes / 250);
@@ -66,7 +66,7 @@ impl Lane {
 pub struct Wire {
     incoming: Rc<RefCell<Lane>>,
     outgoing: Rc<RefCell<Lane>>,
-    weather: NetworkConditions,
+    conditions: NetworkConditions,
     rng: fastrand::Rng,
     /// Receives and sends until the wire breaks; none: never.
     breaks_in: Option<Rc<Cell<u32>>>,
@@ -95,19 +95,20 @@ impl Budget {
 }
 
 /// A wire with its two ends. Only the first breaks after `breaks_in` receives and sends.
-pub fn wire(weather: NetworkConditions, seed: u64, breaks_in: Option<Rc<Cell<u32>>>) -> (Wire, Wire) {
+pub fn wire(conditions: NetworkConditions, seed: u64, breaks_in: Option<Rc<Cell<u32>>>) -> (Wire, Wire) {
     let (one, two) = <(Rc<RefCell<Lane>>, Rc<RefCell<Lane>>)>::default();
     let mut rng = fastrand::Rng::with_seed(seed);
     let near = Wire {
         incoming: one.clone(),
         outgoing: two.clone(),
-        weather,
+        conditions,
         rng: rng.fork(),
         breaks_in,
         budget: None,
         route: None,
     };
-    let far = Wire { incoming: two, outgoing: one, weather, rng, breaks_in: None, budget: None, route: None };
+    let far =
+        Wire { incoming: two, outgoing: one, conditions, rng, breaks_in: None, budget: None, route: None };
     (near, far)
 }
 
@@ -127,7 +128,7 @@ impl Wire {
         if self.budget.as_ref().is_some_and(|budget| !budget.may_call(cx)) {
             return true;
         }
-        let reluctant = self.rng.u8(..100) < self.weather.reluctance;
+        let reluctant = self.rng.u8(..100) < self.conditions.reluctance;
         if reluctant {
             cx.waker().wake_by_ref();
         }
@@ -164,7 +165,7 @@ impl Stream for Wire {
             lane.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let take = self.rng.usize(1..=self.weather.chunk_max).min(into.len()).min(lane.waiting.len());
+        let take = self.rng.usize(1..=self.conditions.chunk_max).min(into.len()).min(lane.waiting.len());
         into.iter_mut().zip(lane.waiting.drain(..take)).for_each(|(to, byte)| *to = byte);
         lane.writer.take().into_iter().for_each(Waker::wake);
         Poll::Ready(Ok(take))
@@ -179,13 +180,13 @@ impl Stream for Wire {
         if lane.reset || lane.ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let capacity = lane.bound.unwrap_or(usize::MAX).min(self.weather.capacity);
+        let capacity = lane.bound.unwrap_or(usize::MAX).min(self.conditions.capacity);
         let room = capacity.saturating_sub(lane.waiting.len());
         if room == 0 {
             lane.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let take = self.rng.usize(1..=self.weather.chunk_max).min(room).min(bytes.len());
+        let take = self.rng.usize(1..=self.conditions.chunk_max).min(room).min(bytes.len());
         lane.waiting.extend(&bytes[..take]);
         lane.reader.take().into_iter().for_each(Waker::wake);
         Poll::Ready(Ok(take))

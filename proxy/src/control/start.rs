@@ -43,13 +43,13 @@ pub(super) fn run(settings: Settings) -> Result<(), Failure> {
 /// A disk that does not answer keeps it from serving, not from being stopped.
 async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
-    let Started { supervisor, requests, hearing, log: _log } = tokio::select! {
+    let Started { supervisor, requests, control_server, log: _log } = tokio::select! {
         started = Box::pin(start(settings, inherited)) => started?,
         () = signals.stop() => return Ok(()),
     };
     let served = supervisor.run(signals, requests).await;
-    if let Some(hearing) = hearing {
-        hearing.end().await;
+    if let Some(control_server) = control_server {
+        control_server.end().await;
     }
     Ok(served?)
 }
@@ -58,7 +58,7 @@ async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> 
 struct Started {
     supervisor: Supervisor,
     requests: mpsc::Receiver<ControlRequest>,
-    hearing: Option<ControlServer>,
+    control_server: Option<ControlServer>,
     /// Comes to its end when all has ended.
     log: Logging,
 }
@@ -122,11 +122,11 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
         supervisor
             .show(listener, Sources { own: commands.clone(), former: former.collect(), listeners: own })?;
     }
-    let hearing = control.map(|listener| ControlServer::begin(listener, commands)).transpose()?;
+    let control_server = control.map(|listener| ControlServer::begin(listener, commands)).transpose()?;
     take_over(&mut supervisor, predecessor).await?;
     supervisor.open().await;
     systemd::ready("serving");
-    Ok(Started { supervisor, requests, hearing, log })
+    Ok(Started { supervisor, requests, control_server, log })
 }
 
 /// Lets operators find this process, in place of the one that hands over, if there is one. That one is found until then:

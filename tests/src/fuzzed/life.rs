@@ -154,20 +154,20 @@ fn check(received: &[u8]) {
 
 async fn live(options: u8, data: &[u8]) -> Rc<Agents> {
     let agents = Rc::new(Agents::default());
-    let weather = NetworkConditions {
+    let conditions = NetworkConditions {
         chunk_max: 1 + usize::from(options) * 8,
         capacity: 1 << 20,
         reluctance: options % 40,
     };
     let made = agents.clone();
     let on_connect = move |_| {
-        let (near, far) = wire(weather, 7, None);
+        let (near, far) = wire(conditions, 7, None);
         made.wires.borrow_mut().push(far);
         Ok(near)
     };
     let world = World::new(Duration::from_millis(1), on_connect);
     let generation = Generation::new(world, shared(), Rc::default());
-    let (near, far) = wire(weather, 9, None);
+    let (near, far) = wire(conditions, 9, None);
     let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
     let both = async { tokio::join!(serve(&generation, near, client, false), act(far, data, &agents)) };
     let whole = tokio::time::timeout(BOUND, LocalSet::new().run_until(both)).await;

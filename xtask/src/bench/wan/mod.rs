@@ -1,15 +1,15 @@
 //! `cargo xtask bench wan`: a desktop over a user's network, through each peer and without one. What counts is how old a
 //! frame is when the client has it, and what an input takes to be answered. Hosts are network namespaces, links are a
 //! process of this bench's own; the path to an agent without a peer leads through the same hosts.
-// Figures are shares and ratios of counts far below 2^53, and times.
+// RunStats are shares and ratios of counts far below 2^53, and times.
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
-mod figures;
 pub(super) mod link;
 mod network;
 mod profile;
 mod report;
 pub(super) mod source;
+mod stats;
 pub(super) mod viewer;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -28,10 +28,10 @@ use super::peers::{Peer, Place, free};
 use super::run::keep;
 use super::system::Usage;
 use super::wire::{Tls, now};
-use figures::Figures;
 use network::Leg;
 use profile::Profile;
 use source::{Kind, SourcePlan};
+use stats::RunStats;
 use viewer::{View, ViewerPlan};
 
 /// Compare what a user sees over a bad link
@@ -72,7 +72,7 @@ pub(super) const PACKAGES: &str = "ethtool iproute2";
 
 /// Bytes that stand in sockets at one moment.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(super) struct Standing {
+pub(super) struct SocketBytes {
     /// In ms after the link's start.
     at: f64,
     agent_unsent: u64,
@@ -93,9 +93,9 @@ struct Case {
 #[derive(Serialize)]
 struct Run {
     case: Case,
-    figures: Figures,
+    stats: RunStats,
     view: View,
-    standing: Vec<Standing>,
+    standing: Vec<SocketBytes>,
 }
 
 /// Measures in the namespaces that the caller has made.
@@ -222,8 +222,8 @@ fn run(setting: &Setting, case: Case) -> Result<Run, String> {
     })?;
     let cores = Usage::of(&pids).since(before).cpu_s / args.secs as f64;
     let end = view.bytes.len() as f64 * 100.0;
-    let figures = figures::figures(&view, &standing, network.client[0].fade, end, cores);
-    Ok(Run { case, figures, view, standing })
+    let stats = stats::run_stats(&view, &standing, network.client[0].fade, end, cores);
+    Ok(Run { case, stats, view, standing })
 }
 
 fn address(text: &str) -> Result<Ipv4Addr, String> {
@@ -239,13 +239,13 @@ fn start_agent(args: &Args, identity: &Identity, host: &str, listen: SocketAddr)
 }
 
 /// What the kernel says of the agent's sockets, and of the proxy's two (proc(5), `/proc/net/tcp`).
-fn reading(epoch: u64, agent: u32, (agent_port, proxy_port): (u16, u16)) -> Standing {
+fn reading(epoch: u64, agent: u32, (agent_port, proxy_port): (u16, u16)) -> SocketBytes {
     let table = |path: String| fs::read_to_string(path).unwrap_or_default();
     let (agent, own) = (table(format!("/proc/{agent}/net/tcp")), table("/proc/self/net/tcp".into()));
     let sum = |table: &str, which: fn(&Socket) -> u64, is: &dyn Fn(&Socket) -> bool| {
         table.lines().filter_map(socket).filter(is).map(|socket| which(&socket)).sum()
     };
-    Standing {
+    SocketBytes {
         at: (now() - epoch) as f64 / 1e6,
         agent_unsent: sum(&agent, |it| it.unsent, &|it| it.local == agent_port),
         proxy_received: sum(&own, |it| it.received, &|it| it.remote == agent_port),

@@ -26,7 +26,7 @@ pub(crate) enum Profile {
     FarAgent,
 }
 
-/// One profile's figures.
+/// One profile's numbers.
 pub(crate) struct Network {
     /// From the proxy to the client, and back.
     pub(crate) client: [Way; 2],

@@ -12,13 +12,13 @@ use super::super::plots;
 use super::super::report::{STYLE, escaped};
 use super::super::table::{self, short};
 use super::Run;
-use super::figures::{Figures, summary};
 use super::profile::Profile;
 use super::source::Kind;
+use super::stats::{RunStats, summary};
 
 /// One run in short.
 pub(super) fn line(run: &Run) -> String {
-    let Figures { age_p50, age_p99, age_max, mbit, input_p50, input_p99, .. } = run.figures;
+    let RunStats { age_p50, age_p99, age_max, mbit, input_p50, input_p99, .. } = run.stats;
     format!(
         "{} {:?} {} {}: age {age_p50:.0}/{age_p99:.0}/{age_max:.0} ms, {mbit:.1} Mbit/s, input {input_p50:.0}/{input_p99:.0} ms",
         run.case.profile.name(),
@@ -46,9 +46,9 @@ const HEAD: [&str; 14] = [
     "KiB agent/received/unsent",
 ];
 
-fn of(runs: &[Run], profile: Profile, kind: Kind, peer: Peer) -> Vec<&Figures> {
+fn of(runs: &[Run], profile: Profile, kind: Kind, peer: Peer) -> Vec<&RunStats> {
     let is_it = |run: &&Run| run.case.profile == profile && run.case.kind == kind && run.case.peer == peer;
-    runs.iter().filter(is_it).map(|run| &run.figures).collect()
+    runs.iter().filter(is_it).map(|run| &run.stats).collect()
 }
 
 fn peers(runs: &[Run]) -> Vec<Peer> {
@@ -68,7 +68,7 @@ fn cells(runs: &[Run], profile: Profile, kind: Kind) -> Vec<Vec<String>> {
     for peer in peers(runs) {
         let found = of(runs, profile, kind, peer);
         let Some(ages) = summary(&found, |it| it.age_p50) else { continue };
-        let median = |value: fn(&Figures) -> f64| summary(&found, value).map_or(0.0, |it| it.median);
+        let median = |value: fn(&RunStats) -> f64| summary(&found, value).map_or(0.0, |it| it.median);
         let ratio = |to: Option<f64>| {
             to.filter(|to| *to > 0.0).map_or_else(|| "-".into(), |to| format!("{:.2}", ages.median / to))
         };

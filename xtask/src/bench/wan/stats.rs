@@ -3,13 +3,13 @@
 use serde::Serialize;
 
 use super::super::table::Summary;
-use super::Standing;
+use super::SocketBytes;
 use super::link::Fade;
 use super::viewer::View;
 
 /// One run's numbers. Ages, round trips and recovery in ms.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(crate) struct Figures {
+pub(crate) struct RunStats {
     pub(crate) age_p50: f64,
     pub(crate) age_p99: f64,
     pub(crate) age_max: f64,
@@ -36,13 +36,13 @@ const NORMAL: f64 = 50.0;
 const SETTLED: f64 = 1_000.0;
 
 /// `end`: of the run, in ms after the link's start.
-pub(crate) fn figures(
+pub(crate) fn run_stats(
     view: &View,
-    standing: &[Standing],
+    standing: &[SocketBytes],
     fade: Option<Fade>,
     end: f64,
     cores: f64,
-) -> Figures {
+) -> RunStats {
     let seconds = (end - WARM_UP) / 1e3;
     let of = |seen: &[(f64, f64)]| {
         let counted = seen.iter().filter(|(at, _)| (WARM_UP..end).contains(at));
@@ -52,13 +52,13 @@ pub(crate) fn figures(
     };
     let (ages, inputs) = (of(&view.frames), of(&view.inputs));
     let bins = view.bytes.iter().skip((WARM_UP / 100.0) as usize);
-    let kib = |value: fn(&Standing) -> u64| {
+    let kib = |value: fn(&SocketBytes) -> u64| {
         let mut values: Vec<f64> =
             standing.iter().filter(|it| it.at >= WARM_UP).map(|it| value(it) as f64 / 1024.0).collect();
         values.sort_by(f64::total_cmp);
         at(&values, 0.5)
     };
-    Figures {
+    RunStats {
         age_p50: at(&ages, 0.5),
         age_p99: at(&ages, 0.99),
         age_max: at(&ages, 1.0),
@@ -98,7 +98,7 @@ fn recovery(frames: &[(f64, f64)], fade: Fade, end: f64) -> Option<f64> {
 }
 
 /// The medians over runs, with what is lowest and highest.
-pub(crate) fn summary(runs: &[&Figures], value: impl Fn(&Figures) -> f64) -> Option<Summary> {
+pub(crate) fn summary(runs: &[&RunStats], value: impl Fn(&RunStats) -> f64) -> Option<Summary> {
     Summary::of(runs.iter().map(|run| value(run)))
 }
 
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn what_comes_while_the_link_warms_up_is_not_counted() {
         let view = View { frames: frames(|at| if at < WARM_UP { 5e3 } else { 20.0 }), ..View::default() };
-        let found = figures(&view, &[], None, 20_000.0, 0.0);
+        let found = run_stats(&view, &[], None, 20_000.0, 0.0);
         assert_eq!((found.age_p50, found.age_max, found.frames_per_second), (20.0, 20.0, 100.0));
     }
 }
