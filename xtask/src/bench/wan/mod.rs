@@ -1,7 +1,7 @@
 //! `cargo xtask bench wan`: a desktop over a user's network, through each peer and without one. What counts is how old a
 //! frame is when the client has it, and what an input takes to be answered. Hosts are network namespaces, links are a
 //! process of this bench's own; the path to an agent without a peer leads through the same hosts.
-// RunStats are shares and ratios of counts far below 2^53, and times.
+// Numbers are shares and ratios of counts far below 2^53, and times.
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 pub(super) mod link;
