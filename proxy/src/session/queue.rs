@@ -32,13 +32,13 @@ pub(crate) struct Queue {
     is_starved: bool,
 }
 
-/// Of a session that has not shown what its sides can do. The kernel's own window is as large at first.
+/// Of a session that has not shown what its sides can do: as large as the first window of an agent's connection.
 const START: usize = 32 * 1024;
 /// Less makes each send a part of a TLS record, and a queue of the kernel's empty before it is filled again.
 const UNSENT_MIN: usize = 16 * 1024;
 /// More makes no flood cheaper; it is what the kernel holds at most for a side that takes nothing.
 const UNSENT_MAX: usize = 1024 * 1024;
-/// And no less than [`segments`].
+/// A few segments of an Ethernet; where they are longer, no less than [`segments`].
 const UNREAD_MIN: usize = 16 * 1024;
 /// Over a gigabit a second at a round trip of 5 ms.
 pub(crate) const UNREAD_MAX: usize = 1024 * 1024;
@@ -78,8 +78,8 @@ impl Queue {
         self.bounds.unread.is_some_and(|unread| moved - begun >= WINDOWS * unread as u64)
     }
 
-    /// Looks at how far it has come; `moved`: bytes in all. `is_blocked`: the receiver takes no more for now. Gives the
-    /// bounds where it is time to set them, again too: a window can't be made smaller at once.
+    /// Looks at how far it has come; `moved`: bytes in all. `is_blocked`: the receiver takes no more for now. Gives new
+    /// bounds where they have changed. A window is made smaller by steps: it may take some changes until it is as small.
     pub(crate) fn look(&mut self, now: Instant, moved: u64, is_blocked: bool) -> Option<QueueBounds> {
         let Some((since, before)) = self.since else {
             self.since = Some((now, moved));
