@@ -9,9 +9,8 @@ use std::sync::Arc;
 use harness::certificates::Identity;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 
-use super::wire::{Header, Pace, Tls, Wire, acceptor, now, payload, wrong};
+use super::wire::{Duplex, Header, Pace, Tls, Wire, acceptor, now, payload, wrong};
 
 /// The accept value belongs to the key that the client always sends.
 pub(super) const SWITCH: &[u8] =
@@ -39,15 +38,36 @@ impl AgentPlan {
 
 /// Serves until it is killed.
 pub(super) async fn serve(plan: AgentPlan) -> io::Result<()> {
+    serve_each(&plan, |_| Ok(()), |stream| connection(Wire::new(stream))).await
+}
+
+/// Has each connection served by `connection`, once `prepare` has set its options and its TLS is there.
+pub(super) async fn serve_each<F>(
+    plan: &AgentPlan,
+    prepare: impl Fn(&TcpStream) -> io::Result<()>,
+    connection: impl Fn(Box<dyn Duplex>) -> F + Clone + Send + Sync + 'static,
+) -> io::Result<()>
+where
+    F: Future<Output = io::Result<()>> + Send,
+{
     let acceptor = acceptor(plan.tls, &plan.identity())?.map(Arc::new);
     let listener = TcpListener::bind(plan.listen).await?;
     // Made now rather than inside the first message.
     payload(0, 0);
     loop {
         let (stream, _) = listener.accept().await?;
-        let acceptor = acceptor.clone();
+        stream.set_nodelay(true)?;
+        prepare(&stream)?;
+        let (acceptor, connection) = (acceptor.clone(), connection.clone());
         tokio::spawn(async move {
-            match connection(stream, acceptor).await {
+            let served = async {
+                let stream: Box<dyn Duplex> = match acceptor {
+                    Some(acceptor) => Box::new(acceptor.accept(stream).await?),
+                    None => Box::new(stream),
+                };
+                connection(stream).await
+            };
+            match served.await {
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => eprintln!("agent: {error}"),
                 // Clients leave as they like.
                 _ => {}
@@ -56,12 +76,7 @@ pub(super) async fn serve(plan: AgentPlan) -> io::Result<()> {
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: Option<Arc<TlsAcceptor>>) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut wire = match acceptor {
-        Some(acceptor) => Wire::new(Box::new(acceptor.accept(stream).await?)),
-        None => Wire::new(Box::new(stream)),
-    };
+async fn connection(mut wire: Wire) -> io::Result<()> {
     while let Some(head) = wire.head().await? {
         let request =
             Request::parse(&head).ok_or_else(|| wrong(&format!("not a request of the load: {head}")))?;

@@ -71,44 +71,18 @@ pub(super) fn curves(title: &str, name: &str, rows: &[Row]) -> Drawn {
     let values = || curves.iter().flat_map(|(_, latency)| latency.curve.iter().map(|(_, value)| *value));
     let low = values().fold(f64::MAX, f64::min).clamp(1.0, 1e6) * 0.8;
     let high = values().fold(low * 2.0, f64::max) * 1.2;
-    let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, (WIDTH, 340)).into_drawing_area();
-        area.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&area)
-            .caption(title, ("sans-serif", 16))
-            .margin(8)
-            .x_label_area_size(38)
-            .y_label_area_size(60)
-            .build_cartesian_2d(0.0..4.1, (low..high).log_scale())?;
-        chart
-            .configure_mesh()
-            .x_labels(5)
-            .y_labels(6)
-            .light_line_style(WHITE)
-            .bold_line_style(GRID)
-            .x_desc("percentile")
-            .y_desc("us")
-            .x_label_formatter(&|nines| short_percent(percentile(*nines)))
-            .y_label_formatter(&|value| short(*value))
-            .draw()?;
-        for (peer, latency) in curves {
-            let style = colour(peer).stroke_width(if peer == Peer::DcvSplice { 3 } else { 2 });
-            let points = latency.curve.iter().map(|(percent, value)| (nines(*percent), *value));
-            chart
-                .draw_series(LineSeries::new(points, style))?
-                .label(peer.name())
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
-        }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .background_style(WHITE.mix(0.85))
-            .border_style(GRID)
-            .draw()?;
-        area.present()?;
-    }
-    Ok(svg)
+    let points = |latency: &Latency| {
+        latency.curve.iter().map(|(percent, value)| (nines(*percent), *value)).collect::<Vec<_>>()
+    };
+    let lines: Vec<_> = curves.iter().map(|(peer, latency)| (*peer, points(latency))).collect();
+    let axes = Axes {
+        x: ("percentile", 4.1),
+        x_text: |nines| short_percent(percentile(nines)),
+        y: ("us", low..high),
+        legend: SeriesLabelPosition::LowerRight,
+        width: 2,
+    };
+    draw(title, &axes, lines)
 }
 
 /// What each peer's values were, in ms, while time went on.
@@ -118,6 +92,35 @@ pub(super) fn over_time(title: &str, series: &[(Peer, &[(f64, f64)])]) -> Drawn 
     let (low, high) =
         values().fold((f64::MAX, 10.0_f64), |(low, high), (_, value)| (low.min(*value), high.max(*value)));
     let low = low.clamp(1.0, high / 2.0);
+    let points = |points: &[(f64, f64)]| {
+        // As many points as there are pixels.
+        let step = points.len().div_ceil(WIDTH as usize).max(1);
+        points.iter().step_by(step).map(|(at, value)| (at / 1e3, value.max(low))).collect::<Vec<_>>()
+    };
+    let lines: Vec<_> = series.iter().map(|(peer, seen)| (*peer, points(seen))).collect();
+    let axes = Axes {
+        x: ("seconds", end),
+        x_text: short,
+        y: ("ms", low * 0.8..high * 1.2),
+        legend: SeriesLabelPosition::UpperRight,
+        width: 1,
+    };
+    draw(title, &axes, lines)
+}
+
+/// What lines are drawn against: x from 0, y on a logarithmic scale.
+struct Axes<'a> {
+    x: (&'a str, f64),
+    x_text: fn(f64) -> String,
+    y: (&'a str, std::ops::Range<f64>),
+    legend: SeriesLabelPosition,
+    /// Of a line; the proxy's own is one wider.
+    width: u32,
+}
+
+/// A line for each peer, and who is who.
+fn draw(title: &str, axes: &Axes<'_>, lines: Vec<(Peer, Vec<(f64, f64)>)>) -> Drawn {
+    let ((x_name, x_end), (y_name, y_range)) = (axes.x, axes.y.clone());
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (WIDTH, 340)).into_drawing_area();
@@ -127,20 +130,20 @@ pub(super) fn over_time(title: &str, series: &[(Peer, &[(f64, f64)])]) -> Drawn 
             .margin(8)
             .x_label_area_size(38)
             .y_label_area_size(60)
-            .build_cartesian_2d(0.0..end, (low * 0.8..high * 1.2).log_scale())?;
+            .build_cartesian_2d(0.0..x_end, y_range.log_scale())?;
         chart
             .configure_mesh()
+            .x_labels(5)
+            .y_labels(6)
             .light_line_style(WHITE)
             .bold_line_style(GRID)
-            .x_desc("seconds")
-            .y_desc("ms")
+            .x_desc(x_name)
+            .y_desc(y_name)
+            .x_label_formatter(&|value| (axes.x_text)(*value))
             .y_label_formatter(&|value| short(*value))
             .draw()?;
-        for (peer, points) in series {
-            let style = colour(*peer).stroke_width(if *peer == Peer::DcvSplice { 2 } else { 1 });
-            // As many points as there are pixels.
-            let step = points.len().div_ceil(WIDTH as usize).max(1);
-            let points = points.iter().step_by(step).map(|(at, value)| (at / 1e3, value.max(low)));
+        for (peer, points) in lines {
+            let style = colour(peer).stroke_width(axes.width + u32::from(peer == Peer::DcvSplice));
             chart
                 .draw_series(LineSeries::new(points, style))?
                 .label(peer.name())
@@ -148,7 +151,7 @@ pub(super) fn over_time(title: &str, series: &[(Peer, &[(f64, f64)])]) -> Drawn 
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(axes.legend.clone())
             .background_style(WHITE.mix(0.85))
             .border_style(GRID)
             .draw()?;

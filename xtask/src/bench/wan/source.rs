@@ -2,17 +2,16 @@
 //! takes frames; the other makes them smaller while what the client acknowledges is late, as remote desktops do.
 
 use std::io;
-use std::sync::Arc;
 
 use clap::ValueEnum;
+use rustix::net::sockopt::set_tcp_congestion;
 use serde::{Deserialize, Serialize};
 use tokio::io::{join, split};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
 
-use super::super::agent::{AgentPlan, SWITCH};
-use super::super::wire::{Duplex, Header, Pace, Wire, acceptor, now, payload, wrong};
+use super::super::agent::{AgentPlan, SWITCH, serve_each};
+use super::super::wire::{Duplex, Header, Pace, Wire, now, wrong};
 
 /// The bench's two kinds of sources.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
@@ -50,31 +49,14 @@ pub(crate) struct SourcePlan {
 /// Serves until it is killed.
 pub(crate) async fn serve(plan: SourcePlan) -> io::Result<()> {
     let SourcePlan { agent, congestion } = plan;
-    let acceptor = acceptor(agent.tls, &agent.identity())?.map(Arc::new);
-    let listener = tokio::net::TcpListener::bind(agent.listen).await?;
-    payload(0, 0);
-    loop {
-        let (stream, _) = listener.accept().await?;
-        if let Some(name) = &congestion {
-            rustix::net::sockopt::set_tcp_congestion(&stream, name)?;
-        }
-        let acceptor = acceptor.clone();
-        tokio::spawn(async move {
-            match connection(stream, acceptor).await {
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => eprintln!("agent: {error}"),
-                // Clients leave as they like.
-                _ => {}
-            }
-        });
-    }
+    let prepare = |stream: &TcpStream| match &congestion {
+        Some(name) => Ok(set_tcp_congestion(stream, name)?),
+        None => Ok(()),
+    };
+    serve_each(&agent, prepare, connection).await
 }
 
-async fn connection(stream: TcpStream, acceptor: Option<Arc<TlsAcceptor>>) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let stream: Box<dyn Duplex> = match acceptor {
-        Some(acceptor) => Box::new(acceptor.accept(stream).await?),
-        None => Box::new(stream),
-    };
+async fn connection(stream: Box<dyn Duplex>) -> io::Result<()> {
     let (mut reader, mut writer) = halves(stream);
     let Some(head) = reader.head().await? else { return Ok(()) };
     let path = head.split(' ').nth(1).unwrap_or_default();
