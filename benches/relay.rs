@@ -13,7 +13,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use dcv_splice::observe::agent::Agent;
+use dcv_splice::observe::agent::{Agent, AgentId};
+use dcv_splice::observe::stats::WorkerStats;
 use dcv_splice::runtime::buffer::Buffer;
 use dcv_splice::runtime::drain::Drain;
 use dcv_splice::runtime::scheduler::Class;
@@ -103,8 +104,9 @@ fn turn(criterion: &mut Criterion) {
             (Endpoint::new(near.clone(), to_client), Endpoint::new(far.clone(), to_agent));
         let (buffers, pipes, stop) =
             (RefCell::<WorkerBuffers>::default(), RefCell::<Pipes>::default(), Drain::default());
-        let context =
-            RelayContext { net: &Quiet, buffers: &buffers, pipes: &pipes, drain: &stop, limits: LIMITS };
+        let open = WorkerStats::default().begin_session(AgentId::OTHERS);
+        let (net, buffers, pipes, drain, open) = (&Quiet, &buffers, &pipes, &stop, &open);
+        let context = RelayContext { net, buffers, pipes, drain, limits: LIMITS, open };
         let mut session = pin!(relay(&mut client_endpoint, &mut agent_endpoint, &context));
         let frame: Vec<u8> = (0..FRAME_BYTES).map(|at| at.to_le_bytes()[0]).collect();
         let mut pass = || {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use dcv_splice::observe::agent::Agent;
 use dcv_splice::runtime::scheduler::{Class, SETUP_CALLS};
-use dcv_splice::transport::net::{Route, Runtime, Stream};
+use dcv_splice::transport::net::{Route, Runtime, Standing, Stream};
 use dcv_splice::worker::connection;
 use dcv_splice::worker::context::Generation;
 
@@ -204,6 +204,11 @@ impl Stream for Wire {
         self.route
     }
 
+    fn standing(&self) -> Standing {
+        let bytes = |lane: &RefCell<Lane>| lane.borrow().waiting.len() as u64;
+        Standing { unread: bytes(&self.incoming), unsent: bytes(&self.outgoing) }
+    }
+
     fn finish(&mut self) -> io::Result<()> {
         let mut lane = self.outgoing.borrow_mut();
         if lane.reset {
@@ -267,6 +272,7 @@ impl World {
     /// Takes on the near end of a wire: what its task may do in a run is bounded from now on.
     pub fn adopt(&self, mut wire: Wire) -> Wire {
         wire.budget = Some(self.budget.clone());
+        wire.route = Some(Route { round_trip: self.connect_time, segment: SEGMENT });
         wire
     }
 
@@ -309,9 +315,7 @@ impl Runtime for World {
         let agent = agent.address;
         self.asked.borrow_mut().push(agent);
         tokio::time::sleep(self.connect_time).await;
-        let mut wire = self.adopt((self.on_connect)(agent)?);
-        wire.route = Some(Route { round_trip: self.connect_time, segment: SEGMENT });
-        Ok(wire)
+        Ok(self.adopt((self.on_connect)(agent)?))
     }
 
     fn set_class(&self, _: Class) {}

@@ -13,7 +13,9 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
 use crate::observe::agent::AgentId;
-use crate::observe::stats::{AgentStats, Histogram, KernelStats, Stats, TIMES_MS, TcpStats};
+use crate::observe::stats::{
+    AgentStats, Bounds, Histogram, KernelStats, QUEUE_BYTES, QueueStats, Stats, TIMES_US, TcpStats,
+};
 
 /// How the stats are written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -193,6 +195,11 @@ const OF_AGENT: [Row<AgentStats>; 7] = [
     ("sent_bytes", "Bytes sent on agent sockets, TLS included", MetricType::Counter, |it| it.sockets.sent),
 ];
 
+const OF_QUEUE: [Row<QueueStats>; 1] =
+    [("standing_bytes", "Bytes that stand in the proxy and its sockets now", MetricType::Gauge, |it| {
+        it.standing
+    })];
+
 impl Collector for All {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.build(&mut encoder)?;
@@ -210,6 +217,7 @@ impl Collector for All {
         )?;
         let help = "Time of a request from its head to its end, without sessions";
         self.times(&mut encoder, "agent_request_seconds", help, |it| &it.request)?;
+        self.queues(&mut encoder)?;
         self.kernel(&mut encoder)
     }
 }
@@ -279,10 +287,32 @@ impl All {
     ) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (labels, stats) in self.agents() {
-            let Histogram { counts, sum_us } = times(stats);
-            let bounds = TIMES_MS.iter().map(|ms| seconds(ms * 1000)).chain([f64::INFINITY]);
-            let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
-            histogram(&mut metric, &labels, *sum_us, &buckets)?;
+            bounded_histogram(&mut metric, &labels, times(stats), &TIMES_US, seconds)?;
+        }
+        Ok(())
+    }
+
+    /// What stands for each direction's receiver.
+    fn queues(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let each = || {
+            self.agents().flat_map(|([pid, agent], stats)| {
+                let directions = [("to_agent", &stats.queue_to_agent), ("to_client", &stats.queue_to_client)];
+                directions.map(|(direction, queue)| {
+                    ([pid.clone(), agent.clone(), ("direction", direction.to_owned())], queue)
+                })
+            })
+        };
+        rows(encoder, "agent_queue_", &OF_QUEUE, each)?;
+        let help = "Bytes that stand in the proxy and its sockets, while the receiver holds back";
+        let mut metric = encoder.encode_descriptor("agent_queue_bytes", help, None, MetricType::Histogram)?;
+        for (labels, queue) in each() {
+            bounded_histogram(&mut metric, &labels, &queue.bytes, &QUEUE_BYTES, whole)?;
+        }
+        let help = "Time in which the receiver takes what stands, while it holds back";
+        let mut metric =
+            encoder.encode_descriptor("agent_queue_seconds", help, None, MetricType::Histogram)?;
+        for (labels, queue) in each() {
+            bounded_histogram(&mut metric, &labels, &queue.time, &TIMES_US, seconds)?;
         }
         Ok(())
     }
@@ -359,7 +389,7 @@ impl All {
                 |power: usize| if power == highest { f64::INFINITY } else { seconds(1 << (power + 1)) };
             let buckets: Vec<_> =
                 counts.iter().enumerate().map(|(power, count)| (bound(power), *count)).collect();
-            histogram(&mut metric, &labels, least, &buckets)?;
+            histogram(&mut metric, &labels, seconds(least), &buckets)?;
         }
         Ok(())
     }
@@ -414,14 +444,32 @@ fn rows<'a, T: 'a, const N: usize, I: Iterator<Item = ([Label; N], &'a T)>>(
     Ok(())
 }
 
+/// `unit`: what a value is in the unit of the metric.
+fn bounded_histogram(
+    metric: &mut MetricEncoder<'_>,
+    labels: &[Label],
+    Histogram { counts, sum }: &Histogram,
+    bounds: &Bounds,
+    unit: fn(u64) -> f64,
+) -> fmt::Result {
+    let bounds = bounds.iter().map(|bound| unit(*bound)).chain([f64::INFINITY]);
+    let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
+    histogram(metric, labels, unit(*sum), &buckets)
+}
+
 fn histogram(
     metric: &mut MetricEncoder<'_>,
     labels: &[Label],
-    sum_us: u64,
+    sum: f64,
     buckets: &[(f64, u64)],
 ) -> fmt::Result {
     let count = buckets.iter().map(|(_, count)| count).sum();
-    metric.encode_family(&labels)?.encode_histogram::<[Label; 0]>(seconds(sum_us), count, buckets, None)
+    metric.encode_family(&labels)?.encode_histogram::<[Label; 0]>(sum, count, buckets, None)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "after nine petabytes")]
+fn whole(value: u64) -> f64 {
+    value as f64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "after 285 years of microseconds")]
@@ -457,7 +505,7 @@ mod tests {
         let mut process = ProcessStatus::default();
         let address = AgentId::from(IpAddr::from([10, 0, 0, 5]));
         let mut stats = AgentStats::default();
-        stats.connect.note(std::time::Duration::from_secs(100));
+        stats.connect.note_time(std::time::Duration::from_secs(100));
         process.stats.agents.insert(address, stats);
         let kernel = TcpStats { connect_times: vec![1, 2, 3], rtts: vec![4, 5], ..TcpStats::default() };
         process.kernel.get_or_insert_default().agents.insert(address, kernel);
@@ -473,6 +521,30 @@ mod tests {
             ] {
                 assert!(text.contains(&line), "{line} is not in\n{text}");
             }
+        }
+    }
+
+    #[test]
+    fn what_stands_is_told_for_each_direction_in_bytes_and_seconds() {
+        let mut process = ProcessStatus::default();
+        let mut stats = AgentStats::default();
+        let queue = &mut stats.queue_to_client;
+        queue.standing = 7;
+        queue.bytes.note(&QUEUE_BYTES, 3000);
+        queue.time.note_time(std::time::Duration::from_millis(30));
+        process.stats.agents.insert(AgentId::from(IpAddr::from([10, 0, 0, 5])), stats);
+        let text = render(vec![process], Format::Classic).expect("text");
+        let labels = "pid=\"0\",agent=\"10.0.0.5\",direction=\"to_client\"";
+        for line in [
+            format!("standing_bytes{{{labels}}} 7\n"),
+            format!("bytes_sum{{{labels}}} 3000.0\n"),
+            format!("bytes_bucket{{le=\"2048.0\",{labels}}} 0\n"),
+            format!("bytes_bucket{{le=\"4096.0\",{labels}}} 1\n"),
+            format!("seconds_sum{{{labels}}} 0.03\n"),
+            format!("seconds_bucket{{le=\"0.025\",{labels}}} 0\n"),
+            format!("seconds_bucket{{le=\"0.05\",{labels}}} 1\n"),
+        ] {
+            assert!(text.contains(&format!("dcv_splice_agent_queue_{line}")), "{line} is not in\n{text}");
         }
     }
 

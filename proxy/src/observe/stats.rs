@@ -9,31 +9,51 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::observe::access_log::{AccessRecord, EndReason};
+use crate::observe::access_log::{AccessRecord, EndReason, Side};
 use crate::observe::agent::AgentId;
 
 /// Agents that are counted each by itself; the others are counted together, as [`AgentId::OTHERS`].
 const AGENTS_MAX: usize = 4096;
 
-/// Upper bounds of the times that are told apart, in milliseconds; longer ones have a bucket more.
-pub const TIMES_MS: [u64; 11] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500];
+/// Upper bounds of the buckets of a histogram, but for the last, which has none.
+pub type Bounds = [u64; 11];
 
-/// A histogram of durations.
+/// Those of times, in microseconds.
+pub const TIMES_US: Bounds =
+    [1000, 2000, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000];
+
+/// Those of what stands in a queue, in bytes.
+pub const QUEUE_BYTES: Bounds = {
+    let (mut bounds, mut power) = ([1024; 11], 0);
+    while power < bounds.len() {
+        bounds[power] <<= power;
+        power += 1;
+    }
+    bounds
+};
+
+/// How often values lay between bounds that whoever counts them has chosen.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Histogram {
-    /// How often it took no longer than each of [`TIMES_MS`] and longer than the one before; then how often longer.
-    pub counts: [u64; TIMES_MS.len() + 1],
-    /// All together, in microseconds.
-    pub sum_us: u64,
+    /// How many were no more than each bound and more than the one before; then how many were more than all.
+    pub counts: [u64; 12],
+    /// All together.
+    #[serde(alias = "sum_us")]
+    pub sum: u64,
 }
 
 impl Histogram {
-    /// Counts one.
-    pub fn note(&mut self, time: Duration) {
-        let fits = |bound: &&u64| time <= Duration::from_millis(**bound);
-        let bucket = TIMES_MS.iter().take_while(|bound| !fits(bound)).count();
+    /// Counts a value.
+    pub fn note(&mut self, bounds: &Bounds, value: u64) {
+        let bucket = bounds.iter().take_while(|bound| value > **bound).count();
         self.counts[bucket] += 1;
-        self.sum_us = self.sum_us.saturating_add(time.as_micros().try_into().unwrap_or(u64::MAX));
+        self.sum = self.sum.saturating_add(value);
+    }
+
+    /// Counts a time, by [`TIMES_US`].
+    pub fn note_time(&mut self, time: Duration) {
+        self.note(&TIMES_US, time.as_micros().try_into().unwrap_or(u64::MAX));
     }
 
     /// How many there were.
@@ -43,7 +63,7 @@ impl Histogram {
 
     fn add(&mut self, other: &Self) {
         self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
-        self.sum_us += other.sum_us;
+        self.sum = self.sum.saturating_add(other.sum);
     }
 }
 
@@ -87,6 +107,27 @@ impl ByteCounter {
     }
 }
 
+/// What stands in the proxy and its sockets for a side that takes less than the other says. Sampled every 20 ms, and only
+/// while that side holds back.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct QueueStats {
+    /// Bytes that stood, by [`QUEUE_BYTES`].
+    pub bytes: Histogram,
+    /// How long the side needs to take them, by [`TIMES_US`].
+    pub time: Histogram,
+    /// Bytes that stand now, in all sessions.
+    pub standing: u64,
+}
+
+impl QueueStats {
+    fn add(&mut self, other: &Self) {
+        self.bytes.add(&other.bytes);
+        self.time.add(&other.time);
+        self.standing += other.standing;
+    }
+}
+
 /// The statistics of one agent.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
@@ -109,9 +150,20 @@ pub struct AgentStats {
     pub request: Histogram,
     /// Bytes on its sockets.
     pub sockets: SocketBytes,
+    /// What stands for it.
+    pub queue_to_agent: QueueStats,
+    /// What stands for its clients.
+    pub queue_to_client: QueueStats,
 }
 
 impl AgentStats {
+    fn queue(&mut self, to: Side) -> &mut QueueStats {
+        match to {
+            Side::Agent => &mut self.queue_to_agent,
+            Side::Client => &mut self.queue_to_client,
+        }
+    }
+
     fn add(&mut self, other: &Self) {
         self.answers.iter_mut().zip(other.answers).for_each(|(count, more)| *count += more);
         self.sessions += other.sessions;
@@ -122,6 +174,8 @@ impl AgentStats {
         self.connect.add(&other.connect);
         self.request.add(&other.request);
         self.sockets.add(other.sockets);
+        self.queue_to_agent.add(&other.queue_to_agent);
+        self.queue_to_client.add(&other.queue_to_client);
     }
 }
 
@@ -140,11 +194,42 @@ impl AgentCounters {
 }
 
 /// A session, which is counted as open until it is dropped.
-pub struct OpenSession(Rc<AgentCounters>);
+#[derive(Debug)]
+pub struct OpenSession {
+    counters: Rc<AgentCounters>,
+    /// Bytes that stand for the agent, and for the client.
+    standing: [Cell<u64>; 2],
+}
+
+impl OpenSession {
+    /// Counts what stands for a side that holds back, and how long it needs to take it.
+    pub fn note_queue(&self, to: Side, bytes: u64, time: Duration) {
+        self.stands(to, bytes);
+        let mut stats = self.counters.stats.borrow_mut();
+        let queue = stats.queue(to);
+        queue.bytes.note(&QUEUE_BYTES, bytes);
+        queue.time.note_time(time);
+    }
+
+    /// Nothing stands for a side any more.
+    pub fn end_queue(&self, to: Side) {
+        self.stands(to, 0);
+    }
+
+    fn stands(&self, to: Side, bytes: u64) {
+        let before = self.standing[usize::from(to == Side::Client)].replace(bytes);
+        let mut stats = self.counters.stats.borrow_mut();
+        let queue = stats.queue(to);
+        queue.standing = queue.standing - before + bytes;
+    }
+}
 
 impl Drop for OpenSession {
     fn drop(&mut self) {
-        self.0.stats.borrow_mut().sessions -= 1;
+        for side in [Side::Agent, Side::Client] {
+            self.end_queue(side);
+        }
+        self.counters.stats.borrow_mut().sessions -= 1;
     }
 }
 
@@ -173,7 +258,7 @@ impl WorkerStats {
 
     /// Counts a connection to an agent, and how long connecting took.
     pub fn connected(&self, agent: AgentId, took: Duration) {
-        self.agent(agent).stats.borrow_mut().connect.note(took);
+        self.agent(agent).stats.borrow_mut().connect.note_time(took);
     }
 
     /// Counts a failed connection to an agent.
@@ -189,7 +274,7 @@ impl WorkerStats {
             stats.sessions += 1;
             stats.sessions_opened += 1;
         }
-        OpenSession(counters)
+        OpenSession { counters, standing: <[Cell<u64>; 2]>::default() }
     }
 
     /// Counts a request or session that is over.
@@ -207,7 +292,7 @@ impl WorkerStats {
             record.to_client
         };
         if record.status != 101 {
-            stats.request.note(record.duration);
+            stats.request.note_time(record.duration);
         }
     }
 
@@ -351,10 +436,10 @@ mod tests {
     fn times_fall_into_their_buckets() {
         let mut times = Histogram::default();
         for ms in [0, 1, 2, 3, 2500, 2501, 1_000_000] {
-            times.note(Duration::from_millis(ms));
+            times.note_time(Duration::from_millis(ms));
         }
         assert_eq!(times.counts, [2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
-        assert_eq!((times.count(), times.sum_us), (7, 1_005_007_000));
+        assert_eq!((times.count(), times.sum), (7, 1_005_007_000));
     }
 
     #[test]
@@ -378,6 +463,30 @@ mod tests {
         assert_eq!(serde_json::from_str::<Stats>(&written).expect("stats"), sum);
         // An older or newer program may not know all of them.
         assert_eq!(serde_json::from_str::<Stats>("{\"x\":1}").expect("stats"), Stats::default());
+        let old: Histogram = serde_json::from_str("{\"sum_us\":5}").expect("times");
+        assert_eq!(old.sum, 5);
+    }
+
+    #[test]
+    fn what_stands_for_the_sides_of_sessions_is_added_up_until_it_is_taken() {
+        let worker = WorkerStats::default();
+        let (one, other) = (worker.begin_session(agent()), worker.begin_session(agent()));
+        let standing = || {
+            let stats = worker.read().agents.remove(&agent()).unwrap_or_default();
+            (stats.queue_to_agent.standing, stats.queue_to_client.standing)
+        };
+        one.note_queue(Side::Client, 5000, Duration::from_millis(10));
+        other.note_queue(Side::Client, 300, Duration::from_millis(1));
+        one.note_queue(Side::Client, 2000, Duration::from_millis(4));
+        one.note_queue(Side::Agent, 1, Duration::ZERO);
+        assert_eq!(standing(), (1, 2300));
+        other.end_queue(Side::Client);
+        assert_eq!(standing(), (1, 2000));
+        drop(one);
+        assert_eq!(standing(), (0, 0));
+        let queue = worker.read().agents.remove(&agent()).unwrap_or_default().queue_to_client;
+        assert_eq!((queue.bytes.count(), queue.bytes.sum, queue.time.sum), (3, 7300, 15_000));
+        assert_eq!(queue.bytes.counts[..4], [1, 1, 0, 1]);
     }
 
     #[test]

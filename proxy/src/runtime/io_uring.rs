@@ -1,9 +1,10 @@
 //! Readiness from a raw `io_uring`: one multishot poll per socket, its completions collected when the worker wants
-//! them. All `unsafe` of the program is here, with it the socket options that no library sets. No buffer is ever lent to the
+//! them. All `unsafe` of the program is here, with it the socket options that no library knows. No buffer is ever lent to the
 //! kernel for longer than a call.
 
 use std::collections::HashMap;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -139,6 +140,27 @@ pub(crate) fn set_window_clamp(socket: BorrowedFd<'_>, bytes: libc::c_int) -> io
 /// Lets the kernel choose the window's scale as if no `SO_RCVBUF` had been set (`SO_BUF_LOCK`, Linux 5.14).
 pub(crate) fn unlock_buffers(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_BUF_LOCK, 0)
+}
+
+/// Has the kernel leave the receive buffer as large as it is (`SO_BUF_LOCK`, Linux 5.14).
+pub(crate) fn lock_receive_buffer(socket: BorrowedFd<'_>) -> io::Result<()> {
+    /// `SOCK_RCVBUF_LOCK` of linux/socket.h.
+    const RECEIVE: libc::c_int = 2;
+    set_option(socket, libc::SOL_SOCKET, libc::SO_BUF_LOCK, RECEIVE)
+}
+
+/// What the kernel knows of a connection (`TCP_INFO`, tcp(7)). Fields that it is too old for are 0.
+pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of_val(&info)).unwrap_or(0);
+    let fd = socket.as_raw_fd();
+    // SAFETY: the descriptor is open for as long as it is borrowed, the kernel writes at most `length` bytes to `info`,
+    // which lives until the call has returned, and every field of it is a number, for which all bits may be 0.
+    let (got, info) = unsafe {
+        let place = info.as_mut_ptr().cast();
+        (libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, place, &raw mut length), info.assume_init())
+    };
+    if got == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Options that no library sets.

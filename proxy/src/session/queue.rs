@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::observe::access_log::Side;
 use crate::transport::net::Route;
 use crate::transport::receive_window::segments;
 
@@ -51,13 +52,17 @@ const SAMPLE: Duration = Duration::from_millis(20);
 const ROUND_TRIPS: u32 = 4;
 /// Without a receiver that holds back, the sample ends once so many windows have come.
 const WINDOWS: u64 = 4;
+/// Of a receiver that takes next to nothing.
+const DRAIN_TIME_MAX: Duration = Duration::from_mins(1);
 /// Bounds that differ by less than one part in so many are left as they are: each is a system call.
 const STEP: usize = 4;
 
 impl Queue {
-    /// One that is empty. `target`: the time in which the receiver should be able to take all that stands.
-    pub(crate) fn new(target: Duration, route: Option<Route>) -> Self {
-        let unread = route.map(|route| START.max(segments(route.segment)));
+    /// One that is empty. `target`: the time in which the receiver should be able to take all that stands. A client's window
+    /// is left to the kernel until the agent holds back.
+    pub(crate) fn new(target: Duration, sender: Side, route: Option<Route>) -> Self {
+        let route_of_agent = route.filter(|_| sender == Side::Agent);
+        let unread = route_of_agent.map(|route| START.max(segments(route.segment)));
         let bounds = QueueBounds { unsent: START, unread };
         Self { target, route, bounds, rate: None, since: None, is_starved: true }
     }
@@ -65,6 +70,13 @@ impl Queue {
     /// What holds now.
     pub(crate) fn bounds(&self) -> QueueBounds {
         self.bounds
+    }
+
+    /// How long the receiver needs to take so many bytes.
+    pub(crate) fn drain_time(&self, bytes: u64) -> Duration {
+        let rate = self.rate.unwrap_or_default().max(1);
+        let micros = u128::from(bytes) * 1_000_000 / u128::from(rate);
+        Duration::from_micros(micros.try_into().unwrap_or(u64::MAX)).min(DRAIN_TIME_MAX)
     }
 
     /// The sender has nothing for now.
@@ -78,8 +90,8 @@ impl Queue {
         self.bounds.unread.is_some_and(|unread| moved - begun >= WINDOWS * unread as u64)
     }
 
-    /// Looks at how far it has come; `moved`: bytes in all. `is_blocked`: the receiver takes no more for now. Gives new
-    /// bounds where they have changed. A window is made smaller by steps: it may take some changes until it is as small.
+    /// Looks at how far it has come; `moved`: bytes in all. `is_blocked`: the receiver takes no more for now. Gives bounds
+    /// to set: those that have changed, and with a receiver that holds back also those that have not, once a sample.
     pub(crate) fn look(&mut self, now: Instant, moved: u64, is_blocked: bool) -> Option<QueueBounds> {
         let Some((since, before)) = self.since else {
             self.since = Some((now, moved));
@@ -101,13 +113,13 @@ impl Queue {
         self.since = Some((now, moved));
         self.is_starved = !is_blocked;
         let (old, new) = (self.bounds, self.wanted(is_blocked));
-        let unread = old.unread.zip(new.unread);
         let has_changed =
-            differs(old.unsent, new.unsent) || unread.is_some_and(|(old, new)| differs(old, new));
-        has_changed.then(|| {
+            differs(old.unsent, new.unsent) || differs(old.unread.unwrap_or(0), new.unread.unwrap_or(0));
+        if has_changed {
             self.bounds = new;
-            new
-        })
+        }
+        // A window becomes smaller by steps, each of which has to be asked for.
+        (has_changed || is_blocked).then_some(self.bounds)
     }
 
     fn wanted(&self, is_blocked: bool) -> QueueBounds {
@@ -115,9 +127,12 @@ impl Queue {
         // Only a receiver that holds back lowers what may stand.
         let floor = |bytes: usize, old: usize| if is_blocked { bytes } else { bytes.max(old) };
         let unsent = drained(self.target / 2).clamp(UNSENT_MIN, UNSENT_MAX);
-        let unread = self.route.zip(self.bounds.unread).map(|(Route { round_trip, segment }, old)| {
+        let unread = self.route.map(|Route { round_trip, segment }| {
             let window = drained(self.target / 4).min(NEAR_MAX) + drained(round_trip * ROUND_TRIPS);
-            floor(window.clamp(UNREAD_MIN, UNREAD_MAX).max(segments(segment)), old)
+            floor(
+                window.clamp(UNREAD_MIN, UNREAD_MAX).max(segments(segment)),
+                self.bounds.unread.unwrap_or(0),
+            )
         });
         QueueBounds { unsent: floor(unsent, self.bounds.unsent), unread }
     }
@@ -156,7 +171,7 @@ mod tests {
 
     #[test]
     fn what_stands_is_what_the_receiver_drains_in_the_target_time() {
-        let (mut queue, mut at) = (Queue::new(TARGET, Some(LAN)), (Instant::now(), 0));
+        let (mut queue, mut at) = (Queue::new(TARGET, Side::Agent, Some(LAN)), (Instant::now(), 0));
         drains(&mut queue, &mut at, 10_000_000, 1000);
         let QueueBounds { unsent, unread: Some(unread) } = queue.bounds() else { panic!("no window") };
         assert!((90_000..=110_000).contains(&unsent), "{unsent}");
@@ -168,14 +183,14 @@ mod tests {
         assert!(queue.bounds().unsent > 80_000, "{:?}", queue.bounds());
         drains(&mut queue, &mut at, 10_000_000_000, 200);
         assert_eq!(queue.bounds(), QueueBounds { unsent: UNSENT_MAX, unread: Some(UNREAD_MAX) });
-        let mut near = Queue::new(TARGET, Some(Route { round_trip: Duration::ZERO, ..LAN }));
+        let mut near = Queue::new(TARGET, Side::Agent, Some(Route { round_trip: Duration::ZERO, ..LAN }));
         drains(&mut near, &mut at, 10_000_000_000, 200);
         assert_eq!(near.bounds().unread, Some(NEAR_MAX));
     }
 
     #[test]
     fn a_sender_with_little_to_say_does_not_make_the_receiver_look_slow() {
-        let (mut queue, mut at) = (Queue::new(TARGET, Some(LAN)), (Instant::now(), 0));
+        let (mut queue, mut at) = (Queue::new(TARGET, Side::Agent, Some(LAN)), (Instant::now(), 0));
         drains(&mut queue, &mut at, 10_000_000, 1000);
         let before = queue.bounds();
         for _ in 0..2500 {
@@ -189,7 +204,7 @@ mod tests {
     fn the_window_opens_for_a_far_sender_while_the_receiver_keeps_up() {
         let far = Duration::from_millis(5);
         let (mut queue, mut now, mut moved) =
-            (Queue::new(TARGET, Some(Route { round_trip: far, ..LAN })), Instant::now(), 0);
+            (Queue::new(TARGET, Side::Agent, Some(Route { round_trip: far, ..LAN })), Instant::now(), 0);
         // A window each round trip is all that comes.
         for _ in 0..200 {
             now += far;
@@ -206,7 +221,8 @@ mod tests {
     #[test]
     fn the_window_holds_some_segments_however_slow_the_receiver() {
         let segment = 65_483;
-        let (mut queue, mut at) = (Queue::new(TARGET, Some(Route { segment, ..LAN })), (Instant::now(), 0));
+        let (mut queue, mut at) =
+            (Queue::new(TARGET, Side::Agent, Some(Route { segment, ..LAN })), (Instant::now(), 0));
         assert_eq!(queue.bounds().unread, Some(4 * segment));
         drains(&mut queue, &mut at, 100_000, 1000);
         assert_eq!(queue.bounds().unread, Some(4 * segment));
@@ -214,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_window_stays_where_a_near_sender_does_not_use_it() {
-        let (mut queue, mut now, mut moved) = (Queue::new(TARGET, Some(LAN)), Instant::now(), 0);
+        let (mut queue, mut now, mut moved) = (Queue::new(TARGET, Side::Agent, Some(LAN)), Instant::now(), 0);
         for _ in 0..6000 {
             now += Duration::from_millis(16);
             moved += 30_000;

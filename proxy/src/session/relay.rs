@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use crate::observe::access_log::{EndReason, Side};
+use crate::observe::stats::OpenSession;
 use crate::runtime::drain::{Drain, Phase};
 use crate::session::close_frame;
 use crate::session::queue::{Queue, QueueBounds};
@@ -64,6 +65,8 @@ pub struct RelayContext<'a, N> {
     pub drain: &'a Drain,
     /// The limits.
     pub limits: RelayLimits,
+    /// Where it is counted what stands.
+    pub open: &'a OpenSession,
 }
 
 /// The state of a direction.
@@ -92,8 +95,12 @@ struct Direction {
     spliced: bool,
     /// The last record was the sender's close frame; not known without TLS, where a FIN is an end in order anyway.
     ends_with_close_frame: bool,
+    /// Who takes its bytes.
+    to: Side,
     /// What may stand; none where that is not bounded.
     queue: Option<Queue>,
+    /// The receiver holds back, and it was counted what stands for it.
+    stands: bool,
 }
 
 /// How a direction's bytes are moved. Chosen once for a session, by what both ends can do.
@@ -112,9 +119,13 @@ impl Lane {
 }
 
 impl Direction {
-    fn between<S: Stream>(from: &mut Endpoint<S>, to: &mut Endpoint<S>, target: Option<Duration>) -> Self {
-        let route = from.stream().route();
-        let queue = target.map(|target| Queue::new(target, route));
+    fn between<S: Stream>(
+        from: &mut Endpoint<S>,
+        to: &mut Endpoint<S>,
+        receiver: Side,
+        target: Option<Duration>,
+    ) -> Self {
+        let queue = target.map(|target| Queue::new(target, receiver.other(), from.stream().route()));
         if let Some(queue) = &queue {
             bound(from, to, queue.bounds());
         }
@@ -127,7 +138,9 @@ impl Direction {
             lane: Lane::between(from, to),
             spliced: false,
             ends_with_close_frame: false,
+            to: receiver,
             queue,
+            stands: false,
         }
     }
 
@@ -146,18 +159,32 @@ impl Direction {
         now: Instant,
         from: &mut Endpoint<S>,
         to: &mut Endpoint<S>,
+        open: &OpenSession,
         is_blocked: bool,
     ) {
-        let bounds = self.queue.as_mut().and_then(|queue| queue.look(now, self.moved, is_blocked));
-        if let Some(bounds) = bounds {
-            bound(from, to, bounds);
+        let Some(queue) = &mut self.queue else { return };
+        let Some(bounds) = queue.look(now, self.moved, is_blocked) else { return };
+        bound(from, to, bounds);
+        if is_blocked {
+            let held = to.unsent() + self.piped;
+            let bytes = from.stream().standing().unread + held as u64 + to.stream().standing().unsent;
+            open.note_queue(self.to, bytes, queue.drain_time(bytes));
+            self.stands = true;
         }
     }
 
     /// The sender has nothing for now.
-    fn starve(&mut self) {
+    fn starve(&mut self, open: &OpenSession) {
         if let Some(queue) = &mut self.queue {
             queue.starve();
+        }
+        self.end_queue(open);
+    }
+
+    fn end_queue(&mut self, open: &OpenSession) {
+        if self.stands {
+            open.end_queue(self.to);
+            self.stands = false;
         }
     }
 
@@ -208,8 +235,8 @@ pub async fn relay<N: Runtime>(
     context: &RelayContext<'_, N>,
 ) -> (EndReason, ByteCounts) {
     let target = context.limits.queue_target;
-    let to_agent = Direction::between(client, agent, target);
-    let to_client = Direction::between(agent, client, target);
+    let to_agent = Direction::between(client, agent, Side::Agent, target);
+    let to_client = Direction::between(agent, client, Side::Client, target);
     let mut relay = Relay { client, agent, to_agent, to_client, first: None };
     let end_reason = relay.run(context).await;
     let end_reason = relay.in_order(end_reason);
@@ -282,7 +309,8 @@ impl<S: Stream> Relay<'_, S> {
         let mut buffers = context.buffers.borrow_mut();
         let budget = context.limits.budget;
         let budget = if context.net.is_idle() { budget.max(BUDGET_ALONE) } else { budget };
-        let mut pump = Pump { cx, buffers: &mut buffers, pipes: context.pipes, net: context.net, budget };
+        let RelayContext { pipes, net, open, .. } = *context;
+        let mut pump = Pump { cx, buffers: &mut buffers, pipes, net, open, budget };
         let limit = self.idle_limit(&context.limits);
         // Input events are small and somebody waits for what they do: they go first.
         let up = pump.turn(self.client, self.agent, &mut self.to_agent);
@@ -422,6 +450,7 @@ struct Pump<'a, 'c, N> {
     buffers: &'a mut WorkerBuffers,
     pipes: &'a RefCell<Pipes>,
     net: &'a N,
+    open: &'a OpenSession,
     budget: usize,
 }
 
@@ -469,7 +498,8 @@ impl<N: Runtime> Pump<'_, '_, N> {
                 ready!(self.copy(from, to, direction, left))?
             };
             if direction.is_full_sample() {
-                direction.look(self.net.now(), from, to, false);
+                direction.look(self.net.now(), from, to, self.open, false);
+                direction.end_queue(self.open);
             }
             left = left.saturating_sub(moved);
         }
@@ -487,7 +517,7 @@ impl<N: Runtime> Pump<'_, '_, N> {
             room => room,
         };
         if room.is_pending() && !to.is_put_off() {
-            direction.look(self.net.now(), from, to, true);
+            direction.look(self.net.now(), from, to, self.open, true);
         }
         room
     }
@@ -516,7 +546,7 @@ impl<N: Runtime> Pump<'_, '_, N> {
         // What came before a fault, or before a key was used up, still goes out.
         let sent = to.send_sealed(self.cx, outgoing);
         if received.is_pending() && !from.is_put_off() {
-            direction.starve();
+            direction.starve(self.open);
         }
         let received = ready!(received).map_err(TransferError::From)?;
         sealed.map_err(|error| TransferError::To(error.into()))?;
@@ -592,7 +622,8 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
-    use crate::observe::agent::Agent;
+    use crate::observe::agent::{Agent, AgentId};
+    use crate::observe::stats::WorkerStats;
     use crate::runtime::scheduler::Class;
     use crate::tls::TlsEnd;
 
@@ -688,7 +719,9 @@ mod tests {
             half_closed_timeout: Duration::MAX,
             queue_target: None,
         };
-        let context = RelayContext { net: &net, buffers: &buffers, pipes: &pipes, drain: &stop, limits };
+        let open = WorkerStats::default().begin_session(AgentId::OTHERS);
+        let (net, buffers, pipes, drain, open) = (&net, &buffers, &pipes, &stop, &open);
+        let context = RelayContext { net, buffers, pipes, drain, limits, open };
         let mut session = pin!(relay(&mut client_endpoint, &mut agent_endpoint, &context));
         let mut runs =
             || assert!(session.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());

@@ -122,6 +122,11 @@ impl<S: Stream> Endpoint<S> {
         self.stream.is_put_off()
     }
 
+    /// Bytes that its stream has not taken yet, TLS included.
+    pub fn unsent(&self) -> usize {
+        self.write_buf.len()
+    }
+
     /// Whether it has said anything of its TLS handshake.
     pub fn was_heard(&self) -> bool {
         self.tls.was_heard()

@@ -12,7 +12,7 @@ use std::sync::{Arc, Once};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::net::sockopt::set_tcp_congestion;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, acceptfrom_with, recv, send, shutdown};
 use rustix::pipe::{SpliceFlags, splice};
@@ -21,20 +21,30 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use crate::observe::agent::Agent;
 use crate::observe::stats::{AgentCounters, ByteCounter, WorkerStats};
 use crate::runtime::executor::{Executor, Interest, RegisteredFd, Sleep};
+use crate::runtime::io_uring::tcp_info;
 use crate::runtime::scheduler::Class;
 use crate::transport::congestion::default_name;
 use crate::transport::networks::canonical;
 use crate::transport::own_addresses::{OwnAddresses, OwnConnection};
 use crate::transport::pipes::Pipe;
-use crate::transport::receive_window::ReceiveWindow;
+use crate::transport::receive_window::{BODY_BYTES, ReceiveWindow};
 
 /// The way to a side.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
-    /// As long as connecting has taken.
+    /// The shortest that was seen.
     pub round_trip: Duration,
     /// Payload of a full segment, in bytes.
     pub segment: usize,
+}
+
+/// Bytes that stand in a stream's own buffers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Standing {
+    /// Received and not read.
+    pub unread: u64,
+    /// Taken and not sent.
+    pub unsent: u64,
 }
 
 /// A connected byte stream.
@@ -64,6 +74,11 @@ pub trait Stream {
     /// The way to this side, where it is known.
     fn route(&self) -> Option<Route> {
         None
+    }
+
+    /// What stands in its buffers now.
+    fn standing(&self) -> Standing {
+        Standing::default()
     }
 
     /// Moves up to `limit` received bytes into `pipe` inside the kernel; `None` where streams can't do that.
@@ -156,7 +171,6 @@ impl Runtime for OsRuntime {
         let socket = Socket::new(Domain::for_address(agent.address), kind, Some(Protocol::TCP))?;
         set_options(&socket, &self.options)?;
         ReceiveWindow::prepare(&socket)?;
-        let begin = self.now();
         let departure =
             self.own.depart(agent.address, || begin_connecting(&socket, agent.address))?.map(Box::new);
         let socket = RegisteredFd::new(&self.executor, socket.into(), false)?;
@@ -169,12 +183,10 @@ impl Runtime for OsRuntime {
             }
             None => {
                 let sockets = Metered::Agent { counters: self.stats.agent(agent.id), _departure: departure };
-                let round_trip = self.now().duration_since(begin);
                 let segment = socket.with(|socket| SockRef::from(&socket).tcp_mss())?;
-                let route = Route { round_trip, segment: segment.try_into().unwrap_or(usize::MAX) };
-                let window = socket.with(|socket| ReceiveWindow::open(socket, route.segment))?;
-                let agent_leg = Some(AgentLeg { route, window });
-                Ok(TcpStream { socket, sockets, agent_leg, unsent: None })
+                let segment = segment.try_into().unwrap_or(usize::MAX);
+                let window = socket.with(|socket| ReceiveWindow::open(socket, segment))?;
+                Ok(TcpStream { socket, sockets, window: Some(window), unsent: None })
             }
         }
     }
@@ -235,7 +247,7 @@ impl OsRuntime {
         Ok(TcpStream {
             socket,
             sockets: Metered::Client(self.stats.clients.clone()),
-            agent_leg: None,
+            window: None,
             unsent: None,
         })
     }
@@ -323,13 +335,8 @@ pub struct TcpStream {
     sockets: Metered,
     /// Bytes that the kernel may hold unsent, where that was bounded for a session.
     unsent: Option<u32>,
-    /// What is known of a way that was connected from here.
-    agent_leg: Option<AgentLeg>,
-}
-
-struct AgentLeg {
-    route: Route,
-    window: ReceiveWindow,
+    /// Always an agent's; a client's where it was made smaller than the kernel would have it.
+    window: Option<ReceiveWindow>,
 }
 
 /// The counters for its bytes.
@@ -348,9 +355,24 @@ impl TcpStream {
 
     fn count_received(&mut self, bytes: usize) {
         self.sockets().received(bytes);
-        if let Some(AgentLeg { window, .. }) = &mut self.agent_leg {
+        if let Some(window) = &mut self.window {
             note_unbounded(self.socket.with(|socket| window.count(socket, bytes)));
         }
+    }
+
+    /// The kernel has a client's window grow with what is read, up to more than the host may allow to set: it is taken over
+    /// only where it is to be small.
+    fn bound_window(&mut self, bytes: usize) -> io::Result<()> {
+        let is_client = matches!(self.sockets, Metered::Client(_));
+        let window = &mut self.window;
+        self.socket.with(|socket| match window.take() {
+            Some(small) if is_client && bytes > BODY_BYTES => small.give_back(socket),
+            None if is_client && bytes > BODY_BYTES => Ok(()),
+            mine => {
+                let mine = mine.map_or_else(|| ReceiveWindow::take_over(socket), Ok)?;
+                window.insert(mine).bound(socket, bytes)
+            }
+        })
     }
 }
 
@@ -391,13 +413,19 @@ impl Stream for TcpStream {
     }
 
     fn bound_unread(&mut self, bytes: usize) {
-        if let Some(AgentLeg { window, .. }) = &mut self.agent_leg {
-            note_unbounded(self.socket.with(|socket| window.bound(socket, bytes)));
-        }
+        note_unbounded(self.bound_window(bytes));
     }
 
     fn route(&self) -> Option<Route> {
-        self.agent_leg.as_ref().map(|leg| leg.route)
+        let info = self.socket.with(tcp_info).ok()?;
+        let round_trip = Duration::from_micros(info.tcpi_min_rtt.into());
+        Some(Route { round_trip, segment: info.tcpi_snd_mss.try_into().unwrap_or(usize::MAX) })
+    }
+
+    fn standing(&self) -> Standing {
+        let unread = self.socket.with(|socket| ioctl_fionread(socket)).unwrap_or(0);
+        let unsent = self.socket.with(tcp_info).map_or(0, |info| info.tcpi_notsent_bytes);
+        Standing { unread, unsent: unsent.into() }
     }
 
     fn poll_recv_pipe(

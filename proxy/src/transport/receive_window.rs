@@ -1,4 +1,4 @@
-//! How much an agent may send ahead: the receive window of a connection to it. The kernel never takes back a window that
+//! How much a side may send ahead: the receive window of its connection. The kernel never takes back a window that
 //! it has offered, and drops what comes beyond the buffer, so that a buffer is made smaller only when all that was
 //! offered before has come (tcp(7), `SO_RCVBUF` in socket(7)).
 
@@ -7,14 +7,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{SockRef, Socket};
 
-use crate::runtime::io_uring::{set_window_clamp, unlock_buffers};
+use crate::runtime::io_uring::{lock_receive_buffer, set_window_clamp, unlock_buffers};
 
 /// What is offered in the handshake: less than an agent's first flights, so that its own buffer, which grows with them
 /// and never shrinks, stays small.
 const FIRST_BYTES: usize = 32 * 1024;
 /// For a body before a session that is longer than the first window: at a round trip of a millisecond over a gigabit a
 /// second. Every kernel allows it (`net.core.rmem_max`), and so much may stand for a client that takes nothing.
-const BODY_BYTES: usize = 208 * 1024;
+pub(super) const BODY_BYTES: usize = 208 * 1024;
 
 /// What a window has to hold at least: with fewer segments a sender waits for acknowledgements that are put off (RFC 1122
 /// 4.2.3.2 and 4.2.3.4), 40 ms each.
@@ -50,6 +50,20 @@ impl ReceiveWindow {
             Self { received: 0, buffer: FIRST_BYTES, clamp: FIRST_BYTES, since: 0, is_bounded: false };
         window.enlarge(socket, FIRST_BYTES.max(segments(segment)))?;
         Ok(window)
+    }
+
+    /// Takes over that of a connection whose window the kernel has chosen so far.
+    pub(super) fn take_over(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        lock_receive_buffer(socket)?;
+        // The kernel tells twice what was asked for (socket(7)).
+        let buffer = SockRef::from(&socket).recv_buffer_size()? / 2;
+        Ok(Self { received: 0, buffer, clamp: buffer, since: 0, is_bounded: true })
+    }
+
+    /// Lets the kernel choose again.
+    pub(super) fn give_back(mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        unlock_buffers(socket)?;
+        self.set_clamp(socket, usize::MAX)
     }
 
     /// Counts received bytes; a body that is longer than the first window opens it.

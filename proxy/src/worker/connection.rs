@@ -23,7 +23,7 @@ use crate::http::local_response::LocalResponse;
 use crate::http::message::{Framing, RequestHead};
 use crate::http::request_source::RequestSource;
 use crate::observe::access_log::{EndReason, Side};
-use crate::observe::agent::Agent;
+use crate::observe::agent::{Agent, AgentId};
 use crate::observe::client::{ClientConnection, ConnectionId};
 use crate::runtime::drain::Phase;
 use crate::runtime::scheduler::Class;
@@ -752,7 +752,8 @@ impl<N: Runtime> Connected<N> {
 impl<N: Runtime> Upgraded<N> {
     async fn relay(self: Box<Self>, generation: &Generation<N>) {
         let Self { mut client, mut agent, mut builder } = *self;
-        let _open = builder.record.agent.map(|agent| generation.worker.stats.begin_session(agent.id));
+        let agent_id = builder.record.agent.map_or(AgentId::OTHERS, |agent| agent.id);
+        let open = generation.worker.stats.begin_session(agent_id);
         generation.net.set_class(Class::Session);
         let around = RelayContext {
             net: &generation.net,
@@ -760,6 +761,7 @@ impl<N: Runtime> Upgraded<N> {
             pipes: &generation.worker.pipes,
             drain: &generation.drain,
             limits: generation.config().relay,
+            open: &open,
         };
         let (end_reason, ByteCounts { to_agent, to_client }) = relay(&mut client, &mut agent, &around).await;
         (builder.record.to_agent, builder.record.to_client) = (to_agent, to_client);

@@ -4,7 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::observe::agent::AgentId;
 use crate::observe::metrics::ProcessStatus;
-use crate::observe::stats::{AgentStats, Histogram, SocketBytes, Stats, TIMES_MS, TcpStats};
+use crate::observe::stats::{AgentStats, Histogram, QueueStats, SocketBytes, Stats, TIMES_US, TcpStats};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --line: #8884; --soft: #888; }
@@ -71,19 +71,30 @@ fn agents(process: &ProcessStatus) -> Markup {
     html! {
         .wide { table {
             tr { th { "agent" } th { "sessions" } th { "opened" } th { "requests" } th { "5xx" } th { "connect failures" }
-                 th { "connect" } th { "request" } th { "received" } th { "sent" } }
+                 th { "connect" } th { "request" } th { "received" } th { "sent" }
+                 th { "queue to agent" } th { "to client" } }
             @for (address, stats) in agents.iter().filter(|(address, _)| **address != AgentId::OTHERS) {
                 (agent(*address, stats))
             }
             @if let Some(stats) = agents.get(&AgentId::OTHERS) { (agent(AgentId::OTHERS, stats)) }
         } }
-        p.soft { "connect and request: p50 / p99. received and sent: bytes on the agent's sockets, TLS included." }
+        p.soft { "connect and request: p50 / p99. received and sent: bytes on the agent's sockets, TLS included. "
+            "queue: bytes that stand in the proxy now, and the time in which they can be taken, p99." }
     }
 }
 
 fn agent(address: AgentId, stats: &AgentStats) -> Markup {
     let AgentStats {
-        answers, sessions, sessions_opened, connect_failures, connect, request, sockets, ..
+        answers,
+        sessions,
+        sessions_opened,
+        connect_failures,
+        connect,
+        request,
+        sockets,
+        queue_to_agent,
+        queue_to_client,
+        ..
     } = stats;
     let SocketBytes { received, sent } = *sockets;
     let failed = answers[5];
@@ -93,7 +104,13 @@ fn agent(address: AgentId, stats: &AgentStats) -> Markup {
         td.bad[failed > 0] { (failed) } td.bad[*connect_failures > 0] { (connect_failures) }
         td { (spread(connect)) } td { (spread(request)) }
         td { (bytes(received)) } td { (bytes(sent)) }
+        td { (queue(queue_to_agent)) } td { (queue(queue_to_client)) }
     } }
+}
+
+/// What stands now, and how long what stood has taken.
+fn queue(QueueStats { time, standing, .. }: &QueueStats) -> String {
+    if time.count() == 0 { "–".to_owned() } else { format!("{} / {}", bytes(*standing), bound(time, 99)) }
 }
 
 /// The kernel's TCP statistics, if there are any.
@@ -166,9 +183,9 @@ fn bound(times: &Histogram, percent: u64) -> String {
         seen += count;
         seen >= wanted
     });
-    match bucket.and_then(|bucket| TIMES_MS.get(bucket)) {
-        Some(ms) => format!("{ms} ms"),
-        None => format!("over {} ms", TIMES_MS[TIMES_MS.len() - 1]),
+    match bucket.and_then(|bucket| TIMES_US.get(bucket)) {
+        Some(us) => format!("{} ms", us / 1000),
+        None => format!("over {} ms", TIMES_US[TIMES_US.len() - 1] / 1000),
     }
 }
 
@@ -214,10 +231,10 @@ mod tests {
     fn a_spread_is_what_half_and_nearly_all_keep_to() {
         let mut times = Histogram::default();
         assert_eq!(spread(&times), "–");
-        (0..99).for_each(|_| times.note(Duration::from_millis(4)));
-        times.note(Duration::from_mins(1));
+        (0..99).for_each(|_| times.note_time(Duration::from_millis(4)));
+        times.note_time(Duration::from_mins(1));
         assert_eq!(spread(&times), "5 ms / 5 ms");
-        times.note(Duration::from_mins(1));
+        times.note_time(Duration::from_mins(1));
         assert_eq!(spread(&times), "5 ms / over 2500 ms");
     }
 
