@@ -5,9 +5,11 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use harness::network::runs_in_a_network_of_its_own;
+use harness::process::eventually;
 use harness::proxy_under_test::ProxyUnderTest;
 use harness::raw_client::RawClient;
 use harness::scripted_agent::ScriptedAgent;
@@ -99,6 +101,50 @@ async fn stall(is_client: bool) {
     let held = settled(proxy, agent.address).await;
     println!("{held} bytes are held");
     assert!(held < KERNEL_BYTES_MAX, "{held} bytes are held");
+}
+
+/// The receive buffer of a client whose agent takes some megabytes a second, as the kernel counts it: twice the payload.
+const UPLOAD_BYTES_MAX: usize = 208 * 1024;
+
+/// The receive buffer of the one connection to that port.
+fn receive_buffer(proxy: SocketAddr) -> usize {
+    let filter = format!("( sport = :{} )", proxy.port());
+    let found = Command::new("ss").args(["-Htmn", "state", "established", &filter]).output().unwrap();
+    let found = String::from_utf8(found.stdout).unwrap();
+    let buffer = found.split("rb").nth(1).and_then(|rest| rest.split(',').next());
+    buffer.and_then(|bytes| bytes.parse().ok()).unwrap_or_else(|| panic!("no buffer in {found:?}"))
+}
+
+/// A client that uploads has shown the kernel how fast it can be, and so has a large window, when the agent slows down.
+async fn slow_down() {
+    /// What an agent takes at a time, of which there are some in a second.
+    const TAKEN: usize = 64 * 1024;
+    let agent = ScriptedAgent::plain(move |_, mut line| async move {
+        line.head().await;
+        line.say("HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n").await;
+        assert_eq!(line.bytes(WARM_UP_BYTES).await.len(), WARM_UP_BYTES);
+        while line.bytes(TAKEN).await.len() == TAKEN {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let front = ProxyUnderTest::start(agent.address, &["--agent-tls=off"]).await;
+    let mut client = RawClient::plain(front.plain()).await;
+    client.say(front.upgrade("/ws")).await;
+    client.head().await.unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { says(&mut client, usize::MAX).await });
+    eventually("a small window of the client", || {
+        let buffer = receive_buffer(front.plain());
+        println!("{buffer} bytes may be received");
+        (buffer <= UPLOAD_BYTES_MAX).then_some(())
+    });
+    drop(tasks);
+}
+
+#[test]
+fn a_client_that_uploads_has_a_small_window_once_the_agent_is_slow() {
+    inside("a_client_that_uploads_has_a_small_window_once_the_agent_is_slow", slow_down());
 }
 
 /// Sessions at once, and what each may hold in the program: one receive, its records sealed anew, and its state.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use dcv_splice::runtime::buffer::Buffer;
 use dcv_splice::tls::{AgentTrust, Connector, PARTIAL_RECORD_MAX, TlsEnd};
 use harness::network::runs_in_a_network_of_its_own;
+use harness::proxy::Proxy;
 use harness::proxy_under_test::ProxyUnderTest;
 use harness::raw_client::RawClient;
 use harness::scripted_agent::ScriptedAgent;
@@ -60,10 +61,15 @@ async fn no_attack(_: RawClient) {}
 const FLAGS: [&str; 4] =
     ["--agent-tls=off", "--drain-timeout=2s", "--client-rate=1000000", "--client-connections-max=4000"];
 
-/// Has a neighbour echo while `attack` goes on, which ends with what this returns; then stops the proxy.
-async fn neighbours_go_on(mut front: ProxyUnderTest, attack: JoinSet<()>) {
+/// Has a neighbour echo while `attack` goes on, and then stops the proxy.
+async fn neighbours_go_on(front: ProxyUnderTest, attack: JoinSet<()>) {
     let mut neighbour = RawClient::plain(front.plain()).await;
     neighbour.say(front.upgrade("/echo")).await;
+    echoes_go_on(neighbour, front.proxy, attack).await;
+}
+
+/// The same with a neighbour that has asked for an echo.
+async fn echoes_go_on(mut neighbour: RawClient, mut proxy: Proxy, attack: JoinSet<()>) {
     neighbour.head().await.unwrap();
     let start = Instant::now();
     let (mut echoes, mut slowest) = (0, Duration::ZERO);
@@ -78,7 +84,7 @@ async fn neighbours_go_on(mut front: ProxyUnderTest, attack: JoinSet<()>) {
     assert!(slowest < ECHO_WITHIN, "{echoes} echoes, the slowest after {slowest:?}");
     assert!(!attack.is_empty(), "nobody has attacked");
     let stopping = Instant::now();
-    tokio::task::spawn_blocking(move || assert!(front.proxy.terminate().success())).await.unwrap();
+    tokio::task::spawn_blocking(move || assert!(proxy.terminate().success())).await.unwrap();
     println!("{echoes} echoes, the slowest after {slowest:?}; stopped after {:?}", stopping.elapsed());
     assert!(stopping.elapsed() < STOPPED_WITHIN, "it took {:?} to stop", stopping.elapsed());
     drop(attack);
@@ -221,25 +227,31 @@ starves_nobody!(proxy_headers, async {
     // Its health is asked for without a header: by the balancer's own word.
     let port = format!("--agent-port={}", agent.address.port());
     let all = [&flags[..], &["--listen-plain=127.0.0.1:0", "--agents=127.0.0.1/32", "--workers=1", &port]];
-    let mut proxy = harness::proxy::Proxy::start(&all.concat());
+    let proxy = Proxy::start(&all.concat());
     let to = proxy.address();
-    let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x0f\x00"[..], &[0; 2000]].concat();
-    let attack = floods(to, Vec::new(), &header);
+    // As long as one may be, byte by byte, from connection after connection.
+    let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x0f\xf0"[..], &[0; 4080]].concat();
+    let mut attack = JoinSet::new();
+    for _ in 0..8 {
+        let header = header.clone();
+        attack.spawn(async move {
+            while let Ok(mut stream) = TcpStream::connect(to).await {
+                let _ = stream.set_nodelay(true);
+                let _ = stream.set_zero_linger();
+                for byte in &header {
+                    if stream.write_all(std::slice::from_ref(byte)).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+    }
     let mut neighbour = RawClient::plain(to).await;
     neighbour.say("PROXY UNKNOWN\r\nGET /127.0.0.1/echo HTTP/1.1\r\nHost: p\r\n").await;
     neighbour
         .say("Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
         .await;
-    neighbour.head().await.unwrap();
-    let (start, mut echoes) = (Instant::now(), 0);
-    while start.elapsed() < ATTACK {
-        neighbour.say("x").await;
-        assert_eq!(neighbour.bytes(1).await, b"x");
-        echoes += 1;
-    }
-    assert!(echoes >= ECHOES_MIN, "{echoes} echoes in {ATTACK:?}");
-    drop(attack);
-    tokio::task::spawn_blocking(move || assert!(proxy.terminate().success())).await.unwrap();
+    echoes_go_on(neighbour, proxy, attack).await;
 });
 
 starves_nobody!(connections_that_come_and_go, async {
