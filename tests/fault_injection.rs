@@ -28,6 +28,8 @@ mod kept;
 mod logins;
 #[path = "fault_injection/material.rs"]
 mod material;
+#[path = "fault_injection/old_kernel.rs"]
+mod old_kernel;
 #[path = "fault_injection/selfmade.rs"]
 mod selfmade;
 #[path = "fault_injection/stopping.rs"]

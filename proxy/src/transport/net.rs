@@ -170,7 +170,7 @@ impl Runtime for OsRuntime {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(agent.address), kind, Some(Protocol::TCP))?;
         set_options(&socket, &self.options)?;
-        ReceiveWindow::prepare(&socket)?;
+        let is_prepared = note_unbounded(ReceiveWindow::prepare(&socket)).is_some();
         let departure =
             self.own.depart(agent.address, || begin_connecting(&socket, agent.address))?.map(Box::new);
         let socket = RegisteredFd::new(&self.executor, socket.into(), false)?;
@@ -185,8 +185,9 @@ impl Runtime for OsRuntime {
                 let sockets = Metered::Agent { counters: self.stats.agent(agent.id), _departure: departure };
                 let segment = socket.with(|socket| SockRef::from(&socket).tcp_mss())?;
                 let segment = segment.try_into().unwrap_or(usize::MAX);
-                let window = socket.with(|socket| ReceiveWindow::open(socket, segment))?;
-                Ok(TcpStream { socket, sockets, window: Some(window), unsent: None })
+                let window = is_prepared.then(|| socket.with(|socket| ReceiveWindow::open(socket, segment)));
+                let window = window.and_then(note_unbounded);
+                Ok(TcpStream { socket, sockets, window, unsent: None })
             }
         }
     }
@@ -277,7 +278,7 @@ pub fn set_options(socket: &Socket, options: &TcpOptions) -> io::Result<()> {
     socket.set_out_of_band_inline(true)?;
     socket.set_keepalive(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
-    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    note_unbounded(socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX));
     if let Some(name) = &options.congestion {
         set_tcp_congestion(socket, name)?;
     }
@@ -335,7 +336,7 @@ pub struct TcpStream {
     sockets: Metered,
     /// Bytes that the kernel may hold unsent, where that was bounded for a session.
     unsent: Option<u32>,
-    /// Always an agent's; a client's where it was made smaller than the kernel would have it.
+    /// An agent's, where the kernel can bound it; a client's where it was made smaller than the kernel would have it.
     window: Option<ReceiveWindow>,
 }
 
@@ -465,11 +466,20 @@ impl Stream for TcpStream {
     }
 }
 
-/// Without the option sessions go on, with what the kernel lets stand. Said once: it is a property of the host.
-fn note_unbounded(bounded: io::Result<()>) {
+/// Without an option sessions go on, with what the kernel lets stand. Said once: it is a property of the host.
+fn note_unbounded<T>(bounded: io::Result<T>) -> Option<T> {
     static ONCE: Once = Once::new();
-    if let Err(error) = bounded {
-        ONCE.call_once(|| tracing::warn!(detail = %error, "the kernel bounds no queue of a session"));
+    match bounded {
+        Ok(done) => Some(done),
+        Err(error) => {
+            // The first listeners are made before there is a log.
+            if tracing::enabled!(tracing::Level::WARN) {
+                ONCE.call_once(|| {
+                    tracing::warn!(detail = %error, "the kernel can't bound the queues of sessions");
+                });
+            }
+            None
+        }
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct ReceiveWindow {
 impl ReceiveWindow {
     /// Makes the first window small, and lets it grow later: the handshake tells its scale, once and for all.
     pub(super) fn prepare(socket: &Socket) -> io::Result<()> {
+        // A kernel that does not know how would hold the connection to the first window for ever.
+        unlock_buffers(socket.as_fd())?;
         socket.set_recv_buffer_size(FIRST_BYTES)?;
         unlock_buffers(socket.as_fd())
     }
