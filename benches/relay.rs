@@ -20,9 +20,11 @@ use dcv_splice::runtime::drain::Drain;
 use dcv_splice::runtime::scheduler::Class;
 use dcv_splice::session::relay::{RelayContext, RelayLimits, relay};
 use dcv_splice::tls::TlsEnd;
+use dcv_splice::transport::duplex::AnyStream;
 use dcv_splice::transport::endpoint::{Endpoint, WorkerBuffers};
-use dcv_splice::transport::net::{Runtime, Stream};
+use dcv_splice::transport::net::Runtime;
 use dcv_splice::transport::pipes::Pipes;
+use dcv_splice::transport::stream::Stream;
 
 const FRAME_BYTES: usize = 20_000;
 const LIMITS: RelayLimits = RelayLimits {
@@ -61,15 +63,19 @@ impl Stream for Memory {
     }
 }
 
+fn endpoint(stream: &Memory, tls: TlsEnd) -> Endpoint<AnyStream<Memory>> {
+    Endpoint::new(AnyStream::Outside(stream.clone()), tls)
+}
+
 /// A worker on which nothing else happens.
 struct Quiet;
 
 impl Runtime for Quiet {
-    type Stream = Memory;
+    type Stream = AnyStream<Memory>;
     type Sleep = Pending<()>;
 
-    async fn connect(&self, _: Agent) -> io::Result<Memory> {
-        Ok(Memory::default())
+    async fn connect(&self, _: Agent) -> io::Result<Self::Stream> {
+        Ok(AnyStream::Outside(Memory::default()))
     }
 
     fn now(&self) -> Instant {
@@ -101,7 +107,7 @@ fn turn(criterion: &mut Criterion) {
         let ((to_agent, mut agent), (mut client, to_client)) = (ends(), ends());
         let (near, far) = (Memory::default(), Memory::default());
         let (mut client_endpoint, mut agent_endpoint) =
-            (Endpoint::new(near.clone(), to_client), Endpoint::new(far.clone(), to_agent));
+            (endpoint(&near, to_client), endpoint(&far, to_agent));
         let (buffers, pipes, stop) =
             (RefCell::<WorkerBuffers>::default(), RefCell::<Pipes>::default(), Drain::default());
         let open = WorkerStats::default().begin_session(AgentId::OTHERS);

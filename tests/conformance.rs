@@ -10,6 +10,8 @@ mod bodies;
 mod hops;
 #[path = "conformance/hosts.rs"]
 mod hosts;
+#[path = "conformance/http2.rs"]
+mod http2;
 #[path = "conformance/responses.rs"]
 mod responses;
 #[path = "conformance/routes.rs"]
@@ -46,6 +48,41 @@ fn every_head_is_forwarded_byte_for_byte_or_refused() {
     assert!(rows.len() >= 500, "{} rows", rows.len());
     front.check(&rows);
     assert!(front.proxy.log().contains("reason=agent_not_allowed"), "who is refused is logged");
+}
+
+/// The same table by HTTP/2, as far as its rows can be said there.
+#[test]
+fn a_request_by_http2_is_forwarded_or_refused_as_it_is_by_http1() {
+    let flags = [&format!("--default-agent={AGENT}"), "--agents=127.0.0.3/32", "--http2=on"];
+    let front = ProxyUnderTest::start(&flags);
+    let rows: Vec<Row> = [targets::rows(), routes::rows(), hosts::rows()]
+        .into_iter()
+        .chain([syntax::rows(), bodies::rows(), hops::rows()])
+        .flatten()
+        .collect();
+    front.agent.answer_with(&[ANSWER.as_bytes()]);
+    let mut failures = Vec::new();
+    let mut asked = 0;
+    for row in &rows {
+        let Some(request) = http2::as_http2(&row.request) else { continue };
+        asked += 1;
+        let got = http2::ask(front.plain(), request);
+        let (seen, other) = (front.agent.seen(), front.other.seen());
+        let due = match &row.agent {
+            Agent::Sees(due) => due.iter().map(|request| http2::normalised(request)).collect(),
+            Agent::SeesNoneWhole => Vec::new(),
+        };
+        let seen: Vec<_> = seen.iter().map(|request| http2::normalised(request)).collect();
+        if got != Ok(row.statuses[0]) || seen != due || !other.is_empty() {
+            failures.push(format!(
+                "{}: {got:?}, {:?} is due\n  the agent saw {seen:?}\n  not {due:?}",
+                row.name, row.statuses
+            ));
+        }
+    }
+    println!("{asked} of {} rows", rows.len());
+    report(&failures);
+    assert!(asked >= HTTP2_ROWS_MIN, "{asked} rows");
 }
 
 #[test]
@@ -167,6 +204,8 @@ fn an_agent_that_keeps_its_prefix_has_its_paths_untouched() {
     assert_eq!(got, format!("HTTP/1.1 204 No Content\r\nConnection: close\r\n{fields}{told}\r\n"));
 }
 
+/// So many rows at least can be said in HTTP/2.
+const HTTP2_ROWS_MIN: usize = 200;
 /// So many tell what is wrong; each may have cost seconds of waiting.
 const FAILURES_MAX: usize = 20;
 /// What the agent answers to every row.

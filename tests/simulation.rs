@@ -25,7 +25,7 @@ use dcv_splice::observe::access_log::AccessLog;
 use dcv_splice::runtime::drain::Phase;
 use dcv_splice::tls::{Acceptor, AgentTrust, Connector, TlsEnd};
 use dcv_splice::transport::endpoint::Endpoint;
-use dcv_splice::transport::net::Stream;
+use dcv_splice::transport::stream::Stream;
 use dcv_splice::worker::context::{Generation, ProcessState, SharedState};
 use dcv_splice::worker::load_balancer::LoadBalancer;
 use harness::simulated::{NetworkConditions, Wire, World, serve, wire};

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use dcv_splice::observe::stats::QueueStats;
-use dcv_splice::transport::net::Stream;
+use dcv_splice::transport::stream::Stream;
 use dcv_splice::worker::context::Generation;
 use harness::simulated::{Wire, World, serve};
 use tokio::task::LocalSet;

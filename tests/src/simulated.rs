@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use dcv_splice::observe::agent::Agent;
 use dcv_splice::runtime::scheduler::{Class, SETUP_CALLS};
-use dcv_splice::transport::net::{Route, Runtime, Standing, Stream};
+use dcv_splice::transport::duplex::AnyStream;
+use dcv_splice::transport::net::Runtime;
+use dcv_splice::transport::stream::{Route, Standing, Stream};
 use dcv_splice::worker::connection;
 use dcv_splice::worker::context::Generation;
 
@@ -270,10 +272,10 @@ impl World {
     }
 
     /// Takes on the near end of a wire: what its task may do in a run is bounded from now on.
-    pub fn adopt(&self, mut wire: Wire) -> Wire {
+    pub fn adopt(&self, mut wire: Wire) -> AnyStream<Wire> {
         wire.budget = Some(self.budget.clone());
         wire.route = Some(Route { round_trip: self.connect_time, segment: SEGMENT });
-        wire
+        AnyStream::Outside(wire)
     }
 
     /// Bounds each run to fewer calls than the real loop does.
@@ -300,7 +302,7 @@ pub async fn serve(generation: &Generation<World>, near: Wire, client: SocketAdd
 }
 
 impl Runtime for World {
-    type Stream = Wire;
+    type Stream = AnyStream<Wire>;
     type Sleep = tokio::time::Sleep;
 
     fn now(&self) -> Instant {
@@ -311,7 +313,7 @@ impl Runtime for World {
         tokio::time::sleep(time)
     }
 
-    async fn connect(&self, agent: Agent) -> io::Result<Wire> {
+    async fn connect(&self, agent: Agent) -> io::Result<Self::Stream> {
         let agent = agent.address;
         self.asked.borrow_mut().push(agent);
         tokio::time::sleep(self.connect_time).await;

@@ -52,6 +52,10 @@ pub enum RejectReason {
     ProxyHeader,
     /// Its request head is invalid or ambiguous.
     BadRequest,
+    /// It breaks a rule of HTTP/2.
+    Http2Protocol,
+    /// It sends too many frames of HTTP/2 that ask for nothing.
+    Http2Flood,
     /// It asks for an agent that may not be reached.
     AgentNotAllowed,
     /// It sent no password, or a wrong one.
@@ -63,7 +67,7 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 27] = [
         Self::ClientDenied,
         Self::ClientConnectionsMax,
         Self::RateLimited,
@@ -85,6 +89,8 @@ impl RejectReason {
         Self::CertificateInvalid,
         Self::ProxyHeader,
         Self::BadRequest,
+        Self::Http2Protocol,
+        Self::Http2Flood,
         Self::AgentNotAllowed,
         Self::AuthFailed,
         Self::AuthBackoff,
@@ -115,6 +121,8 @@ impl RejectReason {
             Self::CertificateInvalid => "certificate_invalid",
             Self::ProxyHeader => "proxy_header",
             Self::BadRequest => "bad_request",
+            Self::Http2Protocol => "http2_protocol",
+            Self::Http2Flood => "http2_flood",
             Self::AgentNotAllowed => "agent_not_allowed",
             Self::AuthFailed => "auth_failed",
             Self::AuthBackoff => "auth_backoff",
@@ -147,6 +155,8 @@ impl fmt::Display for RejectReason {
             Self::CertificateInvalid => "its certificate is invalid",
             Self::ProxyHeader => "it sent no valid PROXY header (--proxy-protocol)",
             Self::BadRequest => "its request is invalid",
+            Self::Http2Protocol => "it breaks a rule of HTTP/2",
+            Self::Http2Flood => "it sends too many frames of HTTP/2 that ask for nothing",
             Self::AgentNotAllowed => "the agent is in no --agents network",
             Self::AuthFailed => "it sent no password, or a wrong one (--htpasswd)",
             Self::AuthBackoff => "it must wait after repeated wrong passwords (--htpasswd)",

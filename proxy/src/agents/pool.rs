@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::http::h1::keep_alive::KeepAliveLimits;
 use crate::observe::agent::Agent;
 use crate::transport::endpoint::{Endpoint, EndpointError, WorkerBuffers};
-use crate::transport::net::Stream;
+use crate::transport::stream::Stream;
 
 /// Limits of the pool.
 #[derive(Clone, Copy, Debug)]

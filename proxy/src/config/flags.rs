@@ -124,6 +124,9 @@ pub struct Flags {
     /// Lowest TLS version for clients
     #[arg(long, value_enum, default_value_t, help_heading = TLS)]
     pub tls_min: TlsMin,
+    /// Whether clients may speak HTTP/2
+    #[arg(long, value_enum, default_value_t, help_heading = TLS)]
+    pub http2: Http2,
     /// Time for which browsers use HTTPS only (Strict-Transport-Security) [default: the agent's header]
     #[arg(long, value_name = "TIME", value_parser = time(Duration::ZERO..=Duration::MAX), help_heading = TLS)]
     pub hsts_max_age: Option<Duration>,
@@ -306,6 +309,16 @@ pub struct LimitFlags {
     pub upgrade_drain_timeout: Duration,
 }
 
+/// Whether clients may speak HTTP/2.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum Http2 {
+    /// Those that offer it in TLS, or begin with it on a plain connection.
+    On,
+    /// HTTP/1.1 for all.
+    #[default]
+    Off,
+}
+
 /// The lowest version of TLS for clients.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum TlsMin {
@@ -433,8 +446,6 @@ fn listened(at: SocketAddr) -> SocketAddr {
     if at.ip().to_canonical().is_ipv4() { canonical(at) } else { at }
 }
 
-/// A level, or `dcv_splice::MODULE=LEVEL`; several with commas. A level that is spelt wrong would be a module's name, which
-/// silences everything else.
 /// A name that the kernel could have (`TCP_CA_NAME_MAX`); whether it has it is asked when the configuration is checked.
 fn congestion(text: &str) -> Result<String, String> {
     let is_name = (1..16).contains(&text.len())
@@ -442,6 +453,8 @@ fn congestion(text: &str) -> Result<String, String> {
     is_name.then(|| text.to_owned()).ok_or_else(|| "must be a name such as bbr, cubic or reno".to_owned())
 }
 
+/// A level, or `dcv_splice::MODULE=LEVEL`; several with commas. A level that is spelt wrong would be a module's name, which
+/// silences everything else.
 fn log_filter(text: &str) -> Result<Targets, String> {
     for part in text.split(',') {
         let (target, level) =

@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use tracing_subscriber::filter::Targets;
 
 use super::flags::{
-    AdminAt, AgentTls, ClientCert, EbpfMode, Flags, IoBackend, LimitFlags, LogFormat, TlsMin,
+    AdminAt, AgentTls, ClientCert, EbpfMode, Flags, Http2, IoBackend, LimitFlags, LogFormat, TlsMin,
 };
 use crate::access::admission::{ClientLimits, ClientNetworks};
 use crate::access::passwords::PasswordRules;
@@ -86,6 +86,8 @@ pub struct Config {
     pub client_demands: ClientDemands,
     /// The proxy's own certificates.
     pub certificates: Vec<CertificatePair>,
+    /// Whether clients may speak HTTP/2.
+    pub http2: bool,
     /// The value of `Strict-Transport-Security`, in place of agents' own.
     pub hsts: Option<String>,
     /// The users, if passwords are needed.
@@ -246,12 +248,14 @@ impl Flags {
             agent_trust: self.trust(),
             client_demands: ClientDemands {
                 tls13: self.tls_min == TlsMin::Tls13,
+                http2: self.http2 == Http2::On,
                 certificate: self.client_ca.clone().map(|file| {
                     let required = self.client_cert == ClientCert::Required;
                     ClientAuthority { file, required }
                 }),
             },
             certificates: self.certificates(),
+            http2: self.http2 == Http2::On,
             hsts: self.hsts_max_age.map(|age| format!("max-age={}", age.as_secs())),
             passwords: self
                 .htpasswd

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{Registry, fmt, reload};
 
@@ -20,10 +20,15 @@ pub(super) struct Logging {
 #[derive(Clone, Debug)]
 pub(super) struct LogFilter(reload::Handle<Targets, Registry>);
 
+/// What the `h2` crate would say has clients' header lines in it, and no bound.
+fn bounded(filter: &Targets) -> Targets {
+    filter.clone().with_target("h2", LevelFilter::OFF)
+}
+
 impl LogFilter {
     /// From now on `filter` holds.
     pub(super) fn set(&self, filter: &Targets) {
-        if let Err(error) = self.0.reload(filter.clone()) {
+        if let Err(error) = self.0.reload(bounded(filter)) {
             tracing::error!(reason = &*error.to_string(), "--log can't be changed");
         }
     }
@@ -41,7 +46,7 @@ impl Logging {
                 layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
             }
         };
-        let (filter, handle) = reload::Layer::new(filter.clone());
+        let (filter, handle) = reload::Layer::new(bounded(filter));
         tracing_subscriber::registry().with(layer.with_filter(filter)).init();
         // Or it would be written by whoever panics, to an output that may be blocked.
         std::panic::set_hook(Box::new(|panic| tracing::error!(reason = &*panic.to_string(), "panic")));

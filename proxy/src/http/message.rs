@@ -15,13 +15,15 @@ pub enum Framing {
     UntilEnd,
 }
 
-/// HTTP/1.0 or HTTP/1.1.
+/// The version that a client speaks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Version {
     /// HTTP/1.0
     Http10,
     /// HTTP/1.1
     Http11,
+    /// HTTP/2
+    Http2,
 }
 
 /// One header line, as it was sent.

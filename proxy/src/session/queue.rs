@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use crate::observe::access_log::Side;
-use crate::transport::net::Route;
 use crate::transport::receive_window::segments;
+use crate::transport::stream::Route;
 
 /// Bounds of one direction, in bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -17,8 +17,9 @@ use crate::session::close_frame;
 use crate::session::queue::{Queue, QueueBounds};
 use crate::tls::TlsError;
 use crate::transport::endpoint::{Endpoint, EndpointError, RECEIVE_BYTES_MAX, StreamEnd, WorkerBuffers};
-use crate::transport::net::{Runtime, Stream};
+use crate::transport::net::Runtime;
 use crate::transport::pipes::{PIPE_BYTES, Pipe, Pipes};
+use crate::transport::stream::Stream;
 
 /// Limits of a relay.
 #[derive(Clone, Copy, Debug)]
@@ -626,6 +627,7 @@ mod tests {
     use crate::observe::stats::WorkerStats;
     use crate::runtime::scheduler::Class;
     use crate::tls::TlsEnd;
+    use crate::transport::duplex::AnyStream;
 
     const BUDGET: usize = 64 * 1024;
 
@@ -666,11 +668,11 @@ mod tests {
     }
 
     impl Runtime for Busy {
-        type Stream = Talker;
+        type Stream = AnyStream<Talker>;
         type Sleep = Pending<()>;
 
-        async fn connect(&self, _: Agent) -> io::Result<Talker> {
-            Ok(Talker::default())
+        async fn connect(&self, _: Agent) -> io::Result<Self::Stream> {
+            Ok(AnyStream::Outside(Talker::default()))
         }
 
         fn now(&self) -> Instant {
@@ -709,8 +711,8 @@ mod tests {
     /// The agent is a flood that moves so many bytes in a turn.
     fn floods(agent: &Talker, budget: usize) {
         let client = Talker::default();
-        let mut client_endpoint = Endpoint::new(client.clone(), TlsEnd::plain());
-        let mut agent_endpoint = Endpoint::new(agent.clone(), TlsEnd::plain());
+        let mut client_endpoint = Endpoint::new(AnyStream::Outside(client.clone()), TlsEnd::plain());
+        let mut agent_endpoint = Endpoint::new(AnyStream::Outside(agent.clone()), TlsEnd::plain());
         let net = Busy { bulk_turns: Cell::new(0) };
         let (buffers, pipes, stop) = (RefCell::default(), RefCell::default(), Drain::default());
         let limits = RelayLimits {

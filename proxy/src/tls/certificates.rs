@@ -21,6 +21,7 @@ use rustls::{
 };
 
 use super::end::{Acceptor, Connector};
+use super::handshake::HTTP2;
 use super::material::{CertificateError, CertificatePair, belong_together, certificates, private_key};
 use super::trust::{Authorities, Clients, signed_in_tls12, signed_in_tls13};
 use crate::os::files::{FileSystem, Files};
@@ -58,6 +59,8 @@ pub enum AgentTrust {
 pub struct ClientDemands {
     /// TLS 1.3, not 1.2.
     pub tls13: bool,
+    /// HTTP/2 may be chosen.
+    pub http2: bool,
     /// A certificate of their own.
     pub certificate: Option<ClientAuthority>,
 }
@@ -150,7 +153,9 @@ impl Acceptor {
             .with_protocol_versions(versions)?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(ByNameAndKey { keys }));
-        config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
+        let http2 = demands.http2.then_some(HTTP2);
+        let protocols = http2.into_iter().chain([&b"http/1.1"[..], b"http/1.0"]);
+        config.alpn_protocols = protocols.map(<[u8]>::to_vec).collect();
         config.ticketer = aws_lc_rs::Ticketer::new()?;
         // AES-GCM before ChaCha20: with AES instructions it costs the proxy less than half.
         config.ignore_client_order = true;

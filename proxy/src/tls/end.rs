@@ -52,6 +52,7 @@ pub struct TlsEnd {
     pub(super) phase: Phase,
     /// Ciphertext received that is no whole record or handshake message yet.
     partial_record: Vec<u8>,
+    speaks_http2: bool,
 }
 
 pub(super) enum Phase {
@@ -69,12 +70,17 @@ impl TlsEnd {
     }
 
     fn new(phase: Phase) -> Self {
-        Self { phase, partial_record: Vec::new() }
+        Self { phase, partial_record: Vec::new(), speaks_http2: false }
     }
 
     /// Whether bytes pass as they are.
     pub fn is_plain(&self) -> bool {
         matches!(self.phase, Phase::Plain)
+    }
+
+    /// Whether both sides have agreed on HTTP/2.
+    pub fn speaks_http2(&self) -> bool {
+        self.speaks_http2
     }
 
     /// Whether anything of the peer's handshake has come.
@@ -130,6 +136,7 @@ impl TlsEnd {
 
     fn end_handshake(&mut self) -> Result<(), TlsError> {
         if let Phase::Handshake(handshake) = std::mem::replace(&mut self.phase, Phase::Failed) {
+            self.speaks_http2 = handshake.speaks_http2();
             self.phase = Phase::Session(Box::new(handshake.finish()?));
         }
         Ok(())

@@ -16,6 +16,9 @@ use crate::runtime::buffer::Buffer;
 /// A content type (RFC 8446 5.1).
 const CHANGE_CIPHER_SPEC: u8 = 20;
 
+/// The name of HTTP/2 with TLS (RFC 9113 3.2).
+pub(super) const HTTP2: &[u8] = b"h2";
+
 /// A handshake message (RFC 8446 4).
 const CLIENT_HELLO: u8 = 1;
 
@@ -76,6 +79,14 @@ impl Handshake {
     /// Whether anything of the peer's has come.
     pub(super) fn was_heard(&self) -> bool {
         self.heard
+    }
+
+    /// Whether a client and the proxy have agreed on HTTP/2.
+    pub(super) fn speaks_http2(&self) -> bool {
+        match &self.side {
+            Side::Agent(_) => false,
+            Side::Client(connection) => connection.alpn_protocol() == Some(HTTP2),
+        }
     }
 
     /// The state after it.

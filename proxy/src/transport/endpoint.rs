@@ -11,7 +11,8 @@ use std::time::Duration;
 use crate::observe::access_log::{EndReason, Side};
 use crate::runtime::buffer::Buffer;
 use crate::tls::{PARTIAL_RECORD_MAX, TlsEnd, TlsError, TlsState};
-use crate::transport::net::{Runtime, Stream};
+use crate::transport::net::Runtime;
+use crate::transport::stream::Stream;
 
 /// Bytes of one receive during heads and bodies, where what was read may have to wait.
 pub const FILL_BYTES: usize = 16 * 1024;
@@ -125,6 +126,11 @@ impl<S: Stream> Endpoint<S> {
     /// Bytes that its stream has not taken yet, TLS included.
     pub fn unsent(&self) -> usize {
         self.write_buf.len()
+    }
+
+    /// Whether both sides have agreed on HTTP/2 in the TLS handshake (RFC 7301).
+    pub fn speaks_http2(&self) -> bool {
+        self.tls.speaks_http2()
     }
 
     /// Whether it has said anything of its TLS handshake.

@@ -2,9 +2,11 @@
 //! bytes in flight), pipes, and networks as operators write them. Knows no HTTP. Uses `os`, `runtime`, `tls` and `observe`.
 
 pub mod congestion;
+pub mod duplex;
 pub mod endpoint;
 pub mod net;
 pub mod networks;
 pub(crate) mod own_addresses;
 pub mod pipes;
 pub(crate) mod receive_window;
+pub mod stream;

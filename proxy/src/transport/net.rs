@@ -1,5 +1,4 @@
-//! What a connection asks of the outside world: streams that are read and written once they are ready, new
-//! streams to agents, the time, and its turn. Production is [`OsRuntime`]; the tests put a simulated wire in its place.
+//! What a connection asks of the outside world: new streams to agents, the time, and its turn. Production is [`OsRuntime`]; the tests put a simulated wire in its place.
 //! Nothing here ever parks a buffer in the kernel: a wait can be given up without losing a byte.
 
 use std::future::poll_fn;
@@ -24,83 +23,12 @@ use crate::runtime::executor::{Executor, Interest, RegisteredFd, Sleep};
 use crate::runtime::io_uring::tcp_info;
 use crate::runtime::scheduler::Class;
 use crate::transport::congestion::default_name;
+use crate::transport::duplex::{AnyStream, Duplex};
 use crate::transport::networks::canonical;
 use crate::transport::own_addresses::{OwnAddresses, OwnConnection};
 use crate::transport::pipes::Pipe;
 use crate::transport::receive_window::{BODY_BYTES, ReceiveWindow};
-
-/// The way to a side.
-#[derive(Clone, Copy, Debug)]
-pub struct Route {
-    /// The shortest that was seen.
-    pub round_trip: Duration,
-    /// Payload of a full segment, in bytes.
-    pub segment: usize,
-}
-
-/// Bytes that stand in a stream's own buffers.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Standing {
-    /// Received and not read.
-    pub unread: u64,
-    /// Taken and not sent.
-    pub unsent: u64,
-}
-
-/// A connected byte stream.
-pub trait Stream {
-    /// Receives what is there; 0 at the peer's end. Wakes the task once there is something.
-    fn poll_recv(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>>;
-
-    /// Sends what fits. Wakes the task once there is room.
-    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
-
-    /// Says that no more bytes will be sent.
-    fn finish(&mut self) -> io::Result<()>;
-
-    /// Whether a call that was pending may only have been put off, as the task has done enough for now. It is then
-    /// polled again by itself.
-    fn is_put_off(&self) -> bool {
-        false
-    }
-
-    /// Bounds what the kernel takes for this side and has not sent yet, in bytes. It may take one more send. Streams that
-    /// can't be bounded are left as they are.
-    fn bound_unsent(&mut self, _bytes: usize) {}
-
-    /// Bounds what this side may have on its way and unread, in bytes. What it was allowed before may still come.
-    fn bound_unread(&mut self, _bytes: usize) {}
-
-    /// The way to this side, where it is known.
-    fn route(&self) -> Option<Route> {
-        None
-    }
-
-    /// What stands in its buffers now.
-    fn standing(&self) -> Standing {
-        Standing::default()
-    }
-
-    /// Moves up to `limit` received bytes into `pipe` inside the kernel; `None` where streams can't do that.
-    fn poll_recv_pipe(
-        &mut self,
-        _: &mut Context<'_>,
-        _: &Pipe,
-        _limit: usize,
-    ) -> Option<Poll<io::Result<usize>>> {
-        None
-    }
-
-    /// Moves up to `limit` bytes from `pipe` to the peer inside the kernel.
-    fn poll_send_pipe(
-        &mut self,
-        _: &mut Context<'_>,
-        _: &Pipe,
-        _limit: usize,
-    ) -> Option<Poll<io::Result<usize>>> {
-        None
-    }
-}
+use crate::transport::stream::{Route, Standing, Stream};
 
 /// The time is over.
 #[derive(Debug)]
@@ -108,8 +36,8 @@ pub struct Elapsed;
 
 /// Where streams and the time come from.
 pub trait Runtime {
-    /// The streams it makes.
-    type Stream: Stream;
+    /// The streams it makes, and those inside the program.
+    type Stream: Stream + From<Duplex>;
     /// A wait for a time.
     type Sleep: Future<Output = ()>;
 
@@ -163,10 +91,10 @@ pub struct OsRuntime {
 }
 
 impl Runtime for OsRuntime {
-    type Stream = TcpStream;
+    type Stream = AnyStream<TcpStream>;
     type Sleep = Sleep;
 
-    async fn connect(&self, agent: Agent) -> io::Result<TcpStream> {
+    async fn connect(&self, agent: Agent) -> io::Result<Self::Stream> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(agent.address), kind, Some(Protocol::TCP))?;
         set_options(&socket, &self.options)?;
@@ -187,7 +115,7 @@ impl Runtime for OsRuntime {
                 let segment = segment.try_into().unwrap_or(usize::MAX);
                 let window = is_prepared.then(|| socket.with(|socket| ReceiveWindow::open(socket, segment)));
                 let window = window.and_then(note_unbounded);
-                Ok(TcpStream { socket, sockets, window, unsent: None })
+                Ok(AnyStream::Outside(TcpStream { socket, sockets, window, unsent: None }))
             }
         }
     }
@@ -243,14 +171,14 @@ impl OsRuntime {
     }
 
     /// Takes on an accepted socket.
-    pub fn adopt(&self, socket: OwnedFd) -> io::Result<TcpStream> {
+    pub fn adopt(&self, socket: OwnedFd) -> io::Result<AnyStream<TcpStream>> {
         let socket = RegisteredFd::new(&self.executor, socket, true)?;
-        Ok(TcpStream {
+        Ok(AnyStream::Outside(TcpStream {
             socket,
             sockets: Metered::Client(self.stats.clients.clone()),
             window: None,
             unsent: None,
-        })
+        }))
     }
 }
 

@@ -27,6 +27,9 @@ use crate::worker::load_balancer::LoadBalancer;
 /// How long a client that was let in before a stop or a reload has to say what it wants.
 const DRAIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a client that is to be left has to take its last bytes.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// State of the process, which all workers share.
 #[derive(Clone, Debug)]
 pub struct ProcessState {

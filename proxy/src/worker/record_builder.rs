@@ -46,7 +46,11 @@ impl RecordBuilder {
 
     /// Of a head that is understood.
     pub(crate) fn note(&mut self, head: &RequestHead<'_>) {
-        let version = if head.version == Version::Http11 { "HTTP/1.1" } else { "HTTP/1.0" };
+        let version = match head.version {
+            Version::Http10 => "HTTP/1.0",
+            Version::Http11 => "HTTP/1.1",
+            Version::Http2 => "HTTP/2.0",
+        };
         let path: String = head.path.chars().take(LOGGED_LINE_BYTES).collect();
         self.record.request = format!("{} {path} {version}", head.method);
         self.record.referer = first_value(head, "referer");

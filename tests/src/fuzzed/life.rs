@@ -15,7 +15,7 @@ use dcv_splice::http::h1::head::{HeadEnd, HeadLimits};
 use dcv_splice::http::message::RequestHead;
 use dcv_splice::observe::access_log::AccessLog;
 use dcv_splice::tls::Acceptor;
-use dcv_splice::transport::net::Stream;
+use dcv_splice::transport::stream::Stream;
 use dcv_splice::worker::context::{Generation, ProcessState, SharedState};
 use dcv_splice::worker::load_balancer::LoadBalancer;
 use tokio::task::LocalSet;

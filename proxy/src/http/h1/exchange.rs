@@ -18,7 +18,8 @@ use crate::http::rewrite::ResponseRewrite;
 use crate::observe::access_log::Side;
 use crate::runtime::drain::{Drain, Phase};
 use crate::transport::endpoint::{Endpoint, EndpointError, FILL_BYTES, StreamEnd, WorkerBuffers};
-use crate::transport::net::{Runtime, Stream};
+use crate::transport::net::Runtime;
+use crate::transport::stream::Stream;
 
 /// Limits of an exchange.
 #[derive(Clone, Copy, Debug)]

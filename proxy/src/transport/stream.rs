@@ -1,0 +1,80 @@
+//! A connected byte stream, whatever it is made of. Decides nothing.
+
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::transport::pipes::Pipe;
+
+/// The way to a side.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// The shortest that was seen.
+    pub round_trip: Duration,
+    /// Payload of a full segment, in bytes.
+    pub segment: usize,
+}
+
+/// Bytes that stand in a stream's own buffers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Standing {
+    /// Received and not read.
+    pub unread: u64,
+    /// Taken and not sent.
+    pub unsent: u64,
+}
+
+/// A connected byte stream.
+pub trait Stream {
+    /// Receives what is there; 0 at the peer's end. Wakes the task once there is something.
+    fn poll_recv(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>>;
+
+    /// Sends what fits. Wakes the task once there is room.
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
+
+    /// Says that no more bytes will be sent.
+    fn finish(&mut self) -> io::Result<()>;
+
+    /// Whether a call that was pending may only have been put off, as the task has done enough for now. It is then
+    /// polled again by itself.
+    fn is_put_off(&self) -> bool {
+        false
+    }
+
+    /// Bounds what the kernel takes for this side and has not sent yet, in bytes. It may take one more send. Streams that
+    /// can't be bounded are left as they are.
+    fn bound_unsent(&mut self, _bytes: usize) {}
+
+    /// Bounds what this side may have on its way and unread, in bytes. What it was allowed before may still come.
+    fn bound_unread(&mut self, _bytes: usize) {}
+
+    /// The way to this side, where it is known.
+    fn route(&self) -> Option<Route> {
+        None
+    }
+
+    /// What stands in its buffers now.
+    fn standing(&self) -> Standing {
+        Standing::default()
+    }
+
+    /// Moves up to `limit` received bytes into `pipe` inside the kernel; `None` where streams can't do that.
+    fn poll_recv_pipe(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Pipe,
+        _limit: usize,
+    ) -> Option<Poll<io::Result<usize>>> {
+        None
+    }
+
+    /// Moves up to `limit` bytes from `pipe` to the peer inside the kernel.
+    fn poll_send_pipe(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Pipe,
+        _limit: usize,
+    ) -> Option<Poll<io::Result<usize>>> {
+        None
+    }
+}

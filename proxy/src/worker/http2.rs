@@ -1,0 +1,459 @@
+//! A connection of HTTP/2: its requests side by side, each as a connection of its own inside the program, and the limits of
+//! the whole. What a request is answered with is decided where it is for HTTP/1.1 too.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream, SendStream};
+use http::{Method, Request};
+
+use crate::access::rejections::RejectReason;
+use crate::http::h1::body::{BodyChunk, Decoder};
+use crate::http::h1::head::{HEADER_COUNT_MAX, HeadEnd, HeadLimits};
+use crate::http::h2::frame_guard::Violation;
+use crate::http::h2::io::{ClientIo, FrameWatch};
+use crate::http::h2::{request, response};
+use crate::http::message::{Framing, ResponseHead};
+use crate::observe::client::ClientConnection;
+use crate::runtime::buffer::Buffer;
+use crate::runtime::drain::Phase;
+use crate::transport::duplex::Duplex;
+use crate::transport::net::Runtime;
+use crate::transport::stream::Stream;
+use crate::worker::context::{CLOSE_TIMEOUT, Generation};
+use crate::worker::eviction::EvictionEntry;
+use crate::worker::request::{NextStep, Ready};
+
+/// Requests of one connection that may run at a time (RFC 9113 5.1.2).
+const STREAMS_MAX: u32 = 128;
+/// Bytes of a request's header list (RFC 9113 6.5.2).
+const HEADER_LIST_MAX: u32 = 32 * 1024;
+/// Bytes of a request's body that may come before the agent takes any.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// The same of all requests of a connection.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of a response that wait for their turn on the connection.
+const SEND_BUFFER_MAX: usize = 16 * 1024;
+/// Bytes that the kernel takes and has not sent yet: what comes behind them can't overtake them.
+const UNSENT_BYTES: usize = 128 * 1024;
+/// Requests that were reset and are still remembered; more end the connection (CVE-2023-44487).
+const RESET_STREAMS_MAX: usize = 64;
+/// Requests that had to be reset for what the client sent (CVE-2025-8671).
+const FAULTY_STREAMS_MAX: usize = 256;
+
+/// The limits of what the proxy itself has written.
+const RESPONSE_LIMITS: HeadLimits =
+    HeadLimits { header_size_max: 1 << 20, request_line_max: 1 << 20, header_count_max: HEADER_COUNT_MAX };
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_LIST_MAX)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER_MAX)
+        .max_concurrent_reset_streams(RESET_STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+        .max_local_error_reset_streams(Some(FAULTY_STREAMS_MAX));
+    builder
+}
+
+/// What a connection has to react to.
+enum Event {
+    Request(Box<Request<RecvStream>>, SendResponse<Bytes>),
+    /// Some requests have ended.
+    Progress,
+    /// The client sends what its connection is ended for.
+    Violation(Violation),
+    /// Nothing was asked for a while.
+    Idle,
+    Draining,
+    Closed,
+    Failed(h2::Error),
+}
+
+type Streams<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + 'a>>>;
+
+/// Serves a connection to its end, until all of its requests have ended too.
+pub(super) async fn serve<N: Runtime>(
+    generation: &Generation<N>,
+    ready: Ready<N>,
+    place: &EvictionEntry<'_>,
+) {
+    let Ready { mut endpoint, client, secure, .. } = ready;
+    endpoint.stream().bound_unsent(UNSENT_BYTES);
+    let watch = Rc::<FrameWatch<N::Stream>>::default();
+    let io = ClientIo::new(endpoint, &generation.net, &generation.worker.buffers, watch.clone());
+    let limit = generation.config().limits.header_timeout;
+    let opened = generation.net.timeout(limit, builder().handshake::<_, Bytes>(io));
+    match place.hold(opened).await {
+        Some(Ok(Ok(connection))) => {
+            let watch = watch.clone();
+            let mut served = Served { generation, client, secure, connection, watch, is_leaving: false };
+            let mut streams = Streams::new();
+            served.run(place, &mut streams).await;
+            // Requests find out that their client is gone, and end with a record.
+            drop(served);
+            while streams.next().await.is_some() {}
+        }
+        Some(Ok(Err(error))) => note_failure(generation, client, &error),
+        Some(Err(_)) => {}
+        None => generation.rejections().note(RejectReason::Evicted, client),
+    }
+    // Or what the client was told last would be lost with what it has sent and nobody has read.
+    if let Some(endpoint) = watch.released() {
+        place.hold(Ready::of_connection(*endpoint, client, secure).linger(generation)).await;
+    }
+}
+
+fn note_failure<N: Runtime>(generation: &Generation<N>, client: ClientConnection, error: &h2::Error) {
+    let is_ours = error.is_library() && !error.is_io();
+    if !is_ours {
+        tracing::debug!(conn = client.id.number(), client = %client.address, "the client has ended HTTP/2");
+        return;
+    }
+    let reason = match error.reason() {
+        Some(Reason::ENHANCE_YOUR_CALM) => RejectReason::Http2Flood,
+        _ => RejectReason::Http2Protocol,
+    };
+    generation.rejections().note(reason, client);
+}
+
+struct Served<'a, N: Runtime> {
+    generation: &'a Generation<N>,
+    client: ClientConnection,
+    secure: bool,
+    connection: Connection<ClientIo<'a, N>, Bytes>,
+    watch: Rc<FrameWatch<N::Stream>>,
+    /// The client was told to ask for nothing more.
+    is_leaving: bool,
+}
+
+impl<'a, N: Runtime> Served<'a, N> {
+    async fn run(&mut self, place: &EvictionEntry<'_>, streams: &mut Streams<'a>) {
+        let Generation { net, drain, .. } = self.generation;
+        let limits = &self.generation.config().limits;
+        let mut idle = pin!(net.sleep(limits.header_timeout));
+        let mut draining = pin!(drain.reached(Phase::Draining));
+        loop {
+            let event = poll_fn(|cx| {
+                if !self.is_leaving && draining.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Event::Draining);
+                }
+                if let Poll::Ready(event) = self.poll(cx, streams) {
+                    return Poll::Ready(event);
+                }
+                if streams.is_empty() { idle.as_mut().poll(cx).map(|()| Event::Idle) } else { Poll::Pending }
+            });
+            let Some(event) = place.hold(event).await else {
+                return self.generation.rejections().note(RejectReason::Evicted, self.client);
+            };
+            match event {
+                Event::Request(request, respond) => {
+                    place.leave();
+                    streams.push(Box::pin(serve_request(
+                        self.generation,
+                        self.client,
+                        self.secure,
+                        request,
+                        respond,
+                    )));
+                    // Each is a step of front work.
+                    net.yield_now().await;
+                }
+                Event::Progress if streams.is_empty() => {
+                    place.wait_again();
+                    let limit = if self.is_leaving { CLOSE_TIMEOUT } else { limits.client_keepalive_timeout };
+                    idle.set(net.sleep(limit));
+                }
+                Event::Progress => {}
+                Event::Idle if self.is_leaving => return,
+                Event::Idle | Event::Draining => {
+                    self.is_leaving = true;
+                    self.connection.graceful_shutdown();
+                    idle.set(net.sleep(CLOSE_TIMEOUT));
+                }
+                Event::Violation(violation) => return self.end(violation).await,
+                Event::Closed => return,
+                Event::Failed(error) => return note_failure(self.generation, self.client, &error),
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, streams: &mut Streams<'a>) -> Poll<Event> {
+        let mut has_ended = false;
+        while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {
+            has_ended = true;
+        }
+        let accepted = self.connection.poll_accept(cx);
+        if let Some(violation) = self.watch.violation() {
+            return Poll::Ready(Event::Violation(violation));
+        }
+        match accepted {
+            Poll::Ready(Some(Ok((request, respond)))) => {
+                Poll::Ready(Event::Request(Box::new(request), respond))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Event::Failed(error)),
+            Poll::Ready(None) => Poll::Ready(Event::Closed),
+            Poll::Pending if has_ended => Poll::Ready(Event::Progress),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Ends the connection at once, as far as the client listens.
+    async fn end(&mut self, violation: Violation) {
+        let (reason, why) = match violation {
+            Violation::Flood => (Reason::ENHANCE_YOUR_CALM, RejectReason::Http2Flood),
+            Violation::FrameSize => (Reason::FRAME_SIZE_ERROR, RejectReason::Http2Protocol),
+            Violation::NoSettings => (Reason::PROTOCOL_ERROR, RejectReason::Http2Protocol),
+        };
+        self.generation.rejections().note(why, self.client);
+        self.connection.abrupt_shutdown(reason);
+        let closed = poll_fn(|cx| self.connection.poll_closed(cx));
+        let _ = self.generation.net.timeout(CLOSE_TIMEOUT, closed).await;
+    }
+}
+
+/// Why a request is carried no further.
+enum Ending {
+    /// The client does not want it any more.
+    ClientLeft,
+    /// The proxy has let go of it in the middle of the response.
+    Incomplete,
+    /// The request breaks a rule of HTTP/2.
+    Malformed,
+}
+
+impl From<h2::Error> for Ending {
+    fn from(_: h2::Error) -> Self {
+        Self::ClientLeft
+    }
+}
+
+impl From<request::Malformed> for Ending {
+    fn from(_: request::Malformed) -> Self {
+        Self::Malformed
+    }
+}
+
+/// Serves one request to its end.
+async fn serve_request<N: Runtime>(
+    generation: &Generation<N>,
+    client: ClientConnection,
+    secure: bool,
+    request: Box<Request<RecvStream>>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let (parts, body) = request.into_parts();
+    let mut head = Vec::with_capacity(512);
+    let Ok(framing) = request::head(&parts, !body.is_end_stream(), &mut head) else {
+        generation.rejections().note(RejectReason::Http2Protocol, client);
+        return respond.send_reset(Reason::PROTOCOL_ERROR);
+    };
+    let (near, far) = Duplex::pair();
+    let answered = async {
+        let place = generation.worker.waiting.enter();
+        if let NextStep::Closing(ready) =
+            Ready::of_stream(near, client, secure).one_request(generation, &place).await
+        {
+            ready.linger(generation).await;
+        }
+    };
+    let carried = async move {
+        let is_head = parts.method == Method::HEAD;
+        carry(&far, head, framing, body, respond, is_head).await;
+    };
+    tokio::join!(answered, carried);
+}
+
+/// Takes the request to the far end, and the response from there.
+async fn carry(
+    far: &Duplex,
+    head: Vec<u8>,
+    framing: Framing,
+    body: RecvStream,
+    mut respond: SendResponse<Bytes>,
+    is_head: bool,
+) {
+    let ended: Result<(), Ending> = {
+        let mut sent = pin!(upload(far, head, framing, body));
+        let mut taken = pin!(Download { far, read: Buffer::default() }.run(&mut respond, is_head));
+        let mut is_sent = false;
+        poll_fn(|cx| {
+            if !is_sent && let Poll::Ready(upload) = sent.as_mut().poll(cx) {
+                is_sent = true;
+                upload?;
+            }
+            taken.as_mut().poll(cx)
+        })
+        .await
+    };
+    if ended.is_err() {
+        far.reset();
+    }
+    match ended {
+        Ok(()) | Err(Ending::ClientLeft) => {}
+        Err(Ending::Incomplete) => respond.send_reset(Reason::INTERNAL_ERROR),
+        Err(Ending::Malformed) => respond.send_reset(Reason::PROTOCOL_ERROR),
+    }
+}
+
+/// The request's way.
+async fn upload(
+    far: &Duplex,
+    mut out: Vec<u8>,
+    framing: Framing,
+    mut body: RecvStream,
+) -> Result<(), Ending> {
+    if !put_all(far, &out).await {
+        return Ok(());
+    }
+    if framing == Framing::Empty {
+        return Ok(());
+    }
+    while let Some(data) = poll_fn(|cx| body.poll_data(cx)).await {
+        let data = data?;
+        out.clear();
+        request::data(framing, &data, &mut out);
+        if !put_all(far, &out).await {
+            return Ok(());
+        }
+        body.flow_control().release_capacity(data.len())?;
+    }
+    let trailers = poll_fn(|cx| body.poll_trailers(cx)).await?;
+    out.clear();
+    request::end(framing, trailers.as_ref(), &mut out)?;
+    put_all(far, &out).await;
+    Ok(())
+}
+
+/// Whether it was taken; otherwise nothing more will be, and the response says why.
+async fn put_all(far: &Duplex, mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        match poll_fn(|cx| far.poll_put(cx, bytes)).await {
+            Ok(sent) => bytes = &bytes[sent..],
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// The response's way.
+struct Download<'a> {
+    far: &'a Duplex,
+    /// What has come and was not passed on.
+    read: Buffer,
+}
+
+impl Download<'_> {
+    async fn run(mut self, respond: &mut SendResponse<Bytes>, is_head: bool) -> Result<(), Ending> {
+        let (framing, response) = loop {
+            let length = self.head(respond).await?;
+            let head = ResponseHead::parse(&self.read.filled()[..length], &RESPONSE_LIMITS, is_head);
+            let head = head.map_err(|_| Ending::Incomplete)?;
+            let (framing, response) = (head.framing, response::head(&head).ok_or(Ending::Incomplete)?);
+            self.read.consume(length);
+            if !response.status().is_informational() {
+                break (framing, response);
+            }
+            respond.send_informational(response)?;
+        };
+        let mut stream = respond.send_response(response, framing == Framing::Empty)?;
+        if framing == Framing::Empty {
+            Ok(())
+        } else {
+            self.body(&mut stream, Decoder::of_agent(framing)).await
+        }
+    }
+
+    /// Waits for a whole head.
+    async fn head(&mut self, respond: &mut SendResponse<Bytes>) -> Result<usize, Ending> {
+        let mut scan = HeadEnd::default();
+        loop {
+            let found = scan.find(self.read.filled(), &RESPONSE_LIMITS).map_err(|_| Ending::Incomplete)?;
+            if let Some(length) = found {
+                return Ok(length);
+            }
+            poll_fn(|cx| {
+                if respond.poll_reset(cx).is_ready() {
+                    return Poll::Ready(Err(Ending::ClientLeft));
+                }
+                self.poll_fill(cx)
+            })
+            .await?;
+        }
+    }
+
+    /// Takes in what there is; there has to be more.
+    fn poll_fill(&mut self, cx: &Context<'_>) -> Poll<Result<(), Ending>> {
+        let read = &mut self.read;
+        let taken = ready!(self.far.poll_take(cx, |bytes| (bytes.len(), read.push(bytes))));
+        Poll::Ready(taken.ok().flatten().ok_or(Ending::Incomplete))
+    }
+
+    async fn body(&mut self, stream: &mut SendStream<Bytes>, mut decoder: Decoder) -> Result<(), Ending> {
+        // Sent once it is known whether it is the last.
+        let mut last: Option<Bytes> = None;
+        loop {
+            let mut used = 0;
+            let (took, piece) = decoder.next(&self.read.filled()[used..]).map_err(|_| Ending::Incomplete)?;
+            used += took;
+            let step = match piece {
+                Some(BodyChunk::Data(data)) => Some(Ok(Bytes::copy_from_slice(data))),
+                Some(BodyChunk::End(trailers)) => {
+                    Some(Err(response::fields(&trailers).ok_or(Ending::Incomplete)?))
+                }
+                None => None,
+            };
+            self.read.consume(used);
+            match step {
+                Some(Ok(data)) => {
+                    if let Some(before) = last.replace(data) {
+                        send(stream, before, false).await?;
+                    }
+                }
+                Some(Err(trailers)) if trailers.is_empty() => {
+                    return send(stream, last.unwrap_or_default(), true).await;
+                }
+                Some(Err(trailers)) => {
+                    send(stream, last.unwrap_or_default(), false).await?;
+                    return Ok(stream.send_trailers(trailers)?);
+                }
+                None => {
+                    if let Some(before) = last.take() {
+                        send(stream, before, false).await?;
+                    }
+                    poll_fn(|cx| {
+                        if stream.poll_reset(cx).is_ready() {
+                            return Poll::Ready(Err(Ending::ClientLeft));
+                        }
+                        self.poll_fill(cx)
+                    })
+                    .await?;
+                }
+            }
+        }
+    }
+}
+
+/// Sends all of it, as the client has room.
+async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes, is_last: bool) -> Result<(), Ending> {
+    while !data.is_empty() {
+        stream.reserve_capacity(data.len());
+        let room = poll_fn(|cx| stream.poll_capacity(cx)).await.ok_or(Ending::ClientLeft)??;
+        let part = data.split_to(room.min(data.len()));
+        let is_all = data.is_empty();
+        stream.send_data(part, is_last && is_all)?;
+        if is_all {
+            return Ok(());
+        }
+    }
+    if is_last { Ok(stream.send_data(data, true)?) } else { Ok(()) }
+}
