@@ -13,6 +13,8 @@ mod crowd;
 mod executor;
 #[path = "interop/http.rs"]
 mod http;
+#[path = "interop/http2.rs"]
+mod http2;
 #[path = "interop/namespace.rs"]
 mod namespace;
 #[path = "interop/nginx.rs"]

@@ -268,13 +268,14 @@ async fn serve_request<N: Runtime>(
     };
     let carried = async move {
         let is_head = parts.method == Method::HEAD;
-        carry(&far, head, framing, body, respond, is_head).await;
+        carry(&generation.net, &far, head, framing, body, respond, is_head).await;
     };
     tokio::join!(answered, carried);
 }
 
 /// Takes the request to the far end, and the response from there.
-async fn carry(
+async fn carry<N: Runtime>(
+    net: &N,
     far: &Duplex,
     head: Vec<u8>,
     framing: Framing,
@@ -284,16 +285,23 @@ async fn carry(
 ) {
     let ended: Result<(), Ending> = {
         let mut sent = pin!(upload(far, head, framing, body));
-        let mut taken = pin!(Download { far, read: Buffer::default() }.run(&mut respond, is_head));
         let mut is_sent = false;
-        poll_fn(|cx| {
-            if !is_sent && let Poll::Ready(upload) = sent.as_mut().poll(cx) {
-                is_sent = true;
-                upload?;
-            }
-            taken.as_mut().poll(cx)
-        })
-        .await
+        let ended = {
+            let mut taken = pin!(Download { far, read: Buffer::default() }.run(&mut respond, is_head));
+            poll_fn(|cx| {
+                if !is_sent && let Poll::Ready(upload) = sent.as_mut().poll(cx) {
+                    is_sent = true;
+                    upload?;
+                }
+                taken.as_mut().poll(cx)
+            })
+            .await
+        };
+        if ended.is_ok() && !is_sent {
+            // The stream is reset once the body is let go of (RFC 9113 8.1), and some clients then forget the response.
+            let _ = net.timeout(CLOSE_TIMEOUT, poll_fn(|cx| respond.poll_reset(cx))).await;
+        }
+        ended
     };
     if ended.is_err() {
         far.reset();
@@ -305,16 +313,15 @@ async fn carry(
     }
 }
 
-/// The request's way.
+/// The request's way. Comes to its end with the request alone: what nobody takes any more is kept, as letting go of it resets
+/// the stream.
 async fn upload(
     far: &Duplex,
     mut out: Vec<u8>,
     framing: Framing,
     mut body: RecvStream,
 ) -> Result<(), Ending> {
-    if !put_all(far, &out).await {
-        return Ok(());
-    }
+    put_all(far, &out).await;
     if framing == Framing::Empty {
         return Ok(());
     }
@@ -322,9 +329,7 @@ async fn upload(
         let data = data?;
         out.clear();
         request::data(framing, &data, &mut out);
-        if !put_all(far, &out).await {
-            return Ok(());
-        }
+        put_all(far, &out).await;
         body.flow_control().release_capacity(data.len())?;
     }
     let trailers = poll_fn(|cx| body.poll_trailers(cx)).await?;
@@ -334,15 +339,14 @@ async fn upload(
     Ok(())
 }
 
-/// Whether it was taken; otherwise nothing more will be, and the response says why.
-async fn put_all(far: &Duplex, mut bytes: &[u8]) -> bool {
+/// Ready once all was taken; where nothing is taken any more, the response says why.
+async fn put_all(far: &Duplex, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match poll_fn(|cx| far.poll_put(cx, bytes)).await {
             Ok(sent) => bytes = &bytes[sent..],
-            Err(_) => return false,
+            Err(_) => std::future::pending().await,
         }
     }
-    true
 }
 
 /// The response's way.
