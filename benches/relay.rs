@@ -86,6 +86,8 @@ impl Runtime for Quiet {
         pending()
     }
 
+    fn spawn(&self, _: impl Future<Output = ()> + 'static) {}
+
     async fn yield_now(&self) {}
 
     fn set_class(&self, _: Class) {}

@@ -108,7 +108,7 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
         }
     };
     let world = World::new(Duration::from_millis(1), on_connect);
-    let generation = Generation::new(world, fixture.shared(&plan, flags), Rc::default());
+    let generation = Rc::new(Generation::new(world, fixture.shared(&plan, flags), Rc::default()));
     // The real loop allows 16 calls to set-up work; fewer find more places to be interrupted in.
     generation.net.tighten([3, 5, 16][rng.usize(..3)]);
     let (near, far) = wire(conditions, seed, breaks.client);
@@ -273,7 +273,7 @@ fn a_silent_client_is_dropped_after_the_head_time() {
             (true, b"\x16\x03\x01", 60),
         ] {
             let plan = Plan { client_tls, agent_tls: false, exchanges: Vec::new(), session: None };
-            let generation = Generation::new(nobody(), fixture.shared(&plan, &[]), Rc::default());
+            let generation = Rc::new(Generation::new(nobody(), fixture.shared(&plan, &[]), Rc::default()));
             let (near, mut far) =
                 wire(NetworkConditions { chunk_max: 100, capacity: 1000, reluctance: 0 }, 1, None);
             let start = Instant::now();
@@ -291,7 +291,7 @@ fn a_silent_client_is_dropped_after_the_head_time() {
 fn requests_that_were_sent_ahead_are_answered_a_turn_at_a_time() {
     on_virtual_time(async {
         let plan = Plan { client_tls: false, agent_tls: false, exchanges: Vec::new(), session: None };
-        let generation = Generation::new(nobody(), Fixture::new().shared(&plan, &[]), Rc::default());
+        let generation = Rc::new(Generation::new(nobody(), Fixture::new().shared(&plan, &[]), Rc::default()));
         let (near, mut far) =
             wire(NetworkConditions { chunk_max: 100_000, capacity: 100_000, reluctance: 0 }, 1, None);
         let said = b"GET /health HTTP/1.1\r\nHost: p\r\n\r\n".repeat(10);
@@ -344,7 +344,7 @@ fn an_upload_arrives_whole_though_its_client_is_gone_after_the_answer() {
             accepted.borrow_mut().push(far);
             Ok(near)
         });
-        let generation = Generation::new(world, Fixture::new().shared(&plan, &[]), Rc::default());
+        let generation = Rc::new(Generation::new(world, Fixture::new().shared(&plan, &[]), Rc::default()));
         let (near, mut client) = calm(1 << 20);
         let talk = async {
             let head = format!("POST /10.1.2.3/ HTTP/1.1\r\nHost: p\r\nContent-Length: {BODY}\r\n\r\n");
@@ -385,7 +385,7 @@ fn a_login_that_is_not_used_ends_while_its_client_asks_another_agent() {
             Ok(near)
         });
         let shared = Fixture::new().shared(&plan, &["--agent-keepalive-timeout=10s"]);
-        let generation = Generation::new(world, shared, Rc::default());
+        let generation = Rc::new(Generation::new(world, shared, Rc::default()));
         let (near, mut client) = calm(1 << 20);
         let talk = async {
             let start = Instant::now();

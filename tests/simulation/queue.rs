@@ -62,7 +62,7 @@ fn standing(flags: &[&str], client_floods: bool, phases: &[(usize, usize)]) -> V
             accepted.borrow_mut().push(far);
             Ok(near)
         });
-        let generation = Generation::new(world, Fixture::new().shared(&plan, flags), Rc::default());
+        let generation = Rc::new(Generation::new(world, Fixture::new().shared(&plan, flags), Rc::default()));
         let (near, mut client) = calm(CAPACITY);
         let queue = || {
             let stats = generation.worker.stats.read().agents.into_values().next().unwrap_or_default();

@@ -296,7 +296,7 @@ impl World {
 }
 
 /// Serves the near end of a wire to its end, in runs as the real loop bounds them.
-pub async fn serve(generation: &Generation<World>, near: Wire, client: SocketAddr, secure: bool) {
+pub async fn serve(generation: &Rc<Generation<World>>, near: Wire, client: SocketAddr, secure: bool) {
     let (net, id) = (&generation.net, generation.shared.process.connection_ids.next());
     net.run(connection::serve(generation, net.adopt(near), client, secure, false, id)).await;
 }
@@ -318,6 +318,10 @@ impl Runtime for World {
         self.asked.borrow_mut().push(agent);
         tokio::time::sleep(self.connect_time).await;
         Ok(self.adopt((self.on_connect)(agent)?))
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + 'static) {
+        tokio::task::spawn_local(work);
     }
 
     fn set_class(&self, _: Class) {}

@@ -683,6 +683,8 @@ mod tests {
             pending()
         }
 
+        fn spawn(&self, _: impl Future<Output = ()> + 'static) {}
+
         async fn yield_now(&self) {}
 
         fn set_class(&self, _: Class) {}

@@ -35,7 +35,7 @@ use crate::transport::stream::{Route, Standing, Stream};
 pub struct Elapsed;
 
 /// Where streams and the time come from.
-pub trait Runtime {
+pub trait Runtime: 'static {
     /// The streams it makes, and those inside the program.
     type Stream: Stream + From<Duplex>;
     /// A wait for a time.
@@ -49,6 +49,9 @@ pub trait Runtime {
 
     /// Waits for `time` from now on.
     fn sleep(&self, time: Duration) -> Self::Sleep;
+
+    /// Runs `work` as a task of its own, with its own turns.
+    fn spawn(&self, work: impl Future<Output = ()> + 'static);
 
     /// Lets every other task that is ready have its turn before this one goes on.
     fn yield_now(&self) -> impl Future<Output = ()>;
@@ -126,6 +129,10 @@ impl Runtime for OsRuntime {
 
     fn sleep(&self, time: Duration) -> Sleep {
         self.executor.sleep(time)
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + 'static) {
+        self.executor.spawn(work);
     }
 
     async fn yield_now(&self) {

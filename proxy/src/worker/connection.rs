@@ -8,6 +8,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::task::Poll;
 
 use crate::access::admission::{self, ClientPermit};
@@ -43,7 +44,7 @@ struct Admitted<N: Runtime> {
 ///
 /// `is_full`: there are as many connections as may be, and another one gives way once this client is let in.
 pub async fn serve<N: Runtime>(
-    generation: &Generation<N>,
+    generation: &Rc<Generation<N>>,
     stream: N::Stream,
     client: SocketAddr,
     secure: bool,
@@ -86,7 +87,7 @@ async fn send_rejection<N: Runtime>(
 
 /// Everything before a session.
 async fn serve_requests<N: Runtime>(
-    generation: &Generation<N>,
+    generation: &Rc<Generation<N>>,
     accepted: Accepted<N>,
 ) -> Option<(Box<Upgraded<N>>, ClientPermit)> {
     let client = accepted.client();

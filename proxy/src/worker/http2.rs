@@ -1,14 +1,13 @@
 //! A connection of HTTP/2: its requests side by side, each as a connection of its own inside the program, and the limits of
 //! the whole. What a request is answered with is decided where it is for HTTP/1.1 too.
 
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 use http::{Method, Request};
@@ -47,6 +46,9 @@ const RESET_STREAMS_MAX: usize = 64;
 /// Requests that had to be reset for what the client sent (CVE-2025-8671).
 const FAULTY_STREAMS_MAX: usize = 256;
 
+/// Requests of a connection that are begun before others have their turn.
+const TURN_REQUESTS: usize = 16;
+
 /// The limits of what the proxy itself has written.
 const RESPONSE_LIMITS: HeadLimits =
     HeadLimits { header_size_max: 1 << 20, request_line_max: 1 << 20, header_count_max: HEADER_COUNT_MAX };
@@ -67,9 +69,10 @@ fn builder() -> Builder {
 
 /// What a connection has to react to.
 enum Event {
-    Request(Box<Request<RecvStream>>, SendResponse<Bytes>),
-    /// Some requests have ended.
-    Progress,
+    /// Something is asked, where nothing was.
+    Asked,
+    /// All that was asked is answered.
+    Rests,
     /// The client sends what its connection is ended for.
     Violation(Violation),
     /// Nothing was asked for a while.
@@ -79,11 +82,35 @@ enum Event {
     Failed(h2::Error),
 }
 
-type Streams<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + 'a>>>;
+/// Requests of a connection that run, each a task of its own: one finds out by itself when its client is gone, and ends with
+/// a record.
+#[derive(Debug, Default)]
+struct Running {
+    count: Cell<usize>,
+    /// The connection's task.
+    waker: RefCell<Option<Waker>>,
+}
 
-/// Serves a connection to its end, until all of its requests have ended too.
+/// One of them.
+struct Run(Rc<Running>);
+
+impl Run {
+    fn begin(running: &Rc<Running>) -> Self {
+        running.count.update(|count| count + 1);
+        Self(running.clone())
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.0.count.update(|count| count - 1);
+        self.0.waker.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Serves a connection to its end.
 pub(super) async fn serve<N: Runtime>(
-    generation: &Generation<N>,
+    generation: &Rc<Generation<N>>,
     ready: Ready<N>,
     place: &EvictionEntry<'_>,
 ) {
@@ -96,12 +123,10 @@ pub(super) async fn serve<N: Runtime>(
     match place.hold(opened).await {
         Some(Ok(Ok(connection))) => {
             let watch = watch.clone();
-            let mut served = Served { generation, client, secure, connection, watch, is_leaving: false };
-            let mut streams = Streams::new();
-            served.run(place, &mut streams).await;
-            // Requests find out that their client is gone, and end with a record.
-            drop(served);
-            while streams.next().await.is_some() {}
+            let running = Rc::default();
+            Served { generation, client, secure, connection, watch, running, is_leaving: false }
+                .run(place)
+                .await;
         }
         Some(Ok(Err(error))) => note_failure(generation, client, &error),
         Some(Err(_)) => {}
@@ -127,53 +152,48 @@ fn note_failure<N: Runtime>(generation: &Generation<N>, client: ClientConnection
 }
 
 struct Served<'a, N: Runtime> {
-    generation: &'a Generation<N>,
+    generation: &'a Rc<Generation<N>>,
     client: ClientConnection,
     secure: bool,
     connection: Connection<ClientIo<'a, N>, Bytes>,
     watch: Rc<FrameWatch<N::Stream>>,
+    running: Rc<Running>,
     /// The client was told to ask for nothing more.
     is_leaving: bool,
 }
 
-impl<'a, N: Runtime> Served<'a, N> {
-    async fn run(&mut self, place: &EvictionEntry<'_>, streams: &mut Streams<'a>) {
-        let Generation { net, drain, .. } = self.generation;
+impl<N: Runtime> Served<'_, N> {
+    async fn run(mut self, place: &EvictionEntry<'_>) {
+        let Generation { net, drain, .. } = &**self.generation;
         let limits = &self.generation.config().limits;
         let mut idle = pin!(net.sleep(limits.header_timeout));
         let mut draining = pin!(drain.reached(Phase::Draining));
         loop {
+            let had = self.running.count.get();
             let event = poll_fn(|cx| {
                 if !self.is_leaving && draining.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Event::Draining);
                 }
-                if let Poll::Ready(event) = self.poll(cx, streams) {
+                if let Poll::Ready(event) = self.poll(cx) {
                     return Poll::Ready(event);
                 }
-                if streams.is_empty() { idle.as_mut().poll(cx).map(|()| Event::Idle) } else { Poll::Pending }
+                match self.running.count.get() {
+                    0 if had > 0 => Poll::Ready(Event::Rests),
+                    0 => idle.as_mut().poll(cx).map(|()| Event::Idle),
+                    _ if had == 0 => Poll::Ready(Event::Asked),
+                    _ => Poll::Pending,
+                }
             });
             let Some(event) = place.hold(event).await else {
                 return self.generation.rejections().note(RejectReason::Evicted, self.client);
             };
             match event {
-                Event::Request(request, respond) => {
-                    place.leave();
-                    streams.push(Box::pin(serve_request(
-                        self.generation,
-                        self.client,
-                        self.secure,
-                        request,
-                        respond,
-                    )));
-                    // Each is a step of front work.
-                    net.yield_now().await;
-                }
-                Event::Progress if streams.is_empty() => {
+                Event::Asked => place.leave(),
+                Event::Rests => {
                     place.wait_again();
                     let limit = if self.is_leaving { CLOSE_TIMEOUT } else { limits.client_keepalive_timeout };
                     idle.set(net.sleep(limit));
                 }
-                Event::Progress => {}
                 Event::Idle if self.is_leaving => return,
                 Event::Idle | Event::Draining => {
                     self.is_leaving = true;
@@ -187,24 +207,28 @@ impl<'a, N: Runtime> Served<'a, N> {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, streams: &mut Streams<'a>) -> Poll<Event> {
-        let mut has_ended = false;
-        while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {
-            has_ended = true;
-        }
-        let accepted = self.connection.poll_accept(cx);
-        if let Some(violation) = self.watch.violation() {
-            return Poll::Ready(Event::Violation(violation));
-        }
-        match accepted {
-            Poll::Ready(Some(Ok((request, respond)))) => {
-                Poll::Ready(Event::Request(Box::new(request), respond))
+    /// Takes in requests, no more at a time than others can wait for, and sends what they have said since.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        self.running.waker.replace(Some(cx.waker().clone()));
+        for _ in 0..TURN_REQUESTS {
+            let accepted = self.connection.poll_accept(cx);
+            if let Some(violation) = self.watch.violation() {
+                return Poll::Ready(Event::Violation(violation));
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Event::Failed(error)),
-            Poll::Ready(None) => Poll::Ready(Event::Closed),
-            Poll::Pending if has_ended => Poll::Ready(Event::Progress),
-            Poll::Pending => Poll::Pending,
+            let (request, respond) = match ready!(accepted) {
+                Some(Ok(accepted)) => accepted,
+                Some(Err(error)) => return Poll::Ready(Event::Failed(error)),
+                None => return Poll::Ready(Event::Closed),
+            };
+            let (generation, client, secure) = (self.generation.clone(), self.client, self.secure);
+            let run = Run::begin(&self.running);
+            self.generation.net.spawn(async move {
+                serve_request(&generation, client, secure, request, respond).await;
+                drop(run);
+            });
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Ends the connection at once, as far as the client listens.
@@ -248,7 +272,7 @@ async fn serve_request<N: Runtime>(
     generation: &Generation<N>,
     client: ClientConnection,
     secure: bool,
-    request: Box<Request<RecvStream>>,
+    request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
     let (parts, body) = request.into_parts();

@@ -166,7 +166,7 @@ async fn live(options: u8, data: &[u8]) -> Rc<Agents> {
         Ok(near)
     };
     let world = World::new(Duration::from_millis(1), on_connect);
-    let generation = Generation::new(world, shared(), Rc::default());
+    let generation = Rc::new(Generation::new(world, shared(), Rc::default()));
     let (near, far) = wire(conditions, 9, None);
     let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
     let both = async { tokio::join!(serve(&generation, near, client, false), act(far, data, &agents)) };

@@ -14,6 +14,8 @@ use crate::transport::net::Runtime;
 
 /// Bytes that are sealed at a time: what one TLS record holds (RFC 8446 5.1).
 const WRITE_BYTES_MAX: usize = 16 * 1024;
+/// Room for what is written that an idle connection keeps.
+const KEPT_BYTES: usize = 1024;
 
 /// What the connection's owner is told by its reader, which the `h2` crate keeps.
 pub(crate) struct FrameWatch<S> {
@@ -45,6 +47,8 @@ pub(crate) struct ClientIo<'a, N: Runtime> {
     endpoint: Option<Box<Endpoint<N::Stream>>>,
     net: &'a N,
     buffers: &'a RefCell<WorkerBuffers>,
+    /// What was written and is sent by the next flush: the crate writes a frame in pieces.
+    written: Vec<u8>,
     guard: FrameGuard,
     /// Something was received, and not put off since.
     was_filled: bool,
@@ -69,6 +73,7 @@ impl<'a, N: Runtime> ClientIo<'a, N> {
             endpoint: Some(endpoint),
             net,
             buffers,
+            written: Vec::new(),
             guard: FrameGuard::new(net.now()),
             was_filled: false,
             watch,
@@ -77,6 +82,18 @@ impl<'a, N: Runtime> ClientIo<'a, N> {
 }
 
 impl<N: Runtime> ClientIo<'_, N> {
+    /// Sends what was written, once what was sent before is taken.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(endpoint) = &mut self.endpoint else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        ready!(endpoint.poll_flush(cx)).map_err(as_io)?;
+        endpoint.write(&self.written).map_err(as_io)?;
+        self.written.clear();
+        self.written.shrink_to(KEPT_BYTES);
+        endpoint.poll_flush(cx).map_err(as_io)
+    }
+
     fn endpoint(&mut self) -> io::Result<&mut Endpoint<N::Stream>> {
         self.endpoint.as_deref_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
@@ -91,7 +108,8 @@ fn as_io(error: EndpointError) -> io::Error {
 
 impl<N: Runtime> AsyncRead for ClientIo<'_, N> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { endpoint: Some(endpoint), net, buffers, guard, was_filled, watch } = self.get_mut() else {
+        let Self { endpoint: Some(endpoint), net, buffers, guard, was_filled, watch, .. } = self.get_mut()
+        else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
         if watch.violation().is_some() {
@@ -128,21 +146,22 @@ impl<N: Runtime> AsyncRead for ClientIo<'_, N> {
 
 impl<N: Runtime> AsyncWrite for ClientIo<'_, N> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let endpoint = self.get_mut().endpoint()?;
-        ready!(endpoint.poll_flush(cx)).map_err(as_io)?;
-        let bytes = &bytes[..bytes.len().min(WRITE_BYTES_MAX)];
-        endpoint.write(bytes).map_err(as_io)?;
-        match endpoint.poll_flush(cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(as_io(error))),
-            _ => Poll::Ready(Ok(bytes.len())),
+        let this = self.get_mut();
+        if this.written.len() >= WRITE_BYTES_MAX {
+            ready!(this.poll_send(cx))?;
         }
+        let bytes = &bytes[..bytes.len().min(WRITE_BYTES_MAX - this.written.len())];
+        this.written.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().endpoint()?.poll_flush(cx).map_err(as_io)
+        self.get_mut().poll_send(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().endpoint()?.poll_finish(cx, true).map_err(as_io)
+        let this = self.get_mut();
+        ready!(this.poll_send(cx))?;
+        this.endpoint()?.poll_finish(cx, true).map_err(as_io)
     }
 }
