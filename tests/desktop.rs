@@ -28,7 +28,7 @@ fn two_desktops_are_drawn_moving_and_take_their_own_keys() {
     let port = free_port();
     let blue = Desktop::start("127.0.0.2", port, "#204080", "cadmium");
     let green = Desktop::start("127.0.0.3", port, "#206040", "orthodox");
-    let proxy = start_proxy(port);
+    let mut proxy = start_proxy(port);
     let browser = Browser::start();
 
     let blue_tab = browser.open(&blue.url(&proxy));
@@ -49,6 +49,13 @@ fn two_desktops_are_drawn_moving_and_take_their_own_keys() {
         assert_eq!(browser.colour(DESKTOP), Some(desktop.colour.into()));
         browser.screenshot(&format!("{}.png", desktop.address)).unwrap();
     }
+    drop(browser);
+    assert!(proxy.terminate().success());
+    let log = proxy.output();
+    // Pages come by HTTP/2; a WebSocket has a connection of its own, and so a display does not stand in its input's way.
+    let lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+    assert!(lines("HTTP/2.0\" 200 ") >= 2 && lines("HTTP/1.1\" 200 ") == 0, "{log}");
+    assert_eq!((lines("HTTP/1.1\" 101 "), lines("HTTP/2.0\" 101 ")), (2, 0), "{log}");
 }
 
 /// A pixel of the bare desktop.
@@ -73,6 +80,8 @@ fn start_proxy(agent_port: u16) -> Proxy {
         "--agents=127.0.0.3/32",
         "--default-agent=127.0.0.2",
         &format!("--agent-port={agent_port}"),
+        "--http2=on",
+        "--access-log=stdout",
     ])
 }
 
