@@ -227,3 +227,42 @@ impl<S: Stream> Stream for AnyStream<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(end: &Duplex, bytes: &[u8]) -> Poll<Result<usize, io::ErrorKind>> {
+        end.poll_put(&Context::from_waker(Waker::noop()), bytes).map_err(|error| error.kind())
+    }
+
+    fn received(end: &mut Duplex) -> Poll<Result<Vec<u8>, io::ErrorKind>> {
+        let mut room = vec![0; CAPACITY];
+        let got = end.poll_recv(&mut Context::from_waker(Waker::noop()), &mut room);
+        got.map_ok(|got| room[..got].to_vec()).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn it_holds_so_much_and_no_more() {
+        let (near, mut far) = Duplex::pair();
+        assert_eq!(sent(&near, &[1; CAPACITY + 10]), Poll::Ready(Ok(CAPACITY)));
+        assert_eq!(sent(&near, &[2]), Poll::Pending);
+        assert_eq!(received(&mut far), Poll::Ready(Ok(vec![1; CAPACITY])));
+        assert_eq!(received(&mut far), Poll::Pending);
+        assert_eq!(sent(&near, &[2]), Poll::Ready(Ok(1)));
+    }
+
+    #[test]
+    fn what_was_sent_before_an_end_arrives_and_what_was_sent_before_a_reset_does_not() {
+        let (near, mut far) = Duplex::pair();
+        assert_eq!(sent(&near, b"last"), Poll::Ready(Ok(4)));
+        drop(near);
+        assert_eq!(sent(&far, b"x"), Poll::Ready(Err(io::ErrorKind::BrokenPipe)));
+        assert_eq!(received(&mut far), Poll::Ready(Ok(b"last".to_vec())));
+        assert_eq!(received(&mut far), Poll::Ready(Ok(Vec::new())));
+        let (near, mut far) = Duplex::pair();
+        assert_eq!(sent(&near, b"last"), Poll::Ready(Ok(4)));
+        near.reset();
+        assert_eq!(received(&mut far), Poll::Ready(Err(io::ErrorKind::ConnectionReset)));
+    }
+}
