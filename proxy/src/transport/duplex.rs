@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn it_holds_so_much_and_no_more() {
         let (near, mut far) = Duplex::pair();
-        assert_eq!(sent(&near, &[1; CAPACITY + 10]), Poll::Ready(Ok(CAPACITY)));
+        assert_eq!(sent(&near, &vec![1; CAPACITY + 10]), Poll::Ready(Ok(CAPACITY)));
         assert_eq!(sent(&near, &[2]), Poll::Pending);
         assert_eq!(received(&mut far), Poll::Ready(Ok(vec![1; CAPACITY])));
         assert_eq!(received(&mut far), Poll::Pending);
