@@ -8,6 +8,8 @@ mod cases;
 mod floods;
 #[path = "http2/frames.rs"]
 mod frames;
+#[path = "http2/websocket.rs"]
+mod websocket;
 
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 use harness::agent::{Agent, AgentConfig, AgentTls, Checksum, Noise};
 use harness::process::eventually;
 use harness::proxy_under_test::ProxyUnderTest;
+use harness::scripted_agent::ScriptedAgent;
 use http::Request;
 use nix::sys::signal::Signal;
 use tokio::net::TcpStream;
@@ -132,4 +133,29 @@ async fn a_stop_lets_a_running_download_end() {
     assert_eq!(takes(usize::MAX).await, 5_000_000);
     connection.await.unwrap();
     assert!(front.proxy.wait().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_of_a_connection_goes_by_http1() {
+    let agent = ScriptedAgent::plain(|_, mut line| async move {
+        while let Some(head) = line.head().await {
+            let is_asked = head.starts_with("GET /asks ");
+            let status = if is_asked { "401 No\r\nWWW-Authenticate: NTLM" } else { "200 OK" };
+            if !line.try_say(format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok")).await {
+                return;
+            }
+        }
+    })
+    .await;
+    let front = ProxyUnderTest::start(agent.address, &["--http2=on", "--agent-tls=off"]).await;
+    let format = "%{http_version} %{http_code}";
+    let asks = |path: &str, header: &str| {
+        let url = url(&front, path);
+        let args =
+            ["-sSk", "--http2", "--max-time", "60", "-o", "/dev/null", "-w", format, "-H", header, &url];
+        run("curl", &args).output.trim_end().to_owned()
+    };
+    assert_eq!(asks("/127.0.0.1/x", "X: y"), "2 200");
+    assert_eq!(asks("/127.0.0.1/x", "Authorization: NTLM TlRMTVNTUAABAAAA"), "1.1 200");
+    assert_eq!(asks("/127.0.0.1/asks", "X: y"), "1.1 401");
 }

@@ -187,6 +187,13 @@ impl<S: AsyncRead + Unpin> RawClient<S> {
         bytes
     }
 
+    /// What comes next, as much as has come; nothing at the end.
+    pub async fn some_bytes(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let _ = soon(self.stream.read_buf(&mut bytes)).await;
+        bytes
+    }
+
     /// A response with its body; none where the other end stopped before its head was whole.
     pub async fn answer(&mut self) -> Option<Answer> {
         self.answer_to("GET").await

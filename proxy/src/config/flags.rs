@@ -127,6 +127,9 @@ pub struct Flags {
     /// Whether clients may speak HTTP/2
     #[arg(long, value_enum, default_value_t, help_heading = TLS)]
     pub http2: Http2,
+    /// Whether a client may open a WebSocket over HTTP/2 (RFC 8441): display and input then share a TCP connection
+    #[arg(long, value_enum, default_value_t, help_heading = TLS)]
+    pub http2_websocket: Http2Websocket,
     /// Time for which browsers use HTTPS only (Strict-Transport-Security) [default: the agent's header]
     #[arg(long, value_name = "TIME", value_parser = time(Duration::ZERO..=Duration::MAX), help_heading = TLS)]
     pub hsts_max_age: Option<Duration>,
@@ -315,6 +318,16 @@ pub enum Http2 {
     /// Those that offer it in TLS, or begin with it on a plain connection.
     On,
     /// HTTP/1.1 for all.
+    #[default]
+    Off,
+}
+
+/// Whether a client may open a WebSocket over HTTP/2.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum Http2Websocket {
+    /// Those that know how (RFC 8441).
+    On,
+    /// Browsers open them over HTTP/1.1, each on a connection of its own.
     #[default]
     Off,
 }

@@ -10,7 +10,8 @@ use bytesize::ByteSize;
 use tracing_subscriber::filter::Targets;
 
 use super::flags::{
-    AdminAt, AgentTls, ClientCert, EbpfMode, Flags, Http2, IoBackend, LimitFlags, LogFormat, TlsMin,
+    AdminAt, AgentTls, ClientCert, EbpfMode, Flags, Http2, Http2Websocket, IoBackend, LimitFlags, LogFormat,
+    TlsMin,
 };
 use crate::access::admission::{ClientLimits, ClientNetworks};
 use crate::access::passwords::PasswordRules;
@@ -88,6 +89,8 @@ pub struct Config {
     pub certificates: Vec<CertificatePair>,
     /// Whether clients may speak HTTP/2.
     pub http2: bool,
+    /// Whether a WebSocket may be opened over it.
+    pub http2_websocket: bool,
     /// The value of `Strict-Transport-Security`, in place of agents' own.
     pub hsts: Option<String>,
     /// The users, if passwords are needed.
@@ -256,6 +259,7 @@ impl Flags {
             },
             certificates: self.certificates(),
             http2: self.http2 == Http2::On,
+            http2_websocket: self.http2_websocket == Http2Websocket::On,
             hsts: self.hsts_max_age.map(|age| format!("max-age={}", age.as_secs())),
             passwords: self
                 .htpasswd

@@ -21,6 +21,9 @@ const PER_REQUEST: [&str; 13] = [
     "vapid",
 ];
 
+/// Schemes of a connection (RFC 4559) that browsers speak.
+const PER_CONNECTION: [&str; 2] = ["NTLM", "Negotiate"];
+
 /// Header lines that name schemes (RFC 9110 11.6, 11.7).
 const SCHEMES: [&str; 4] = ["authorization", "www-authenticate", "proxy-authenticate", "proxy-authorization"];
 /// Header lines of parameters, which begin with a scheme only where it is one of a connection (RFC 4559).
@@ -59,6 +62,16 @@ pub fn has_connection_login(headers: &[Header<'_>]) -> bool {
             || (is_any_of(&SCHEMES) && names_scheme_of_connection(header.value, true))
             || (is_any_of(&OUTCOMES) && names_scheme_of_connection(header.value, false))
     })
+}
+
+/// Whether one of the schemes is named that are known to need a connection of the client's own.
+pub(crate) fn needs_own_connection(headers: &[Header<'_>]) -> bool {
+    let is_known = |member: &[u8]| {
+        let scheme = &member[..token_length(member)];
+        PER_CONNECTION.iter().any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()))
+    };
+    let lines = headers.iter().filter(|header| SCHEMES.iter().any(|name| header.is(name)));
+    lines.flat_map(|header| Members { rest: header.value, is_unclosed: false }).any(is_known)
 }
 
 /// `starts_with_scheme`: the first member can't be a parameter of a scheme before it.

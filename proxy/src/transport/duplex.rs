@@ -203,6 +203,13 @@ impl<S: Stream> Stream for AnyStream<S> {
         }
     }
 
+    fn can_splice(&self) -> bool {
+        match self {
+            Self::Outside(stream) => stream.can_splice(),
+            Self::Inside(_) => false,
+        }
+    }
+
     fn poll_recv_pipe(
         &mut self,
         cx: &mut Context<'_>,

@@ -138,9 +138,9 @@ impl<S: Stream> Endpoint<S> {
         self.tls.was_heard()
     }
 
-    /// Whether its bytes may be moved inside the kernel: this program has no TLS to open or seal for it.
+    /// Whether its bytes may be moved inside the kernel: it is a socket, and this program has no TLS to open or seal for it.
     pub fn can_splice(&self) -> bool {
-        self.tls.is_plain()
+        self.tls.is_plain() && self.stream.can_splice()
     }
 
     /// Whether a FIN alone ends it in order. With TLS only a `close_notify` does (RFC 8446 6.1).

@@ -364,6 +364,10 @@ impl Stream for TcpStream {
         Standing { unread, unsent: unsent.into() }
     }
 
+    fn can_splice(&self) -> bool {
+        true
+    }
+
     fn poll_recv_pipe(
         &mut self,
         cx: &mut Context<'_>,

@@ -58,7 +58,12 @@ pub trait Stream {
         Standing::default()
     }
 
-    /// Moves up to `limit` received bytes into `pipe` inside the kernel; `None` where streams can't do that.
+    /// Whether bytes can be moved inside the kernel.
+    fn can_splice(&self) -> bool {
+        false
+    }
+
+    /// Moves up to `limit` received bytes into `pipe` inside the kernel; `None` where that can't be done now.
     fn poll_recv_pipe(
         &mut self,
         _: &mut Context<'_>,

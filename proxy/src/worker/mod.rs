@@ -9,6 +9,7 @@ pub(crate) mod eviction;
 mod failure_responses;
 pub(crate) mod handshake_slots;
 mod http2;
+mod http2_stream;
 pub(crate) mod listeners;
 pub mod load_balancer;
 pub(crate) mod record_builder;

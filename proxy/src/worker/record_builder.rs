@@ -57,11 +57,14 @@ impl RecordBuilder {
         self.record.user_agent = first_value(head, "user-agent");
     }
 
-    /// Of a head that can't be parsed, what stands in its first line.
-    pub(crate) fn note_bytes(&mut self, bytes: &[u8]) {
+    /// Of a head that can't be parsed, what stands in its first line. `is_stream`: it stands for a head of HTTP/2.
+    pub(crate) fn note_bytes(&mut self, bytes: &[u8], is_stream: bool) {
         let line = bytes.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
         let line = &line[..line.len().min(LOGGED_LINE_BYTES)];
         self.record.request = String::from_utf8_lossy(line).into_owned();
+        if is_stream && let Some(asked) = self.record.request.strip_suffix("HTTP/1.1") {
+            self.record.request = format!("{asked}HTTP/2.0");
+        }
     }
 
     /// Ends the record: counts it, and writes it to the access log.

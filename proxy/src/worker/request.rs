@@ -282,7 +282,7 @@ impl<N: Runtime> Ready<N> {
         mut builder: RecordBuilder,
         error: HeadError,
     ) -> NextStep<N> {
-        builder.note_bytes(self.endpoint.read_buf.filled());
+        builder.note_bytes(self.endpoint.read_buf.filled(), self.is_stream);
         generation.rejections().note(RejectReason::BadRequest, self.client);
         let mut response = LocalResponse::new(error.status(), error.to_string());
         if error == HeadError::Method {

@@ -1,10 +1,16 @@
 //! A request of HTTP/2 as the HTTP/1.1 request that it stands for (RFC 9113 8.3). What the `h2` crate has let pass and the
 //! RFC forbids is refused here; what is wrong in any version is left to whoever reads the HTTP/1.1 head. Pure.
 
-use http::header::{CONTENT_LENGTH, COOKIE, HOST};
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use std::hash::{BuildHasher, RandomState};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use h2::ext::Protocol;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, SEC_WEBSOCKET_KEY};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use crate::http::connection_auth;
 use crate::http::h1::body::{self, BodyChunk};
 use crate::http::message::{FieldSink, Framing, Header};
 
@@ -21,6 +27,19 @@ pub(crate) fn is_of_connection(name: &str) -> bool {
     OF_CONNECTION.iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
+/// Whether a WebSocket is asked for (RFC 8441 4). Any other protocol is refused as CONNECT is.
+pub(crate) fn asks_for_websocket(parts: &Parts) -> bool {
+    let protocol = parts.extensions.get::<Protocol>().map(Protocol::as_str);
+    parts.method == Method::CONNECT && protocol.is_some_and(|name| name.eq_ignore_ascii_case("websocket"))
+}
+
+/// Whether it logs in by a scheme that holds for a connection to the agent, of which a stream has none.
+pub(crate) fn needs_own_connection(parts: &Parts) -> bool {
+    let lines = parts.headers.get_all(AUTHORIZATION).iter();
+    let lines = lines.map(|value| Header { name: AUTHORIZATION.as_str(), value: value.as_bytes() });
+    connection_auth::needs_own_connection(&lines.collect::<Vec<_>>())
+}
+
 /// Writes the head to `out`. `has_body`: more will come than the head. Gives the framing of the body.
 pub(crate) fn head(parts: &Parts, has_body: bool, out: &mut Vec<u8>) -> Result<Framing, Malformed> {
     let Parts { method, uri, headers, .. } = parts;
@@ -33,7 +52,8 @@ pub(crate) fn head(parts: &Parts, has_body: bool, out: &mut Vec<u8>) -> Result<F
     // CONNECT has no path but an authority, and is refused as in HTTP/1.
     let target = uri.path_and_query().map(http::uri::PathAndQuery::as_str);
     let target = target.or(uri.authority().map(http::uri::Authority::as_str)).ok_or(Malformed)?;
-    out.extend_from_slice(method.as_str().as_bytes());
+    let is_websocket = asks_for_websocket(parts);
+    out.extend_from_slice(if is_websocket { b"GET" } else { method.as_str().as_bytes() });
     out.push(b' ');
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
@@ -41,7 +61,7 @@ pub(crate) fn head(parts: &Parts, has_body: bool, out: &mut Vec<u8>) -> Result<F
         out.field("Host", &[host]);
     }
     for (name, value) in headers {
-        if name != HOST && name != COOKIE {
+        if name != HOST && name != COOKIE && !(is_websocket && name == SEC_WEBSOCKET_KEY) {
             out.field(name.as_str(), &[value.as_bytes()]);
         }
     }
@@ -50,7 +70,12 @@ pub(crate) fn head(parts: &Parts, has_body: bool, out: &mut Vec<u8>) -> Result<F
     if !crumbs.is_empty() {
         out.field("Cookie", &[&crumbs.join(&b"; "[..])]);
     }
-    let framing = match (has_body, headers.contains_key(CONTENT_LENGTH)) {
+    if is_websocket {
+        out.field("Connection", &[b"Upgrade"]);
+        out.field("Upgrade", &[b"websocket"]);
+        out.field("Sec-WebSocket-Key", &[websocket_key().as_bytes()]);
+    }
+    let framing = match (has_body && !is_websocket, headers.contains_key(CONTENT_LENGTH)) {
         (false, _) => Framing::Empty,
         // How long it is, the head's reader finds out.
         (true, true) => Framing::UntilEnd,
@@ -61,6 +86,12 @@ pub(crate) fn head(parts: &Parts, has_body: bool, out: &mut Vec<u8>) -> Result<F
     };
     out.extend_from_slice(b"\r\n");
     Ok(framing)
+}
+
+/// What HTTP/2 has no use for and an agent of HTTP/1.1 demands (RFC 6455 4.1): nothing that has to be secret.
+fn websocket_key() -> String {
+    let halves = [(); 2].map(|()| RandomState::new().hash_one(()));
+    STANDARD.encode(halves.map(u64::to_ne_bytes).concat())
 }
 
 /// RFC 9113 8.2.1 and 8.2.2.
@@ -162,6 +193,39 @@ mod tests {
         assert_eq!(host(get("/")), Ok(None));
         assert_eq!(host(get("https://h/").header("host", "other")), Err(Malformed));
         assert_eq!(host(get("/").header("host", "h").header("host", "h")), Err(Malformed));
+    }
+
+    #[test]
+    fn a_websocket_is_asked_for_as_in_http1() {
+        let connect = |protocol| {
+            let request =
+                get("https://h/10.0.0.1/ws").method("CONNECT").header("sec-websocket-version", "13");
+            request.header("sec-websocket-key", "its own").extension(Protocol::from_static(protocol))
+        };
+        let (framing, head) = written(connect("websocket"), true).expect("a head");
+        assert_eq!(framing, Framing::Empty);
+        let lines: Vec<_> = head.lines().collect();
+        let wanted =
+            ["GET /10.0.0.1/ws HTTP/1.1", "Host: h", "sec-websocket-version: 13", "Connection: Upgrade"];
+        assert_eq!(lines[..4], wanted);
+        assert_eq!(lines[4], "Upgrade: websocket");
+        let key = lines[5].strip_prefix("Sec-WebSocket-Key: ").expect("a key");
+        assert_eq!(STANDARD.decode(key).expect("Base64").len(), 16);
+        assert_eq!(lines[6..], [""]);
+        assert!(!written(connect("websocket"), true).expect("a head").1.contains(key), "another each time");
+        let (_, head) = written(connect("connect-udp"), true).expect("a head");
+        assert!(head.starts_with("CONNECT "), "{head}");
+    }
+
+    #[test]
+    fn a_login_of_a_connection_is_seen() {
+        let needs = |value: &str| {
+            let (parts, ()) =
+                get("https://h/").header("authorization", value).body(()).expect("a request").into_parts();
+            needs_own_connection(&parts)
+        };
+        assert!(needs("NTLM TlRMTVNTUAABAAAA") && needs("negotiate YII="));
+        assert!(!needs("Basic eDp5") && !needs("Bearer negotiate") && !needs("Custom x"));
     }
 
     #[test]
