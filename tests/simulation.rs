@@ -4,6 +4,8 @@
 // A test's future may be large: there is one.
 #![allow(clippy::unwrap_used, clippy::large_futures)]
 
+#[path = "simulation/http2.rs"]
+mod http2;
 #[path = "simulation/plan.rs"]
 mod plan;
 #[path = "simulation/queue.rs"]
@@ -122,7 +124,14 @@ async fn live(fixture: &Fixture, plan: Plan, seed: u64, flags: &[&str], breaks: 
     let whole = local.run_until(async {
         let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
         let served = serve(&generation, near, client, plan.client_tls);
-        let (client, ()) = tokio::join!(far_client(Endpoint::new(far, tls), &plan), served);
+        let talks = async {
+            if plan.http2 {
+                http2::far_client(far, &plan).await
+            } else {
+                far_client(Endpoint::new(far, tls), &plan).await
+            }
+        };
+        let (client, ()) = tokio::join!(talks, served);
         generation.drain.enter(Phase::Draining);
         generation.pool.borrow_mut().clear();
         client
@@ -161,9 +170,14 @@ fn every_byte_arrives_under_all_conditions() {
             let plan = Plan::of(seed);
             let life = live(&fixture, plan.clone(), seed, &[], Breaks::default()).await;
             check_whole(&plan, &life, seed);
+            let plan = plan.with_http2();
+            let life = live(&fixture, plan.clone(), seed, HTTP2, Breaks::default()).await;
+            check_whole(&plan, &life, seed);
         }
     });
 }
+
+const HTTP2: &[&str] = &["--http2", "on", "--http2-websocket", "on"];
 
 fn check_whole(plan: &Plan, life: &Life, seed: u64) {
     let agents: Vec<&FarEnd> = life.agents.iter().collect();
@@ -179,8 +193,13 @@ fn check_whole(plan: &Plan, life: &Life, seed: u64) {
     if let Some(session) = &plan.session {
         let agent = agents.iter().find_map(|talk| talk.session.as_ref()).unwrap();
         let client = life.client.session.as_ref().unwrap();
-        assert_eq!(agent.0, session.to_agent, "seed {seed}: to the agent");
-        assert_eq!(client.0, session.to_client, "seed {seed}: to the client");
+        let (up, down) = (agent.0 == session.to_agent, client.0 == session.to_client);
+        assert!(
+            up && down,
+            "seed {seed}: {} to the agent, {} to the client of {plan:?}",
+            agent.0.len(),
+            client.0.len()
+        );
         assert_eq!((agent.1, client.1), session.ends_seen(plan), "seed {seed}: {plan:?}");
     }
     assert!(life.asked.iter().all(|agent| agent.to_string() == AGENT), "seed {seed}: {:?}", life.asked);
@@ -188,16 +207,17 @@ fn check_whole(plan: &Plan, life: &Life, seed: u64) {
 }
 
 /// Breaks one wire after 1, 2, 3, ... receives and sends, until a life goes through whole.
-fn break_everywhere(breaks: impl Fn(Rc<Cell<u32>>) -> Breaks) {
+fn break_everywhere(over_http2: bool, breaks: impl Fn(Rc<Cell<u32>>) -> Breaks) {
     on_virtual_time(async {
         let fixture = Fixture::new();
         let mut broken = 0;
         for seed in seeds(60) {
-            let plan = Plan::of(seed);
+            let plan = if over_http2 { Plan::of(seed).with_http2() } else { Plan::of(seed) };
+            let flags = [LIMITS, if over_http2 { HTTP2 } else { &[] }].concat();
             let step = 1 + u32::try_from(seed % 3).unwrap();
             for at in (1..120).step_by(step as usize) {
                 let left = Rc::new(Cell::new(at));
-                let life = live(&fixture, plan.clone(), seed, LIMITS, breaks(left.clone())).await;
+                let life = live(&fixture, plan.clone(), seed, &flags, breaks(left.clone())).await;
                 check_prefix(&plan, &life, seed, at);
                 if left.get() > 0 {
                     break;
@@ -253,12 +273,14 @@ fn is_refusal(answer: &str) -> bool {
 
 #[test]
 fn a_client_that_breaks_anywhere_is_a_clear_end() {
-    break_everywhere(|left| Breaks { client: Some(left), agent: None });
+    break_everywhere(false, |left| Breaks { client: Some(left), agent: None });
+    break_everywhere(true, |left| Breaks { client: Some(left), agent: None });
 }
 
 #[test]
 fn an_agent_that_breaks_anywhere_is_a_clear_end() {
-    break_everywhere(|left| Breaks { client: None, agent: Some(left) });
+    break_everywhere(false, |left| Breaks { client: None, agent: Some(left) });
+    break_everywhere(true, |left| Breaks { client: None, agent: Some(left) });
 }
 
 /// A client that says nothing at all, or only the beginning of something, is ended by its limit.
@@ -272,7 +294,8 @@ fn a_silent_client_is_dropped_after_the_head_time() {
             (false, b"GET /10.1.2.3/ HTTP/1.1\r\nHo", 62),
             (true, b"\x16\x03\x01", 60),
         ] {
-            let plan = Plan { client_tls, agent_tls: false, exchanges: Vec::new(), session: None };
+            let plan =
+                Plan { client_tls, agent_tls: false, http2: false, exchanges: Vec::new(), session: None };
             let generation = Rc::new(Generation::new(nobody(), fixture.shared(&plan, &[]), Rc::default()));
             let (near, mut far) =
                 wire(NetworkConditions { chunk_max: 100, capacity: 1000, reluctance: 0 }, 1, None);
@@ -290,7 +313,8 @@ fn a_silent_client_is_dropped_after_the_head_time() {
 #[test]
 fn requests_that_were_sent_ahead_are_answered_a_turn_at_a_time() {
     on_virtual_time(async {
-        let plan = Plan { client_tls: false, agent_tls: false, exchanges: Vec::new(), session: None };
+        let plan =
+            Plan { client_tls: false, agent_tls: false, http2: false, exchanges: Vec::new(), session: None };
         let generation = Rc::new(Generation::new(nobody(), Fixture::new().shared(&plan, &[]), Rc::default()));
         let (near, mut far) =
             wire(NetworkConditions { chunk_max: 100_000, capacity: 100_000, reluctance: 0 }, 1, None);
@@ -336,7 +360,8 @@ fn an_upload_arrives_whole_though_its_client_is_gone_after_the_answer() {
     /// Less than one receive, and more than the wire to the agent takes.
     const BODY: usize = 10_000;
     on_virtual_time(async {
-        let plan = Plan { client_tls: false, agent_tls: false, exchanges: Vec::new(), session: None };
+        let plan =
+            Plan { client_tls: false, agent_tls: false, http2: false, exchanges: Vec::new(), session: None };
         let agents = Rc::new(RefCell::new(Vec::new()));
         let accepted = agents.clone();
         let world = World::new(Duration::ZERO, move |_| {
@@ -369,7 +394,8 @@ fn an_upload_arrives_whole_though_its_client_is_gone_after_the_answer() {
 #[test]
 fn a_login_that_is_not_used_ends_while_its_client_asks_another_agent() {
     on_virtual_time(async {
-        let plan = Plan { client_tls: false, agent_tls: false, exchanges: Vec::new(), session: None };
+        let plan =
+            Plan { client_tls: false, agent_tls: false, http2: false, exchanges: Vec::new(), session: None };
         let login_ended = Rc::new(Cell::new(None));
         let ended = login_ended.clone();
         let world = World::new(Duration::ZERO, move |address| {

@@ -9,6 +9,8 @@ use dcv_splice::transport::endpoint::StreamEnd;
 pub(crate) struct Plan {
     pub(crate) client_tls: bool,
     pub(crate) agent_tls: bool,
+    /// The client speaks HTTP/2 from the first byte on.
+    pub(crate) http2: bool,
     pub(crate) exchanges: Vec<Exchange>,
     pub(crate) session: Option<Session>,
 }
@@ -96,7 +98,12 @@ impl Plan {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed);
         let exchanges = (0..rng.usize(..4)).map(|_| Exchange::of(&mut rng)).collect::<Vec<_>>();
         let session = (exchanges.is_empty() || rng.bool()).then(|| Session::of(&mut rng));
-        Self { client_tls: rng.bool(), agent_tls: rng.bool(), exchanges, session }
+        Self { client_tls: rng.bool(), agent_tls: rng.bool(), http2: false, exchanges, session }
+    }
+
+    /// The same life by HTTP/2. Without TLS: who has it there says in its handshake what it speaks.
+    pub(crate) fn with_http2(self) -> Self {
+        Self { client_tls: false, http2: true, ..self }
     }
 }
 

@@ -54,7 +54,8 @@ fn takes(wire: &mut Wire, heard: usize, bytes: usize) -> usize {
 fn standing(flags: &[&str], client_floods: bool, phases: &[(usize, usize)]) -> Vec<usize> {
     let mut heights = Vec::new();
     on_virtual_time(async {
-        let plan = Plan { client_tls: false, agent_tls: false, exchanges: Vec::new(), session: None };
+        let plan =
+            Plan { client_tls: false, agent_tls: false, http2: false, exchanges: Vec::new(), session: None };
         let agents = Rc::new(RefCell::new(Vec::new()));
         let accepted = agents.clone();
         let world = World::new(ROUND_TRIP, move |_| {

@@ -250,8 +250,8 @@ pub struct World {
     budget: Rc<Budget>,
     /// How often somebody has let the others have their turn.
     pub breaths: Cell<usize>,
-    /// Who is polled again once it is its turn.
-    task: RefCell<Option<Waker>>,
+    /// The task that runs, or ran last.
+    task: Rc<RefCell<Option<Waker>>>,
 }
 
 impl World {
@@ -267,7 +267,7 @@ impl World {
             bulk: Cell::default(),
             budget: Rc::new(Budget { left: Cell::new(SETUP_CALLS), of_a_run: Cell::new(SETUP_CALLS) }),
             breaths: Cell::default(),
-            task: RefCell::default(),
+            task: Rc::default(),
         }
     }
 
@@ -283,22 +283,22 @@ impl World {
         self.budget.of_a_run.set(calls);
     }
 
-    /// Runs `work` as the one task that has turns here.
-    pub async fn run<F: Future>(&self, work: F) -> F::Output {
-        let mut work = std::pin::pin!(work);
-        poll_fn(|cx| {
-            self.task.replace(Some(cx.waker().clone()));
-            self.budget.left.set(self.budget.of_a_run.get());
+    /// Runs `work` as a task of the real loop's: each run begins with all its calls.
+    fn in_runs<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        let (task, budget) = (self.task.clone(), self.budget.clone());
+        let mut work = Box::pin(work);
+        poll_fn(move |cx| {
+            task.replace(Some(cx.waker().clone()));
+            budget.left.set(budget.of_a_run.get());
             work.as_mut().poll(cx)
         })
-        .await
     }
 }
 
 /// Serves the near end of a wire to its end, in runs as the real loop bounds them.
 pub async fn serve(generation: &Rc<Generation<World>>, near: Wire, client: SocketAddr, secure: bool) {
     let (net, id) = (&generation.net, generation.shared.process.connection_ids.next());
-    net.run(connection::serve(generation, net.adopt(near), client, secure, false, id)).await;
+    net.in_runs(connection::serve(generation, net.adopt(near), client, secure, false, id)).await;
 }
 
 impl Runtime for World {
@@ -321,7 +321,7 @@ impl Runtime for World {
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + 'static) {
-        tokio::task::spawn_local(work);
+        tokio::task::spawn_local(self.in_runs(work));
     }
 
     fn set_class(&self, _: Class) {}

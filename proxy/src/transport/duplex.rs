@@ -86,6 +86,16 @@ impl Duplex {
         Poll::Ready(Ok(fits))
     }
 
+    /// Ready once nobody takes any more what is sent.
+    pub fn poll_refused(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut lane = self.outgoing.borrow_mut();
+        if lane.is_broken {
+            return Poll::Ready(());
+        }
+        lane.writer = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// Says that no more bytes will be sent.
     pub fn end(&self) {
         let mut lane = self.outgoing.borrow_mut();
@@ -269,7 +279,9 @@ mod tests {
         assert_eq!(received(&mut far), Poll::Ready(Ok(Vec::new())));
         let (near, mut far) = Duplex::pair();
         assert_eq!(sent(&near, b"last"), Poll::Ready(Ok(4)));
+        assert!(near.poll_refused(&Context::from_waker(Waker::noop())).is_pending());
         near.reset();
+        assert!(near.poll_refused(&Context::from_waker(Waker::noop())).is_ready());
         assert_eq!(received(&mut far), Poll::Ready(Err(io::ErrorKind::ConnectionReset)));
     }
 }

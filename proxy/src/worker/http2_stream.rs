@@ -7,10 +7,10 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{Method, Request};
+use http::{HeaderMap, Method, Request};
 
 use crate::access::rejections::RejectReason;
 use crate::http::h1::body::{BodyChunk, Decoder};
@@ -209,12 +209,19 @@ async fn carry<N: Runtime>(net: &N, far: &Duplex, upload: Upload, mut respond: S
             .await
         };
         if ended.is_ok() && !is_sent {
-            // The stream is reset once the body is let go of (RFC 9113 8.1), and some clients then forget the response.
-            let rest = poll_fn(|cx| match sent.as_mut().poll(cx) {
-                Poll::Ready(_) => Poll::Ready(()),
-                Poll::Pending => respond.poll_reset(cx).map(drop),
+            let rest = poll_fn(|cx| {
+                let has_ended = sent.as_mut().poll(cx).is_ready()
+                    || respond.poll_reset(cx).is_ready()
+                    || (kind == Kind::WebSocket && far.poll_refused(cx).is_ready());
+                if has_ended { Poll::Ready(()) } else { Poll::Pending }
             });
-            let _ = net.timeout(CLOSE_TIMEOUT, rest).await;
+            if kind == Kind::WebSocket {
+                // Who has ended its own side may still be told something; the session has its limits for that.
+                rest.await;
+            } else {
+                // The stream is reset once the body is let go of (RFC 9113 8.1), and some clients then forget the response.
+                let _ = net.timeout(CLOSE_TIMEOUT, rest).await;
+            }
         }
         ended
     };
@@ -296,12 +303,8 @@ impl Download<'_> {
             }
             respond.send_informational(response)?;
         };
-        let mut stream = respond.send_response(response, framing == Framing::Empty)?;
-        if framing == Framing::Empty {
-            Ok(())
-        } else {
-            self.body(&mut stream, Decoder::of_agent(framing)).await
-        }
+        let stream = respond.send_response(response, framing == Framing::Empty)?;
+        if framing == Framing::Empty { Ok(()) } else { self.body(stream, Decoder::of_agent(framing)).await }
     }
 
     /// Waits for a whole head.
@@ -349,47 +352,66 @@ impl Download<'_> {
         }
     }
 
-    async fn body(&mut self, stream: &mut SendStream<Bytes>, mut decoder: Decoder) -> Result<(), Ending> {
-        // Sent once it is known whether it is the last.
-        let mut last: Option<Bytes> = None;
+    async fn body(mut self, mut stream: SendStream<Bytes>, mut decoder: Decoder) -> Result<(), Ending> {
+        let (used, mut taken) = decode(&mut decoder, self.read.filled());
+        self.read.consume(used);
         loop {
-            let mut used = 0;
-            let (took, piece) = decoder.next(&self.read.filled()[used..]).map_err(|_| Ending::Incomplete)?;
-            used += took;
-            let step = match piece {
-                Some(BodyChunk::Data(data)) => Some(Ok(Bytes::copy_from_slice(data))),
-                Some(BodyChunk::End(trailers)) => {
-                    Some(Err(response::fields(&trailers).ok_or(Ending::Incomplete)?))
-                }
-                None => None,
-            };
-            self.read.consume(used);
-            match step {
-                Some(Ok(data)) => {
-                    if let Some(before) = last.replace(data) {
-                        send(stream, before, false).await?;
-                    }
-                }
-                Some(Err(trailers)) if trailers.is_empty() => {
-                    return send(stream, last.unwrap_or_default(), true).await;
-                }
-                Some(Err(trailers)) => {
-                    send(stream, last.unwrap_or_default(), false).await?;
+            let (data, end) = taken?;
+            match end {
+                Some(trailers) if trailers.is_empty() => return send(&mut stream, data, true).await,
+                Some(trailers) => {
+                    send(&mut stream, data, false).await?;
                     return Ok(stream.send_trailers(trailers)?);
                 }
-                None => {
-                    if let Some(before) = last.take() {
-                        send(stream, before, false).await?;
-                    }
-                    poll_fn(|cx| {
-                        if stream.poll_reset(cx).is_ready() {
-                            return Poll::Ready(Err(Ending::ClientLeft));
-                        }
-                        self.poll_fill(cx)
-                    })
-                    .await?;
-                }
+                None => send(&mut stream, data, false).await?,
             }
+            taken = poll_fn(|cx| {
+                if stream.poll_reset(cx).is_ready() {
+                    return Poll::Ready(Err(Ending::ClientLeft));
+                }
+                self.poll_decode(cx, &mut decoder)
+            })
+            .await;
+        }
+    }
+
+    /// Takes in what there is and decodes it; there has to be more.
+    fn poll_decode(&mut self, cx: &Context<'_>, decoder: &mut Decoder) -> Poll<Result<Decoded, Ending>> {
+        let read = &mut self.read;
+        let taken = ready!(self.far.poll_take(cx, |bytes| {
+            let decoded = if read.is_empty() {
+                let (used, decoded) = decode(decoder, bytes);
+                read.push(&bytes[used..]);
+                decoded
+            } else {
+                read.push(bytes);
+                let (used, decoded) = decode(decoder, read.filled());
+                read.consume(used);
+                decoded
+            };
+            (bytes.len(), decoded)
+        }));
+        Poll::Ready(taken.ok().flatten().unwrap_or(Err(Ending::Incomplete)))
+    }
+}
+
+/// Some bytes of a body, and the trailers where it ends with them.
+type Decoded = (Bytes, Option<HeaderMap>);
+
+/// All that stands in `bytes` as one piece: chunks may be small, and a frame of each would cost both sides more than its
+/// bytes do. Tells how many were used.
+fn decode(decoder: &mut Decoder, bytes: &[u8]) -> (usize, Result<Decoded, Ending>) {
+    let (mut used, mut data) = (0, BytesMut::with_capacity(bytes.len()));
+    loop {
+        let Ok((took, chunk)) = decoder.next(&bytes[used..]) else { return (used, Err(Ending::Incomplete)) };
+        used += took;
+        match chunk {
+            Some(BodyChunk::Data(chunk)) => data.extend_from_slice(chunk),
+            Some(BodyChunk::End(trailers)) => {
+                let end = response::fields(&trailers).ok_or(Ending::Incomplete);
+                return (used, end.map(|trailers| (data.freeze(), Some(trailers))));
+            }
+            None => return (used, Ok((data.freeze(), None))),
         }
     }
 }
