@@ -24,7 +24,7 @@ fn hold(name: &str) {
     let (_, target) = TARGETS.into_iter().find(|(known, _)| *known == name).unwrap();
     let corpus = corpus(name);
     assert!(corpus.len() >= 5, "a corpus of {}", corpus.len());
-    let slow = ["configuration_file", "tls_records", "whole_life"].contains(&name);
+    let slow = ["configuration_file", "tls_records", "whole_life", "http2_life"].contains(&name);
     let mut mutator = Mutator::new(0x5eed);
     let made = (0..if slow { SLOW_CASES } else { CASES }).map(|_| mutator.next(&corpus));
     for case in corpus.iter().cloned().chain(made.collect::<Vec<_>>()) {
@@ -43,7 +43,7 @@ macro_rules! targets {
 }
 
 targets! {
-    request_head response_head chunked_body route proxy_header origin configuration configuration_file tls_records whole_life
+    request_head response_head chunked_body route proxy_header origin configuration configuration_file tls_records whole_life http2_life
 }
 
 #[test]

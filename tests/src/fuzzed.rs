@@ -28,7 +28,7 @@ use dcv_splice::http::rewrite::{self, HostHeader, RequestRewrite, ResponseRewrit
 use dcv_splice::os::files::Files;
 use dcv_splice::transport::networks::Networks;
 
-pub use life::whole_life;
+pub use life::{http2_life, whole_life};
 pub use mutation::Mutator;
 pub use tls::tls_records;
 
@@ -57,7 +57,7 @@ fn networks(trusted: bool) -> Networks {
 pub type Target = fn(&[u8]);
 
 /// Every way in, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked_body", chunked_body),
@@ -68,6 +68,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("configuration_file", configuration_file),
     ("tls_records", tls_records),
     ("whole_life", whole_life),
+    ("http2_life", http2_life),
 ];
 
 /// The first byte, for a choice, and the rest.

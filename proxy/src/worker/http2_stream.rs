@@ -379,17 +379,17 @@ impl Download<'_> {
     fn poll_decode(&mut self, cx: &Context<'_>, decoder: &mut Decoder) -> Poll<Result<Decoded, Ending>> {
         let read = &mut self.read;
         let taken = ready!(self.far.poll_take(cx, |bytes| {
-            let decoded = if read.is_empty() {
-                let (used, decoded) = decode(decoder, bytes);
+            let piece = if read.is_empty() {
+                let (used, piece) = decode(decoder, bytes);
                 read.push(&bytes[used..]);
-                decoded
+                piece
             } else {
                 read.push(bytes);
-                let (used, decoded) = decode(decoder, read.filled());
+                let (used, piece) = decode(decoder, read.filled());
                 read.consume(used);
-                decoded
+                piece
             };
-            (bytes.len(), decoded)
+            (bytes.len(), piece)
         }));
         Poll::Ready(taken.ok().flatten().unwrap_or(Err(Ending::Incomplete)))
     }

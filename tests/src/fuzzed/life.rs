@@ -1,7 +1,9 @@
 //! A whole life of a connection on a simulated wire, in which client and agent say whatever the bytes say, when they
-//! say it. It has to end, and an agent must never be sent what is no request.
+//! say it, by HTTP/1.1 or in frames of HTTP/2. It has to end, an agent must never be sent what is no request, and a client
+//! of HTTP/2 nothing but frames.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,6 +39,16 @@ const FLAGS: [&str; 9] = [
     "--session-idle-timeout=20s",
     "--half-closed-timeout=5s",
 ];
+const HTTP2: [&str; 2] = ["--http2=on", "--http2-websocket=on"];
+/// What a client of HTTP/2 says first (RFC 9113 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes of a frame's header, and the most behind it, as nobody has asked for more (RFC 9113 4.1, 4.2).
+const FRAME_HEAD_BYTES: usize = 9;
+const FRAME_BYTES_MAX: usize = 16_384;
+/// Kinds of frames (RFC 9113 6).
+const RST_STREAM: u8 = 3;
+const PUSH_PROMISE: u8 = 5;
+const CONTINUATION: u8 = 9;
 /// For what agents are sent.
 const WIDE: HeadLimits =
     HeadLimits { header_size_max: 1 << 20, request_line_max: 1 << 20, header_count_max: 256 };
@@ -109,6 +121,13 @@ fn say(wire: &mut Wire, mut bytes: &[u8]) {
     }
 }
 
+/// The wire may put it off.
+async fn say_all(wire: &mut Wire, mut bytes: &[u8]) {
+    while let (false, Ok(sent)) = (bytes.is_empty(), poll_fn(|cx| wire.poll_send(cx, bytes)).await) {
+        bytes = &bytes[sent..];
+    }
+}
+
 fn hear(wire: &mut Wire, received: &mut Vec<u8>) {
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     let mut room = [0; 4096];
@@ -117,8 +136,9 @@ fn hear(wire: &mut Wire, received: &mut Vec<u8>) {
     }
 }
 
-fn shared() -> SharedState {
-    let config = CommandLine::parse_from(FLAGS).flags.resolve().expect("flags that can be meant");
+fn shared(is_http2: bool) -> SharedState {
+    let flags = FLAGS.iter().chain(if is_http2 { &HTTP2[..] } else { &[] });
+    let config = CommandLine::parse_from(flags).flags.resolve().expect("flags that can be meant");
     thread_local! {
         static ACCEPTOR: Acceptor = Acceptor::new(&[]).expect("an acceptor");
     }
@@ -136,11 +156,34 @@ fn shared() -> SharedState {
 
 /// A life as the bytes say.
 pub fn whole_life(data: &[u8]) {
+    life(data, false);
+}
+
+/// A life as the bytes say, by a client that has begun with HTTP/2.
+pub fn http2_life(data: &[u8]) {
+    check_frames(&life(data, true));
+}
+
+/// What the client has heard.
+fn life(data: &[u8], is_http2: bool) -> Vec<u8> {
     let (options, data) = choice(data);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let agents = runtime.expect("a runtime").block_on(live(options, data));
+    let (agents, heard) = runtime.expect("a runtime").block_on(live(options, data, is_http2));
     for received in agents.received.borrow().iter().filter(|received| !received.is_empty()) {
         check(received);
+    }
+    heard
+}
+
+/// What a client is sent are frames that a server may send, to streams that a client may open (RFC 9113 5.1.1, 6).
+fn check_frames(mut heard: &[u8]) {
+    while let Some((head, rest)) = heard.split_at_checked(FRAME_HEAD_BYTES) {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        assert!(length <= FRAME_BYTES_MAX && head[3] != PUSH_PROMISE && head[3] <= CONTINUATION, "{head:?}");
+        // What has no right to be there may be reset all the same.
+        assert!(stream == 0 || stream % 2 == 1 || head[3] == RST_STREAM, "{head:?}");
+        heard = rest.get(length..).unwrap_or_default();
     }
 }
 
@@ -152,7 +195,7 @@ fn check(received: &[u8]) {
     assert!(head.headers.iter().any(|header| header.is("X-Real-IP") && header.value == b"192.0.2.1"));
 }
 
-async fn live(options: u8, data: &[u8]) -> Rc<Agents> {
+async fn live(options: u8, data: &[u8], is_http2: bool) -> (Rc<Agents>, Vec<u8>) {
     let agents = Rc::new(Agents::default());
     let conditions = NetworkConditions {
         chunk_max: 1 + usize::from(options) * 8,
@@ -166,21 +209,24 @@ async fn live(options: u8, data: &[u8]) -> Rc<Agents> {
         Ok(near)
     };
     let world = World::new(Duration::from_millis(1), on_connect);
-    let generation = Rc::new(Generation::new(world, shared(), Rc::default()));
-    let (near, far) = wire(conditions, 9, None);
+    let generation = Rc::new(Generation::new(world, shared(is_http2), Rc::default()));
+    let (near, mut far) = wire(conditions, 9, None);
+    if is_http2 {
+        say_all(&mut far, PREFACE).await;
+    }
     let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
     let both = async { tokio::join!(serve(&generation, near, client, false), act(far, data, &agents)) };
     let whole = tokio::time::timeout(BOUND, LocalSet::new().run_until(both)).await;
-    assert!(whole.is_ok(), "no end in sight");
+    let ((), heard) = whole.expect("an end is in sight");
     generation.pool.borrow_mut().clear();
     agents.listen();
     let asked = generation.net.asked.take();
     assert!(asked.iter().all(|agent| agent.to_string().starts_with("10.")), "{asked:?}");
-    agents
+    (agents, heard)
 }
 
 /// Lets it happen.
-async fn act(mut client: Wire, data: &[u8], agents: &Agents) {
+async fn act(mut client: Wire, data: &[u8], agents: &Agents) -> Vec<u8> {
     let mut heard = Vec::new();
     for step in steps(data) {
         match step {
@@ -194,8 +240,9 @@ async fn act(mut client: Wire, data: &[u8], agents: &Agents) {
         tokio::time::sleep(Duration::from_millis(2)).await;
         hear(&mut client, &mut heard);
         agents.listen();
-        heard.clear();
     }
     // Nobody is there any more, and nobody has said so: what ends it now is a limit.
     tokio::time::sleep(Duration::from_secs(200)).await;
+    hear(&mut client, &mut heard);
+    heard
 }
