@@ -77,6 +77,8 @@ impl Source {
     }
 }
 
+/// Time after which a round begins no more set-up work: to look for events after each short step costs more than the step.
+const SETUP_TIME: Duration = Duration::from_micros(50);
 /// The inbox's eventfd among the tokens; sockets count from 0.
 const INBOX: Token = Token(u32::MAX as u64);
 
@@ -104,7 +106,8 @@ impl Executor {
         self.spawn(async move { kept.set(Some(main.await)) });
         let mut events = Vec::new();
         loop {
-            self.0.wakes.schedule.round(|task| self.poll(task));
+            let has_time = || self.0.now.get().elapsed() < SETUP_TIME;
+            self.0.wakes.schedule.round(has_time, |task| self.poll(task));
             if let Some(result) = result.take() {
                 let left = std::mem::take(&mut *self.0.tasks.borrow_mut());
                 drop(left);

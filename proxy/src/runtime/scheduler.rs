@@ -1,6 +1,6 @@
 //! The order in which tasks run. A round serves every session that is ready, then one step of set-up work (a handshake flight,
-//! a head), then one turn of one bulk transfer: no storm and no flood delays another's input event by more than
-//! that. Holds numbers only: tasks are known by their ids.
+//! a head) or a few short ones, then one turn of one bulk transfer: no storm and no flood delays another's input event by
+//! more than that. Holds numbers only: tasks are known by their ids.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -158,13 +158,20 @@ impl Schedule {
         self.sessions.borrow().is_empty() && self.setups.borrow().is_empty() && self.bulk.borrow().is_empty()
     }
 
-    /// Runs a round. Sessions that become ready in its course have theirs in the next one.
-    pub fn round(&self, mut run: impl FnMut(TaskId)) {
+    /// Runs a round. Sessions that become ready in its course have theirs in the next one. `has_time`: one more step of
+    /// set-up work may be begun.
+    pub fn round(&self, has_time: impl Fn() -> bool, mut run: impl FnMut(TaskId)) {
         let sessions = self.sessions.borrow().len();
         for _ in 0..sessions {
             self.run_next(Class::Session, &mut run);
         }
-        self.run_next(Class::Setup, &mut run);
+        loop {
+            self.run_next(Class::Setup, &mut run);
+            let is_alone = self.sessions.borrow().is_empty() && !self.setups.borrow().is_empty();
+            if !is_alone || !has_time() {
+                break;
+            }
+        }
         let bulk = self.bulk.borrow_mut().pop_front();
         if let Some(task) = bulk {
             self.change(task, |entry| entry.wants_bulk = false);
@@ -194,10 +201,13 @@ mod tests {
     /// What runs in one round, with `during` done by each task.
     fn round(schedule: &Schedule, during: impl Fn(TaskId)) -> Vec<TaskId> {
         let mut order = Vec::new();
-        schedule.round(|task| {
-            order.push(task);
-            during(task);
-        });
+        schedule.round(
+            || false,
+            |task| {
+                order.push(task);
+                during(task);
+            },
+        );
         order
     }
 
@@ -226,6 +236,28 @@ mod tests {
         assert_eq!(round(&schedule, floods), [session[2], session[1], session[0], setup[0], session[2]]);
         schedule.wake(session[1]);
         assert_eq!(round(&schedule, |_| ()), [session[1], setup[1], session[0]]);
+        assert!(schedule.is_idle());
+    }
+
+    #[test]
+    fn short_steps_of_set_up_work_share_a_round_until_its_time_is_over_or_a_session_is_ready() {
+        let schedule = Schedule::default();
+        let session = sessions(&schedule, 1)[0];
+        (1..6).for_each(|task| schedule.add(task));
+        let order = RefCell::new(Vec::new());
+        let run = |task| order.borrow_mut().push(task);
+        schedule.round(|| order.borrow().len() < 2, run);
+        assert_eq!(order.take(), [1, 2]);
+        let wakes = |task| {
+            run(task);
+            if task == 4 {
+                schedule.wake(session);
+            }
+        };
+        schedule.round(|| true, wakes);
+        assert_eq!(order.take(), [3, 4]);
+        schedule.round(|| true, run);
+        assert_eq!(order.take(), [session, 5]);
         assert!(schedule.is_idle());
     }
 

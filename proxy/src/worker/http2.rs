@@ -12,7 +12,7 @@ use h2::server::{Builder, Connection};
 
 use crate::access::rejections::RejectReason;
 use crate::http::h2::frame_guard::Violation;
-use crate::http::h2::io::{ClientIo, FrameWatch};
+use crate::http::h2::io::{ClientIo, ClientSide};
 use crate::observe::client::ClientConnection;
 use crate::runtime::drain::Phase;
 use crate::runtime::scheduler::Class;
@@ -83,21 +83,30 @@ pub(super) async fn serve<N: Runtime>(
 ) {
     let Ready { mut endpoint, client, secure, .. } = ready;
     endpoint.stream().bound_unsent(UNSENT_BYTES);
-    let watch = Rc::<FrameWatch<N::Stream>>::default();
-    let io = ClientIo::new(endpoint, &generation.net, &generation.worker.buffers, watch.clone());
+    let side = ClientSide::new(endpoint);
+    let io = ClientIo::new(side.clone(), &generation.net, &generation.worker.buffers);
     let limit = generation.config().limits.header_timeout;
     let builder = builder(generation.config().http2_websocket);
-    let opened = generation.net.timeout(limit, builder.handshake::<_, Bytes>(io));
+    let opened = async {
+        let mut opened = pin!(generation.net.timeout(limit, builder.handshake::<_, Bytes>(io)));
+        poll_fn(|cx| {
+            let opened = opened.as_mut().poll(cx);
+            // A client that takes nothing in comes to the limit.
+            let _ = side.poll_send(cx);
+            opened
+        })
+        .await
+    };
     match place.hold(opened).await {
         Some(Ok(Ok(connection))) => {
-            let watch = watch.clone();
+            let side = side.clone();
             let streams = Rc::default();
             let connection = Served {
                 generation,
                 client,
                 secure,
                 connection,
-                watch,
+                side,
                 streams,
                 class: Class::Setup,
                 is_leaving: false,
@@ -109,7 +118,7 @@ pub(super) async fn serve<N: Runtime>(
         None => generation.rejections().note(RejectReason::Evicted, client),
     }
     // Or what the client was told last would be lost with what it has sent and nobody has read.
-    if let Some(endpoint) = watch.released() {
+    if let Some(endpoint) = side.into_endpoint() {
         place.hold(Ready::of_connection(*endpoint, client, secure).linger(generation)).await;
     }
 }
@@ -132,7 +141,7 @@ struct Served<'a, N: Runtime> {
     client: ClientConnection,
     secure: bool,
     connection: Connection<ClientIo<'a, N>, Bytes>,
-    watch: Rc<FrameWatch<N::Stream>>,
+    side: Rc<ClientSide<N::Stream>>,
     streams: Rc<OpenStreams>,
     /// The class of the connection's task.
     class: Class,
@@ -152,8 +161,11 @@ impl<N: Runtime> Served<'_, N> {
                 if !self.is_leaving && draining.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Event::Draining);
                 }
-                if let Poll::Ready(event) = self.poll(cx) {
-                    return Poll::Ready(event);
+                let event = self.poll(cx);
+                // An error shows when the crate reads or writes next.
+                let _ = self.side.poll_send(cx);
+                if event.is_ready() {
+                    return event;
                 }
                 match self.streams.count() {
                     0 if had > 0 => Poll::Ready(Event::Rests),
@@ -191,7 +203,7 @@ impl<N: Runtime> Served<'_, N> {
         self.set_class(if self.streams.have_session() { Class::Session } else { Class::Setup });
         for _ in 0..TURN_REQUESTS {
             let accepted = self.connection.poll_accept(cx);
-            if let Some(violation) = self.watch.violation() {
+            if let Some(violation) = self.side.violation() {
                 return Poll::Ready(Event::Violation(violation));
             }
             let (request, respond) = match ready!(accepted) {
@@ -225,7 +237,11 @@ impl<N: Runtime> Served<'_, N> {
         };
         self.generation.rejections().note(why, self.client);
         self.connection.abrupt_shutdown(reason);
-        let closed = poll_fn(|cx| self.connection.poll_closed(cx));
+        let closed = poll_fn(|cx| {
+            let closed = self.connection.poll_closed(cx);
+            let _ = self.side.poll_send(cx);
+            closed
+        });
         let _ = self.generation.net.timeout(CLOSE_TIMEOUT, closed).await;
     }
 }
