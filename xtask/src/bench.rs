@@ -7,6 +7,7 @@
 mod agent;
 mod attack;
 mod client;
+mod http2;
 mod latency;
 mod load;
 pub(crate) mod part;

@@ -1,5 +1,5 @@
 //! The load's agent: a lean server that answers what the load's client asks for, with bytes the client knows.
-//! Paths say what is wanted, as the nginx recipe drops queries: `/get/<bytes>`, and, upgraded, `/echo`,
+//! Paths say what is wanted, as the nginx recipe drops queries: `/get/<bytes>`, `/put/<bytes>`, and, upgraded, `/echo`,
 //! `/desktop/<period>/<shift>/<bytes>` in nanoseconds, `/flood`, `/flood/<messages a second>` and `/upload`. It is the measuring instrument, not a likeness of DCV.
 
 use std::io;
@@ -89,6 +89,10 @@ async fn connection(mut wire: Wire) -> io::Result<()> {
                     break;
                 }
             }
+            Request::Put { bytes } => {
+                wire.skip(bytes).await?;
+                wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await?;
+            }
             Request::Channel(channel) => {
                 wire.send(SWITCH).await?;
                 channel.run(&mut wire).await?;
@@ -103,6 +107,7 @@ async fn connection(mut wire: Wire) -> io::Result<()> {
 #[derive(Debug, PartialEq)]
 enum Request {
     Get { bytes: usize, close: bool },
+    Put { bytes: usize },
     Channel(Channel),
 }
 
@@ -116,10 +121,12 @@ enum Channel {
 
 impl Request {
     fn parse(head: &str) -> Option<Self> {
-        let path = head.strip_prefix("GET /")?.split(' ').next()?;
+        let (_, path) = head.split_once(' ')?;
+        let path = path.strip_prefix('/')?.split(' ').next()?;
         let parts: Vec<&str> = path.split('/').collect();
         Some(match parts[..] {
             ["get", bytes] => Self::Get { bytes: bytes.parse().ok()?, close: asks_to_close(head) },
+            ["put", bytes] => Self::Put { bytes: bytes.parse().ok()? },
             ["echo"] => Self::Channel(Channel::Echo),
             ["desktop", period, shift, bytes] => {
                 let period = period.parse().ok().filter(|period| *period > 0)?;
@@ -195,6 +202,7 @@ mod tests {
         assert_eq!(request("/flood/9"), Some(Request::Channel(Channel::Flood { per_second: Some(9) })));
         assert_eq!(request("/flood/0"), None);
         assert_eq!(request("/echo?x"), None);
+        assert_eq!(Request::parse("POST /put/9 HTTP/1.1\r\n\r\n"), Some(Request::Put { bytes: 9 }));
         assert!(asks_to_close("GET / HTTP/1.1\r\nconnection: Close\r\n\r\n"));
     }
 }

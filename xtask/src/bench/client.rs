@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::agent::{ACKNOWLEDGED, FLOOD_BYTES};
 use super::attack::attack;
+use super::http2::Client;
 use super::latency::Latency;
 pub(super) use super::load::{ClientPlan, Load};
 use super::load::{Shared, Window};
@@ -59,7 +60,18 @@ pub(super) async fn run(plan: ClientPlan) -> io::Result<Outcome> {
     let shared = Arc::new(Shared::new(&plan)?);
     let before = system::descriptors(&plan.peer);
     let mut outcome = match plan.load {
-        Load::Idle { sessions, bytes } => idle(&shared, &plan, sessions, bytes).await?,
+        Load::Idle { sessions, bytes } => {
+            idle(&shared, &plan, sessions, move |shared| async move { spoken(&shared, bytes, 5).await })
+                .await?
+        }
+        Load::IdleHttp2 { connections, bytes } => {
+            let open = move |shared: Arc<Shared>| async move {
+                let client = shared.open_http2().await?;
+                client.get(&format!("{}/get/{bytes}", shared.prefix()), bytes).await?;
+                Ok(client)
+            };
+            idle(&shared, &plan, connections, open).await?
+        }
         _ => busy(&shared, &plan).await?,
     };
     outcome.latencies = shared.latencies.read();
@@ -204,8 +216,20 @@ fn tasks(shared: &Arc<Shared>) -> Tasks {
         Load::Churn { sessions, bytes } => {
             (0..sessions).for_each(|_| drop(tasks.spawn(sessions_in_turn(all(), bytes))));
         }
+        Load::GetHttp2 { connections, streams, bytes } => {
+            let work = move |client: Arc<Client>, shared: Arc<Shared>| async move {
+                client.get(&format!("{}/get/{bytes}", shared.prefix()), bytes).await.map(|()| 1)
+            };
+            (0..connections).for_each(|_| drop(tasks.spawn(streams_of(all(), streams, "request", work))));
+        }
+        Load::UploadHttp2 { streams, bytes } => {
+            let work = move |client: Arc<Client>, shared: Arc<Shared>| async move {
+                client.put(&format!("{}/put/{bytes}", shared.prefix()), bytes).await.map(|()| bytes as u64)
+            };
+            drop(tasks.spawn(streams_of(all(), streams, "upload", work)));
+        }
         // Not a matter of a window.
-        Load::Idle { .. } => {}
+        Load::Idle { .. } | Load::IdleHttp2 { .. } => {}
     }
     tasks
 }
@@ -329,6 +353,39 @@ async fn requests(shared: Arc<Shared>, bytes: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// So many at a time of one connection; `work` is one of them and tells how many units it was.
+async fn streams_of<F>(
+    shared: Arc<Shared>,
+    streams: u64,
+    name: &'static str,
+    work: impl Fn(Arc<Client>, Arc<Shared>) -> F + Clone + Send + Sync + 'static,
+) -> io::Result<()>
+where
+    F: Future<Output = io::Result<u64>> + Send,
+{
+    let client = Arc::new(shared.open_http2().await?);
+    let window = shared.ready().await;
+    let mut running = Tasks::new();
+    for _ in 0..streams {
+        let (client, shared, work) = (client.clone(), shared.clone(), work.clone());
+        running.spawn(async move {
+            while now() < window.last {
+                let asked = now();
+                let units = work(client.clone(), shared.clone()).await?;
+                shared.count(units);
+                if window.contains(asked) {
+                    shared.latencies.record(name, now().saturating_sub(asked));
+                }
+            }
+            Ok(())
+        });
+    }
+    while let Some(ended) = running.join_next().await {
+        ended.map_err(io::Error::other)??;
+    }
+    Ok(())
+}
+
 async fn connections_in_turn(shared: Arc<Shared>, bytes: usize) -> io::Result<()> {
     let window = shared.ready().await;
     while now() < window.last {
@@ -392,25 +449,33 @@ async fn spoken(shared: &Shared, bytes: usize, echoes: u64) -> io::Result<Wire> 
     Ok(wire)
 }
 
-async fn idle(shared: &Arc<Shared>, plan: &ClientPlan, sessions: u64, bytes: usize) -> io::Result<Outcome> {
-    // What the first session costs the peer once is not part of a session.
-    spoken(shared, bytes, 5).await?.close().await;
+/// What `count` of those cost that `open` opens, once they rest.
+async fn idle<T: Send + 'static, F>(
+    shared: &Arc<Shared>,
+    plan: &ClientPlan,
+    count: u64,
+    open: impl Fn(Arc<Shared>) -> F,
+) -> io::Result<Outcome>
+where
+    F: Future<Output = io::Result<T>> + Send + 'static,
+{
+    // What the first one costs the peer once is not part of one.
+    drop(open(shared.clone()).await?);
     sleep(SETTLE).await;
     let before = (system::pss_kib(&plan.peer), system::slab_kib());
     let mut opening = JoinSet::new();
-    for _ in 0..sessions {
-        let shared = Arc::clone(shared);
-        opening.spawn(async move { spoken(&shared, bytes, 5).await });
+    for _ in 0..count {
+        opening.spawn(open(shared.clone()));
     }
-    let mut wires = Vec::new();
-    while let Some(wire) = opening.join_next().await {
-        wires.push(wire.map_err(io::Error::other)??);
+    let mut opened = Vec::new();
+    while let Some(one) = opening.join_next().await {
+        opened.push(one.map_err(io::Error::other)??);
     }
     sleep(SETTLE).await;
     let reading = Reading::take(shared, plan);
     sleep(SETTLE).await;
     let mut outcome = Reading::take(shared, plan).since(&reading);
-    outcome.units = sessions;
+    outcome.units = count;
     outcome.memory_kib = system::pss_kib(&plan.peer) as f64 - before.0 as f64;
     outcome.slab_kib = system::slab_kib() as f64 - before.1 as f64;
     Ok(outcome)

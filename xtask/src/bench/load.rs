@@ -11,8 +11,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::HandshakeKind;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use super::http2::Client;
 use super::latency::Latencies;
-use super::wire::{Wire, connector, now, wrong};
+use super::wire::{Duplex, Wire, connector, now, wrong};
 
 /// How many connections are being opened at a time.
 const OPENING: usize = 32;
@@ -44,6 +45,23 @@ pub(super) enum Load {
     Churn { sessions: u64, bytes: usize },
     /// Sessions that have spoken and then rest.
     Idle { sessions: u64, bytes: usize },
+    /// Requests by HTTP/2: so many at a time on each connection.
+    GetHttp2 { connections: u64, streams: u64, bytes: usize },
+    /// Bodies up by HTTP/2: so many at a time on one connection.
+    UploadHttp2 { streams: u64, bytes: usize },
+    /// Connections of HTTP/2 that have asked for something and then rest.
+    IdleHttp2 { connections: u64, bytes: usize },
+}
+
+impl Load {
+    pub(super) fn is_http2(self) -> bool {
+        matches!(self, Self::GetHttp2 { .. } | Self::UploadHttp2 { .. } | Self::IdleHttp2 { .. })
+    }
+
+    /// Whether it is memory that is measured.
+    pub(super) fn is_idle(self) -> bool {
+        matches!(self, Self::Idle { .. } | Self::IdleHttp2 { .. })
+    }
 }
 
 /// What the client's process is told.
@@ -99,7 +117,8 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(plan: &ClientPlan) -> io::Result<Self> {
         let resume = matches!(plan.load, Load::Connect { resume: true, .. });
-        let tls = plan.cert_pem.as_ref().map(|pem| connector(pem, resume)).transpose()?;
+        let tls =
+            plan.cert_pem.as_ref().map(|pem| connector(pem, resume, plan.load.is_http2())).transpose()?;
         Ok(Self {
             load: plan.load,
             connect: plan.connect,
@@ -134,14 +153,23 @@ impl Shared {
     }
 
     pub(super) async fn secure(&self, stream: TcpStream) -> io::Result<Wire> {
+        Ok(Wire::new(self.secured(stream).await?))
+    }
+
+    /// A connection of HTTP/2.
+    pub(super) async fn open_http2(&self) -> io::Result<Client> {
+        Client::new(self.secured(self.dial().await?).await?, self.connect).await
+    }
+
+    async fn secured(&self, stream: TcpStream) -> io::Result<Box<dyn Duplex>> {
         stream.set_nodelay(true)?;
-        let Some(tls) = &self.tls else { return Ok(Wire::new(Box::new(stream))) };
+        let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
         let name = ServerName::from(self.connect.ip());
         let stream = tls.connect(name, stream).await?;
         let is_resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
         self.handshakes.fetch_add(1, Ordering::Relaxed);
         self.resumed.fetch_add(u64::from(is_resumed), Ordering::Relaxed);
-        Ok(Wire::new(Box::new(stream)))
+        Ok(Box::new(stream))
     }
 
     pub(super) async fn channel(&self, path: &str) -> io::Result<Wire> {

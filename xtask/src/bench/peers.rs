@@ -47,6 +47,8 @@ pub(super) struct Place<'a> {
     /// The measured load's agent, and those of what runs beside it: other addresses, the same port.
     pub(super) agents: [SocketAddr; 3],
     pub(super) is_secure: bool,
+    /// Whether clients speak HTTP/2.
+    pub(super) is_http2: bool,
     /// Where the peer listens.
     pub(super) listen: Ipv4Addr,
     /// The proxy's release build.
@@ -162,6 +164,9 @@ fn dcv_splice(place: &Place, program: &Path, listen: SocketAddr, ebpf: &str) -> 
     for agent in place.agents {
         command.args(["--agents", &format!("{}/32", agent.ip())]);
     }
+    if place.is_http2 {
+        command.args(["--http2", "on"]);
+    }
     if place.is_secure {
         command.args(["--listen", &listen.to_string()]);
         command.arg("--cert").arg(place.directory.join("cert.pem"));
@@ -221,13 +226,17 @@ fn nginx_recipe(place: &Place, listen: SocketAddr) -> String {
 
 /// Agent connections are kept and their sessions resumed, the query stays, the agent is chosen by a map.
 fn nginx_tuned(place: &Place, listen: SocketAddr) -> String {
-    let (scheme, secure) = if place.is_secure { ("https", " ssl") } else { ("http", "") };
+    let (scheme, secure) = match (place.is_secure, place.is_http2) {
+        (false, _) => ("http", ""),
+        (true, false) => ("https", " ssl"),
+        (true, true) => ("https", " ssl http2"),
+    };
     let agents = || (0..).zip(place.agents);
     let choice = |(at, agent): (u8, SocketAddr)| {
         format!("\"~^/{}/\" agent_{at};", agent.ip().to_string().replace('.', "\\."))
     };
     let upstream = |(at, agent)| {
-        format!("upstream agent_{at} {{ server {agent}; keepalive 64; keepalive_requests 1000000000; }}")
+        format!("upstream agent_{at} {{ server {agent}; keepalive 256; keepalive_requests 1000000000; }}")
     };
     let choices = agents().map(choice).collect::<String>();
     let upstreams = agents().map(upstream).collect::<String>();
@@ -291,7 +300,8 @@ fn haproxy(place: &Place, listen: SocketAddr) -> Result<Command, String> {
     let bundle = format!("{}{}", place.identity.cert_pem, place.identity.key_pem);
     let bundle = write(place, "bundle.pem", &bundle)?;
     let (front, back) = if place.is_secure {
-        (format!("ssl crt {} alpn http/1.1", bundle.display()), "ssl verify none")
+        let protocol = if place.is_http2 { "h2" } else { "http/1.1" };
+        (format!("ssl crt {} alpn {protocol}", bundle.display()), "ssl verify none")
     } else {
         (String::new(), "")
     };

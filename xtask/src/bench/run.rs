@@ -123,6 +123,7 @@ fn measured(setting: &Setting, case: Case, load: Load) -> Result<(Outcome, Vec<O
         identity,
         agents,
         is_secure,
+        is_http2: scenario.is_http2(),
         listen: Ipv4Addr::LOCALHOST,
         proxy: setting.proxy,
         before: setting.before,
@@ -142,9 +143,7 @@ fn measured(setting: &Setting, case: Case, load: Load) -> Result<(Outcome, Vec<O
         peer: running.process.iter().map(Process::pid).collect(),
         agent: agents.iter().map(Process::pid).collect(),
         others: beside.iter().map(Process::pid).collect(),
-        counts_syscalls: case.repetition == 0
-            && running.process.is_some()
-            && !matches!(load, Load::Idle { .. }),
+        counts_syscalls: case.repetition == 0 && running.process.is_some() && !load.is_idle(),
         ..client_plan(setting, scenario, load, &running.entrances[0])
     };
     let client = Process::start(part::command(Role::Client, &plan)?).without_grace();
@@ -192,7 +191,7 @@ impl Run {
     pub(super) fn cost(&self) -> f64 {
         let unit = self.case.scenario.unit();
         match self.case.scenario.load() {
-            Load::Idle { .. } => self.outcome.memory_kib * 1.024 / self.units(),
+            load if load.is_idle() => self.outcome.memory_kib * 1.024 / self.units(),
             _ => self.outcome.peer.cpu_s * unit.per_second / self.units(),
         }
     }

@@ -57,6 +57,16 @@ pub(super) enum Scenario {
     Scale9000,
     /// Sessions that open, echo once and close, 8 at a time
     Churn,
+    /// Requests of 1 KiB by HTTP/2, 100 at a time on one connection
+    GetH2,
+    /// Requests of 1 KiB by HTTP/2, one at a time on 8 connections
+    #[value(name = "get-h2-8")]
+    #[serde(rename = "get-h2-8")]
+    GetH2x8,
+    /// Bodies of 10 MB up by HTTP/2, 4 at a time on one connection
+    UploadH2,
+    /// Memory of 200 connections of HTTP/2 that rest after a request
+    IdleH2,
 }
 
 /// What one unit of work is.
@@ -105,6 +115,10 @@ impl Scenario {
             Self::Scale1000 => scaled(1_000),
             Self::Scale9000 => scaled(9_000),
             Self::Churn => Load::Churn { sessions: 8, bytes: 256 },
+            Self::GetH2 => Load::GetHttp2 { connections: 1, streams: 100, bytes: 1024 },
+            Self::GetH2x8 => Load::GetHttp2 { connections: 8, streams: 1, bytes: 1024 },
+            Self::UploadH2 => Load::UploadHttp2 { streams: 4, bytes: 10_000_000 },
+            Self::IdleH2 => Load::IdleHttp2 { connections: 200, bytes: 1024 },
         }
     }
 
@@ -139,9 +153,15 @@ impl Scenario {
         match peer {
             Peer::NginxRecipe if self == Self::Scale9000 => Some("it allows 4,096 sockets per worker"),
             Peer::Direct | Peer::L4 | Peer::L4Splice if self == Self::Attack => Some("it has no /health"),
+            Peer::Direct | Peer::L4 | Peer::L4Splice if self.is_http2() => Some("the agent has no HTTP/2"),
             Peer::L4Splice if self == Self::Scale9000 => Some("it would need 54,000 descriptors"),
             _ => None,
         }
+    }
+
+    /// Whether clients speak HTTP/2.
+    pub(super) fn is_http2(self) -> bool {
+        self.load().is_http2()
     }
 
     /// Whether both legs are secured.
@@ -167,13 +187,14 @@ impl Unit {
         match load {
             Load::Echo { .. } | Load::Bounce { .. } => micro("echo"),
             Load::Desktop { .. } => micro("frame"),
-            Load::Flood { .. } | Load::Upload { .. } => {
+            Load::Flood { .. } | Load::Upload { .. } | Load::UploadHttp2 { .. } => {
                 Self { name: "GB", size: 1e9, cost: "CPU s", per_second: 1.0 }
             }
-            Load::Get { .. } => micro("request"),
+            Load::Get { .. } | Load::GetHttp2 { .. } => micro("request"),
             Load::Connect { .. } | Load::Storm { .. } | Load::Health { .. } => micro("connection"),
             Load::Attack { .. } => micro("attack"),
             Load::Churn { .. } => micro("session"),
+            Load::IdleHttp2 { .. } => Self { name: "connection", size: 1.0, cost: "kB", per_second: 1.0 },
             Load::Idle { .. } => Self { name: "session", size: 1.0, cost: "kB", per_second: 1.0 },
         }
     }

@@ -185,7 +185,7 @@ fn columns(scenario: Scenario, rows: &[Row]) -> Vec<Column<'static>> {
     let per_unit = |value: fn(&Row) -> Option<f64>| {
         move |row: &Row| or_dash(value(row).filter(|_| row.cost.is_some()).map(short))
     };
-    if matches!(scenario.load(), Load::Idle { .. }) {
+    if scenario.load().is_idle() {
         add("kernel slab kB".into(), Box::new(|row| short(row.slab_kib_per_unit * 1.024)));
     } else {
         add(format!("{}/s", unit.name), Box::new(|row| short(row.rate.median)));

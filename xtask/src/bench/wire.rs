@@ -234,6 +234,20 @@ impl Wire {
         self.check(sequence, bytes)
     }
 
+    /// Takes in a body that is not looked at.
+    pub(super) async fn skip(&mut self, mut bytes: usize) -> io::Result<()> {
+        loop {
+            let taken = bytes.min(self.buffer.len() - self.used);
+            (self.used, bytes) = (self.used + taken, bytes - taken);
+            if bytes == 0 {
+                return Ok(());
+            }
+            if self.fill().await? == 0 {
+                return Err(wrong("the connection ended inside a body"));
+            }
+        }
+    }
+
     /// The next message, checked; giving up the wait loses nothing. Nothing where the stream has ended between two.
     pub(super) async fn message(&mut self) -> io::Result<Option<Header>> {
         loop {
@@ -316,7 +330,7 @@ pub(super) fn acceptor(tls: Tls, identity: &Identity) -> io::Result<Option<TlsAc
 
 /// The client's side, which trusts the certificates of all peers. It offers TLS 1.3 alone: a peer that would choose
 /// 1.2 is to fail here rather than to be measured.
-pub(super) fn connector(cert_pem: &str, resume: bool) -> io::Result<TlsConnector> {
+pub(super) fn connector(cert_pem: &str, resume: bool, http2: bool) -> io::Result<TlsConnector> {
     let identity = Identity { cert_pem: cert_pem.into(), key_pem: String::new() };
     let mut roots = RootCertStore::empty();
     for certificate in identity.chain().map_err(io::Error::other)? {
@@ -327,6 +341,9 @@ pub(super) fn connector(cert_pem: &str, resume: bool) -> io::Result<TlsConnector
         .map_err(io::Error::other)?
         .with_root_certificates(roots)
         .with_no_client_auth();
+    if http2 {
+        config.alpn_protocols = vec![b"h2".to_vec()];
+    }
     if !resume {
         config.resumption = Resumption::disabled();
     }

@@ -114,6 +114,7 @@ pub(super) fn measure(args: &Args) -> Result<(), String> {
         for kind in kinds {
             for (repetition, peer) in (0..args.reps)
                 .flat_map(|repetition| args.peers().into_iter().map(move |peer| (repetition, peer)))
+                .filter(|(_, peer)| speaks(*peer, *kind))
             {
                 let case = Case { profile, kind: *kind, peer, repetition };
                 match run(&setting, case) {
@@ -142,6 +143,20 @@ impl Args {
         peers.retain(|peer| *peer != Peer::DcvSpliceBefore);
         peers.extend(self.before.as_ref().map(|_| Peer::DcvSpliceBefore));
         peers
+    }
+
+    fn flags(&self, kind: Kind) -> Vec<String> {
+        let websocket = (kind == Kind::ChannelsH2).then(|| "--http2-websocket=on".to_owned());
+        self.flag.iter().cloned().chain(websocket).collect()
+    }
+}
+
+/// Whether the peer speaks what the client does.
+fn speaks(peer: Peer, kind: Kind) -> bool {
+    match kind {
+        Kind::ChannelsH2 => peer == Peer::DcvSplice,
+        Kind::PageH2 => peer != Peer::Direct,
+        _ => true,
     }
 }
 
@@ -176,15 +191,17 @@ fn run(setting: &Setting, case: Case) -> Result<Run, String> {
         if network.agent.is_some() { ("far-agent", network::FAR_AGENT) } else { ("agent", network::AGENT) };
     let agent = SocketAddr::from((address(agent)?, free(proxy_address)?.port()));
     let agent_process = start_agent(args, identity, host, agent)?;
+    let flags = args.flags(case.kind);
     let place = Place {
         directory: directory.path(),
         identity,
         agents: [agent; 3],
         is_secure: true,
+        is_http2: case.kind.is_http2(),
         listen: proxy_address,
         proxy: setting.proxy,
         before: args.before.as_deref(),
-        flags: &args.flag,
+        flags: &flags,
     };
     let running = case.peer.start(&place)?;
     let entrance = &running.entrances[0];

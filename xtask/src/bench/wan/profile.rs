@@ -83,7 +83,9 @@ impl Profile {
 
     /// Whether there is something to see with that source: without a desktop one run is enough.
     pub(crate) fn takes(self, kind: Kind) -> bool {
-        self.network().offered.is_some() || kind == Kind::Filling
+        let network = self.network();
+        // A page of its own is seen alone.
+        (network.offered.is_some() && !(kind.is_page() && network.download)) || kind == Kind::Filling
     }
 
     /// The source of its desktop.

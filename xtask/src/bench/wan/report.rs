@@ -107,7 +107,7 @@ pub(super) fn table(runs: &[Run], profile: Profile, kind: Kind) -> String {
 }
 
 fn title(profile: Profile, kind: Kind) -> String {
-    format!("{}, {} source", profile.name(), if kind == Kind::Filling { "filling" } else { "adaptive" })
+    format!("{}, {}", profile.name(), kind.name())
 }
 
 /// Writes both files.

@@ -11,9 +11,9 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use super::super::agent::{AgentPlan, SWITCH, serve_each};
-use super::super::wire::{Duplex, Header, Pace, Wire, now, wrong};
+use super::super::wire::{Duplex, Header, Pace, Wire, now, payload, wrong};
 
-/// The bench's two kinds of sources.
+/// What a client sees of its agent.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
@@ -21,6 +21,28 @@ pub(crate) enum Kind {
     Filling,
     /// Adapts to what the client has acknowledged
     Adaptive,
+    /// Adapts, with display and input on a connection each
+    Channels,
+    /// The same on one connection of HTTP/2 (RFC 8441)
+    ChannelsH2,
+    /// A page of 60 parts by HTTP/1.1, over and over; its age is the time to the last part
+    Page,
+    /// The same by HTTP/2
+    PageH2,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    pub(crate) fn is_http2(self) -> bool {
+        matches!(self, Self::ChannelsH2 | Self::PageH2)
+    }
+
+    pub(crate) fn is_page(self) -> bool {
+        matches!(self, Self::Page | Self::PageH2)
+    }
 }
 
 /// A desktop's frames.
@@ -58,13 +80,25 @@ pub(crate) async fn serve(plan: SourcePlan) -> io::Result<()> {
 
 async fn connection(stream: Box<dyn Duplex>) -> io::Result<()> {
     let (mut reader, mut writer) = halves(stream);
-    let Some(head) = reader.head().await? else { return Ok(()) };
+    let mut next = reader.head().await?;
+    while let Some(bytes) = next.as_deref().and_then(part) {
+        writer.send(&[&part_head(bytes)[..], &part_body(bytes)].concat()).await?;
+        next = reader.head().await?;
+    }
+    let Some(head) = next else { return Ok(()) };
     let path = head.split(' ').nth(1).unwrap_or_default();
     match path.strip_prefix("/frames/") {
         Some(source) => {
             let source = path_to_source(source).ok_or_else(|| wrong(&format!("no source: {path}")))?;
             writer.send(SWITCH).await?;
             show(source, reader, writer).await
+        }
+        None if path == "/input" => {
+            writer.send(SWITCH).await?;
+            while let Some(message) = reader.message().await? {
+                writer.post(Header { payload_bytes: ANSWER_BYTES, ..message }).await?;
+            }
+            Ok(())
         }
         None if path == "/download" => {
             writer.send(SWITCH).await?;
@@ -75,6 +109,25 @@ async fn connection(stream: Box<dyn Duplex>) -> io::Result<()> {
         }
         None => Err(wrong(&format!("not a request of the load: {path}"))),
     }
+}
+
+/// The bytes of a page's part, where one is asked for.
+fn part(head: &str) -> Option<usize> {
+    head.strip_prefix("GET /get/")?.split(' ').next()?.parse().ok()
+}
+
+fn part_head(bytes: usize) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n").into_bytes()
+}
+
+fn part_body(bytes: usize) -> Vec<u8> {
+    payload(0, usize::MAX).iter().copied().cycle().take(bytes).collect()
+}
+
+/// The parts of a page, in the order in which they are asked for: 1 to 400 kB, most of them small.
+pub(crate) fn parts() -> impl Iterator<Item = usize> {
+    const PARTS: usize = 60;
+    (0..PARTS).map(|at| (1000.0 * 400.0_f64.powf((at * 37 % PARTS) as f64 / (PARTS - 1) as f64)) as usize)
 }
 
 /// The two directions of a stream, each on its own: a frame that has to wait holds back no input.
@@ -88,7 +141,7 @@ pub(crate) fn halves(stream: Box<dyn Duplex>) -> (Wire, Wire) {
 
 /// The path that asks for a source.
 pub(crate) fn path(source: Source) -> String {
-    let kind = if source.kind == Kind::Filling { "filling" } else { "adaptive" };
+    let kind = if source.kind == Kind::Filling { Kind::Filling } else { Kind::Adaptive }.name();
     format!("/frames/{kind}/{}/{}", source.fps, source.frame_bytes)
 }
 
@@ -148,7 +201,7 @@ async fn show(source: Source, mut reader: Wire, mut writer: Wire) -> io::Result<
                     }
                     let bytes = match source.kind {
                         Kind::Filling => source.frame_bytes,
-                        Kind::Adaptive => quality.bytes(source.frame_bytes),
+                        _ => quality.bytes(source.frame_bytes),
                     };
                     writer.post(Header { payload_bytes: bytes, sequence, stamp: now() }).await?;
                     sequence += 1;
@@ -208,6 +261,15 @@ mod tests {
         let source = Source { kind: Kind::Adaptive, fps: 60, frame_bytes: 9000 };
         assert_eq!(path_to_source(path(source).strip_prefix("/frames/").unwrap_or_default()), Some(source));
         assert_eq!(path_to_source("filling/0/9"), None);
+    }
+
+    #[test]
+    fn a_page_has_small_parts_and_large_ones() {
+        let parts: Vec<usize> = parts().collect();
+        let (least, most) = (parts.iter().min().copied(), parts.iter().max().copied());
+        assert_eq!((parts.len(), least), (60, Some(1000)));
+        assert!((399_000..=400_000).contains(&most.unwrap_or_default()), "{most:?}");
+        assert_eq!(part("GET /get/1000 HTTP/1.1"), Some(1000));
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! The client's side of a desktop: takes frames as they come and acknowledges each, asks by inputs how far the agent is
-//! away, and downloads a file beside it where the profile has one.
+//! away, and downloads a file beside it where the profile has one. Or the client of a page, which asks for its parts.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use super::super::http2::Client;
 use super::super::wire::{Duplex, Header, Pace, Wire, connector, now, wrong};
-use super::source::{ANSWER_BYTES, INPUT_BYTES, Source, halves, path};
+use super::source::{ANSWER_BYTES, INPUT_BYTES, Kind, Source, halves, parts, path};
 
 /// What the client's process is told.
 #[derive(Debug, Deserialize, Serialize)]
@@ -50,6 +53,12 @@ pub(crate) async fn run(plan: ViewerPlan) -> io::Result<View> {
     let mut view = View::default();
     let desktop = async {
         match plan.source {
+            Some(source) if source.kind.is_page() => {
+                pages(&plan, source.kind, &received, &mut view.frames).await
+            }
+            Some(source) if matches!(source.kind, Kind::Channels | Kind::ChannelsH2) => {
+                channels(&plan, source, &received, &mut view.frames, &mut view.inputs).await
+            }
             Some(source) => desktop(&plan, source, &received, &mut view.frames, &mut view.inputs).await,
             None => std::future::pending().await,
         }
@@ -110,6 +119,106 @@ async fn desktop(
     }
 }
 
+/// Display and input, each a session of its own.
+async fn channels(
+    plan: &ViewerPlan,
+    source: Source,
+    received: &AtomicU64,
+    frames: &mut Vec<(f64, f64)>,
+    inputs: &mut Vec<(f64, f64)>,
+) -> io::Result<()> {
+    let client;
+    let [(mut display, mut acknowledge), (mut answers, mut input)] = if source.kind == Kind::ChannelsH2 {
+        client = connect(plan, true).await?;
+        let client = Client::new(client, plan.connect).await?;
+        let open = async |path: &str| {
+            Ok::<_, io::Error>(halves(client.websocket(&format!("{}{path}", plan.prefix)).await?))
+        };
+        let opened = [open(&path(source)).await?, open("/input").await?];
+        // It serves its streams for as long as they are used.
+        std::mem::forget(client);
+        opened
+    } else {
+        [open(plan, &path(source)).await?, open(plan, "/input").await?]
+    };
+    let ms = |nanoseconds: u64| nanoseconds as f64 / 1e6;
+    let shows = async {
+        for sequence in 0.. {
+            let Some(message) = display.message().await? else {
+                return Err(wrong("the display ended early"));
+            };
+            let time = now();
+            received.fetch_add(message.payload_bytes as u64, Ordering::Relaxed);
+            frames.push((ms(time - plan.epoch), ms(time.saturating_sub(message.stamp))));
+            acknowledge.post(Header { payload_bytes: 0, sequence, stamp: message.stamp }).await?;
+        }
+        Ok(())
+    };
+    let asks = async {
+        let mut ticks = Pace::new(INPUTS).ticks()?;
+        for sequence in 0.. {
+            input.post(Header { payload_bytes: INPUT_BYTES, sequence, stamp: ticks.next().await? }).await?;
+        }
+        Ok(())
+    };
+    let hears = async {
+        loop {
+            let Some(message) = answers.message().await? else { return Err(wrong("the input ended early")) };
+            let time = now();
+            inputs.push((ms(time - plan.epoch), ms(time.saturating_sub(message.stamp))));
+        }
+    };
+    tokio::select! { ended = shows => ended, ended = asks => ended, ended = hears => ended }
+}
+
+/// Connections that a browser makes to one host for HTTP/1.1.
+const PAGE_CONNECTIONS: usize = 6;
+
+/// A page after the other, each by connections of its own.
+async fn pages(
+    plan: &ViewerPlan,
+    kind: Kind,
+    received: &AtomicU64,
+    shown: &mut Vec<(f64, f64)>,
+) -> io::Result<()> {
+    let ms = |nanoseconds: u64| nanoseconds as f64 / 1e6;
+    loop {
+        let begun = now();
+        timeout(PATIENCE, page(plan, kind, received)).await.map_err(|_| wrong("no page in time"))??;
+        let time = now();
+        shown.push((ms(time - plan.epoch), ms(time - begun)));
+    }
+}
+
+async fn page(plan: &ViewerPlan, kind: Kind, received: &AtomicU64) -> io::Result<()> {
+    let path = |bytes: usize| format!("{}/get/{bytes}", plan.prefix);
+    if kind == Kind::PageH2 {
+        let client = Client::new(connect(plan, true).await?, plan.connect).await?;
+        let parts = parts().map(async |bytes| {
+            client.get(&path(bytes), bytes).await?;
+            received.fetch_add(bytes as u64, Ordering::Relaxed);
+            Ok(())
+        });
+        return try_join_all(parts).await.map(drop);
+    }
+    let left = RefCell::new(parts());
+    let connections = (0..PAGE_CONNECTIONS).map(async |_| {
+        let mut wire = Wire::new(connect(plan, false).await?);
+        loop {
+            let Some(bytes) = left.borrow_mut().next() else { break };
+            let asked = format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", path(bytes), plan.connect);
+            wire.send(asked.as_bytes()).await?;
+            match wire.head().await? {
+                Some(head) if head.starts_with("HTTP/1.1 200 ") => wire.skip(bytes).await?,
+                answer => return Err(wrong(&format!("no 200 but {answer:?}"))),
+            }
+            received.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    });
+    try_join_all(connections).await.map(drop)
+}
+
 async fn download(plan: &ViewerPlan, received: &AtomicU64) -> io::Result<()> {
     let (mut reader, _writer) = open(plan, "/download").await?;
     while let Some(message) = reader.message().await? {
@@ -123,11 +232,7 @@ async fn open(plan: &ViewerPlan, path: &str) -> io::Result<(Wire, Wire)> {
 }
 
 async fn upgrade(plan: &ViewerPlan, path: &str) -> io::Result<(Wire, Wire)> {
-    let stream = TcpStream::connect(plan.connect).await?;
-    stream.set_nodelay(true)?;
-    let tls = connector(&plan.cert_pem, false)?;
-    let stream: Box<dyn Duplex> = Box::new(tls.connect(ServerName::from(plan.connect.ip()), stream).await?);
-    let (mut reader, mut writer) = halves(stream);
+    let (mut reader, mut writer) = halves(connect(plan, false).await?);
     let head = format!(
         "GET {}{path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
@@ -138,4 +243,11 @@ async fn upgrade(plan: &ViewerPlan, path: &str) -> io::Result<(Wire, Wire)> {
         Some(answer) if answer.starts_with("HTTP/1.1 101 ") => Ok((reader, writer)),
         answer => Err(wrong(&format!("no 101 but {answer:?}"))),
     }
+}
+
+async fn connect(plan: &ViewerPlan, http2: bool) -> io::Result<Box<dyn Duplex>> {
+    let stream = TcpStream::connect(plan.connect).await?;
+    stream.set_nodelay(true)?;
+    let tls = connector(&plan.cert_pem, false, http2)?;
+    Ok(Box::new(tls.connect(ServerName::from(plan.connect.ip()), stream).await?))
 }
