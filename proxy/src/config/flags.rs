@@ -284,7 +284,7 @@ pub struct LimitFlags {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time(SECOND..=YEAR))]
     pub agent_keepalive_timeout: Duration,
     /// Unused connections kept per agent and worker
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = 128)]
     pub agent_idle_max: usize,
     /// Time that sent bytes may stay unacknowledged by a client or an agent (`TCP_USER_TIMEOUT`, tcp(7))
     /// [range: 1s to 24days 20h 31m 23s]

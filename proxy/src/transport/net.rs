@@ -5,12 +5,13 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Once};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use pin_project_lite::pin_project;
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::net::sockopt::set_tcp_congestion;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, acceptfrom_with, recv, send, shutdown};
@@ -66,18 +67,29 @@ pub trait Runtime: 'static {
     fn is_idle(&self) -> bool;
 
     /// Does `work` for as long as `limit` at the most.
-    fn timeout<F: Future>(
-        &self,
-        limit: Duration,
+    fn timeout<F: Future>(&self, limit: Duration, work: F) -> Timeout<F, Self::Sleep> {
+        Timeout { work, limit: self.sleep(limit) }
+    }
+}
+
+pin_project! {
+    /// Work that has a limit of time. A type of its own: an async function would hold the work twice.
+    pub struct Timeout<F, S> {
+        #[pin]
         work: F,
-    ) -> impl Future<Output = Result<F::Output, Elapsed>> {
-        async move {
-            let (mut work, mut limit) = (pin!(work), pin!(self.sleep(limit)));
-            poll_fn(|cx| match work.as_mut().poll(cx) {
-                Poll::Ready(done) => Poll::Ready(Ok(done)),
-                Poll::Pending => limit.as_mut().poll(cx).map(|()| Err(Elapsed)),
-            })
-            .await
+        #[pin]
+        limit: S,
+    }
+}
+
+impl<F: Future, S: Future<Output = ()>> Future for Timeout<F, S> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        match this.work.poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Ok(done)),
+            Poll::Pending => this.limit.poll(cx).map(|()| Err(Elapsed)),
         }
     }
 }

@@ -55,9 +55,13 @@ pub async fn serve<N: Runtime>(
     let accepted = Accepted { endpoint: Endpoint::new(stream, TlsEnd::plain()), client, secure, is_full, id };
     tracing::debug!(conn = id.number(), client = %client.ip(), "client connected");
     let front = Box::pin(serve_requests(generation, accepted));
-    if let Some((upgraded, _permit)) = front.await {
-        tracing::debug!(conn = id.number(), "session opened");
-        upgraded.relay(generation).await;
+    match front.await {
+        Some((Front::Upgraded(upgraded), _permit)) => {
+            tracing::debug!(conn = id.number(), "session opened");
+            upgraded.relay(generation).await;
+        }
+        Some((Front::Http2(ready), _permit)) => Box::pin(http2::serve(generation, ready)).await,
+        None => {}
     }
     tracing::debug!(conn = id.number(), "client disconnected");
 }
@@ -85,11 +89,17 @@ async fn send_rejection<N: Runtime>(
     .await;
 }
 
-/// Everything before a session.
+/// What a connection goes on with.
+enum Front<N: Runtime> {
+    Upgraded(Box<Upgraded<N>>),
+    Http2(Ready<N>),
+}
+
+/// Everything before a session, or HTTP/2.
 async fn serve_requests<N: Runtime>(
-    generation: &Rc<Generation<N>>,
+    generation: &Generation<N>,
     accepted: Accepted<N>,
-) -> Option<(Box<Upgraded<N>>, ClientPermit)> {
+) -> Option<(Front<N>, ClientPermit)> {
     let client = accepted.client();
     let place = generation.worker.waiting.enter();
     let Some(opened) = place.hold(admit_client(generation, accepted)).await else {
@@ -98,8 +108,7 @@ async fn serve_requests<N: Runtime>(
     };
     let (mut ready, permit) = opened?;
     if ready.endpoint.speaks_http2() {
-        http2::serve(generation, ready, &place).await;
-        return None;
+        return Some((Front::Http2(ready), permit));
     }
     loop {
         match ready.one_request(generation, &place).await {
@@ -110,11 +119,8 @@ async fn serve_requests<N: Runtime>(
                 }
                 ready = next;
             }
-            NextStep::Upgraded(upgraded) => return Some((upgraded, permit)),
-            NextStep::Http2(ready) => {
-                http2::serve(generation, ready, &place).await;
-                return None;
-            }
+            NextStep::Upgraded(upgraded) => return Some((Front::Upgraded(upgraded), permit)),
+            NextStep::Http2(ready) => return Some((Front::Http2(ready), permit)),
             NextStep::Closing(ready) => {
                 place.hold(ready.linger(generation)).await;
                 return None;

@@ -3,10 +3,10 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use pin_project_lite::pin_project;
 use slab::Slab;
 
 /// Turns in the queue that are over, before it is swept: then a sweep costs each turn a few steps.
@@ -91,10 +91,8 @@ impl EvictionEntry<'_> {
     }
 
     /// Does `work` unless the place is lost before it is done.
-    pub async fn hold<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let mut work = pin!(work);
-        poll_fn(|cx| if self.is_lost(cx) { Poll::Ready(None) } else { work.as_mut().poll(cx).map(Some) })
-            .await
+    pub fn hold<F: Future>(&self, work: F) -> Hold<'_, F> {
+        Hold { place: self, work }
     }
 
     fn is_lost(&self, cx: &Context<'_>) -> bool {
@@ -106,6 +104,24 @@ impl EvictionEntry<'_> {
     }
 }
 
+pin_project! {
+    /// Work that ends early where its place is lost. A type of its own: an async function would hold the work twice.
+    pub struct Hold<'a, F> {
+        place: &'a EvictionEntry<'a>,
+        #[pin]
+        work: F,
+    }
+}
+
+impl<F: Future> Future for Hold<'_, F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if this.place.is_lost(cx) { Poll::Ready(None) } else { this.work.poll(cx).map(Some) }
+    }
+}
+
 impl Drop for EvictionEntry<'_> {
     fn drop(&mut self) {
         self.waiting.0.borrow_mut().connections.remove(self.key);
@@ -114,6 +130,8 @@ impl Drop for EvictionEntry<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     fn lost(places: &[EvictionEntry<'_>]) -> Vec<bool> {

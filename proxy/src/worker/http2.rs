@@ -76,51 +76,56 @@ enum Event {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve<N: Runtime>(
-    generation: &Rc<Generation<N>>,
-    ready: Ready<N>,
-    place: &EvictionEntry<'_>,
-) {
+pub(super) async fn serve<N: Runtime>(generation: &Rc<Generation<N>>, ready: Ready<N>) {
     let Ready { mut endpoint, client, secure, .. } = ready;
     endpoint.stream().bound_unsent(UNSENT_BYTES);
+    let place = generation.worker.waiting.enter();
     let side = ClientSide::new(endpoint);
+    // What opening and closing need is many KiB, which no connection that rests has to keep.
+    if let Some(connection) = Box::pin(open(generation, client, side.clone(), &place)).await {
+        let served = Served {
+            generation,
+            client,
+            secure,
+            connection,
+            side: side.clone(),
+            streams: Rc::default(),
+            class: Class::Setup,
+            is_leaving: false,
+        };
+        Box::new(served).run(&place).await;
+    }
+    // Or what the client was told last would be lost with what it has sent and nobody has read.
+    if let Some(endpoint) = side.into_endpoint() {
+        let linger = Ready::of_connection(*endpoint, client, secure).linger(generation);
+        place.hold(Box::pin(linger)).await;
+    }
+}
+
+/// Hears what a client says first.
+async fn open<'a, N: Runtime>(
+    generation: &'a Rc<Generation<N>>,
+    client: ClientConnection,
+    side: Rc<ClientSide<N::Stream>>,
+    place: &EvictionEntry<'_>,
+) -> Option<Connection<ClientIo<'a, N>, Bytes>> {
     let io = ClientIo::new(side.clone(), &generation.net, &generation.worker.buffers);
     let limit = generation.config().limits.header_timeout;
     let builder = builder(generation.config().http2_websocket);
-    let opened = async {
-        let mut opened = pin!(generation.net.timeout(limit, builder.handshake::<_, Bytes>(io)));
-        poll_fn(|cx| {
-            let opened = opened.as_mut().poll(cx);
-            // A client that takes nothing in comes to the limit.
-            let _ = side.poll_send(cx);
-            opened
-        })
-        .await
-    };
+    let mut opened = pin!(generation.net.timeout(limit, builder.handshake::<_, Bytes>(io)));
+    let opened = poll_fn(|cx| {
+        let opened = opened.as_mut().poll(cx);
+        // A client that takes nothing in comes to the limit.
+        let _ = side.poll_send(cx);
+        opened
+    });
     match place.hold(opened).await {
-        Some(Ok(Ok(connection))) => {
-            let side = side.clone();
-            let streams = Rc::default();
-            let connection = Served {
-                generation,
-                client,
-                secure,
-                connection,
-                side,
-                streams,
-                class: Class::Setup,
-                is_leaving: false,
-            };
-            connection.run(place).await;
-        }
+        Some(Ok(Ok(connection))) => return Some(connection),
         Some(Ok(Err(error))) => note_failure(generation, client, &error),
         Some(Err(_)) => {}
         None => generation.rejections().note(RejectReason::Evicted, client),
     }
-    // Or what the client was told last would be lost with what it has sent and nobody has read.
-    if let Some(endpoint) = side.into_endpoint() {
-        place.hold(Ready::of_connection(*endpoint, client, secure).linger(generation)).await;
-    }
+    None
 }
 
 fn note_failure<N: Runtime>(generation: &Generation<N>, client: ClientConnection, error: &h2::Error) {
@@ -150,7 +155,7 @@ struct Served<'a, N: Runtime> {
 }
 
 impl<N: Runtime> Served<'_, N> {
-    async fn run(mut self, place: &EvictionEntry<'_>) {
+    async fn run(mut self: Box<Self>, place: &EvictionEntry<'_>) {
         let Generation { net, drain, .. } = &**self.generation;
         let limits = &self.generation.config().limits;
         let mut idle = pin!(net.sleep(limits.header_timeout));

@@ -179,10 +179,10 @@ pub(super) async fn serve<N: Runtime>(
     let answered = async {
         let place = generation.worker.waiting.enter();
         match Ready::of_stream(near, client, secure).one_request(generation, &place).await {
-            NextStep::Closing(ready) => ready.linger(generation).await,
+            NextStep::Closing(ready) => Box::pin(ready.linger(generation)).await,
             NextStep::Upgraded(upgraded) => {
                 stream.become_session();
-                upgraded.relay(generation).await;
+                Box::pin(upgraded.relay(generation)).await;
             }
             NextStep::Next(_) | NextStep::Http2(_) | NextStep::Closed => {}
         }
