@@ -28,7 +28,7 @@ fn two_desktops_are_drawn_moving_and_take_their_own_keys() {
     let port = free_port();
     let blue = Desktop::start("127.0.0.2", port, "#204080", "cadmium");
     let green = Desktop::start("127.0.0.3", port, "#206040", "orthodox");
-    let mut proxy = start_proxy(port);
+    let mut proxy = start_proxy(port, &[]);
     let browser = Browser::start();
 
     let blue_tab = browser.open(&blue.url(&proxy));
@@ -58,6 +58,29 @@ fn two_desktops_are_drawn_moving_and_take_their_own_keys() {
     assert_eq!((lines("HTTP/1.1\" 101 "), lines("HTTP/2.0\" 101 ")), (2, 0), "{log}");
 }
 
+/// A browser that may opens its WebSocket over HTTP/2 too (RFC 8441), on the connection that it has its page from.
+#[test]
+fn a_desktop_is_drawn_moving_and_takes_keys_over_http2() {
+    let port = free_port();
+    let desktop = Desktop::start("127.0.0.2", port, "#204080", "cadmium");
+    let mut proxy = start_proxy(port, &["--http2-websocket=on"]);
+    let browser = Browser::start();
+    let tab = browser.open(&desktop.url(&proxy));
+    desktop.is_drawn(&browser);
+    browser.click();
+    for letter in desktop.word.chars().chain([Key::Enter.into()]) {
+        browser.press(letter);
+    }
+    browser.show(&tab);
+    desktop.has_taken_its_word_only();
+    desktop.moves(&browser);
+    browser.screenshot("http2.png").unwrap();
+    drop(browser);
+    assert!(proxy.terminate().success());
+    let log = proxy.output();
+    assert!(log.contains("HTTP/2.0\" 101 ") && !log.contains("HTTP/1.1\" "), "{log}");
+}
+
 /// A pixel of the bare desktop.
 const DESKTOP: [u32; 2] = [790, 470];
 /// The clock's area, and a clock that fills it.
@@ -73,16 +96,17 @@ const TERMINAL_SCRIPT: &str = "echo this is $0; cat > typed";
 /// Where noVNC draws the remote desktop.
 const CANVAS: &str = "#noVNC_container canvas";
 
-fn start_proxy(agent_port: u16) -> Proxy {
-    Proxy::start(&[
+fn start_proxy(agent_port: u16, more: &[&str]) -> Proxy {
+    let port = format!("--agent-port={agent_port}");
+    let flags = [
         "--listen=127.0.0.1:0",
         "--agents=127.0.0.2/32",
         "--agents=127.0.0.3/32",
         "--default-agent=127.0.0.2",
-        &format!("--agent-port={agent_port}"),
-        "--http2=on",
+        &port,
         "--access-log=stdout",
-    ])
+    ];
+    Proxy::start(&[&flags[..], more].concat())
 }
 
 /// A port free on both agents' addresses.

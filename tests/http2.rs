@@ -26,8 +26,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// A stream that no case uses.
 const PROBE_STREAM: u32 = 4001;
 
-pub(crate) const FLAGS: [&str; 4] =
-    ["--http2=on", "--agent-tls=off", "--client-rate=1000000", "--client-connections-max=4000"];
+pub(crate) const FLAGS: [&str; 3] =
+    ["--agent-tls=off", "--client-rate=1000000", "--client-connections-max=4000"];
 
 /// One that takes whole requests, and says how long their bodies were.
 pub(crate) async fn agent() -> ScriptedAgent {
@@ -147,9 +147,9 @@ async fn each_rule_of_http2_is_kept_to_whole_and_byte_by_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_flag_nothing_but_http1_is_spoken() {
+async fn where_it_is_off_nothing_but_http1_is_spoken() {
     let agent = agent().await;
-    let front = ProxyUnderTest::start(agent.address, &["--agent-tls=off"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--agent-tls=off", "--http2=off"]).await;
     let mut client = RawClient::plain(front.plain()).await;
     client.say([PREFACE, &frame(SETTINGS, 0, 0, [])].concat()).await;
     let answer = client.answer().await.unwrap();

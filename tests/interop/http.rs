@@ -138,7 +138,7 @@ async fn plain_legs_and_mixed_ones_carry_bodies_whole() {
 async fn a_connection_is_used_again_on_both_sides() {
     let (agent, front) = started(AgentTls::Both, &[]).await;
     let x = url(&front, "/x?n=1");
-    let args = ["-sSk", "--max-time", "60", "-w", "%{num_connects}\n", &x, &x, &x];
+    let args = ["-sSk", "--http1.1", "--max-time", "60", "-w", "%{num_connects}\n", &x, &x, &x];
     let ran = run("curl", &args);
     let connects: Vec<_> = ran.output.lines().filter(|line| ["0", "1"].contains(line)).collect();
     assert_eq!(connects, ["1", "0", "0"], "{}", ran.output);
@@ -161,7 +161,10 @@ async fn http_1_0_is_answered_without_chunks_and_closed() {
 async fn head_has_no_body_and_keeps_the_connection() {
     let (_agent, front) = started(AgentTls::Both, &[]).await;
     let x = url(&front, "/dcvjs/main.js");
-    let ran = run("curl", &["-sSkI", "--max-time", "60", "-w", "%{http_code} %{num_connects}\n", &x, &x]);
+    let ran = run(
+        "curl",
+        &["-sSkI", "--http1.1", "--max-time", "60", "-w", "%{http_code} %{num_connects}\n", &x, &x],
+    );
     assert!(ran.output.contains("200 1\n") && ran.output.contains("200 0\n"), "{}", ran.output);
     assert!(ran.output.contains("content-length: "), "{}", ran.output);
 }

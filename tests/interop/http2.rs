@@ -12,7 +12,7 @@ use crate::tools::{Curl, run};
 
 async fn started(flags: &[&str]) -> (Agent, ProxyUnderTest) {
     let agent = Agent::start(AgentConfig { tls: AgentTls::Both, ..AgentConfig::default() }).await.unwrap();
-    let front = ProxyUnderTest::start(agent.address, &[flags, &["--http2=on"]].concat()).await;
+    let front = ProxyUnderTest::start(agent.address, flags).await;
     (agent, front)
 }
 
@@ -147,7 +147,7 @@ async fn a_login_of_a_connection_goes_by_http1() {
         }
     })
     .await;
-    let front = ProxyUnderTest::start(agent.address, &["--http2=on", "--agent-tls=off"]).await;
+    let front = ProxyUnderTest::start(agent.address, &["--agent-tls=off"]).await;
     let format = "%{http_version} %{http_code}";
     let asks = |path: &str, header: &str| {
         let url = url(&front, path);
@@ -158,4 +158,18 @@ async fn a_login_of_a_connection_goes_by_http1() {
     assert_eq!(asks("/127.0.0.1/x", "X: y"), "2 200");
     assert_eq!(asks("/127.0.0.1/x", "Authorization: NTLM TlRMTVNTUAABAAAA"), "1.1 200");
     assert_eq!(asks("/127.0.0.1/asks", "X: y"), "1.1 401");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tools_of_nghttp2_are_served() {
+    let (_agent, front) = started(&["--client-rate=1000000"]).await;
+    let page = url(&front, "/127.0.0.1/bytes/100000");
+    let told = run("nghttp", &["-nv", "--timeout=60", &url(&front, "/health"), &page]);
+    assert!(told.success, "{}", told.log);
+    assert!(told.output.contains("The negotiated protocol: h2"), "{}", told.output);
+    assert_eq!(told.output.matches(":status: 200").count(), 2, "{}", told.output);
+    // Many requests at a time on a few connections.
+    let told = run("h2load", &["-n", "2000", "-c", "4", "-m", "50", &page]);
+    assert!(told.success, "{}", told.log);
+    assert!(told.output.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout"), "{}", told.output);
 }

@@ -215,7 +215,7 @@ async fn redirects_lead_to_the_same_file_under_the_prefix() {
 async fn many_requests_share_a_connection() {
     let mut both = Both::start().await;
     let url = both.proxied("/small.txt");
-    let always = ["-sSk", "--max-time", "100", "-w", " %{http_code} %{num_connects}\n"];
+    let always = ["-sSk", "--http1.1", "--max-time", "100", "-w", " %{http_code} %{num_connects}\n"];
     let ran = run("curl", &[&always[..], &[url.as_str(); REQUESTS]].concat());
     let again = ran.output.lines().filter(|line| *line == "small 200 0").count();
     assert_eq!((ran.output.lines().next(), again), (Some("small 200 1"), REQUESTS - 1), "{}", ran.log);

@@ -187,7 +187,7 @@ fn each_handshake_that_fails_is_counted_by_its_reason_and_told_in_plain_words() 
             "it offers only TLS 1.1: it needs TLS 1.2 or later",
         ),
         ("-tls1_2 -cipher AES128-SHA", "tls_cipher_suites", "it takes none of the cipher suites or curves"),
-        ("-alpn h2", "tls_alpn", "it wants a protocol other than HTTP/1.1"),
+        ("-alpn imap", "tls_alpn", "it wants a protocol that is not spoken here"),
         ("", "certificate_missing", "it shows no certificate (--client-ca)"),
         (&bad, "certificate_untrusted", "its certificate is not issued by an authority of --client-ca"),
         (&distrust, "tls_alert", "it does not accept the certificate it was shown (UnknownCA)"),
@@ -247,8 +247,8 @@ fn a_handshake_that_takes_too_long_and_a_certificate_that_has_expired_are_counte
 }
 
 #[test]
-fn http_1_1_is_negotiated_and_a_client_of_h2_alone_is_told_no() {
-    let proxy = proxy(&[]);
+fn without_http2_http_1_1_is_negotiated_and_a_client_of_h2_alone_is_told_no() {
+    let proxy = proxy(&["--http2=off"]);
     let url = format!("https://{}/health", proxy.address());
     let both = Curl::new().get(&["--http2", &url]);
     assert!(both.status == 200 && both.head.starts_with("HTTP/1.1"), "{}", both.head);

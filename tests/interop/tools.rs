@@ -1,4 +1,4 @@
-//! curl and openssl, run to their end.
+//! curl, nghttp and openssl, run to their end.
 
 use std::fs;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub(crate) fn run(program: &str, args: &[&str]) -> Ran {
     Ran { success, output: process.output(), log: process.log() }
 }
 
-/// curl, and a folder for what it sends and receives.
+/// curl, and a folder for what it sends and receives. It speaks HTTP/1.1 where it is not told otherwise.
 pub(crate) struct Curl {
     folder: TempDir,
 }
@@ -85,6 +85,7 @@ impl Curl {
         let (head_path, body_path) = (head.display().to_string(), body.display().to_string());
         let always = [
             "-sSkv",
+            "--http1.1",
             "--max-time",
             "100",
             "-D",

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
 const NEEDED: [(&str, &[&str]); 10] = [
-    ("interop", &["bubblewrap", "curl", "iproute2", "nginx-light", "openssl"]),
+    ("interop", &["bubblewrap", "curl", "iproute2", "nghttp2-client", "nginx-light", "openssl"]),
     ("ebpf", &["libcap2-bin", "nftables"]),
     ("fault_injection", &["openssl"]),
     ("pinned", &["iproute2"]),

@@ -316,9 +316,9 @@ pub struct LimitFlags {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum Http2 {
     /// Those that offer it in TLS, or begin with it on a plain connection.
+    #[default]
     On,
     /// HTTP/1.1 for all.
-    #[default]
     Off,
 }
 

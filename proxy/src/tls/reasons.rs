@@ -106,7 +106,7 @@ pub(super) fn plain(error: &Error) -> String {
         (_, HandshakeFailure::Suites) => {
             format!("it takes none of the cipher suites or curves that are spoken here: {SUITES}")
         }
-        (_, HandshakeFailure::Protocol) => "it wants a protocol other than HTTP/1.1 (ALPN)".to_owned(),
+        (_, HandshakeFailure::Protocol) => "it wants a protocol that is not spoken here (ALPN)".to_owned(),
         (_, HandshakeFailure::CertificateMissing) => "it shows no certificate (--client-ca)".to_owned(),
         (_, HandshakeFailure::Left) => "it left within the handshake".to_owned(),
         (_, HandshakeFailure::NoTls) => "what it sends is no TLS".to_owned(),
