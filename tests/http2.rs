@@ -160,6 +160,15 @@ async fn where_it_is_off_nothing_but_http1_is_spoken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_tls_it_is_spoken_only_where_the_handshake_says_so() {
+    let agent = agent().await;
+    let front = ProxyUnderTest::start(agent.address, &FLAGS).await;
+    let mut client = RawClient::secure(front.secure()).await;
+    client.say(PREFACE).await;
+    assert_eq!(client.answer().await.unwrap().status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_says_nothing_is_told_to_go() {
     let agent = agent().await;
     let front = ProxyUnderTest::start(

@@ -111,7 +111,6 @@ fn versions() -> Vec<Row> {
         .closes(),
         bad_line("GET /127.0.0.2/x", 400),
         refused("HTTP/0.9", 400, "GET /127.0.0.2/x\r\n\r\n"),
-        refused("the HTTP/2 preface", 400, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
         refused("TLS where none is spoken", 400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
     ];
     bad.into_iter().chain(others).collect()

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -228,6 +229,14 @@ fn tasks(shared: &Arc<Shared>) -> Tasks {
             };
             drop(tasks.spawn(streams_of(all(), streams, "upload", work)));
         }
+        Load::Downloads { http2, count, per_second, bytes } => {
+            let paces = Pace::new(per_second / count as f64).in_turns(count);
+            if http2 {
+                drop(tasks.spawn(downloads_http2(all(), paces.collect(), bytes)));
+            } else {
+                paces.for_each(|pace| drop(tasks.spawn(downloads(all(), pace, bytes))));
+            }
+        }
         // Not a matter of a window.
         Load::Idle { .. } | Load::IdleHttp2 { .. } => {}
     }
@@ -384,6 +393,38 @@ where
         ended.map_err(io::Error::other)??;
     }
     Ok(())
+}
+
+/// A download at each tick, or as soon as the last one is there.
+async fn downloads(shared: Arc<Shared>, pace: Pace, bytes: usize) -> io::Result<()> {
+    let mut wire = shared.open().await?;
+    let window = shared.ready().await;
+    let mut ticks = pace.ticks()?;
+    loop {
+        let meant = ticks.next().await?;
+        if meant >= window.last {
+            return Ok(());
+        }
+        shared.get(&mut wire, bytes).await?;
+        shared.done("download", window, meant);
+    }
+}
+
+async fn downloads_http2(shared: Arc<Shared>, paces: Vec<Pace>, bytes: usize) -> io::Result<()> {
+    let client = shared.open_http2().await?;
+    let window = shared.ready().await;
+    let each = paces.into_iter().map(async |pace| {
+        let mut ticks = pace.ticks()?;
+        loop {
+            let meant = ticks.next().await?;
+            if meant >= window.last {
+                return Ok::<_, io::Error>(());
+            }
+            client.get(&format!("{}/get/{bytes}", shared.prefix()), bytes).await?;
+            shared.done("download", window, meant);
+        }
+    });
+    try_join_all(each).await.map(drop)
 }
 
 async fn connections_in_turn(shared: Arc<Shared>, bytes: usize) -> io::Result<()> {

@@ -51,11 +51,19 @@ pub(super) enum Load {
     UploadHttp2 { streams: u64, bytes: usize },
     /// Connections of HTTP/2 that have asked for something and then rest.
     IdleHttp2 { connections: u64, bytes: usize },
+    /// So many at a time, at a rate of all together: each on a connection of its own, or all on one of HTTP/2.
+    Downloads { http2: bool, count: u64, per_second: f64, bytes: usize },
 }
 
 impl Load {
     pub(super) fn is_http2(self) -> bool {
-        matches!(self, Self::GetHttp2 { .. } | Self::UploadHttp2 { .. } | Self::IdleHttp2 { .. })
+        matches!(
+            self,
+            Self::GetHttp2 { .. }
+                | Self::UploadHttp2 { .. }
+                | Self::IdleHttp2 { .. }
+                | Self::Downloads { http2: true, .. }
+        )
     }
 
     /// Whether it is memory that is measured.

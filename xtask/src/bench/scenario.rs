@@ -57,6 +57,10 @@ pub(super) enum Scenario {
     Scale9000,
     /// Sessions that open, echo once and close, 8 at a time
     Churn,
+    /// 10 desktops beside 8 downloads of the same client, 400 of 250 kB a second, a connection each
+    Downloads,
+    /// The same downloads on one connection of HTTP/2
+    DownloadsH2,
     /// Requests of 1 KiB by HTTP/2, 100 at a time on one connection
     GetH2,
     /// Requests of 1 KiB by HTTP/2, one at a time on 8 connections
@@ -110,6 +114,7 @@ impl Scenario {
             Self::Idle => Load::Idle { sessions: 200, bytes: 20_000 },
             Self::Upload => Load::Upload { sessions: 4 },
             Self::Noisy | Self::Storm | Self::Storm600 | Self::StormRsa | Self::StormFlood => DESKTOP,
+            Self::Downloads | Self::DownloadsH2 => DESKTOP,
             Self::Attack => Load::Health { per_second: 100.0 },
             Self::Scale10 => scaled(10),
             Self::Scale1000 => scaled(1_000),
@@ -134,6 +139,10 @@ impl Scenario {
             Self::Storm600 => vec![storm(600.0)],
             Self::Attack => vec![Load::Attack { attackers: 400 }],
             Self::StormFlood => vec![storm(300.0), flood],
+            Self::Downloads | Self::DownloadsH2 => {
+                let http2 = self == Self::DownloadsH2;
+                vec![Load::Downloads { http2, count: 8, per_second: 400.0, bytes: 250_000 }]
+            }
             _ => Vec::new(),
         }
     }
@@ -161,7 +170,7 @@ impl Scenario {
 
     /// Whether clients speak HTTP/2.
     pub(super) fn is_http2(self) -> bool {
-        self.load().is_http2()
+        self.load().is_http2() || self.beside().iter().any(|load| load.is_http2())
     }
 
     /// Whether both legs are secured.
@@ -190,7 +199,7 @@ impl Unit {
             Load::Flood { .. } | Load::Upload { .. } | Load::UploadHttp2 { .. } => {
                 Self { name: "GB", size: 1e9, cost: "CPU s", per_second: 1.0 }
             }
-            Load::Get { .. } | Load::GetHttp2 { .. } => micro("request"),
+            Load::Get { .. } | Load::GetHttp2 { .. } | Load::Downloads { .. } => micro("request"),
             Load::Connect { .. } | Load::Storm { .. } | Load::Health { .. } => micro("connection"),
             Load::Attack { .. } => micro("attack"),
             Load::Churn { .. } => micro("session"),
