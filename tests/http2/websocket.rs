@@ -24,6 +24,9 @@ async fn echo() -> ScriptedAgent {
         if head.starts_with("GET /refused ") {
             return line.say("HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno").await;
         }
+        if head.starts_with("GET /page ") {
+            return line.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npage").await;
+        }
         assert!(head.starts_with("GET /ws?x=1 HTTP/1.1\r\n"), "{head}");
         assert!(head.contains("\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"), "{head}");
         assert!(
@@ -130,6 +133,42 @@ async fn a_refused_websocket_is_a_response() {
     let mut response = soon(response).await.unwrap();
     assert_eq!(response.status(), 403);
     assert_eq!(takes(response.body_mut(), 2).await, b"no");
+}
+
+/// Or a page of the agent's would be read as frames of a WebSocket.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_answers_with_a_page_has_accepted_nothing() {
+    let agent = echo().await;
+    let front = ProxyUnderTest::start(agent.address, &flags(&[])).await;
+    let mut client = connects(&front).await;
+    let (response, _sender) = opens(&mut client, "/page");
+    assert_eq!(soon(response).await.unwrap_err().reason(), Some(h2::Reason::INTERNAL_ERROR));
+}
+
+/// It has a connection, and the connection is in use; sessions on it have none to give up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_does_not_make_way_for_another_client_and_who_waits_does() {
+    let agent = echo().await;
+    let front = ProxyUnderTest::start(agent.address, &flags(&["--connections-max=3"])).await;
+    let mut client = connects(&front).await;
+    let mut sessions = Vec::new();
+    for _ in 0..80 {
+        let (response, sender) = opens(&mut client, "/ws?x=1");
+        let mut body = soon(response).await.unwrap().into_body();
+        assert_eq!(takes(&mut body, 5).await, b"hello");
+        sessions.push((sender, body));
+    }
+    // Each of them makes the one before leave, however many sessions are older.
+    for _ in 0..80 {
+        let mut other = RawClient::plain(front.plain()).await;
+        other.say("GET /health HTTP/1.1\r\nHost: p\r\n\r\n").await;
+        assert_eq!(other.answer().await.map(|answer| answer.status), Some(200));
+        std::mem::forget(other);
+    }
+    for (sender, body) in &mut sessions {
+        sender.send_data(Bytes::from_static(b"still here"), true).unwrap();
+        assert_eq!(takes(body, 100).await, b"still herebye");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

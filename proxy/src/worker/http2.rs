@@ -2,6 +2,7 @@
 //! whole.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -72,6 +73,8 @@ enum Event {
     Idle,
     Draining,
     Closed,
+    /// The client can't be sent anything any more.
+    Unsendable(io::Error),
     Failed(h2::Error),
 }
 
@@ -167,10 +170,12 @@ impl<N: Runtime> Served<'_, N> {
                     return Poll::Ready(Event::Draining);
                 }
                 let event = self.poll(cx);
-                // An error shows when the crate reads or writes next.
-                let _ = self.side.poll_send(cx);
+                let sent = self.side.poll_send(cx);
                 if event.is_ready() {
                     return event;
+                }
+                if let Poll::Ready(Err(error)) = sent {
+                    return Poll::Ready(Event::Unsendable(error));
                 }
                 match self.streams.count() {
                     0 if had > 0 => Poll::Ready(Event::Rests),
@@ -197,6 +202,9 @@ impl<N: Runtime> Served<'_, N> {
                 }
                 Event::Violation(violation) => return self.end(violation).await,
                 Event::Closed => return,
+                Event::Unsendable(error) => {
+                    return tracing::debug!(conn = self.client.id.number(), reason = %error, "the client can't be sent to");
+                }
                 Event::Failed(error) => return note_failure(self.generation, self.client, &error),
             }
         }

@@ -91,8 +91,6 @@ enum Ending {
     ClientLeft,
     /// The proxy has let go of it in the middle of the response.
     Incomplete,
-    /// The session was broken off (RFC 8441 5).
-    Broken,
     /// The request breaks a rule of HTTP/2.
     Malformed,
     /// The login holds for a connection, which the client has with HTTP/1.1 alone.
@@ -105,7 +103,6 @@ impl Ending {
         match self {
             Self::ClientLeft => None,
             Self::Incomplete => Some(Reason::INTERNAL_ERROR),
-            Self::Broken => Some(Reason::CANCEL),
             Self::Malformed => Some(Reason::PROTOCOL_ERROR),
             Self::NeedsOwnConnection => Some(Reason::HTTP_1_1_REQUIRED),
         }
@@ -169,16 +166,24 @@ pub(super) async fn serve<N: Runtime>(
     let upload = match Upload::of(request) {
         Ok(upload) => upload,
         Err(ending) => {
-            if matches!(ending, Ending::Malformed) {
-                generation.rejections().note(RejectReason::Http2Protocol, client);
+            match ending {
+                Ending::Malformed => generation.rejections().note(RejectReason::Http2Protocol, client),
+                _ => {
+                    tracing::debug!(conn = client.id.number(), "a login of a connection is sent to HTTP/1.1");
+                }
             }
             return ending.reason().into_iter().for_each(|reason| respond.send_reset(reason));
         }
     };
     let (near, far) = Duplex::pair();
     let answered = async {
-        let place = generation.worker.waiting.enter();
-        match Ready::of_stream(near, client, secure).one_request(generation, &place).await {
+        let next = {
+            // Whoever makes way gives up a connection, and a stream has none: its place is no one's to take.
+            let place = generation.worker.waiting.enter();
+            place.leave();
+            Ready::of_stream(near, client, secure).one_request(generation, &place).await
+        };
+        match next {
             NextStep::Closing(ready) => Box::pin(ready.linger(generation)).await,
             NextStep::Upgraded(upgraded) => {
                 stream.become_session();
@@ -293,6 +298,10 @@ impl Download<'_> {
                 self.read.consume(length);
                 return self.session(respond.send_response(response, false)?).await;
             }
+            if self.kind == Kind::WebSocket && (200..300).contains(&head.status) {
+                // To HTTP/2 any 2xx is a session (RFC 8441 5), to HTTP/1.1 none but 101: this one the agent has not accepted.
+                return Err(Ending::Incomplete);
+            }
             if response::needs_own_connection(&head) {
                 return Err(Ending::NeedsOwnConnection);
             }
@@ -332,7 +341,8 @@ impl Download<'_> {
         Poll::Ready(taken.ok().flatten().ok_or(Ending::Incomplete))
     }
 
-    /// Passes on what the agent says until it has said all.
+    /// Passes on what the agent says until it has said all. A session that breaks off ends in order here: a reset would take back
+    /// what is still to be sent, and a WebSocket tells by its Close frame whether it was ended.
     async fn session(mut self, mut stream: SendStream<Bytes>) -> Result<(), Ending> {
         let early = Bytes::copy_from_slice(self.read.filled());
         self.read = Buffer::default();
@@ -343,7 +353,7 @@ impl Download<'_> {
                     return Poll::Ready(Err(Ending::ClientLeft));
                 }
                 let taken = self.far.poll_take(cx, |bytes| (bytes.len(), Bytes::copy_from_slice(bytes)));
-                taken.map_err(|_| Ending::Broken)
+                taken.map_err(|_| Ending::ClientLeft)
             });
             match taken.await? {
                 Some(bytes) => send(&mut stream, bytes, false).await?,

@@ -113,8 +113,13 @@ impl Scenario {
             Self::Resume => Load::Connect { connections: 8, bytes: 1024, resume: true },
             Self::Idle => Load::Idle { sessions: 200, bytes: 20_000 },
             Self::Upload => Load::Upload { sessions: 4 },
-            Self::Noisy | Self::Storm | Self::Storm600 | Self::StormRsa | Self::StormFlood => DESKTOP,
-            Self::Downloads | Self::DownloadsH2 => DESKTOP,
+            Self::Noisy
+            | Self::Storm
+            | Self::Storm600
+            | Self::StormRsa
+            | Self::StormFlood
+            | Self::Downloads
+            | Self::DownloadsH2 => DESKTOP,
             Self::Attack => Load::Health { per_second: 100.0 },
             Self::Scale10 => scaled(10),
             Self::Scale1000 => scaled(1_000),

@@ -39,9 +39,12 @@ impl<S: Stream> ClientSide<S> {
         self.violation.get()
     }
 
-    /// The side alone, once the crate has let go of it.
+    /// The side alone, once the crate has let go of it, with what is still to be sent.
     pub(crate) fn into_endpoint(self: Rc<Self>) -> Option<Box<Endpoint<S>>> {
-        Rc::into_inner(self).map(|side| side.endpoint.into_inner())
+        let Self { endpoint, written, .. } = Rc::into_inner(self)?;
+        let mut endpoint = endpoint.into_inner();
+        endpoint.write(&written.into_inner()).ok()?;
+        Some(endpoint)
     }
 
     /// Sends what was written, once what was sent before is taken.
