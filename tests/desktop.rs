@@ -58,7 +58,7 @@ fn two_desktops_are_drawn_moving_and_take_their_own_keys() {
     assert_eq!((lines("HTTP/1.1\" 101 "), lines("HTTP/2.0\" 101 ")), (2, 0), "{log}");
 }
 
-/// A browser that may opens its WebSocket over HTTP/2 too (RFC 8441), on the connection that it has its page from.
+/// A browser opens its WebSocket over HTTP/2 too where it may (RFC 8441), on the connection that it has its page from.
 #[test]
 fn a_desktop_is_drawn_moving_and_takes_keys_over_http2() {
     let port = free_port();

@@ -381,10 +381,7 @@ where
             while now() < window.last {
                 let asked = now();
                 let units = work(client.clone(), shared.clone()).await?;
-                shared.count(units);
-                if window.contains(asked) {
-                    shared.latencies.record(name, now().saturating_sub(asked));
-                }
+                shared.done_units(units, name, window, asked);
             }
             Ok(())
         });

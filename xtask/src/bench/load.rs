@@ -231,7 +231,12 @@ impl Shared {
 
     /// Counts one unit that was meant to begin then.
     pub(super) fn done(&self, name: &'static str, window: Window, meant: u64) {
-        self.count(1);
+        self.done_units(1, name, window, meant);
+    }
+
+    /// The same for a piece of work that is so many units.
+    pub(super) fn done_units(&self, units: u64, name: &'static str, window: Window, meant: u64) {
+        self.count(units);
         if window.contains(meant) {
             self.latencies.record(name, now().saturating_sub(meant));
         }

@@ -30,6 +30,14 @@ pub(crate) struct ViewerPlan {
     pub(crate) epoch: u64,
 }
 
+impl ViewerPlan {
+    /// Now, and the age of what was stamped then, in ms.
+    fn seen(&self, stamp: u64) -> (f64, f64) {
+        let (time, ms) = (now(), |nanoseconds: u64| nanoseconds as f64 / 1e6);
+        (ms(time - self.epoch), ms(time.saturating_sub(stamp)))
+    }
+}
+
 /// What it has seen.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct View {
@@ -99,14 +107,12 @@ async fn desktop(
         sequence += 1;
         Header { payload_bytes, sequence: sequence - 1, stamp }
     };
-    let ms = |nanoseconds: u64| nanoseconds as f64 / 1e6;
     loop {
         tokio::select! {
             tick = ticks.next() => writer.post(said(INPUT_BYTES, tick?)).await?,
             message = reader.message() => {
                 let Some(message) = message? else { return Err(wrong("the desktop ended early")) };
-                let time = now();
-                let seen = (ms(time - plan.epoch), ms(time.saturating_sub(message.stamp)));
+                let seen = plan.seen(message.stamp);
                 received.fetch_add(message.payload_bytes as u64, Ordering::Relaxed);
                 if message.payload_bytes == ANSWER_BYTES {
                     inputs.push(seen);
@@ -129,27 +135,22 @@ async fn channels(
 ) -> io::Result<()> {
     let client;
     let [(mut display, mut acknowledge), (mut answers, mut input)] = if source.kind == Kind::ChannelsH2 {
-        client = connect(plan, true).await?;
-        let client = Client::new(client, plan.connect).await?;
+        // It serves its streams for as long as they are used.
+        client = Client::new(connect(plan, true).await?, plan.connect).await?;
         let open = async |path: &str| {
             Ok::<_, io::Error>(halves(client.websocket(&format!("{}{path}", plan.prefix)).await?))
         };
-        let opened = [open(&path(source)).await?, open("/input").await?];
-        // It serves its streams for as long as they are used.
-        std::mem::forget(client);
-        opened
+        [open(&path(source)).await?, open("/input").await?]
     } else {
         [open(plan, &path(source)).await?, open(plan, "/input").await?]
     };
-    let ms = |nanoseconds: u64| nanoseconds as f64 / 1e6;
     let shows = async {
         for sequence in 0.. {
             let Some(message) = display.message().await? else {
                 return Err(wrong("the display ended early"));
             };
-            let time = now();
+            frames.push(plan.seen(message.stamp));
             received.fetch_add(message.payload_bytes as u64, Ordering::Relaxed);
-            frames.push((ms(time - plan.epoch), ms(time.saturating_sub(message.stamp))));
             acknowledge.post(Header { payload_bytes: 0, sequence, stamp: message.stamp }).await?;
         }
         Ok(())
@@ -164,8 +165,7 @@ async fn channels(
     let hears = async {
         loop {
             let Some(message) = answers.message().await? else { return Err(wrong("the input ended early")) };
-            let time = now();
-            inputs.push((ms(time - plan.epoch), ms(time.saturating_sub(message.stamp))));
+            inputs.push(plan.seen(message.stamp));
         }
     };
     tokio::select! { ended = shows => ended, ended = asks => ended, ended = hears => ended }
@@ -181,12 +181,10 @@ async fn pages(
     received: &AtomicU64,
     shown: &mut Vec<(f64, f64)>,
 ) -> io::Result<()> {
-    let ms = |nanoseconds: u64| nanoseconds as f64 / 1e6;
     loop {
         let begun = now();
         timeout(PATIENCE, page(plan, kind, received)).await.map_err(|_| wrong("no page in time"))??;
-        let time = now();
-        shown.push((ms(time - plan.epoch), ms(time - begun)));
+        shown.push(plan.seen(begun));
     }
 }
 
