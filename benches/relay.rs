@@ -20,7 +20,7 @@ use dcv_splice::runtime::drain::Drain;
 use dcv_splice::runtime::scheduler::Class;
 use dcv_splice::session::relay::{RelayContext, RelayLimits, relay};
 use dcv_splice::tls::TlsEnd;
-use dcv_splice::transport::duplex::AnyStream;
+use dcv_splice::transport::any_stream::AnyStream;
 use dcv_splice::transport::endpoint::{Endpoint, WorkerBuffers};
 use dcv_splice::transport::net::Runtime;
 use dcv_splice::transport::pipes::Pipes;

@@ -8,6 +8,7 @@ use harness::process::eventually;
 use harness::proxy_under_test::ProxyUnderTest;
 use harness::raw_client::{RawClient, soon};
 use harness::scripted_agent::ScriptedAgent;
+use harness::websocket::accepted;
 use http::{Method, Request};
 use tokio::net::TcpStream;
 
@@ -24,6 +25,9 @@ async fn echo() -> ScriptedAgent {
         if head.starts_with("GET /refused ") {
             return line.say("HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno").await;
         }
+        if head.starts_with("GET /other-key ") {
+            return line.say(accepted("Sec-WebSocket-Key: another", "")).await;
+        }
         if head.starts_with("GET /page ") {
             return line.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npage").await;
         }
@@ -32,9 +36,7 @@ async fn echo() -> ScriptedAgent {
         assert!(
             head.contains("\r\nSec-WebSocket-Key: ") && head.contains("\r\nsec-websocket-version: 13\r\n")
         );
-        let accepted = "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                        Sec-WebSocket-Accept: abc=\r\nSec-WebSocket-Protocol: dcv\r\n\r\nhello";
-        line.say(accepted).await;
+        line.say([accepted(&head, "Sec-WebSocket-Protocol: dcv\r\n"), "hello".to_owned()].concat()).await;
         loop {
             let bytes = line.some_bytes().await;
             if bytes.is_empty() || !line.try_say(bytes).await {
@@ -135,14 +137,17 @@ async fn a_refused_websocket_is_a_response() {
     assert_eq!(takes(response.body_mut(), 2).await, b"no");
 }
 
-/// Or a page of the agent's would be read as frames of a WebSocket.
+/// Or a page of the agent's would be read as frames of a WebSocket, and so would what it says to somebody else's key.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_answers_with_a_page_has_accepted_nothing() {
+async fn an_agent_that_does_not_answer_the_key_has_accepted_nothing() {
     let agent = echo().await;
     let front = ProxyUnderTest::start(agent.address, &flags(&[])).await;
     let mut client = connects(&front).await;
-    let (response, _sender) = opens(&mut client, "/page");
-    assert_eq!(soon(response).await.unwrap_err().reason(), Some(h2::Reason::INTERNAL_ERROR));
+    for path in ["/page", "/other-key"] {
+        let (response, _sender) = opens(&mut client, path);
+        let refused = soon(response).await.unwrap_err();
+        assert_eq!(refused.reason(), Some(h2::Reason::INTERNAL_ERROR), "{path}");
+    }
 }
 
 /// It has a connection, and the connection is in use; sessions on it have none to give up.

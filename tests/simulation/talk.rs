@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use dcv_splice::transport::endpoint::{Endpoint, EndpointError, StreamEnd, WorkerBuffers};
 use harness::simulated::Wire;
+use harness::websocket::accepted;
 
 use tokio::time::Instant;
 
@@ -101,15 +102,12 @@ async fn agent_says(
             converse(endpoint, &buffers, |heard| Some(heard.windows(4).position(|w| w == b"\r\n\r\n")? + 4))
                 .await?;
         let Some(length) = head else { return endpoint.finish().await };
-        let path = String::from_utf8_lossy(&endpoint.read_buf.filled()[..length])
-            .split(' ')
-            .nth(1)
-            .unwrap_or("")
-            .to_owned();
+        let head = String::from_utf8_lossy(&endpoint.read_buf.filled()[..length]).into_owned();
+        let path = head.split(' ').nth(1).unwrap_or("");
         let Ok(number) = path.trim_start_matches('/').parse::<usize>() else {
             endpoint.read_buf.consume(length);
             let Some(session) = &plan.session else { return Ok(()) };
-            return agent_session(endpoint, &buffers, session, talk).await;
+            return agent_session(endpoint, &buffers, &head, session, talk).await;
         };
         next.set(number);
         let Some(exchange) = plan.exchanges.get(number) else { return Ok(()) };
@@ -145,12 +143,12 @@ fn answer(endpoint: &mut Endpoint<Wire>, exchange: &Exchange) -> Result<(), Endp
 async fn agent_session(
     endpoint: &mut Endpoint<Wire>,
     buffers: &RefCell<WorkerBuffers>,
+    head: &str,
     session: &Session,
     talk: &mut FarEnd,
 ) -> Result<(), EndpointError> {
-    let head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
     let (early, rest) = session.to_client.split_at(session.early.1);
-    endpoint.write(&[&head[..], early].concat())?;
+    endpoint.write(&[accepted(head, "").as_bytes(), early].concat())?;
     let first = matches!(session.ends, Ends::AgentFirst | Ends::AgentCut);
     session_talk(endpoint, buffers, rest, first, session.ends == Ends::AgentCut, talk).await
 }

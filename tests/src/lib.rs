@@ -13,3 +13,4 @@ pub mod reference;
 pub mod scripted_agent;
 pub mod simulated;
 pub mod sshd;
+pub mod websocket;

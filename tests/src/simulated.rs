@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use dcv_splice::observe::agent::Agent;
 use dcv_splice::runtime::scheduler::{Class, SETUP_CALLS};
-use dcv_splice::transport::duplex::AnyStream;
+use dcv_splice::transport::any_stream::AnyStream;
 use dcv_splice::transport::net::Runtime;
 use dcv_splice::transport::stream::{Route, Standing, Stream};
 use dcv_splice::worker::connection;

@@ -627,7 +627,7 @@ mod tests {
     use crate::observe::stats::WorkerStats;
     use crate::runtime::scheduler::Class;
     use crate::tls::TlsEnd;
-    use crate::transport::duplex::AnyStream;
+    use crate::transport::any_stream::AnyStream;
 
     const BUDGET: usize = 64 * 1024;
 

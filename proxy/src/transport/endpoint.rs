@@ -257,6 +257,18 @@ impl<S: Stream> Endpoint<S> {
         Ok(self.tls.seal(bytes, &mut self.write_buf)?)
     }
 
+    /// Sends `bytes` behind what waits, or has them sent by the next flush. Without TLS they are not copied for it.
+    pub fn send(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> Result<(), EndpointError> {
+        while self.tls.is_plain() && self.write_buf.is_empty() && !bytes.is_empty() {
+            match self.stream.poll_send(cx, bytes) {
+                Poll::Ready(Ok(sent)) => bytes = &bytes[sent..],
+                Poll::Ready(Err(error)) => return Err(self.cut_by(error)),
+                Poll::Pending => break,
+            }
+        }
+        self.write(bytes)
+    }
+
     /// Whether sealed bytes wait for the side to take them.
     pub fn has_pending_write(&self) -> bool {
         !self.write_buf.is_empty()

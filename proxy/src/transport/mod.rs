@@ -1,8 +1,8 @@
 //! Byte streams of both sides: what a connection asks of the outside world, TCP, an endpoint (a stream with its TLS and the
 //! bytes in flight), pipes, and networks as operators write them. Knows no HTTP. Uses `os`, `runtime`, `tls` and `observe`.
 
+pub mod any_stream;
 pub mod congestion;
-pub mod duplex;
 pub mod endpoint;
 pub mod net;
 pub mod networks;

@@ -23,8 +23,8 @@ use crate::observe::stats::{AgentCounters, ByteCounter, WorkerStats};
 use crate::runtime::executor::{Executor, Interest, RegisteredFd, Sleep};
 use crate::runtime::io_uring::tcp_info;
 use crate::runtime::scheduler::Class;
+use crate::transport::any_stream::{AnyStream, InsideStream};
 use crate::transport::congestion::default_name;
-use crate::transport::duplex::{AnyStream, Duplex};
 use crate::transport::networks::canonical;
 use crate::transport::own_addresses::{OwnAddresses, OwnConnection};
 use crate::transport::pipes::Pipe;
@@ -38,7 +38,7 @@ pub struct Elapsed;
 /// Where streams and the time come from.
 pub trait Runtime: 'static {
     /// The streams it makes, and those inside the program.
-    type Stream: Stream + From<Duplex>;
+    type Stream: Stream + From<InsideStream>;
     /// A wait for a time.
     type Sleep: Future<Output = ()>;
 

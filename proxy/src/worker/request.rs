@@ -25,7 +25,7 @@ use crate::observe::agent::Agent;
 use crate::observe::client::ClientConnection;
 use crate::runtime::drain::Phase;
 use crate::tls::TlsEnd;
-use crate::transport::duplex::Duplex;
+use crate::transport::any_stream::InsideStream;
 use crate::transport::endpoint::{Endpoint, EndpointError, WorkerBuffers};
 use crate::transport::net::Runtime;
 use crate::worker::authorization::authorize;
@@ -99,7 +99,7 @@ impl<N: Runtime> Ready<N> {
     }
 
     /// Of one request of an HTTP/2 connection.
-    pub(super) fn of_stream(stream: Duplex, client: ClientConnection, secure: bool) -> Self {
+    pub(super) fn of_stream(stream: InsideStream, client: ClientConnection, secure: bool) -> Self {
         let endpoint = Endpoint::new(stream.into(), TlsEnd::plain());
         Self { is_stream: true, ..Self::of_connection(endpoint, client, secure) }
     }

@@ -7,15 +7,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use harness::certificates::Identity;
+use harness::websocket::accepted;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::wire::{Duplex, Header, Pace, Tls, Wire, acceptor, now, payload, wrong};
 
-/// The accept value belongs to the key that the client always sends.
-pub(super) const SWITCH: &[u8] =
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 /// A message of a flood: several TLS records.
 pub(super) const FLOOD_BYTES: usize = 64 * 1024;
 /// An upload is acknowledged once for so many messages.
@@ -94,7 +91,7 @@ async fn connection(mut wire: Wire) -> io::Result<()> {
                 wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await?;
             }
             Request::Channel(channel) => {
-                wire.send(SWITCH).await?;
+                wire.send(accepted(&head, "").as_bytes()).await?;
                 channel.run(&mut wire).await?;
                 break;
             }

@@ -34,7 +34,7 @@ pub enum BodyChunk<'a> {
 }
 
 /// Takes a body off the wire.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Decoder {
     state: State,
     /// Bytes that may still come.

@@ -247,7 +247,7 @@ impl<'a> Transfer<'a> {
     ) -> Poll<Result<Turn, TransferError>> {
         let mut receives = 0;
         loop {
-            let recoded = self.recode(from, to, buffers);
+            let recoded = self.recode(cx, from, to, buffers);
             let flushed = to.poll_flush(cx);
             // What was there before a body broke the rules has gone out by now, as far as the side takes it.
             let has_gained = recoded?;
@@ -268,9 +268,10 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Writes the head and what is already there of the body, in one message. Whether there was any body.
+    /// Sends the head and what is already there of the body, in one message. Whether there was any body.
     fn recode<S: Stream>(
         &mut self,
+        cx: &mut Context<'_>,
         from: &mut Endpoint<S>,
         to: &mut Endpoint<S>,
         buffers: &mut WorkerBuffers,
@@ -278,7 +279,7 @@ impl<'a> Transfer<'a> {
         buffers.message.clear();
         buffers.message.extend_from_slice(std::mem::take(&mut self.head));
         let decoded = self.decode(from, &mut buffers.message);
-        to.write(&buffers.message).map_err(TransferError::To)?;
+        to.send(cx, &buffers.message).map_err(TransferError::To)?;
         decoded.map_err(TransferError::Body)
     }
 

@@ -5,6 +5,8 @@ pub(crate) mod frame_guard;
 pub(crate) mod io;
 pub(crate) mod request;
 pub(crate) mod response;
+pub(crate) mod stream;
+mod websocket_key;
 
 /// What a client that speaks it sends first (RFC 9113 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -4,13 +4,14 @@
 use std::io;
 
 use clap::ValueEnum;
+use harness::websocket::accepted;
 use rustix::net::sockopt::set_tcp_congestion;
 use serde::{Deserialize, Serialize};
 use tokio::io::{join, split};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::super::agent::{AgentPlan, SWITCH, serve_each};
+use super::super::agent::{AgentPlan, serve_each};
 use super::super::wire::{Duplex, Header, Pace, Wire, now, payload, wrong};
 
 /// What a client sees of its agent.
@@ -90,18 +91,18 @@ async fn connection(stream: Box<dyn Duplex>) -> io::Result<()> {
     match path.strip_prefix("/frames/") {
         Some(source) => {
             let source = path_to_source(source).ok_or_else(|| wrong(&format!("no source: {path}")))?;
-            writer.send(SWITCH).await?;
+            writer.send(accepted(&head, "").as_bytes()).await?;
             show(source, reader, writer).await
         }
         None if path == "/input" => {
-            writer.send(SWITCH).await?;
+            writer.send(accepted(&head, "").as_bytes()).await?;
             while let Some(message) = reader.message().await? {
                 writer.post(Header { payload_bytes: ANSWER_BYTES, ..message }).await?;
             }
             Ok(())
         }
         None if path == "/download" => {
-            writer.send(SWITCH).await?;
+            writer.send(accepted(&head, "").as_bytes()).await?;
             for sequence in 0.. {
                 writer.post(Header { payload_bytes: DOWNLOAD_BYTES, sequence, stamp: now() }).await?;
             }
