@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use dcv_splice::access::route::{AllowedAgents, Route};
+use dcv_splice::agents::directory::Directory;
 use dcv_splice::http::h1::head::{HeadEnd, HeadLimits};
 use dcv_splice::http::h1::writer;
 use dcv_splice::http::message::RequestHead;
@@ -30,29 +31,31 @@ const LIMITS: HeadLimits =
     HeadLimits { header_size_max: 32 * 1024, request_line_max: 16 * 1024, header_count_max: 100 };
 
 /// The head that the agent is to see.
-fn rewritten(agents: &AllowedAgents, out: &mut Vec<u8>) {
+fn rewritten(agents: &AllowedAgents, directory: &Directory, out: &mut Vec<u8>) {
     let length = HeadEnd::default().find(HEAD, &LIMITS).expect("a head").expect("a whole one");
     let head = RequestHead::parse(&HEAD[..length], &LIMITS).expect("a valid head");
-    let Route::Agent(agent, path) = Route::of(head.path) else { panic!("an agent's path") };
-    assert!(agents.allows(agent.into()));
+    let Route::Agent { agent, rest: path, .. } = Route::of(head.path, directory) else {
+        panic!("an agent's path")
+    };
+    assert!(agents.allows(agent.ip()));
     let rewritten = RequestRewrite {
         source: RequestSource::of(IpAddr::from([192, 0, 2, 1]), true, &head.headers, &Networks::default()),
         hides_passwords: false,
         path: path.into(),
     };
-    let host = rewrite::host_for(&head, HostHeader::default(), agent.into());
+    let host = rewrite::host_for(&head, HostHeader::default(), agent.ip());
     out.clear();
     writer::request(&head, &rewritten, &host, out);
 }
 
 fn request(criterion: &mut Criterion) {
     let agents = AllowedAgents::new(vec!["10.150.248.0/24".parse().expect("a prefix")]);
-    let mut out = Vec::new();
-    rewritten(&agents, &mut out);
+    let (directory, mut out) = (Directory::default(), Vec::new());
+    rewritten(&agents, &directory, &mut out);
     assert!(out.starts_with(b"GET /ws?v=2 HTTP/1.1\r\nHost: desktops.example.com\r\n"));
     criterion.bench_function("parse, route and rewrite a head", |bencher| {
         bencher.iter(|| {
-            rewritten(black_box(&agents), &mut out);
+            rewritten(black_box(&agents), &directory, &mut out);
             black_box(out.len())
         });
     });

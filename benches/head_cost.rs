@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::process::{Command, ExitCode};
 
 use dcv_splice::access::route::Route;
+use dcv_splice::agents::directory::Directory;
 use dcv_splice::http::connection_auth::{self, Login};
 use dcv_splice::http::h1::head::{HeadEnd, HeadLimits};
 use dcv_splice::http::h1::keep_alive::KeepAliveLimits;
@@ -33,7 +34,8 @@ const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 fn understand_request(head: &[u8], trusted: &Networks) -> usize {
     let Ok(Some(length)) = HeadEnd::default().find(head, &LIMITS) else { return 0 };
     let Ok(head) = RequestHead::parse(&head[..length], &LIMITS) else { return 1 };
-    let route = Route::of_request(head.host, head.path, None);
+    let directory = Directory::default();
+    let route = Route::of_request(head.host, head.path, None, &directory);
     let rewritten = RequestRewrite {
         source: RequestSource::of(PEER, true, &head.headers, trusted),
         hides_passwords: true,
@@ -53,6 +55,7 @@ fn understand_response(head: &[u8]) -> usize {
     let Ok(head) = ResponseHead::parse(&head[..length], &LIMITS, false) else { return 1 };
     let path_prefix = PathPrefix {
         agent: IpAddr::from([10, 0, 0, 5]),
+        segment: "10.0.0.5".to_owned(),
         place: Place::Prefix,
         port: 8443,
         host: "desks.test".to_owned(),

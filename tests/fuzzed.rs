@@ -43,7 +43,7 @@ macro_rules! targets {
 }
 
 targets! {
-    request_head response_head chunked_body route proxy_header origin configuration configuration_file tls_records whole_life http2_life
+    request_head response_head chunked_body route directory proxy_header origin configuration configuration_file tls_records whole_life http2_life
 }
 
 #[test]

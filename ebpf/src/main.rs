@@ -38,9 +38,9 @@ static ACCOUNT: HashMap<Key, Counts, ENTRIES_MAX> = HashMap::new();
 #[btf_map]
 static CONNECTIONS: SkStorage<Connection> = SkStorage::new();
 
-/// The port of every agent; set before the program is loaded, as are those below.
+/// Ports of agents; set before the program is loaded, as are those below. 0: none.
 #[unsafe(no_mangle)]
-static AGENT_PORT: u32 = 0;
+static AGENT_PORTS: [u32; 8] = [0; 8];
 /// Ports that clients come to; 0: none.
 #[unsafe(no_mangle)]
 static LISTEN_PORTS: [u32; 8] = [0; 8];
@@ -103,8 +103,9 @@ pub fn account(context: SockOpsContext) -> u32 {
 }
 
 fn connecting(context: &SockOpsContext, ops: *mut bpf_sock_ops) -> Option<()> {
-    let port = field!(ops, remote_port);
-    if u32::from_be(port) != setting!(AGENT_PORT) {
+    let port = u32::from_be(field!(ops, remote_port));
+    let ports = setting!(AGENT_PORTS);
+    if port == 0 || !ports.contains(&port) {
         return None;
     }
     let connection = connection(ops, true)?;

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub mod access;
-mod agents;
+pub mod agents;
 pub mod config;
 mod control;
 pub mod http;

@@ -17,6 +17,8 @@ use std::str::FromStr;
 use clap::Parser;
 use dcv_splice::access::proxy_protocol::{PROXY_HEADER_BYTES_MAX, ProxyHeader};
 use dcv_splice::access::route::{AgentDomain, AllowedAgents, Route};
+use dcv_splice::agents::directory::{Directory, DirectoryRules};
+use dcv_splice::agents::directory_text::Format;
 use dcv_splice::config::{CommandLine, Config, Settings};
 use dcv_splice::http::h1::body::{self, BodyChunk, BodyError, Decoder};
 use dcv_splice::http::h1::head::{HeadEnd, HeadError, HeadLimits};
@@ -57,11 +59,12 @@ fn networks(trusted: bool) -> Networks {
 pub type Target = fn(&[u8]);
 
 /// Every way in, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked_body", chunked_body),
     ("route", route),
+    ("directory", directory),
     ("proxy_header", proxy_header),
     ("origin", origin),
     ("configuration", configuration),
@@ -133,6 +136,7 @@ pub fn response_head(data: &[u8]) {
     let framing = if head.framing == Framing::UntilEnd { Framing::Chunked } else { head.framing };
     let path_prefix = PathPrefix {
         agent: AGENT.into(),
+        segment: AGENT.to_string(),
         place: [Place::Prefix, Place::KeptPrefix, Place::Root, Place::OwnHost][data.len() % 4],
         port: 8443,
         host: "desks.test".to_owned(),
@@ -199,21 +203,22 @@ pub fn route(data: &[u8]) {
     let domain = AgentDomain::from_str("desks.test").ok();
     let agents =
         AllowedAgents::new(["10.0.0.0/8", "0.0.0.0/0", "::/0"].map(|net| net.parse().expect("a net")).into());
-    let agent = match Route::of_request(Some(host), &path, domain.as_ref()) {
-        Route::Agent(ip, rest) => {
-            assert_eq!(format!("/{ip}{rest}"), path);
+    let directory = Directory::default();
+    let agent = match Route::of_request(Some(host), &path, domain.as_ref(), &directory) {
+        Route::Agent { agent, segment, rest } => {
+            assert_eq!(format!("/{segment}{rest}"), path);
             assert!(rest.starts_with('/'));
-            ip.into()
+            agent.ip()
         }
-        Route::MissingSlash(ip, query) => {
-            assert_eq!(format!("/{ip}{query}"), path);
+        Route::MissingSlash { agent, segment, query } => {
+            assert_eq!(format!("/{segment}{query}"), path);
             assert!(query.is_empty() || query.starts_with('?'));
-            ip.into()
+            agent.ip()
         }
-        Route::Host(ip) => {
+        Route::Host(agent) => {
             let name = host.split(':').next().unwrap_or_default().to_ascii_lowercase();
             assert!(name.ends_with(".desks.test"), "{host}");
-            ip
+            agent.ip()
         }
         Route::Health => {
             assert!(path == "/health" || path.starts_with("/health?"));
@@ -233,6 +238,27 @@ pub fn route(data: &[u8]) {
     };
     let special = v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.octets()[0] == 0;
     assert!(!(special && agents.allows(agent)), "{agent}");
+}
+
+/// A directory is refused with places that are in it, or each of its agents is found by its name and its address.
+pub fn directory(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let rules = DirectoryRules { ports: &[8443, 9443], is_allowed: &|address| !address.is_loopback() };
+    for format in [Format::Toml, Format::Json] {
+        match Directory::parse(text, format, rules) {
+            Ok(directory) => directory.agents().iter().for_each(|agent| {
+                assert_eq!(directory.named(&agent.name), Some(agent));
+                assert_eq!(directory.at(agent.address), Some(agent));
+                assert!(!agent.address.ip().is_loopback() && rules.ports.contains(&agent.address.port()));
+                let path = format!("/{}/x", agent.name);
+                assert!(matches!(Route::of(&path, &directory), Route::Agent { rest: "/x", .. }), "{path}");
+            }),
+            Err(problems) => {
+                assert!(!problems.is_empty());
+                assert!(problems.iter().all(|problem| problem.at <= text.len()), "{problems:?}");
+            }
+        }
+    }
 }
 
 /// A PROXY header ends where it ends, whatever follows and however much of it has come.

@@ -1,5 +1,5 @@
 //! Which clients are admitted, and who answers a request: client networks and limits, PROXY headers, passwords, routes, the
-//! policy, and how each rejection is counted. Never dials an agent. Uses `http` and what is below it.
+//! policy, and how each rejection is counted. Never dials an agent. Uses `agents` and what is below it.
 
 pub mod admission;
 pub(crate) mod htpasswd;

@@ -3,9 +3,11 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::access::rejections::RejectReason;
-use crate::access::route::{AgentDomain, AllowedAgents, Route};
+use crate::access::route::{AgentDomain, AgentRef, AllowedAgents, Route};
+use crate::agents::directory::{AgentState, Directory, NamedAgent};
 use crate::http::h1::body::BodyError;
 use crate::http::local_response::LocalResponse;
 use crate::http::message::{Framing, RequestHead, split_port};
@@ -23,8 +25,10 @@ pub struct Policy {
     pub default_agent: Option<IpAddr>,
     /// The domain whose names stand for agents.
     pub agent_domain: Option<AgentDomain>,
-    /// The port of every agent.
+    /// The port of agents that are named by their address.
     pub agent_port: u16,
+    /// The agents that have names.
+    pub directory: Arc<Directory>,
     /// Whether agents see the `/<ip>` of the path.
     pub path_prefix: PrefixMode,
     /// The `Host` that agents get.
@@ -66,43 +70,56 @@ pub struct Forward<'a> {
 
 impl Policy {
     /// The route of a request.
-    pub fn route<'a>(&self, head: &RequestHead<'a>) -> Route<'a> {
-        Route::of_request(head.host, head.path, self.agent_domain.as_ref())
+    pub fn route<'a>(&'a self, head: &RequestHead<'a>) -> Route<'a> {
+        Route::of_request(head.host, head.path, self.agent_domain.as_ref(), &self.directory)
     }
 
     /// The agent that a route means, whether it may be reached or not.
-    pub fn agent_of(&self, route: Route<'_>) -> Option<IpAddr> {
+    pub fn agent_of<'a>(&self, route: Route<'a>) -> Option<AgentRef<'a>> {
         match route {
-            Route::Agent(agent, _) | Route::MissingSlash(agent, _) => Some(agent.into()),
-            Route::Host(agent) => Some(agent),
-            Route::Default => self.default_agent,
+            Route::Agent { agent, .. } | Route::MissingSlash { agent, .. } | Route::Host(agent) => {
+                Some(agent)
+            }
+            Route::Default => self.default_agent.map(AgentRef::Address),
             Route::Health | Route::InvalidAddress | Route::UnknownHost => None,
         }
     }
 
-    /// Decides who answers a request of that route and source.
+    /// Decides who answers a request of that route and source. `has_session`: whether its client and user have a session at an
+    /// agent.
     pub fn decide<'a>(
         &self,
         head: &RequestHead<'a>,
         route: Route<'a>,
         source: RequestSource,
+        has_session: impl FnOnce(SocketAddr) -> bool,
     ) -> Decision<'a> {
         let Some(agent) = self.agent_of(route) else {
             return Decision::Respond(without_agent(route, head.method));
         };
-        if !self.agents.allows(agent) {
+        let ip = agent.ip();
+        if !self.agents.allows(ip) {
             let text = "This address is none of the agents this proxy serves (--agents).";
             let response = LocalResponse::new(403, text);
-            return Decision::Reject { reason: RejectReason::AgentNotAllowed, agent, response };
+            return Decision::Reject { reason: RejectReason::AgentNotAllowed, agent: ip, response };
+        }
+        let address = SocketAddr::new(ip, self.agent_port);
+        let named = match agent {
+            AgentRef::Named(named) => Some(named),
+            AgentRef::Address(_) => self.directory.at(address),
+        };
+        let address = named.map_or(address, |named| named.address);
+        if let Some(response) = named.and_then(|named| out_of_service(named, || has_session(address))) {
+            return Decision::Respond(response);
         }
         if self.body_max < content_length(head.framing) {
             return Decision::Respond(LocalResponse::new(413, BodyError::TooLarge.to_string()));
         }
-        if let (Route::MissingSlash(ip, query), false) = (route, head.websocket) {
-            let response = LocalResponse::new(308, "Moved: a slash is missing behind the agent's address.");
-            return Decision::Respond(response.with_header(format!("Location: /{ip}/{query}")));
+        if let (Route::MissingSlash { segment, query, .. }, false) = (route, head.websocket) {
+            let response = LocalResponse::new(308, "Moved: a slash is missing behind the agent.");
+            return Decision::Respond(response.with_header(format!("Location: /{segment}/{query}")));
         }
-        Decision::Forward(self.forward(head, route, source, agent))
+        Decision::Forward(self.forward(head, route, source, address))
     }
 
     fn forward<'a>(
@@ -110,26 +127,29 @@ impl Policy {
         head: &RequestHead<'a>,
         route: Route<'a>,
         source: RequestSource,
-        agent: IpAddr,
+        address: SocketAddr,
     ) -> Forward<'a> {
         let is_stripped = self.path_prefix == PrefixMode::Strip;
         let behind_prefix = if is_stripped { Place::Prefix } else { Place::KeptPrefix };
-        let (path, place) = match route {
-            Route::Agent(_, rest) => (Cow::Borrowed(rest), behind_prefix),
-            Route::MissingSlash(_, query) => (Cow::Owned(format!("/{query}")), behind_prefix),
-            Route::Host(_) => (Cow::Borrowed(head.path), Place::OwnHost),
-            _ => (Cow::Borrowed(head.path), Place::Root),
+        let (path, place, segment) = match route {
+            Route::Agent { segment, rest, .. } => (Cow::Borrowed(rest), behind_prefix, segment),
+            Route::MissingSlash { segment, query, .. } => {
+                (Cow::Owned(format!("/{query}")), behind_prefix, segment)
+            }
+            Route::Host(_) => (Cow::Borrowed(head.path), Place::OwnHost, ""),
+            _ => (Cow::Borrowed(head.path), Place::Root, ""),
         };
-        let agent = Agent::at(SocketAddr::new(agent, self.agent_port));
+        let agent = Agent::at(address);
         let host = rewrite::host_for(head, self.host_header, agent.address.ip());
         let asked = head.host.map(|host| split_port(host).0).filter(|asked| *asked != split_port(&host).0);
         let path_prefix = PathPrefix {
             agent: agent.address.ip(),
+            segment: segment.to_owned(),
             place,
             port: agent.address.port(),
             host,
             asked: asked.map(str::to_owned),
-            bare: matches!(route, Route::MissingSlash(..)),
+            bare: matches!(route, Route::MissingSlash { .. }),
         };
         let rewrite = RequestRewrite {
             source,
@@ -138,6 +158,25 @@ impl Policy {
         };
         Forward { agent, rewrite, path_prefix }
     }
+}
+
+/// Seconds after which somebody may ask again for an agent that is out of service.
+const RETRY_AFTER_S: u32 = 60;
+
+/// The proxy's own response where the operator has taken the agent out of service for this client.
+fn out_of_service(agent: &NamedAgent, has_session: impl FnOnce() -> bool) -> Option<LocalResponse> {
+    let text = match agent.state {
+        AgentState::Active => return None,
+        AgentState::Drain if has_session() => return None,
+        AgentState::Drain => format!(
+            "The desktop {} takes no new users: it is about to be serviced. Try another one, or later.",
+            agent.name
+        ),
+        AgentState::Off => {
+            format!("The desktop {} is out of service. Try another one, or later.", agent.name)
+        }
+    };
+    Some(LocalResponse::new(503, text).with_header(format!("Retry-After: {RETRY_AFTER_S}")))
 }
 
 /// The proxy's own response where a request names no agent.
@@ -149,13 +188,16 @@ fn without_agent(route: Route<'_>, method: &str) -> LocalResponse {
         }
         Route::InvalidAddress => LocalResponse::new(
             404,
-            "The first part of the path is no IPv4 address: write /10.0.0.5/ for 10.0.0.5.",
+            "The first part of the path is no address: write /10.0.0.5/ or /[2001:db8::5]/.",
         ),
         Route::UnknownHost => LocalResponse::new(
             404,
-            "The first part of the host name is no address: write 10-0-0-5 for 10.0.0.5.",
+            "The first part of the host name is no desktop's name and no address: write 10-0-0-5 for 10.0.0.5.",
         ),
-        _ => LocalResponse::new(404, "No desktop is named: write https://<this host>/<agent IP>/."),
+        _ => LocalResponse::new(
+            404,
+            "No desktop is named, or none has this name: write https://<this host>/<name or IP>/.",
+        ),
     }
 }
 
@@ -178,6 +220,7 @@ mod tests {
             default_agent: None,
             agent_domain: None,
             agent_port: 8443,
+            directory: Arc::default(),
             path_prefix,
             host_header: HostHeader::StripPort,
             body_max: 10,
@@ -190,7 +233,7 @@ mod tests {
         let head = format!("{head}\r\nHost: p\r\n\r\n");
         let head = RequestHead::parse(head.as_bytes(), &LIMITS).expect("a head");
         let source = RequestSource { peer: CLIENT, trusted: false, client: CLIENT, secure: true };
-        match policy.decide(&head, policy.route(&head), source) {
+        match policy.decide(&head, policy.route(&head), source, |_| false) {
             Decision::Forward(Forward { agent, rewrite, .. }) => {
                 Ok((agent.to_string(), rewrite.path.into_owned()))
             }

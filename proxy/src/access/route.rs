@@ -7,18 +7,52 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::agents::directory::{Directory, NamedAgent};
 use crate::http::message::split_port;
 use crate::transport::networks::{Network, Networks};
+
+/// The agent that a path or host name means.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AgentRef<'a> {
+    /// One that is named by its address.
+    Address(IpAddr),
+    /// One of the directory.
+    Named(&'a NamedAgent),
+}
+
+impl AgentRef<'_> {
+    /// Its address.
+    pub fn ip(self) -> IpAddr {
+        match self {
+            Self::Address(address) => address,
+            Self::Named(agent) => agent.address.ip(),
+        }
+    }
+}
 
 /// The meaning of a path's first segment, or of a host name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Route<'a> {
-    /// `/<ip>/...`: the agent, and what follows the prefix with its slash.
-    Agent(Ipv4Addr, &'a str),
-    /// `/<ip>` or `/<ip>?query`: the agent, and the query with its question mark.
-    MissingSlash(Ipv4Addr, &'a str),
+    /// `/<agent>/...`.
+    Agent {
+        /// The agent.
+        agent: AgentRef<'a>,
+        /// As the path names it.
+        segment: &'a str,
+        /// What follows that, with its slash.
+        rest: &'a str,
+    },
+    /// `/<agent>` or `/<agent>?query`.
+    MissingSlash {
+        /// The agent.
+        agent: AgentRef<'a>,
+        /// As the path names it.
+        segment: &'a str,
+        /// The query with its question mark.
+        query: &'a str,
+    },
     /// A host name that stands for the agent, which gets the whole path.
-    Host(IpAddr),
+    Host(AgentRef<'a>),
     /// A host name under the domain of the agents that stands for none.
     UnknownHost,
     /// `/health`, answered by the proxy.
@@ -31,37 +65,55 @@ pub enum Route<'a> {
 
 impl<'a> Route<'a> {
     /// Of a request: its host decides where it lies under the agents' domain, and else its path.
-    pub fn of_request(host: Option<&str>, path: &'a str, domain: Option<&AgentDomain>) -> Self {
+    pub fn of_request(
+        host: Option<&str>,
+        path: &'a str,
+        domain: Option<&AgentDomain>,
+        directory: &'a Directory,
+    ) -> Self {
         let by_host = host.zip(domain).and_then(|(host, domain)| domain.label(host));
-        by_host.map_or_else(|| Self::of(path), Self::of_label)
+        by_host.map_or_else(|| Self::of(path, directory), |label| Self::of_label(label, directory))
     }
 
-    /// `10-0-0-5`, or `2001-db8--5` for IPv6.
-    fn of_label(label: &str) -> Self {
+    /// A name of the directory, `10-0-0-5`, or `2001-db8--5` for IPv6.
+    fn of_label(label: &str, directory: &'a Directory) -> Self {
+        if let Some(agent) = directory.named(&label.to_ascii_lowercase()) {
+            return Self::Host(AgentRef::Named(agent));
+        }
         if label.contains(['.', ':']) {
             return Self::UnknownHost;
         }
         let v4 = label.replace('-', ".").parse().map(IpAddr::V4);
         let agent = v4.or_else(|_| label.replace('-', ":").parse().map(IpAddr::V6));
-        agent.map_or(Self::UnknownHost, |agent| Self::Host(agent.to_canonical()))
+        agent.map_or(Self::UnknownHost, |agent| Self::Host(AgentRef::Address(agent.to_canonical())))
     }
 
     /// Reads the first segment of a path that starts with a slash. Nothing is decoded or normalised.
-    pub fn of(path: &'a str) -> Self {
+    pub fn of(path: &'a str, directory: &'a Directory) -> Self {
         let tail = path.strip_prefix('/').unwrap_or(path);
         let end = tail.find(['/', '?']).unwrap_or(tail.len());
         let (segment, rest) = tail.split_at(end);
         if segment == "health" && !rest.starts_with('/') {
             return Self::Health;
         }
-        // The standard parser takes decimal octets of 0 to 255 without leading zeros, nothing else.
-        match segment.parse() {
-            Ok(agent) if rest.starts_with('/') => Self::Agent(agent, rest),
-            Ok(agent) => Self::MissingSlash(agent, rest),
-            Err(_) if is_four_numbers(segment) => Self::InvalidAddress,
-            Err(_) => Self::Default,
+        let named = directory.named(segment).map(AgentRef::Named);
+        match named.or_else(|| address(segment).map(AgentRef::Address)) {
+            Some(agent) if rest.starts_with('/') => Self::Agent { agent, segment, rest },
+            Some(agent) => Self::MissingSlash { agent, segment, query: rest },
+            None if is_four_numbers(segment) || segment.starts_with('[') => Self::InvalidAddress,
+            None => Self::Default,
         }
     }
+}
+
+/// `10.0.0.5`, or `[2001:db8::5]`.
+fn address(segment: &str) -> Option<IpAddr> {
+    if let Some(text) = segment.strip_prefix('[') {
+        let address: Ipv6Addr = text.strip_suffix(']')?.parse().ok()?;
+        return Some(IpAddr::V6(address).to_canonical());
+    }
+    // The standard parser takes decimal octets of 0 to 255 without leading zeros, nothing else.
+    segment.parse().ok().map(IpAddr::V4)
 }
 
 /// The domain whose names stand for agents: `10-0-0-5.desktops.example.com` under `desktops.example.com`. It gives
@@ -156,18 +208,44 @@ const fn v6(first: u16, bits: u8) -> IpNet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agents::directory::DirectoryRules;
+    use crate::agents::directory_text::Format;
 
-    const FIVE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+    /// An agent whose address is written as in the path.
+    fn agent<'a>(segment: &'a str, rest: &'a str) -> Route<'a> {
+        let agent = AgentRef::Address(segment.trim_matches(['[', ']']).parse().expect("an address"));
+        Route::Agent { agent, segment, rest }
+    }
+
+    fn missing_slash<'a>(segment: &'a str, query: &'a str) -> Route<'a> {
+        let Route::Agent { agent, segment, .. } = agent(segment, "/") else { unreachable!() };
+        Route::MissingSlash { agent, segment, query }
+    }
+
+    fn directory() -> Directory {
+        let text = "[[agent]]\nname = \"gpu-07\"\naddress = \"10.0.0.7\"\n";
+        let rules = DirectoryRules { ports: &[8443], is_allowed: &|_| true };
+        Directory::parse(text, Format::Toml, rules).expect("a directory")
+    }
 
     #[test]
     fn the_first_segment_alone_decides() {
+        let directory = directory();
+        let seven = AgentRef::Named(directory.named("gpu-07").expect("it is there"));
         let routes = [
-            ("/10.0.0.5/", Route::Agent(FIVE, "/")),
-            ("/10.0.0.5/a/b?q", Route::Agent(FIVE, "/a/b?q")),
-            ("/10.0.0.5/x//y/../z%2F", Route::Agent(FIVE, "/x//y/../z%2F")),
-            ("/10.0.0.5/../10.0.0.6/x", Route::Agent(FIVE, "/../10.0.0.6/x")),
-            ("/10.0.0.5", Route::MissingSlash(FIVE, "")),
-            ("/10.0.0.5?q=/x", Route::MissingSlash(FIVE, "?q=/x")),
+            ("/10.0.0.5/", agent("10.0.0.5", "/")),
+            ("/10.0.0.5/a/b?q", agent("10.0.0.5", "/a/b?q")),
+            ("/10.0.0.5/x//y/../z%2F", agent("10.0.0.5", "/x//y/../z%2F")),
+            ("/10.0.0.5/../10.0.0.6/x", agent("10.0.0.5", "/../10.0.0.6/x")),
+            ("/10.0.0.5", missing_slash("10.0.0.5", "")),
+            ("/10.0.0.5?q=/x", missing_slash("10.0.0.5", "?q=/x")),
+            ("/[2001:db8::5]/a", agent("[2001:db8::5]", "/a")),
+            ("/[2001:DB8:0::5]?q", missing_slash("[2001:DB8:0::5]", "?q")),
+            ("/gpu-07/a?q", Route::Agent { agent: seven, segment: "gpu-07", rest: "/a?q" }),
+            ("/gpu-07", Route::MissingSlash { agent: seven, segment: "gpu-07", query: "" }),
+            ("/GPU-07/", Route::Default),
+            ("/gpu-08/", Route::Default),
+            ("/gpu-07%2F", Route::Default),
             ("/health", Route::Health),
             ("/health?x", Route::Health),
             ("/health/", Route::Default),
@@ -179,14 +257,19 @@ mod tests {
             ("/10.0.0.5.6/", Route::Default),
             ("/10.0.0.5:22/", Route::Default),
             ("/10.0.0.x/", Route::Default),
+            ("/2001:db8::5/", Route::Default),
             ("/010.0.0.5/", Route::InvalidAddress),
             ("/10.0.0.05/", Route::InvalidAddress),
             ("/256.1.1.1/x", Route::InvalidAddress),
             ("/999.1.1.1/", Route::InvalidAddress),
             ("/1111111111111.1.1.1", Route::InvalidAddress),
+            ("/[10.0.0.5]/", Route::InvalidAddress),
+            ("/[2001:db8::5/", Route::InvalidAddress),
+            ("/[2001:db8::5]x/", Route::InvalidAddress),
+            ("/[fe80::1%eth0]/", Route::InvalidAddress),
         ];
         for (path, route) in routes {
-            assert_eq!(Route::of(path), route, "{path}");
+            assert_eq!(Route::of(path, &directory), route, "{path}");
         }
     }
 
@@ -196,18 +279,20 @@ mod tests {
 
     #[test]
     fn a_host_under_the_agents_domain_decides_and_no_other_does() {
+        let directory = directory();
         let domain: AgentDomain = "Desktops.example.com".parse().expect("a domain");
-        let five = Route::Host(IpAddr::V4(FIVE));
+        let at = |address: &str| Route::Host(AgentRef::Address(address.parse().expect("an address")));
+        let seven = Route::Host(AgentRef::Named(directory.named("gpu-07").expect("it is there")));
         let path = "/10.0.0.6/x";
-        let six = Route::Agent(Ipv4Addr::new(10, 0, 0, 6), "/x");
+        let six = agent("10.0.0.6", "/x");
         let routes = [
-            (Some("10-0-0-5.desktops.example.com"), five),
-            (Some("10-0-0-5.DESKTOPS.example.com:8443"), five),
-            (
-                Some("2001-db8--5.desktops.example.com"),
-                Route::Host("2001:db8::5".parse().expect("an address")),
-            ),
-            (Some("--ffff-a00-5.desktops.example.com"), five),
+            (Some("10-0-0-5.desktops.example.com"), at("10.0.0.5")),
+            (Some("10-0-0-5.DESKTOPS.example.com:8443"), at("10.0.0.5")),
+            (Some("2001-db8--5.desktops.example.com"), at("2001:db8::5")),
+            (Some("--ffff-a00-5.desktops.example.com"), at("10.0.0.5")),
+            (Some("gpu-07.desktops.example.com"), seven),
+            (Some("GPU-07.desktops.example.com:8443"), seven),
+            (Some("gpu-08.desktops.example.com"), Route::UnknownHost),
             (Some("10-0-0-05.desktops.example.com"), Route::UnknownHost),
             (Some("10.0.0.5.desktops.example.com"), Route::UnknownHost),
             (Some("x.10-0-0-5.desktops.example.com"), Route::UnknownHost),
@@ -219,8 +304,8 @@ mod tests {
             (None, six),
         ];
         for (host, route) in routes {
-            assert_eq!(Route::of_request(host, path, Some(&domain)), route, "{host:?}");
-            assert_eq!(Route::of_request(host, path, None), six, "{host:?}");
+            assert_eq!(Route::of_request(host, path, Some(&domain), &directory), route, "{host:?}");
+            assert_eq!(Route::of_request(host, path, None, &directory), six, "{host:?}");
         }
         for domain in ["", ".a", "a.", "*.a", "a:1", "10.0.0.1", "a b", "a/b"] {
             assert!(domain.parse::<AgentDomain>().is_err(), "{domain}");
@@ -236,7 +321,7 @@ mod tests {
         for no in ["10.0.1.0", "8.8.8.8", "2001:db9::1", "127.0.0.1"] {
             assert!(!agents.allows(no.parse().expect("an address")), "{no}");
         }
-        assert!(!allowed(&[]).allows(IpAddr::V4(FIVE)));
+        assert!(!allowed(&[]).allows([10, 0, 0, 5].into()));
     }
 
     #[test]
@@ -256,7 +341,7 @@ mod tests {
         ] {
             assert!(!all.allows(no.parse().expect("an address")), "{no}");
         }
-        assert!(all.allows(IpAddr::V4(FIVE)));
+        assert!(all.allows([10, 0, 0, 5].into()));
         assert!(allowed(&["127.0.0.2/32"]).allows("127.0.0.2".parse().expect("an address")));
         assert!(!allowed(&["127.0.0.2/32"]).allows("127.0.0.3".parse().expect("an address")));
         assert!(allowed(&["169.254.0.0/16"]).allows("169.254.169.254".parse().expect("an address")));

@@ -3,7 +3,6 @@
 
 use std::any::TypeId;
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::renamed::renamed_key;
+use crate::os::files::Location;
 
 /// Flags that mean nothing in a file.
 const NOT_IN_A_FILE: [&str; 3] = ["config", "help", "version"];
@@ -53,21 +53,6 @@ impl FileError {
     }
 }
 
-/// A place in a file, shown as editors and compilers show it: path, line and column (in characters), both from 1.
-#[derive(Debug)]
-pub(super) struct Location<'a> {
-    path: &'a Path,
-    before: &'a str,
-}
-
-impl fmt::Display for Location<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let line = self.before.matches('\n').count() + 1;
-        let column = self.before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        write!(f, "{}:{line}:{column}", self.path.display())
-    }
-}
-
 impl ConfigFile {
     /// Reads `text`, whose keys are the names of `flags`. What is wrong starts with its place: text that is no TOML is an
     /// error; settings that are no good are left out, and told of beside the others.
@@ -81,7 +66,7 @@ impl ConfigFile {
     }
 
     fn place(&self, at: usize) -> Location<'_> {
-        Location { path: &self.path, before: self.text.get(..at).unwrap_or(&self.text) }
+        Location::new(&self.path, &self.text, at)
     }
 
     /// Whether it says something of `key`.

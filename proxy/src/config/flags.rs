@@ -52,6 +52,17 @@ pub enum Command {
     Upgrade(ControlFlags),
     /// Show the process that serves, and those that drain
     Status(ControlFlags),
+    /// Show the agents that have names or sessions
+    Agents {
+        /// The running proxy.
+        #[command(flatten)]
+        control: ControlFlags,
+        /// As a JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the open sessions, those of processes that drain too
+    Sessions(SessionFlags),
     /// Open files for the process that serves
     #[command(hide = true)]
     Helper(Flags),
@@ -76,6 +87,26 @@ pub struct ControlFlags {
     /// The --control socket of the running proxy
     #[arg(long, value_name = "PATH", default_value = "/run/dcv-splice/control.sock")]
     pub control: PathBuf,
+}
+
+/// Which sessions are shown.
+#[derive(Args, Clone, Debug)]
+pub struct SessionFlags {
+    /// The running proxy.
+    #[command(flatten)]
+    pub control: ControlFlags,
+    /// Those at this agent alone: its name or address
+    #[arg(long, value_name = "NAME|IP")]
+    pub agent: Option<String>,
+    /// Those of this client alone
+    #[arg(long, value_name = "IP", value_parser = address)]
+    pub client: Option<IpAddr>,
+    /// Those of this user of --htpasswd alone
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// As a JSON array, an element for each session
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How TLS to the agents is done.
@@ -164,10 +195,18 @@ pub struct Flags {
     /// origin. Needs a wildcard DNS name and certificate
     #[arg(long, value_name = "DOMAIN", help_heading = AGENTS)]
     pub agent_domain: Option<AgentDomain>,
-    /// Port of every agent
+    /// File of agents with names (.toml or .json): each is reached at /<name>/ and at <name>.DOMAIN. Changes of it are
+    /// applied by themselves [default: none]
+    #[arg(long, value_name = "FILE", help_heading = AGENTS)]
+    pub agents_file: Option<PathBuf>,
+    /// Port of agents, where --agents-file names no other
     #[arg(long, value_name = "PORT", default_value_t = AGENT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     #[arg(help_heading = AGENTS)]
     pub agent_port: u16,
+    /// Further ports that --agents-file may name; repeatable. The sandbox allows no others [default: none]
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(help_heading = AGENTS)]
+    pub agent_ports: Vec<u16>,
     /// TLS to the agents: any certificate, a verified one, or plain HTTP
     #[arg(long, value_enum, default_value_t = AgentTls::Insecure, help_heading = AGENTS)]
     pub agent_tls: AgentTls,

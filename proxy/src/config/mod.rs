@@ -10,7 +10,7 @@ mod units;
 
 pub use flags::{
     AdminAt, AgentTls, ClientCert, Command, CommandLine, ControlFlags, EbpfMode, Flags, IoBackend,
-    LimitFlags, LogFormat, TlsMin,
+    LimitFlags, LogFormat, SessionFlags, TlsMin,
 };
 pub use model::*;
 pub use settings::{Resolved, Settings};

@@ -17,12 +17,16 @@ use crate::access::admission::{ClientLimits, ClientNetworks};
 use crate::access::passwords::PasswordRules;
 use crate::access::policy::Policy;
 use crate::access::route::AllowedAgents;
+use crate::agents::directory_text::Format;
 use crate::agents::pool::PoolLimits;
 use crate::http::h1::exchange::ExchangeLimits;
 use crate::http::h1::head::{HEADER_COUNT_MAX, HeadLimits};
 use crate::session::relay::RelayLimits;
 use crate::tls::{AgentTrust, CertificatePair, ClientAuthority, ClientDemands};
 use crate::transport::net::TcpOptions;
+
+/// Ports of agents: as many as the kernel's program compares with.
+pub const AGENT_PORTS_MAX: usize = 8;
 
 /// Where the access log goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -79,8 +83,12 @@ pub struct Config {
     pub clients: ClientNetworks,
     /// Limits of one client.
     pub client_limits: ClientLimits,
-    /// The rules by which it is decided who answers a request.
+    /// The rules by which it is decided who answers a request, but for the agents of `agents_file`.
     pub policy: Policy,
+    /// The file of the agents that have names.
+    pub agents_file: Option<PathBuf>,
+    /// The ports that agents may have, the usual one first.
+    pub agent_ports: Vec<u16>,
     /// How agents are verified; none where they speak plain HTTP.
     pub agent_trust: Option<AgentTrust>,
     /// The requirements for clients in TLS.
@@ -142,12 +150,13 @@ impl Config {
 type Differs = fn(&Config, &Config) -> bool;
 
 /// The settings that only an upgrade or a restart changes.
-const FIXED: [(&str, Differs); 10] = [
+const FIXED: [(&str, Differs); 11] = [
     ("listen", |one, other| one.listen != other.listen),
     ("listen-plain", |one, other| one.listen_plain != other.listen_plain),
     ("workers", |one, other| one.workers != other.workers),
     ("io-backend", |one, other| one.io_backend != other.io_backend),
     ("agent-port", |one, other| one.policy.agent_port != other.policy.agent_port),
+    ("agent-ports", |one, other| one.agent_ports != other.agent_ports),
     ("control", |one, other| one.control != other.control),
     ("admin", |one, other| one.admin != other.admin),
     ("log-format", |one, other| one.log_format != other.log_format),
@@ -181,6 +190,12 @@ pub enum ConfigError {
     /// A certificate of clients is welcome that nobody can verify.
     #[error("--client-cert optional says nothing without --client-ca PEM")]
     NoClientCa,
+    /// A file of agents in a format that is not known.
+    #[error("--agents-file {0} has to end with .toml or .json")]
+    AgentsFile(PathBuf),
+    /// More ports than the kernel's counters have places for.
+    #[error("--agent-port and --agent-ports are more than {AGENT_PORTS_MAX} ports")]
+    AgentPorts,
     /// One address twice, or as part of another one.
     #[error("{0} and {1} can't both be listened on: leave one out")]
     Overlap(SocketAddr, SocketAddr),
@@ -196,6 +211,8 @@ impl ConfigError {
             Self::Pairs(..) => "cert",
             Self::Staples(..) => "ocsp",
             Self::DefaultAgent(..) => "default-agent",
+            Self::AgentsFile(_) => "agents-file",
+            Self::AgentPorts => "agent-ports",
             Self::NothingToVerifyBy | Self::NotVerified => "agent-tls",
             Self::NoClientCa => "client-cert",
             Self::Overlap(..) => "listen",
@@ -217,6 +234,12 @@ impl Flags {
         let agents = AllowedAgents::new(self.agents.clone());
         if let Some(agent) = self.default_agent.filter(|agent| !agents.allows(*agent)) {
             problems.push(ConfigError::DefaultAgent(agent, if agent.is_ipv4() { 32 } else { 128 }));
+        }
+        if let Some(file) = self.agents_file.as_ref().filter(|file| Format::of(file).is_none()) {
+            problems.push(ConfigError::AgentsFile(file.clone()));
+        }
+        if self.ports().len() > AGENT_PORTS_MAX {
+            problems.push(ConfigError::AgentPorts);
         }
         if self.client_cert == ClientCert::Optional && self.client_ca.is_none() {
             problems.push(ConfigError::NoClientCa);
@@ -248,6 +271,8 @@ impl Flags {
             },
             client_limits: self.limits.client(),
             policy: self.policy(),
+            agent_ports: self.ports(),
+            agents_file: self.agents_file.clone(),
             agent_trust: self.trust(),
             client_demands: ClientDemands {
                 tls13: self.tls_min == TlsMin::Tls13,
@@ -292,11 +317,22 @@ impl Flags {
             default_agent: self.default_agent,
             agent_domain: self.agent_domain.clone(),
             agent_port: self.agent_port,
+            directory: Arc::default(),
             path_prefix: self.path_prefix,
             host_header: self.host_header,
             body_max: self.limits.body_max.as_u64(),
             has_passwords: self.htpasswd.is_some(),
         }
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        let mut ports = vec![self.agent_port];
+        for port in &self.agent_ports {
+            if !ports.contains(port) {
+                ports.push(*port);
+            }
+        }
+        ports
     }
 
     fn overlaps(&self) -> impl Iterator<Item = ConfigError> {

@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::config::{Command, CommandLine, Resolved, Settings};
+use crate::config::{Command, CommandLine, Resolved, SessionFlags, Settings};
 use crate::control::exit::{Failure, STOPPED, failed, unusable};
+use crate::control::fleet::{self, AgentsReport, SessionReport};
 use crate::control::helper;
 use crate::control::service_account;
 use crate::control::socket::{self, ControlCommand};
@@ -43,6 +46,8 @@ fn run_command(line: CommandLine, settings: Settings) -> Result<(), Failure> {
         Some(Command::Upgrade(at)) => ask(&at.control, ControlCommand::Upgrade),
         Some(Command::Reopen(at)) => send_to_all(&at.control, ControlCommand::Reopen),
         Some(Command::Status(at)) => send_to_all(&at.control, ControlCommand::Status),
+        Some(Command::Agents { control, json }) => agents(&control.control, json),
+        Some(Command::Sessions(wanted)) => sessions(&wanted),
         Some(Command::Helper(_)) => helper::serve(settings).map_err(Failure::from),
         Some(Command::Exec { program }) => helper::exec(&program).map_err(Failure::from),
     }
@@ -129,9 +134,62 @@ fn pin(agent: SocketAddr) -> Result<(), Failure> {
 }
 
 fn ask(control: &Path, command: ControlCommand) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let said = runtime.block_on(socket::ask(control, command)).map_err(|reason| failed(&reason))?;
+    let said = inquire(control, command)?;
     Ok(io::stdout().write_all(format!("{said}\n").as_bytes())?)
+}
+
+fn inquire(control: &Path, command: ControlCommand) -> Result<String, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(socket::ask(control, command)).map_err(|reason| failed(&reason))
+}
+
+/// The answers of the process that serves, first, and of those that drain.
+fn reports<T: DeserializeOwned>(control: &Path, command: ControlCommand) -> Result<Vec<T>, Failure> {
+    let mut all = socket::all(control);
+    if all.is_empty() {
+        all.push(control.to_owned());
+    }
+    let mut reports = Vec::new();
+    for process in all {
+        match inquire(&process, command) {
+            Ok(text) => reports.push(serde_json::from_str(&text).map_err(|error| failed(&error))?),
+            // One that drained may have ended meanwhile.
+            Err(_) if process != control && !socket::is_listened_to(&process) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(reports)
+}
+
+fn agents(control: &Path, as_json: bool) -> Result<(), Failure> {
+    let mut reports = reports::<AgentsReport>(control, ControlCommand::Agents)?.into_iter();
+    let mut agents = reports.next().unwrap_or_default();
+    for former in reports {
+        agents.add_sessions(&former);
+    }
+    show(as_json.then_some(&agents), || agents.table())
+}
+
+fn sessions(wanted: &SessionFlags) -> Result<(), Failure> {
+    let reports: Vec<Vec<SessionReport>> = reports(&wanted.control.control, ControlCommand::Sessions)?;
+    let mut sessions = reports.concat();
+    sessions.retain(|session| {
+        let is_agent =
+            |agent: &String| session.name.as_ref() == Some(agent) || *agent == session.agent.ip().to_string();
+        wanted.agent.as_ref().is_none_or(is_agent)
+            && wanted.client.is_none_or(|client| client == session.client)
+            && wanted.user.as_ref().is_none_or(|user| *user == session.user)
+    });
+    show(wanted.json.then_some(&sessions), || fleet::table_of_sessions(&sessions))
+}
+
+/// Prints a document, or what people are shown.
+fn show(document: Option<&impl Serialize>, table: impl FnOnce() -> String) -> Result<(), Failure> {
+    let text = match document {
+        Some(document) => serde_json::to_string_pretty(document).map_err(|error| failed(&error))? + "\n",
+        None => table(),
+    };
+    Ok(io::stdout().write_all(text.as_bytes())?)
 }
 
 /// Asks those that drain too; where one can't do it, the first such reason is the result.

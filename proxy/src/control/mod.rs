@@ -4,6 +4,7 @@
 mod admin;
 pub(crate) mod command;
 mod exit;
+mod fleet;
 mod helper;
 mod logging;
 mod service_account;

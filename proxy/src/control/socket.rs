@@ -47,20 +47,31 @@ pub(super) enum ControlCommand {
     Stats,
     /// The same without the kernel's account, which is the helper's to read.
     OwnStats,
+    /// The agents, as JSON ([`AgentsReport`](crate::control::fleet::AgentsReport)).
+    Agents,
+    /// The open sessions, as JSON.
+    Sessions,
 }
 
 impl ControlCommand {
-    const ALL: [(&str, Self); 6] = [
+    const ALL: [(&str, Self); 8] = [
         ("reload", Self::Reload),
         ("reopen", Self::Reopen),
         ("upgrade", Self::Upgrade),
         ("status", Self::Status),
         ("stats", Self::Stats),
         ("own-stats", Self::OwnStats),
+        ("agents", Self::Agents),
+        ("sessions", Self::Sessions),
     ];
 
     fn word(self) -> &'static str {
         Self::ALL.into_iter().find(|(_, command)| *command == self).map_or("", |(word, _)| word)
+    }
+
+    /// Whether it changes nothing, so that a process that stops answers it too.
+    pub(super) fn is_question(self) -> bool {
+        !matches!(self, Self::Reload | Self::Reopen | Self::Upgrade)
     }
 
     fn of(word: &str) -> Option<Self> {

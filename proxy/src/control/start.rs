@@ -94,7 +94,7 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
     let control = control.transpose()?;
     let receive_max = listeners::receive_buffer_max();
     // Threads that were started before would not be confined, those of the logs among them.
-    let confined = confine(prepared.config().policy.agent_port);
+    let confined = confine(&prepared.config().agent_ports);
     let log = Logging::start(&prepared.config().log, prepared.config().log_format)?;
     announce(&front, admin.as_ref())?;
     tracing::info!("sandbox: {confined}");

@@ -7,11 +7,13 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::{AccessLogTo, Settings};
 use crate::control::admin::{self, Sources};
+use crate::control::fleet::{self, AgentsReport};
 use crate::control::helper::{Answer, HelperClient, MessageKind, Payload, STATS, TRUNCATED};
 use crate::control::logging::{LogFilter, Logging};
 use crate::control::signals::Signals;
@@ -219,9 +221,11 @@ impl Supervisor {
     /// Does what was wished, or asks the helper to.
     async fn handle(&mut self, command: ControlCommand, answer: Option<oneshot::Sender<Outcome>>) {
         let asked = match command {
-            ControlCommand::Status | ControlCommand::Stats | ControlCommand::OwnStats => {
-                return self.show_status(command, answer).await;
-            }
+            ControlCommand::Status
+            | ControlCommand::Stats
+            | ControlCommand::OwnStats
+            | ControlCommand::Agents
+            | ControlCommand::Sessions => return self.show_status(command, answer).await,
             _ if self.alone => Err(io::Error::other("the helper has ended: only a restart helps")),
             _ if self.waiting.len() >= REQUESTS_MAX => {
                 Err(io::Error::other("the helper has not answered what it was asked before: is a disk slow?"))
@@ -357,6 +361,8 @@ impl Supervisor {
                 stats_waiters.push(waiter);
             }
             (ControlCommand::Status, answer) => respond(answer, Ok(self.status_line())),
+            (ControlCommand::Agents, answer) => respond(answer, json(&AgentsReport::of(&self.shared))),
+            (ControlCommand::Sessions, answer) => respond(answer, json(&fleet::sessions(&self.shared))),
             (_, answer) => respond(answer, self.stats(None)),
         }
     }
@@ -368,8 +374,7 @@ impl Supervisor {
     }
 
     fn stats(&self, kernel: Option<KernelStats>) -> Outcome {
-        let status = ProcessStatus { kernel, ..self.status() };
-        serde_json::to_string(&status).map_err(|error| error.to_string())
+        json(&ProcessStatus { kernel, ..self.status() })
     }
 
     fn status_line(&self) -> String {
@@ -437,9 +442,9 @@ impl Supervisor {
                     Some(command) => tracing::warn!(command = %command, reason = "the process is stopping", "command ignored"),
                 },
                 Some((command, answer)) = commands.recv() => match command {
-                    ControlCommand::Status | ControlCommand::Stats | ControlCommand::OwnStats => self.show_status(command, Some(answer)).await,
+                    command if command.is_question() => self.show_status(command, Some(answer)).await,
                     ControlCommand::Reopen => self.handle(command, Some(answer)).await,
-                    ControlCommand::Reload | ControlCommand::Upgrade => respond(Some(answer), Err("the process is stopping".to_owned())),
+                    _ => respond(Some(answer), Err("the process is stopping".to_owned())),
                 },
                 answer = self.helper.next(), if !self.alone => drop(self.take(answer).await),
                 () = tokio::time::sleep_until(end.at.into()), if end.phase == Phase::Draining => {
@@ -455,6 +460,10 @@ impl Supervisor {
     fn enter(&self, phase: Phase) {
         self.commands.send_if_modified(|commands| std::mem::replace(&mut commands.phase, phase) != phase);
     }
+}
+
+fn json(report: &impl Serialize) -> Outcome {
+    serde_json::to_string(report).map_err(|error| error.to_string())
 }
 
 fn kernel_stats(found: Payload) -> Option<KernelStats> {

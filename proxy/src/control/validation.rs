@@ -9,9 +9,11 @@ use std::sync::Arc;
 use crate::access::admission::Admission;
 use crate::access::htpasswd::Users;
 use crate::access::passwords::{PasswordRules, Passwords};
+use crate::agents::directory::{Directory, DirectoryRules};
+use crate::agents::directory_text::{Format, Problem};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
 use crate::observe::access_log::AccessLog;
-use crate::os::files::Files;
+use crate::os::files::{Files, Location};
 use crate::os::log::Target;
 use crate::tls::{self, Acceptor, Connector};
 use crate::transport::congestion::try_without_capabilities;
@@ -44,8 +46,10 @@ impl Prepared {
     }
 
     /// The same for settings that were resolved before. The error has a line for each file that can't be used.
-    pub(super) fn of(resolved: Resolved, files: &dyn Files) -> Result<Self, String> {
+    pub(super) fn of(mut resolved: Resolved, files: &dyn Files) -> Result<Self, String> {
         let mut problems = Vec::new();
+        let directory = read_directory(&resolved, files).map_err(|wrong| problems.extend(wrong));
+        resolved.config.policy.directory = Arc::new(directory.unwrap_or_default());
         let mut at_place =
             |file: Option<&Path>, error: &dyn fmt::Display| problems.push(resolved.at_place(file, error));
         let config = &resolved.config;
@@ -119,6 +123,27 @@ impl Prepared {
         };
         Ok((shared, self.lines))
     }
+}
+
+/// The agents that have names; or a line for each thing that is wrong with them.
+fn read_directory(resolved: &Resolved, files: &dyn Files) -> Result<Directory, Vec<String>> {
+    let config = &resolved.config;
+    let Some((path, format)) = config.agents_file.as_ref().and_then(|path| Some((path, Format::of(path)?)))
+    else {
+        return Ok(Directory::default());
+    };
+    let unreadable = |error: &dyn fmt::Display| {
+        vec![resolved.at_place(Some(path), &format!("--agents-file {}: {error}", path.display()))]
+    };
+    let text = files.read(path).map_err(|error| unreadable(&error))?;
+    let text = String::from_utf8(text)
+        .map_err(|_| unreadable(&"is no UTF-8 text (`iconv -t UTF-8` makes it so)"))?;
+    let is_allowed = |address| config.policy.agents.allows(address);
+    let rules = DirectoryRules { ports: &config.agent_ports, is_allowed: &is_allowed };
+    Directory::parse(&text, format, rules).map_err(|problems| {
+        let told = |Problem { at, what }| format!("{}: {what}", Location::new(path, &text, at));
+        problems.into_iter().map(told).collect()
+    })
 }
 
 /// The text to show where a congestion control can't be used.

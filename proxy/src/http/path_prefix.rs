@@ -8,9 +8,9 @@ use crate::http::message::{FieldSink, Header, bracketed, split_port};
 /// Where an agent's paths are for the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Place {
-    /// Behind `/<ip>`, which the agent does not see.
+    /// Behind `/<agent>`, which the agent does not see.
     Prefix,
-    /// Behind `/<ip>`, which the agent sees.
+    /// Behind `/<agent>`, which the agent sees.
     KeptPrefix,
     /// At the root of a host that other agents share: the default agent.
     Root,
@@ -23,6 +23,8 @@ pub enum Place {
 pub struct PathPrefix {
     /// The agent.
     pub agent: IpAddr,
+    /// The first part of the path, by which the client names it; empty where the path does not.
+    pub segment: String,
     /// Where its paths are.
     pub place: Place,
     /// The port it is reached on.
@@ -37,7 +39,7 @@ pub struct PathPrefix {
 
 impl PathPrefix {
     fn prefix(&self) -> String {
-        if self.place == Place::Prefix { format!("/{}", self.agent) } else { String::new() }
+        if self.place == Place::Prefix { format!("/{}", self.segment) } else { String::new() }
     }
 
     /// The host name that a browser sees.
@@ -190,7 +192,7 @@ fn scope(value: &[u8], path_prefix: &PathPrefix) -> Option<Vec<u8>> {
     let path = own_path(value, path_prefix)?;
     let climbs = path.windows(2).any(|two| two == b"..") || path.iter().any(|byte| b"%\\\t".contains(byte));
     let placed = url(path, path_prefix);
-    let inside = format!("/{}/", path_prefix.agent);
+    let inside = format!("/{}/", path_prefix.segment);
     (!climbs && placed.starts_with(inside.as_bytes())).then_some(placed)
 }
 
@@ -250,7 +252,8 @@ mod tests {
     fn what_an_agent_lists_beyond_the_limits_costs_no_more() {
         let agent = IpAddr::from([10, 0, 0, 5]);
         let (host, place) = ("h".to_owned(), Place::Prefix);
-        let path_prefix = PathPrefix { agent, place, port: 8443, host, asked: None, bare: false };
+        let segment = "10.0.0.5".to_owned();
+        let path_prefix = PathPrefix { agent, segment, place, port: 8443, host, asked: None, bare: false };
         let links = link("</a>,".repeat(LINKS_MAX + 2).as_bytes(), &path_prefix);
         let placed = "</10.0.0.5/a>,".repeat(LINKS_MAX) + &"</a>,".repeat(2);
         assert_eq!(String::from_utf8_lossy(&links), placed);
@@ -264,6 +267,7 @@ mod tests {
         let agent = IpAddr::from([10, 0, 0, 5]);
         let path_prefix = PathPrefix {
             agent,
+            segment: "10.0.0.5".to_owned(),
             place: Place::Prefix,
             port: 8443,
             host: "h".to_owned(),

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -12,6 +13,28 @@ use rustix::fs::{Access, OFlags, access, fcntl_getfl, fcntl_setfl};
 
 /// Bytes of one file: certificates, keys, passwords and configurations are far smaller.
 const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// A place in a file, shown as editors and compilers show it: path, line and column (in characters), both from 1.
+#[derive(Debug)]
+pub struct Location<'a> {
+    path: &'a Path,
+    before: &'a str,
+}
+
+impl<'a> Location<'a> {
+    /// So many bytes behind the beginning of its text.
+    pub fn new(path: &'a Path, text: &'a str, at: usize) -> Self {
+        Self { path, before: text.get(..at).unwrap_or(text) }
+    }
+}
+
+impl fmt::Display for Location<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = self.before.matches('\n').count() + 1;
+        let column = self.before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        write!(f, "{}:{line}:{column}", self.path.display())
+    }
+}
 
 /// Where files come from.
 pub trait Files {

@@ -36,13 +36,13 @@ pub(crate) struct SandboxReport {
     pub seccomp: Result<(), seccompiler::Error>,
 }
 
-/// Gives up what serving doesn't need. Agents are reached at `agent_port`.
-pub(crate) fn confine(agent_port: u16) -> SandboxReport {
+/// Gives up what serving doesn't need. Agents are reached at `agent_ports`.
+pub(crate) fn confine(agent_ports: &[u16]) -> SandboxReport {
     SandboxReport {
         no_new_privileges: rustix::thread::set_no_new_privs(true),
         no_capabilities: drop_capabilities(),
         no_core_dumps: forbid_core_dumps(),
-        landlock: restrict(agent_port),
+        landlock: restrict(agent_ports),
         // Last: it does not allow the calls above.
         seccomp: seccomp::restrict(),
     }
@@ -59,12 +59,14 @@ pub(crate) fn forbid_core_dumps() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(CORE_BYTES), maximum: Some(CORE_BYTES) })
 }
 
-fn restrict(agent_port: u16) -> Result<RulesetStatus, RulesetError> {
+fn restrict(agent_ports: &[u16]) -> Result<RulesetStatus, RulesetError> {
     let rules = Ruleset::default()
         .handle_access(AccessFs::from_all(LANDLOCK))?
         .handle_access(AccessNet::from_all(LANDLOCK))?
         .create()?
-        .add_rule(NetPort::new(agent_port, AccessNet::ConnectTcp))?;
+        .add_rules(
+            agent_ports.iter().map(|port| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::ConnectTcp))),
+        )?;
     let rules = match PathFd::new(SPARE) {
         Ok(spare) => rules.add_rule(PathBeneath::new(spare, AccessFs::ReadFile | AccessFs::WriteFile))?,
         Err(_) => rules,
@@ -116,7 +118,7 @@ mod tests {
         let [agent, other] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
         let [agent, other] = [&agent, &other].map(|listener| listener.local_addr().expect("an address"));
         let confined = std::thread::spawn(move || {
-            let confined = confine(agent.port());
+            let confined = confine(&[agent.port()]);
             let file = File::open("/etc/passwd").is_ok();
             let spare = File::open(SPARE).is_ok();
             let connected = [agent, other].map(|to| TcpStream::connect(to).is_ok());
@@ -147,7 +149,7 @@ mod tests {
         let (tell, told) = std::sync::mpsc::channel();
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
-            confine(1).no_capabilities.expect("none");
+            confine(&[1]).no_capabilities.expect("none");
             tell.send(rustix::thread::gettid().as_raw_nonzero()).expect("a test");
             ended.recv()
         });
@@ -163,7 +165,7 @@ mod tests {
     #[test]
     fn a_confined_thread_that_wants_no_ring_any_more_can_make_none() {
         let rings = std::thread::spawn(|| {
-            confine(1).seccomp.expect("a filter");
+            confine(&[1]).seccomp.expect("a filter");
             let ring = || io_uring::IoUring::new(2).map(drop).map_err(|error| error.raw_os_error());
             let before = ring();
             seccomp::forbid_rings();
@@ -178,7 +180,7 @@ mod tests {
     fn a_confined_thread_makes_no_call_that_serving_does_not_take() {
         let confined = std::thread::spawn(|| {
             let before = getpriority_process(None).is_ok();
-            confine(1).seccomp.expect("a filter");
+            confine(&[1]).seccomp.expect("a filter");
             (before, getpriority_process(None), Command::new("true").spawn().map(|_| ()))
         });
         let (before, priority, program) = confined.join().expect("no panic");

@@ -2,5 +2,6 @@
 //! `transport` and what is below it.
 
 pub(crate) mod close_frame;
+pub(crate) mod open_sessions;
 pub(crate) mod queue;
 pub mod relay;

@@ -3,7 +3,7 @@
 use crate::access::admission;
 use crate::access::passwords::AuthError;
 use crate::access::rejections::RejectReason;
-use crate::access::route::Route;
+use crate::access::route::{AgentRef, Route};
 use crate::http::local_response::LocalResponse;
 use crate::http::message::{self, RequestHead};
 use crate::http::request_source::RequestSource;
@@ -23,7 +23,7 @@ pub(crate) async fn authorize<N: Runtime>(
     if route == Route::Health {
         return Ok(None);
     }
-    let agent = generation.config().policy.agent_of(route);
+    let agent = generation.config().policy.agent_of(route).map(AgentRef::ip);
     let passwords = generation.shared.passwords.as_ref().filter(|passwords| passwords.guard(agent));
     let Some(passwords) = passwords else { return Ok(None) };
     let mut shown = message::values(&head.headers, "authorization");

@@ -16,6 +16,7 @@ use crate::observe::client::ConnectionIds;
 use crate::observe::failures::Failures;
 use crate::observe::stats::{StatsSnapshot, WorkerStats};
 use crate::runtime::drain::{Drain, Phase};
+use crate::session::open_sessions::OpenSessions;
 use crate::tls::{Acceptor, Connector};
 use crate::transport::endpoint::WorkerBuffers;
 use crate::transport::net::Runtime;
@@ -41,6 +42,8 @@ pub struct ProcessState {
     pub connection_ids: ConnectionIds,
     /// Failures with agents.
     pub failures: Arc<Failures>,
+    /// The open sessions of the workers.
+    pub sessions: OpenSessions,
     /// The statistics of the workers.
     pub published: StatsSnapshot,
 }
@@ -55,6 +58,7 @@ impl ProcessState {
             rejections: Arc::default(),
             connection_ids: ConnectionIds::default(),
             failures: Arc::default(),
+            sessions: OpenSessions::default(),
         }
     }
 }

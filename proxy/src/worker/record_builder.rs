@@ -1,10 +1,12 @@
 //! The access record of a request while it runs: what is known is noted, and at the end it is counted and written once.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::http::message::{self, RequestHead, Version};
 use crate::observe::access_log::{AccessRecord, EndReason};
 use crate::observe::client::ClientConnection;
+use crate::session::open_sessions::Desktop;
 use crate::transport::net::Runtime;
 use crate::worker::context::Generation;
 
@@ -23,6 +25,11 @@ impl RecordBuilder {
     /// The connection and the client that the request came from.
     pub(crate) fn client(&self) -> ClientConnection {
         ClientConnection { id: self.record.conn, address: self.record.client }
+    }
+
+    /// The desktop that a session of this client at `agent` belongs to.
+    pub(crate) fn desktop(&self, agent: SocketAddr) -> Desktop {
+        Desktop { agent, client: self.record.client, user: self.record.user.clone() }
     }
 
     /// Of a request that begins.

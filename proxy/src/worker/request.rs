@@ -250,7 +250,8 @@ impl<N: Runtime> Ready<N> {
         let decision = match authorize(&head, route, generation, &source).await {
             Ok(user) => {
                 builder.record.user = user.unwrap_or_default();
-                config.policy.decide(&head, route, source)
+                let has_session = |agent| generation.shared.process.sessions.has(&builder.desktop(agent));
+                config.policy.decide(&head, route, source, has_session)
             }
             Err((reason, response)) => {
                 generation.rejections().note(reason, builder.client());

@@ -23,6 +23,11 @@ impl<N: Runtime> Upgraded<N> {
         let Self { mut client, mut agent, mut builder } = *self;
         let agent_id = builder.record.agent.map_or(AgentId::OTHERS, |agent| agent.id);
         let open = generation.worker.stats.begin_session(agent_id);
+        let sessions = &generation.shared.process.sessions;
+        let _listed = builder
+            .record
+            .agent
+            .map(|agent| sessions.open(builder.desktop(agent.address), generation.net.now()));
         generation.net.set_class(Class::Session);
         let around = RelayContext {
             net: &generation.net,

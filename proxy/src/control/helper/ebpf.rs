@@ -11,7 +11,7 @@ use aya::maps::{HashMap, MapData, MapError};
 use aya::programs::{CgroupAttachMode, SockOps};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
-use crate::config::Config;
+use crate::config::{AGENT_PORTS_MAX, Config};
 use crate::observe::agent::AgentId;
 use crate::observe::stats::{KernelStats, TcpStats};
 
@@ -44,10 +44,11 @@ impl KernelCounters {
         let listeners = config.listen.iter().chain(&config.listen_plain).take(LISTENERS_MAX);
         let mut ports = [0_u32; LISTENERS_MAX];
         ports.iter_mut().zip(listeners).for_each(|(port, at)| *port = at.port().into());
-        let agent_port = u32::from(config.policy.agent_port);
+        let mut agent_ports = [0_u32; AGENT_PORTS_MAX];
+        agent_ports.iter_mut().zip(&config.agent_ports).for_each(|(port, named)| *port = u32::from(*named));
         let mut program = EbpfLoader::new()
             .verifier_log_level(VerifierLogLevel::DISABLE)
-            .override_global("AGENT_PORT", &agent_port, true)
+            .override_global("AGENT_PORTS", &agent_ports, true)
             .override_global("LISTEN_PORTS", &ports, true)
             .load(&code)
             .map_err(|error| explain("its maps can't be made", &error))?;

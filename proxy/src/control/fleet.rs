@@ -1,0 +1,212 @@
+//! The agents and sessions of the running proxy, as its control socket gives them and as `dcv-splice agents` and `sessions` show
+//! them. Changes nothing.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::agents::directory::{AgentState, NamedAgent};
+use crate::worker::context::SharedState;
+
+/// An open session.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct SessionReport {
+    /// The process and its own number: unique while it is open.
+    pub id: String,
+    /// The agent's name, where it has one.
+    pub name: Option<String>,
+    /// Where the agent is reached.
+    pub agent: SocketAddr,
+    /// The client.
+    pub client: IpAddr,
+    /// The user whose password was given; empty where none is asked for.
+    pub user: String,
+    /// How long it is open, in seconds.
+    pub seconds: u64,
+}
+
+/// An agent that has a name, or sessions.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct AgentReport {
+    /// Its name, where it has one.
+    pub name: Option<String>,
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// `active`, `drain` or `off`.
+    pub state: String,
+    /// The pools that it is part of.
+    pub pools: Vec<String>,
+    /// What the operator has said of it.
+    pub tags: BTreeMap<String, String>,
+    /// Open sessions.
+    pub sessions: u64,
+    /// Desktops that have them.
+    pub desktops: u64,
+}
+
+/// All agents, as a document.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(super) struct AgentsReport {
+    /// Each of them, those with names first.
+    pub agent: Vec<AgentReport>,
+}
+
+impl AgentsReport {
+    /// As they are now.
+    pub(super) fn of(shared: &SharedState) -> Self {
+        let directory = &shared.config.policy.directory;
+        let mut sessions: HashMap<SocketAddr, u64> = HashMap::new();
+        let mut desktops: HashMap<SocketAddr, u64> = HashMap::new();
+        let mut seen = HashSet::new();
+        for session in shared.process.sessions.list() {
+            let agent = session.desktop.agent;
+            *sessions.entry(agent).or_default() += 1;
+            if seen.insert(session.desktop) {
+                *desktops.entry(agent).or_default() += 1;
+            }
+        }
+        let count = |counts: &HashMap<SocketAddr, u64>, agent| counts.get(agent).copied().unwrap_or(0);
+        let mut agents: Vec<_> = directory.agents().iter().map(AgentReport::named).collect();
+        let mut others: Vec<_> = sessions.keys().filter(|agent| directory.at(**agent).is_none()).collect();
+        others.sort_unstable();
+        agents.extend(others.into_iter().map(|agent| AgentReport::unnamed(*agent)));
+        for agent in &mut agents {
+            agent.sessions = count(&sessions, &agent.address);
+            agent.desktops = count(&desktops, &agent.address);
+        }
+        Self { agent: agents }
+    }
+
+    /// Adds what a process that drains still has of them.
+    pub(super) fn add_sessions(&mut self, former: &Self) {
+        for other in former.agent.iter().filter(|other| other.sessions > 0) {
+            match self.agent.iter_mut().find(|agent| agent.address == other.address) {
+                Some(agent) => {
+                    agent.sessions += other.sessions;
+                    agent.desktops += other.desktops;
+                }
+                None => self.agent.push(other.clone()),
+            }
+        }
+    }
+
+    /// For people.
+    pub(super) fn table(&self) -> String {
+        let row = |agent: &AgentReport| {
+            [
+                agent.name.clone().unwrap_or_else(|| "-".to_owned()),
+                agent.address.to_string(),
+                agent.state.clone(),
+                agent.desktops.to_string(),
+                agent.sessions.to_string(),
+                if agent.pools.is_empty() { "-".to_owned() } else { agent.pools.join(",") },
+            ]
+        };
+        table(["name", "address", "state", "desktops", "sessions", "pools"], self.agent.iter().map(row))
+    }
+}
+
+impl AgentReport {
+    fn named(agent: &NamedAgent) -> Self {
+        let tags = agent.tags.iter().map(|(key, value)| (key.to_string(), value.to_string()));
+        Self {
+            name: Some(agent.name.to_string()),
+            state: agent.state.to_string(),
+            pools: agent.pools.iter().map(ToString::to_string).collect(),
+            tags: tags.collect(),
+            ..Self::unnamed(agent.address)
+        }
+    }
+
+    fn unnamed(address: SocketAddr) -> Self {
+        let state = AgentState::Active.to_string();
+        Self {
+            name: None,
+            address,
+            state,
+            pools: Vec::new(),
+            tags: BTreeMap::new(),
+            sessions: 0,
+            desktops: 0,
+        }
+    }
+}
+
+/// The open sessions of this process.
+pub(super) fn sessions(shared: &SharedState) -> Vec<SessionReport> {
+    let (directory, now) = (&shared.config.policy.directory, Instant::now());
+    let report = |session: crate::session::open_sessions::ListedSession| SessionReport {
+        id: format!("{}-{}", std::process::id(), session.number),
+        name: directory.at(session.desktop.agent).map(|agent| agent.name.to_string()),
+        agent: session.desktop.agent,
+        client: session.desktop.client,
+        user: session.desktop.user,
+        seconds: now.saturating_duration_since(session.since).as_secs(),
+    };
+    shared.process.sessions.list().into_iter().map(report).collect()
+}
+
+/// Sessions for people.
+pub(super) fn table_of_sessions(sessions: &[SessionReport]) -> String {
+    let row = |session: &SessionReport| {
+        let open = humantime::format_duration(Duration::from_secs(session.seconds)).to_string();
+        [
+            session.id.clone(),
+            session.name.clone().unwrap_or_else(|| "-".to_owned()),
+            session.agent.to_string(),
+            session.client.to_string(),
+            if session.user.is_empty() { "-".to_owned() } else { session.user.clone() },
+            open,
+        ]
+    };
+    table(["id", "name", "agent", "client", "user", "open"], sessions.iter().map(row))
+}
+
+/// Columns as wide as they have to be.
+fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let all: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..N).map(width).collect();
+    let mut text = String::new();
+    for row in &all {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            // Writing to memory does not fail.
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_columns_as_wide_as_they_have_to_be() {
+        let rows = [["a", "10.0.0.1:8443"], ["longer", "x"]].map(|row| row.map(str::to_owned));
+        let text = table(["name", "address"], rows.into_iter());
+        assert_eq!(text, "name    address\na       10.0.0.1:8443\nlonger  x\n");
+    }
+
+    #[test]
+    fn what_drains_is_added_to_the_agent_that_it_is_on() {
+        let agent = |address: &str, sessions| AgentReport {
+            sessions,
+            desktops: sessions,
+            ..AgentReport::unnamed(address.parse().expect("an address"))
+        };
+        let mut all = AgentsReport { agent: vec![agent("10.0.0.1:1", 1), agent("10.0.0.2:1", 0)] };
+        let former = [agent("10.0.0.1:1", 2), agent("10.0.0.3:1", 1), agent("10.0.0.4:1", 0)];
+        all.add_sessions(&AgentsReport { agent: former.to_vec() });
+        let counts: Vec<_> =
+            all.agent.iter().map(|agent| (agent.address.to_string(), agent.sessions)).collect();
+        let wanted = [("10.0.0.1:1", 3), ("10.0.0.2:1", 0), ("10.0.0.3:1", 1)];
+        assert_eq!(counts, wanted.map(|(address, count)| (address.to_owned(), count)));
+    }
+}

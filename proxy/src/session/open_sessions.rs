@@ -1,0 +1,120 @@
+//! The sessions that are open in the process, of all workers: who is on which agent. Touched when a session begins and ends,
+//! and never for a byte of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// All sessions of one client address and user on one agent. A DCV client opens several: a channel each.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Desktop {
+    /// The agent.
+    pub agent: SocketAddr,
+    /// The client.
+    pub client: IpAddr,
+    /// The user whose password was given; empty where none is asked for.
+    pub user: String,
+}
+
+/// A session that is open.
+#[derive(Clone, Debug)]
+pub struct ListedSession {
+    /// Its number in the process, from 1.
+    pub number: u64,
+    /// Whose it is.
+    pub desktop: Desktop,
+    /// When it began.
+    pub since: Instant,
+}
+
+/// The open sessions.
+#[derive(Clone, Debug, Default)]
+pub struct OpenSessions(Arc<Mutex<Lists>>);
+
+#[derive(Debug, Default)]
+struct Lists {
+    last: u64,
+    sessions: BTreeMap<u64, (Desktop, Instant)>,
+    /// How many each desktop has.
+    desktops: HashMap<Desktop, usize>,
+}
+
+impl OpenSessions {
+    /// Lists a session that begins, for as long as the result is kept.
+    pub fn open(&self, desktop: Desktop, now: Instant) -> OpenSession {
+        let number = self.with(|lists| {
+            lists.last += 1;
+            *lists.desktops.entry(desktop.clone()).or_default() += 1;
+            lists.sessions.insert(lists.last, (desktop, now));
+            lists.last
+        });
+        OpenSession { sessions: self.clone(), number }
+    }
+
+    /// Whether a desktop has a session.
+    pub fn has(&self, desktop: &Desktop) -> bool {
+        self.with(|lists| lists.desktops.contains_key(desktop))
+    }
+
+    /// All of them, the oldest first.
+    pub fn list(&self) -> Vec<ListedSession> {
+        self.with(|lists| {
+            let listed = |(number, (desktop, since)): (&u64, &(Desktop, Instant))| ListedSession {
+                number: *number,
+                desktop: desktop.clone(),
+                since: *since,
+            };
+            lists.sessions.iter().map(listed).collect()
+        })
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Lists) -> T) -> T {
+        // Nothing in here is left half done by a panic.
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct OpenSession {
+    sessions: OpenSessions,
+    number: u64,
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        self.sessions.with(|lists| {
+            let Some((desktop, _)) = lists.sessions.remove(&self.number) else { return };
+            if let Some(count) = lists.desktops.get_mut(&desktop) {
+                *count -= 1;
+                if *count == 0 {
+                    lists.desktops.remove(&desktop);
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_desktop_is_there_until_its_last_session_ends() {
+        let desktop = |user: &str| Desktop {
+            agent: "10.0.0.5:8443".parse().expect("an address"),
+            client: [192, 0, 2, 1].into(),
+            user: user.to_owned(),
+        };
+        let (sessions, now) = (OpenSessions::default(), Instant::now());
+        let (one, other) = (sessions.open(desktop("ann"), now), sessions.open(desktop("ann"), now));
+        assert!(sessions.has(&desktop("ann")) && !sessions.has(&desktop("")));
+        drop(one);
+        assert!(sessions.has(&desktop("ann")));
+        assert_eq!(sessions.list().iter().map(|listed| listed.number).collect::<Vec<_>>(), [2]);
+        drop(other);
+        assert!(!sessions.has(&desktop("ann")) && sessions.list().is_empty());
+        assert!(sessions.with(|lists| lists.desktops.is_empty()));
+    }
+}
