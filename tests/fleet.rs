@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -87,7 +87,9 @@ impl Fleet {
     async fn client(&self, address: &str) -> RawClient {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
-        RawClient::new(socket.connect(self.front.plain()).await.unwrap())
+        // The next process listens there too.
+        let to = *self.front.proxy.addresses().last().unwrap();
+        RawClient::new(socket.connect(to).await.unwrap())
     }
 
     /// Opens a session, or is told why not.
@@ -300,4 +302,66 @@ async fn an_operator_sees_the_agents_and_who_is_on_them() {
     assert_eq!(table.lines().count(), 3, "{table}");
     let table = said(&["sessions", &control]);
     assert!(table.starts_with("id ") && table.lines().count() == 3, "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_sets_holds_until_a_later_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = format!("--control={}", folder.path().join("control").display());
+    let state_file = folder.path().join("states.json");
+    let remembers = format!("--state-file={}", state_file.display());
+    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let listens = format!("--listen-plain=127.0.0.1:{port}");
+    let fleet = Fleet::new(&[&control, &remembers, &listens]).await;
+    let mut session = fleet.session("127.0.0.1", "/beta/ws").await.unwrap();
+    let mut kept = fleet.client("127.0.0.9").await;
+    let ask = "GET /beta/ HTTP/1.1\r\nHost: proxy\r\n\r\n";
+    kept.say(ask).await;
+    assert_eq!(kept.answer().await.unwrap().status, 200);
+    assert_eq!(said(&["drain", "beta", &control]), "agent state set and saved\n");
+    // It holds at once, for connections that are there too, which nobody closes for it.
+    kept.say(ask).await;
+    let refused = kept.answer().await.unwrap();
+    assert_eq!((refused.status, refused.header("connection")), (503, Some("keep-alive")));
+    assert_eq!(fleet.ask("/beta/x").await.text(), "beta /x");
+    // A file that says nothing new of the agent does not undo it, nor does a reload.
+    fleet.set(["drain", "active"]);
+    fleet.becomes("127.0.0.9", "/alpha/", 503).await;
+    said(&["reload", &control]);
+    assert_eq!(fleet.ask_from("127.0.0.9", "/beta/", "proxy").await.status, 503);
+    // The next process knows, and who is on the agent in the one that drains.
+    assert_eq!(said(&["upgrade", &control]), "upgraded, the new process serves\n");
+    assert_eq!(fleet.ask_from("127.0.0.9", "/beta/", "proxy").await.status, 503);
+    assert_eq!(fleet.ask("/beta/x").await.text(), "beta /x");
+    echoes(&mut session, "still here").await;
+    drop(session);
+    fleet.becomes("127.0.0.1", "/beta/", 503).await;
+    // A restart knows it from the file.
+    let remembered = fs::read_to_string(&state_file).unwrap();
+    assert!(remembered.contains("\"beta\"") && remembered.contains("\"drain\""), "{remembered}");
+    said(&["undrain", "beta", &control]);
+    assert_eq!(fleet.ask_from("127.0.0.9", "/beta/", "proxy").await.status, 200);
+    assert_eq!(fs::read_to_string(&state_file).unwrap().trim(), "{}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_the_states() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = format!("--control={}", folder.path().join("control").display());
+    let remembers = format!("--state-file={}", folder.path().join("states.json").display());
+    fs::write(folder.path().join("states.json"), r#"{"beta": {"state": "off", "file": "active"}}"#).unwrap();
+    let fleet = Fleet::new(&[&control, &remembers]).await;
+    assert_eq!(fleet.ask("/beta/").await.status, 503);
+    assert_eq!(fleet.ask("/alpha/").await.status, 200);
+    for (words, wanted) in [
+        (["drain", "gamma"], "no agent of --agents-file is gamma"),
+        (["off", "10.0.0.9"], "no agent of --agents-file is 10.0.0.9"),
+        (["drain", "127.0.0.1"], "is the address of alpha and beta: give a name"),
+    ] {
+        let mut command = Command::new(proxy::binary());
+        command.args(words).arg(&control);
+        let mut process = Process::start(command);
+        assert_eq!(process.wait().code(), Some(1));
+        assert!(process.log().contains(wanted), "{}", process.log());
+    }
 }

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use dcv_splice::access::admission::Admission;
+use dcv_splice::agents::directory::Directory;
 use dcv_splice::config::CommandLine;
 use dcv_splice::observe::access_log::AccessLog;
 use dcv_splice::runtime::drain::Phase;
@@ -67,6 +68,7 @@ impl Fixture {
             admission,
             passwords: None,
             process: ProcessState::new(LoadBalancer::new(1).0),
+            directory: Directory::default(),
         }
     }
 }

@@ -6,9 +6,9 @@ pub(crate) fn rows() -> Vec<Row> {
     [addresses(), one_slash_short(), health(), strangers()].into_iter().flatten().collect()
 }
 
-/// Four decimal numbers without leading zeros are an address; what only looks like one is told so.
+/// Four decimal numbers without leading zeros are an address, and an IPv6 address in brackets; what only looks like one is told so.
 fn addresses() -> Vec<Row> {
-    const NO_ADDRESS: [&str; 17] = [
+    const NO_ADDRESS: [&str; 16] = [
         "/10%2E0%2E0%2E5/",
         "/127%2e0%2e0%2e3/x",
         "/127.0.0.3%2fx",
@@ -25,9 +25,8 @@ fn addresses() -> Vec<Row> {
         "/127.0.0.x/x",
         "/0x7f.0.0.3/x",
         "/2130706435/x",
-        "/[::ffff:127.0.0.3]/x",
     ];
-    const BAD_ADDRESS: [&str; 9] = [
+    const BAD_ADDRESS: [&str; 14] = [
         "/010.0.0.5/",
         "/127.0.0.03/x",
         "/127.00.0.3/x",
@@ -37,6 +36,11 @@ fn addresses() -> Vec<Row> {
         "/127.0.0.256",
         "/127.0.0.4294967299/x?q",
         "/1111111111111111111111.1.1.1",
+        "/[::ffff:127.0.0.3]/x",
+        "/[127.0.0.3]/x",
+        "/[2001:db8::5/x",
+        "/[2001:db8::5]:8443/x",
+        "/[::1%25lo]/x",
     ];
     let others = [
         path("/::1/x", "/::1/x"),
@@ -133,7 +137,7 @@ fn strangers() -> Vec<Row> {
 
 /// Rows of a proxy that may dial every address but for loopback ones, of which only the agent's is named.
 pub(crate) fn everywhere() -> Vec<Row> {
-    const SPECIAL: [&str; 12] = [
+    const SPECIAL: [&str; 17] = [
         "/127.0.0.1/x",
         "/127.0.0.3/x",
         "/127.255.255.255/x",
@@ -146,6 +150,11 @@ pub(crate) fn everywhere() -> Vec<Row> {
         "/240.0.0.1/x",
         "/255.255.255.255/x",
         "/0.0.0.0?q",
+        "/[::1]/x",
+        "/[::]/x",
+        "/[fe80::1]/x",
+        "/[ff02::1]/x",
+        "/[::1]?q",
     ];
     SPECIAL.map(|target| answered(target, 403)).into_iter().chain([path("/127.0.0.2/x", "/x")]).collect()
 }

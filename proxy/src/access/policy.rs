@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use crate::access::rejections::RejectReason;
 use crate::access::route::{AgentDomain, AgentRef, AllowedAgents, Route};
@@ -27,8 +26,6 @@ pub struct Policy {
     pub agent_domain: Option<AgentDomain>,
     /// The port of agents that are named by their address.
     pub agent_port: u16,
-    /// The agents that have names.
-    pub directory: Arc<Directory>,
     /// Whether agents see the `/<ip>` of the path.
     pub path_prefix: PrefixMode,
     /// The `Host` that agents get.
@@ -70,8 +67,8 @@ pub struct Forward<'a> {
 
 impl Policy {
     /// The route of a request.
-    pub fn route<'a>(&'a self, head: &RequestHead<'a>) -> Route<'a> {
-        Route::of_request(head.host, head.path, self.agent_domain.as_ref(), &self.directory)
+    pub fn route<'a>(&self, head: &RequestHead<'a>, directory: &'a Directory) -> Route<'a> {
+        Route::of_request(head.host, head.path, self.agent_domain.as_ref(), directory)
     }
 
     /// The agent that a route means, whether it may be reached or not.
@@ -92,6 +89,7 @@ impl Policy {
         head: &RequestHead<'a>,
         route: Route<'a>,
         source: RequestSource,
+        directory: &Directory,
         has_session: impl FnOnce(SocketAddr) -> bool,
     ) -> Decision<'a> {
         let Some(agent) = self.agent_of(route) else {
@@ -106,7 +104,7 @@ impl Policy {
         let address = SocketAddr::new(ip, self.agent_port);
         let named = match agent {
             AgentRef::Named(named) => Some(named),
-            AgentRef::Address(_) => self.directory.at(address),
+            AgentRef::Address(_) => directory.at(address),
         };
         let address = named.map_or(address, |named| named.address);
         if let Some(response) = named.and_then(|named| out_of_service(named, || has_session(address))) {
@@ -220,7 +218,6 @@ mod tests {
             default_agent: None,
             agent_domain: None,
             agent_port: 8443,
-            directory: Arc::default(),
             path_prefix,
             host_header: HostHeader::StripPort,
             body_max: 10,
@@ -233,7 +230,8 @@ mod tests {
         let head = format!("{head}\r\nHost: p\r\n\r\n");
         let head = RequestHead::parse(head.as_bytes(), &LIMITS).expect("a head");
         let source = RequestSource { peer: CLIENT, trusted: false, client: CLIENT, secure: true };
-        match policy.decide(&head, policy.route(&head), source, |_| false) {
+        let directory = Directory::default();
+        match policy.decide(&head, policy.route(&head, &directory), source, &directory, |_| false) {
             Decision::Forward(Forward { agent, rewrite, .. }) => {
                 Ok((agent.to_string(), rewrite.path.into_owned()))
             }

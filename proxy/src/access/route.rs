@@ -110,7 +110,8 @@ impl<'a> Route<'a> {
 fn address(segment: &str) -> Option<IpAddr> {
     if let Some(text) = segment.strip_prefix('[') {
         let address: Ipv6Addr = text.strip_suffix(']')?.parse().ok()?;
-        return Some(IpAddr::V6(address).to_canonical());
+        // An IPv4 address is written in one way only.
+        return address.to_ipv4_mapped().is_none().then_some(IpAddr::V6(address));
     }
     // The standard parser takes decimal octets of 0 to 255 without leading zeros, nothing else.
     segment.parse().ok().map(IpAddr::V4)
@@ -264,6 +265,7 @@ mod tests {
             ("/999.1.1.1/", Route::InvalidAddress),
             ("/1111111111111.1.1.1", Route::InvalidAddress),
             ("/[10.0.0.5]/", Route::InvalidAddress),
+            ("/[::ffff:10.0.0.5]/", Route::InvalidAddress),
             ("/[2001:db8::5/", Route::InvalidAddress),
             ("/[2001:db8::5]x/", Route::InvalidAddress),
             ("/[fe80::1%eth0]/", Route::InvalidAddress),

@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::agents::directory_text::{Entry, Format, Node, Problem, Value, read};
 
@@ -22,7 +25,8 @@ const PROBLEMS_MAX: usize = 50;
 const RESERVED: [&str; 7] = ["auth", "ws", "resource", "dcvjs", "health", "pool", "s"];
 
 /// What an operator has decided about an agent.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AgentState {
     /// Everybody may use it.
     #[default]
@@ -70,9 +74,12 @@ pub struct NamedAgent {
     pub tags: Vec<Tag>,
 }
 
-/// All agents that have names.
+/// All agents that have names. A clone is another handle of the same.
 #[derive(Clone, Debug, Default)]
-pub struct Directory {
+pub struct Directory(Arc<Lists>);
+
+#[derive(Clone, Debug, Default)]
+struct Lists {
     agents: Vec<NamedAgent>,
     by_name: HashMap<Box<str>, usize>,
     by_address: HashMap<SocketAddr, usize>,
@@ -94,11 +101,11 @@ impl Directory {
             Ok(list) => list,
             Err(problem) => return Err(vec![problem]),
         };
-        let (mut directory, mut problems) = (Self::default(), Vec::new());
+        let (mut lists, mut problems) = (Lists::default(), Vec::new());
         for node in list {
             let at = node.at;
             match agent(node, rules) {
-                Ok((agent, name_at)) => problems.extend(directory.add(agent, at, name_at)),
+                Ok((agent, name_at)) => problems.extend(lists.add(agent, at, name_at)),
                 Err(wrong) => problems.extend(wrong),
             }
             if problems.len() >= PROBLEMS_MAX {
@@ -106,9 +113,38 @@ impl Directory {
             }
         }
         problems.truncate(PROBLEMS_MAX);
-        if problems.is_empty() { Ok(directory) } else { Err(problems) }
+        if problems.is_empty() { Ok(Self(Arc::new(lists))) } else { Err(problems) }
     }
 
+    /// The same with other states of some of them.
+    #[must_use]
+    pub fn with_states<'a>(&self, states: impl IntoIterator<Item = (&'a str, AgentState)>) -> Self {
+        let mut lists = Lists::clone(&self.0);
+        for (name, state) in states {
+            if let Some(index) = lists.by_name.get(name) {
+                lists.agents[*index].state = state;
+            }
+        }
+        Self(Arc::new(lists))
+    }
+
+    /// All of them, in the order of the file.
+    pub fn agents(&self) -> &[NamedAgent] {
+        &self.0.agents
+    }
+
+    /// The agent of that name, which is in lower case.
+    pub fn named(&self, name: &str) -> Option<&NamedAgent> {
+        self.0.by_name.get(name).map(|index| &self.0.agents[*index])
+    }
+
+    /// The agent at that address.
+    pub fn at(&self, address: SocketAddr) -> Option<&NamedAgent> {
+        self.0.by_address.get(&address).map(|index| &self.0.agents[*index])
+    }
+}
+
+impl Lists {
     /// Adds an agent, or tells what stands in its way.
     fn add(&mut self, agent: NamedAgent, at: usize, name_at: usize) -> Option<Problem> {
         if let Some(other) = self.by_name.get(&agent.name) {
@@ -124,21 +160,6 @@ impl Directory {
         self.by_address.insert(agent.address, index);
         self.agents.push(agent);
         None
-    }
-
-    /// All of them, in the order of the file.
-    pub fn agents(&self) -> &[NamedAgent] {
-        &self.agents
-    }
-
-    /// The agent of that name, which is in lower case.
-    pub fn named(&self, name: &str) -> Option<&NamedAgent> {
-        self.by_name.get(name).map(|index| &self.agents[*index])
-    }
-
-    /// The agent at that address.
-    pub fn at(&self, address: SocketAddr) -> Option<&NamedAgent> {
-        self.by_address.get(&address).map(|index| &self.agents[*index])
     }
 }
 

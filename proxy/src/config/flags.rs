@@ -63,6 +63,12 @@ pub enum Command {
     },
     /// Show the open sessions, those of processes that drain too
     Sessions(SessionFlags),
+    /// Take no new users at an agent; those who have a session there keep it, and may reconnect
+    Drain(AgentFlags),
+    /// Take users at an agent again
+    Undrain(AgentFlags),
+    /// Take no users at an agent; sessions that are there go on
+    Off(AgentFlags),
     /// Open files for the process that serves
     #[command(hide = true)]
     Helper(Flags),
@@ -87,6 +93,17 @@ pub struct ControlFlags {
     /// The --control socket of the running proxy
     #[arg(long, value_name = "PATH", default_value = "/run/dcv-splice/control.sock")]
     pub control: PathBuf,
+}
+
+/// An agent of the running proxy.
+#[derive(Args, Clone, Debug)]
+pub struct AgentFlags {
+    /// Its name in --agents-file, or its address
+    #[arg(value_name = "AGENT", value_parser = agent_name)]
+    pub agent: String,
+    /// The running proxy.
+    #[command(flatten)]
+    pub control: ControlFlags,
 }
 
 /// Which sessions are shown.
@@ -199,6 +216,9 @@ pub struct Flags {
     /// applied by themselves [default: none]
     #[arg(long, value_name = "FILE", help_heading = AGENTS)]
     pub agents_file: Option<PathBuf>,
+    /// File that remembers what `drain`, `undrain` and `off` have set, for the next start [default: none]
+    #[arg(long, value_name = "FILE", help_heading = AGENTS)]
+    pub state_file: Option<PathBuf>,
     /// Port of agents, where --agents-file names no other
     #[arg(long, value_name = "PORT", default_value_t = AGENT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     #[arg(help_heading = AGENTS)]
@@ -527,6 +547,12 @@ fn log_filter(text: &str) -> Result<Targets, String> {
 
 fn address(text: &str) -> Result<IpAddr, AddrParseError> {
     Ok(text.parse::<IpAddr>()?.to_canonical())
+}
+
+/// A name or address, which is one word of a command.
+fn agent_name(text: &str) -> Result<String, String> {
+    let is_word = !text.is_empty() && text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_word { Ok(text.to_owned()) } else { Err("write a name of --agents-file, or an address".to_owned()) }
 }
 
 fn agent_address(text: &str) -> Result<SocketAddr, String> {

@@ -83,10 +83,12 @@ pub struct Config {
     pub clients: ClientNetworks,
     /// Limits of one client.
     pub client_limits: ClientLimits,
-    /// The rules by which it is decided who answers a request, but for the agents of `agents_file`.
+    /// The rules by which it is decided who answers a request.
     pub policy: Policy,
     /// The file of the agents that have names.
     pub agents_file: Option<PathBuf>,
+    /// Where the states of agents that commands have set are remembered.
+    pub state_file: Option<PathBuf>,
     /// The ports that agents may have, the usual one first.
     pub agent_ports: Vec<u16>,
     /// How agents are verified; none where they speak plain HTTP.
@@ -273,6 +275,7 @@ impl Flags {
             policy: self.policy(),
             agent_ports: self.ports(),
             agents_file: self.agents_file.clone(),
+            state_file: self.state_file.clone(),
             agent_trust: self.trust(),
             client_demands: ClientDemands {
                 tls13: self.tls_min == TlsMin::Tls13,
@@ -317,7 +320,6 @@ impl Flags {
             default_agent: self.default_agent,
             agent_domain: self.agent_domain.clone(),
             agent_port: self.agent_port,
-            directory: Arc::default(),
             path_prefix: self.path_prefix,
             host_header: self.host_header,
             body_max: self.limits.body_max.as_u64(),

@@ -48,6 +48,9 @@ fn run_command(line: CommandLine, settings: Settings) -> Result<(), Failure> {
         Some(Command::Status(at)) => send_to_all(&at.control, ControlCommand::Status),
         Some(Command::Agents { control, json }) => agents(&control.control, json),
         Some(Command::Sessions(wanted)) => sessions(&wanted),
+        Some(Command::Drain(at)) => ask_about(&at.control.control, ControlCommand::Drain, &at.agent),
+        Some(Command::Undrain(at)) => ask_about(&at.control.control, ControlCommand::Undrain, &at.agent),
+        Some(Command::Off(at)) => ask_about(&at.control.control, ControlCommand::Off, &at.agent),
         Some(Command::Helper(_)) => helper::serve(settings).map_err(Failure::from),
         Some(Command::Exec { program }) => helper::exec(&program).map_err(Failure::from),
     }
@@ -134,13 +137,17 @@ fn pin(agent: SocketAddr) -> Result<(), Failure> {
 }
 
 fn ask(control: &Path, command: ControlCommand) -> Result<(), Failure> {
-    let said = inquire(control, command)?;
+    ask_about(control, command, "")
+}
+
+fn ask_about(control: &Path, command: ControlCommand, argument: &str) -> Result<(), Failure> {
+    let said = inquire(control, command, argument)?;
     Ok(io::stdout().write_all(format!("{said}\n").as_bytes())?)
 }
 
-fn inquire(control: &Path, command: ControlCommand) -> Result<String, Failure> {
+fn inquire(control: &Path, command: ControlCommand, argument: &str) -> Result<String, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(socket::ask(control, command)).map_err(|reason| failed(&reason))
+    runtime.block_on(socket::ask(control, command, argument)).map_err(|reason| failed(&reason))
 }
 
 /// The answers of the process that serves, first, and of those that drain.
@@ -151,7 +158,7 @@ fn reports<T: DeserializeOwned>(control: &Path, command: ControlCommand) -> Resu
     }
     let mut reports = Vec::new();
     for process in all {
-        match inquire(&process, command) {
+        match inquire(&process, command, "") {
             Ok(text) => reports.push(serde_json::from_str(&text).map_err(|error| failed(&error))?),
             // One that drained may have ended meanwhile.
             Err(_) if process != control && !socket::is_listened_to(&process) => {}

@@ -1,15 +1,23 @@
 //! The agents and sessions of the running proxy, as its control socket gives them and as `dcv-splice agents` and `sessions` show
-//! them. Changes nothing.
+//! them. Changes none of them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::agents::directory::{AgentState, NamedAgent};
+use crate::control::socket::{self, ControlCommand};
+use crate::session::open_sessions::{Desktop, ListedSession, OpenSessions};
 use crate::worker::context::SharedState;
+
+/// How often processes that drain are asked who is left.
+const FORMER_LOOK: Duration = Duration::from_secs(5);
+/// How long one of them may take to answer.
+const FORMER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An open session.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -57,7 +65,7 @@ pub(super) struct AgentsReport {
 impl AgentsReport {
     /// As they are now.
     pub(super) fn of(shared: &SharedState) -> Self {
-        let directory = &shared.config.policy.directory;
+        let directory = &shared.directory;
         let mut sessions: HashMap<SocketAddr, u64> = HashMap::new();
         let mut desktops: HashMap<SocketAddr, u64> = HashMap::new();
         let mut seen = HashSet::new();
@@ -137,8 +145,8 @@ impl AgentReport {
 
 /// The open sessions of this process.
 pub(super) fn sessions(shared: &SharedState) -> Vec<SessionReport> {
-    let (directory, now) = (&shared.config.policy.directory, Instant::now());
-    let report = |session: crate::session::open_sessions::ListedSession| SessionReport {
+    let (directory, now) = (&shared.directory, Instant::now());
+    let report = |session: ListedSession| SessionReport {
         id: format!("{}-{}", std::process::id(), session.number),
         name: directory.at(session.desktop.agent).map(|agent| agent.name.to_string()),
         agent: session.desktop.agent,
@@ -147,6 +155,36 @@ pub(super) fn sessions(shared: &SharedState) -> Vec<SessionReport> {
         seconds: now.saturating_duration_since(session.since).as_secs(),
     };
     shared.process.sessions.list().into_iter().map(report).collect()
+}
+
+impl SessionReport {
+    /// Whose it is.
+    fn desktop(self) -> Desktop {
+        Desktop { agent: self.agent, client: self.client, user: self.user }
+    }
+}
+
+/// Keeps track of who has sessions in processes that drain, reached at `former`, until all of them have ended.
+pub(super) async fn follow_former(former: Vec<PathBuf>, sessions: OpenSessions) {
+    while note_former(&former, &sessions).await {
+        tokio::time::sleep(FORMER_LOOK).await;
+    }
+}
+
+/// Whether there is any.
+pub(super) async fn note_former(former: &[PathBuf], sessions: &OpenSessions) -> bool {
+    let (mut desktops, mut is_there) = (HashSet::new(), false);
+    for path in former {
+        let said =
+            tokio::time::timeout(FORMER_TIMEOUT, socket::ask(path, ControlCommand::Sessions, "")).await;
+        // Most have ended by now, and one of an earlier version does not know the command.
+        let Ok(Ok(said)) = said else { continue };
+        is_there = true;
+        let reports: Vec<SessionReport> = serde_json::from_str(&said).unwrap_or_default();
+        desktops.extend(reports.into_iter().map(SessionReport::desktop));
+    }
+    sessions.note_former(desktops);
+    is_there
 }
 
 /// Sessions for people.

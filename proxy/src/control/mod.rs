@@ -2,6 +2,7 @@
 //! Serves no desktop. Uses all folders.
 
 mod admin;
+mod agent_states;
 pub(crate) mod command;
 mod exit;
 mod fleet;

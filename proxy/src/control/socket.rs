@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 /// Commands that are heard at a time; the others wait.
 pub(super) const CONCURRENT_MAX: usize = 8;
 /// Bytes of a command.
-const COMMAND_BYTES_MAX: u64 = 16;
+const COMMAND_BYTES_MAX: u64 = 128;
 /// How long a command may take to be said, and its answer to be taken.
 const IO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long whoever asks waits for what comes of it: longer than an upgrade may take.
@@ -51,10 +51,18 @@ pub(super) enum ControlCommand {
     Agents,
     /// The open sessions, as JSON.
     Sessions,
+    /// The states of agents that commands have set, as text, for the next process.
+    States,
+    /// The agent that the argument names keeps its users and takes no others.
+    Drain,
+    /// It takes users again.
+    Undrain,
+    /// It takes no users.
+    Off,
 }
 
 impl ControlCommand {
-    const ALL: [(&str, Self); 8] = [
+    const ALL: [(&str, Self); 12] = [
         ("reload", Self::Reload),
         ("reopen", Self::Reopen),
         ("upgrade", Self::Upgrade),
@@ -63,6 +71,10 @@ impl ControlCommand {
         ("own-stats", Self::OwnStats),
         ("agents", Self::Agents),
         ("sessions", Self::Sessions),
+        ("states", Self::States),
+        ("drain", Self::Drain),
+        ("undrain", Self::Undrain),
+        ("off", Self::Off),
     ];
 
     fn word(self) -> &'static str {
@@ -71,7 +83,8 @@ impl ControlCommand {
 
     /// Whether it changes nothing, so that a process that stops answers it too.
     pub(super) fn is_question(self) -> bool {
-        !matches!(self, Self::Reload | Self::Reopen | Self::Upgrade)
+        use ControlCommand::{Agents, OwnStats, Sessions, States, Stats, Status};
+        matches!(self, Agents | OwnStats | Sessions | States | Stats | Status)
     }
 
     fn of(word: &str) -> Option<Self> {
@@ -88,8 +101,14 @@ impl fmt::Display for ControlCommand {
 /// The result of a command, as text.
 pub(super) type Outcome = Result<String, String>;
 
-/// A command, and where what comes of it goes.
-pub(super) type ControlRequest = (ControlCommand, oneshot::Sender<Outcome>);
+/// A command that is waited for.
+pub(super) struct ControlRequest {
+    pub(super) command: ControlCommand,
+    /// What it is about; empty where it needs nothing.
+    pub(super) argument: String,
+    /// Where what comes of it goes.
+    pub(super) answer: oneshot::Sender<Outcome>,
+}
 
 /// The socket of one process among those that were started for `path`.
 pub(super) fn of_process(path: &Path, process: u32) -> PathBuf {
@@ -208,12 +227,13 @@ async fn handle(
     let mut word = String::new();
     let mut said = BufReader::new((&mut stream).take(COMMAND_BYTES_MAX));
     tokio::time::timeout(IO_TIMEOUT, said.read_line(&mut word)).await??;
-    let outcome = match ControlCommand::of(word.trim_end()) {
+    let (name, argument) = word.trim_end().split_once(' ').unwrap_or((word.trim_end(), ""));
+    let outcome = match ControlCommand::of(name) {
         None => Err("there is no such command".to_owned()),
         Some(command) => {
             let (answer, answered) = oneshot::channel();
             // Where nobody takes it, the other end is dropped.
-            let _ = commands.send((command, answer)).await;
+            let _ = commands.send(ControlRequest { command, argument: argument.to_owned(), answer }).await;
             answered.await.unwrap_or_else(|_| Err("it is stopping".to_owned()))
         }
     };
@@ -225,9 +245,9 @@ async fn handle(
 }
 
 /// Tells the process that runs what is wanted, and waits for what comes of it.
-pub(super) async fn ask(path: &Path, command: ControlCommand) -> Outcome {
+pub(super) async fn ask(path: &Path, command: ControlCommand, argument: &str) -> Outcome {
     let told = |error: io::Error| format!("{}: {error}: does it run, with this --control?", path.display());
-    let said = tokio::time::timeout(ANSWER, inquire(path, command)).await;
+    let said = tokio::time::timeout(ANSWER, inquire(path, command, argument)).await;
     let answer = said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(told)?;
     match answer.strip_prefix(GOOD) {
         Some(text) => Ok(text.to_owned()),
@@ -236,9 +256,9 @@ pub(super) async fn ask(path: &Path, command: ControlCommand) -> Outcome {
     }
 }
 
-async fn inquire(path: &Path, command: ControlCommand) -> io::Result<String> {
+async fn inquire(path: &Path, command: ControlCommand, argument: &str) -> io::Result<String> {
     let mut stream = tokio::net::UnixStream::connect(path).await?;
-    stream.write_all(format!("{}\n", command.word()).as_bytes()).await?;
+    stream.write_all(format!("{} {argument}\n", command.word()).as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     Ok(answer)

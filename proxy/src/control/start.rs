@@ -10,15 +10,16 @@ use tokio::sync::mpsc;
 
 use crate::config::{EbpfMode, Settings};
 use crate::control::admin::Sources;
+use crate::control::agent_states::AgentStates;
 use crate::control::exit::{Failure, failed, unusable};
-use crate::control::helper::{Answer, HelperClient, Payload, Predecessor};
+use crate::control::helper::{Answer, HelperClient, MessageKind, Payload, Predecessor, STATES};
 use crate::control::logging::Logging;
 use crate::control::signals::Signals;
-use crate::control::socket::{self, ControlRequest, ControlServer};
+use crate::control::socket::{self, ControlCommand, ControlRequest, ControlServer};
 use crate::control::supervisor::Supervisor;
 use crate::control::validation::Prepared;
 use crate::os::cgroup::Cgroup;
-use crate::os::files::PassedFiles;
+use crate::os::files::{Files, PassedFiles};
 use crate::os::sandbox::confine;
 use crate::os::systemd;
 use crate::session::queue::UNREAD_MAX;
@@ -112,15 +113,17 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
         );
     }
     let counting = matches!(account, Some(Ok(_)));
+    let former: Vec<_> = predecessor.iter().flat_map(|it| &it.processes).copied().collect();
+    let former = reached_at.iter().flat_map(|path| former.iter().map(|it| socket::of_process(path, *it)));
+    let former: Vec<_> = former.collect();
+    let states = agent_states(&helper, former.first()).await?;
     let mut supervisor = Supervisor::start(settings, helper, prepared, front, &own, counting, &log).await?;
+    supervisor.restore(states);
+    supervisor.follow(&former).await;
     let (commands, requests) = mpsc::channel(COMMANDS_MAX);
     if let Some(listener) = admin {
-        let processes = predecessor.iter().flat_map(|it| &it.processes);
-        let former = reached_at
-            .iter()
-            .flat_map(|path| processes.clone().map(|process| socket::of_process(path, *process)));
         supervisor
-            .show(listener, Sources { own: commands.clone(), former: former.collect(), listeners: own })?;
+            .show(listener, Sources { own: commands.clone(), former: former.into(), listeners: own })?;
     }
     let control_server = control.map(|listener| ControlServer::begin(listener, commands)).transpose()?;
     take_over(&mut supervisor, predecessor).await?;
@@ -151,6 +154,26 @@ async fn count(helper: &HelperClient) -> Result<PathBuf, String> {
     helper.ask_ebpf(cgroup.path()).await.map_err(failed)?;
     helper.next().await.map_err(failed)?.outcome?;
     Ok(cgroup.stay())
+}
+
+/// What commands have set of agents: as the process says that hands over, or as it was saved.
+async fn agent_states(helper: &HelperClient, former: Option<&PathBuf>) -> Result<AgentStates, Failure> {
+    if let Some(former) = former
+        && let Ok(text) = socket::ask(former, ControlCommand::States, "").await
+        && let Ok(states) = AgentStates::parse(&text)
+    {
+        return Ok(states);
+    }
+    helper.ask(MessageKind::States).await?;
+    let read = helper.next().await?.outcome.and_then(|found| match found {
+        Payload::Files(files) => files.read(STATES.as_ref()).map_err(|error| error.to_string()),
+        Payload::Text(text) => Err(text),
+    });
+    let states = read.and_then(|text| AgentStates::parse(&String::from_utf8_lossy(&text)));
+    Ok(states.unwrap_or_else(|reason| {
+        tracing::error!(reason, "--state-file can't be read: agents are as --agents-file has them");
+        AgentStates::default()
+    }))
 }
 
 /// The configuration's files; of a configuration that can't be used, why.

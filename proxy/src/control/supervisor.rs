@@ -5,14 +5,17 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::agents::directory::{AgentState, Directory};
 use crate::config::{AccessLogTo, Settings};
 use crate::control::admin::{self, Sources};
+use crate::control::agent_states::AgentStates;
 use crate::control::fleet::{self, AgentsReport};
 use crate::control::helper::{Answer, HelperClient, MessageKind, Payload, STATS, TRUNCATED};
 use crate::control::logging::{LogFilter, Logging};
@@ -65,6 +68,10 @@ pub(super) struct Supervisor {
     counting: bool,
     /// The state for new connections.
     shared: SharedState,
+    /// The agents as their file has them.
+    listed: Directory,
+    /// What commands have set of them.
+    states: AgentStates,
     /// The access log.
     log: Finish,
     /// The program's own log.
@@ -116,6 +123,8 @@ impl Supervisor {
             upgrading: false,
             state: SERVING,
             counting,
+            listed: shared.directory.clone(),
+            states: AgentStates::default(),
             shared,
             log,
             own_log: logging.lines(),
@@ -148,6 +157,40 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    /// Has agents be in the states that commands have set before.
+    pub(super) fn restore(&mut self, states: AgentStates) {
+        self.states = states;
+        self.shared.directory = self.states.apply(&self.listed);
+        self.publish();
+    }
+
+    /// Knows who has sessions in the processes that drain, which are reached there.
+    pub(super) async fn follow(&self, former: &[PathBuf]) {
+        let sessions = self.shared.process.sessions.clone();
+        if fleet::note_former(former, &sessions).await {
+            tokio::spawn(fleet::follow_former(former.to_vec(), sessions));
+        }
+    }
+
+    fn publish(&self) {
+        let shared = self.shared.clone();
+        self.commands.send_modify(|commands| commands.shared = shared);
+    }
+
+    /// Sets it at once, and has it saved.
+    async fn set_state(&mut self, agent: &str, state: AgentState) -> io::Result<MessageKind> {
+        let name = self.states.set(agent, state, &self.listed).map_err(io::Error::other)?;
+        self.shared.directory = self.states.apply(&self.listed);
+        self.publish();
+        tracing::info!(agent = name, %state, "agent state set");
+        self.save_states().await?;
+        Ok(MessageKind::SaveStates)
+    }
+
+    async fn save_states(&self) -> io::Result<()> {
+        self.helper.ask_save_states(&self.states.text().map_err(io::Error::other)?).await
     }
 
     /// Lets the workers accept connections: this process serves.
@@ -203,9 +246,9 @@ impl Supervisor {
             tokio::select! {
                 signal = signals.next() => match signal {
                     None => break StopReason::Signal,
-                    Some(command) => self.handle(command, None).await,
+                    Some(command) => self.handle(command, "", None).await,
                 },
-                Some((command, answer)) = commands.recv() => self.handle(command, Some(answer)).await,
+                Some(request) = commands.recv() => self.handle(request.command, &request.argument, Some(request.answer)).await,
                 answer = self.helper.next(), if !self.alone => {
                     if let Some(stop) = self.take(answer).await {
                         break stop;
@@ -219,23 +262,38 @@ impl Supervisor {
     }
 
     /// Does what was wished, or asks the helper to.
-    async fn handle(&mut self, command: ControlCommand, answer: Option<oneshot::Sender<Outcome>>) {
+    async fn handle(
+        &mut self,
+        command: ControlCommand,
+        argument: &str,
+        answer: Option<oneshot::Sender<Outcome>>,
+    ) {
         let asked = match command {
             ControlCommand::Status
             | ControlCommand::Stats
             | ControlCommand::OwnStats
             | ControlCommand::Agents
-            | ControlCommand::Sessions => return self.show_status(command, answer).await,
+            | ControlCommand::Sessions
+            | ControlCommand::States => return self.show_status(command, answer).await,
             _ if self.alone => Err(io::Error::other("the helper has ended: only a restart helps")),
             _ if self.waiting.len() >= REQUESTS_MAX => {
                 Err(io::Error::other("the helper has not answered what it was asked before: is a disk slow?"))
             }
-            ControlCommand::Reload | ControlCommand::Upgrade if self.upgrading => {
+            ControlCommand::Reload
+            | ControlCommand::Upgrade
+            | ControlCommand::Drain
+            | ControlCommand::Undrain
+            | ControlCommand::Off
+                if self.upgrading =>
+            {
                 Err(io::Error::other("an upgrade is under way: ask the process that serves then"))
             }
             ControlCommand::Reload => {
                 self.helper.ask(MessageKind::Reload).await.map(|()| MessageKind::Reload)
             }
+            ControlCommand::Drain => self.set_state(argument, AgentState::Drain).await,
+            ControlCommand::Undrain => self.set_state(argument, AgentState::Active).await,
+            ControlCommand::Off => self.set_state(argument, AgentState::Off).await,
             ControlCommand::Reopen => {
                 self.helper.ask(MessageKind::Reopen).await.map(|()| MessageKind::Reopen)
             }
@@ -335,11 +393,13 @@ impl Supervisor {
     fn replace(&mut self, files: &PassedFiles) -> Outcome {
         let prepared = Prepared::new(&self.settings, files)?;
         let log = AccessLog::to(self.log.0.clone());
-        let (shared, lines) = prepared.replace(&self.shared, &log).map_err(|error| error.to_string())?;
+        let (mut shared, lines) = prepared.replace(&self.shared, &log).map_err(|error| error.to_string())?;
         self.log.0.change(lines);
         self.log_filter.set(&shared.config.log);
-        self.shared = shared.clone();
-        self.commands.send_modify(|commands| commands.shared = shared);
+        self.listed = shared.directory;
+        shared.directory = self.states.apply(&self.listed);
+        self.shared = shared;
+        self.publish();
         Ok(String::new())
     }
 
@@ -362,6 +422,7 @@ impl Supervisor {
             }
             (ControlCommand::Status, answer) => respond(answer, Ok(self.status_line())),
             (ControlCommand::Agents, answer) => respond(answer, json(&AgentsReport::of(&self.shared))),
+            (ControlCommand::States, answer) => respond(answer, self.states.text()),
             (ControlCommand::Sessions, answer) => respond(answer, json(&fleet::sessions(&self.shared))),
             (_, answer) => respond(answer, self.stats(None)),
         }
@@ -438,12 +499,12 @@ impl Supervisor {
                         end.shorten();
                         self.state = end.state();
                     }
-                    Some(ControlCommand::Reopen) => self.handle(ControlCommand::Reopen, None).await,
+                    Some(ControlCommand::Reopen) => self.handle(ControlCommand::Reopen, "", None).await,
                     Some(command) => tracing::warn!(command = %command, reason = "the process is stopping", "command ignored"),
                 },
-                Some((command, answer)) = commands.recv() => match command {
+                Some(ControlRequest { command, answer, .. }) = commands.recv() => match command {
                     command if command.is_question() => self.show_status(command, Some(answer)).await,
-                    ControlCommand::Reopen => self.handle(command, Some(answer)).await,
+                    ControlCommand::Reopen => self.handle(command, "", Some(answer)).await,
                     _ => respond(Some(answer), Err("the process is stopping".to_owned())),
                 },
                 answer = self.helper.next(), if !self.alone => drop(self.take(answer).await),
@@ -570,6 +631,9 @@ fn words(kind: MessageKind) -> (&'static str, &'static str) {
         MessageKind::Reopen => ("access log reopened", "access log can't be reopened"),
         MessageKind::Announce => ("control socket opened", "control socket can't be opened"),
         MessageKind::Withdraw => ("control socket handed back", "control socket can't be handed back"),
+        MessageKind::States | MessageKind::SaveStates => {
+            ("agent state set and saved", "agent state can't be saved, it holds until the process ends")
+        }
         MessageKind::EnableEbpf | MessageKind::Stats => {
             ("eBPF statistics enabled", "eBPF statistics disabled")
         }

@@ -24,6 +24,8 @@ use crate::worker::load_balancer::{LoadBalancer, WorkerInbox};
 pub(super) struct Prepared {
     /// The configuration, and where each of its settings comes from.
     pub resolved: Resolved,
+    /// The agents that have names.
+    pub directory: Directory,
     acceptor: Acceptor,
     connector: Option<Connector>,
     users: Option<Users>,
@@ -46,10 +48,9 @@ impl Prepared {
     }
 
     /// The same for settings that were resolved before. The error has a line for each file that can't be used.
-    pub(super) fn of(mut resolved: Resolved, files: &dyn Files) -> Result<Self, String> {
+    pub(super) fn of(resolved: Resolved, files: &dyn Files) -> Result<Self, String> {
         let mut problems = Vec::new();
         let directory = read_directory(&resolved, files).map_err(|wrong| problems.extend(wrong));
-        resolved.config.policy.directory = Arc::new(directory.unwrap_or_default());
         let mut at_place =
             |file: Option<&Path>, error: &dyn fmt::Display| problems.push(resolved.at_place(file, error));
         let config = &resolved.config;
@@ -70,13 +71,13 @@ impl Prepared {
                 at_place(None, &format!("--{flag}-congestion {name}: {}", congestion_advice(&error)));
             }
         }
-        match (acceptor, connector, users, lines) {
-            (Ok(acceptor), Ok(connector), Ok(users), Ok(lines)) if problems.is_empty() => {
+        match (acceptor, connector, users, lines, directory) {
+            (Ok(acceptor), Ok(connector), Ok(users), Ok(lines), Ok(directory)) if problems.is_empty() => {
                 let (trust, demands) = (config.agent_trust.as_ref(), &config.client_demands);
                 let warnings = tls::warnings(&config.certificates, demands, trust, files);
                 let warnings =
                     warnings.iter().map(|it| resolved.at_place(Some(&it.file), &it.says)).collect();
-                Ok(Self { resolved, acceptor, connector, users, lines, warnings })
+                Ok(Self { resolved, directory, acceptor, connector, users, lines, warnings })
             }
             _ => Err(problems.join("\n")),
         }
@@ -103,6 +104,7 @@ impl Prepared {
             acceptor: self.acceptor,
             connector: self.connector,
             process: ProcessState::new(balance),
+            directory: self.directory,
             config: Arc::new(config),
         };
         Ok((shared, inboxes, self.lines))
@@ -119,6 +121,7 @@ impl Prepared {
             acceptor: self.acceptor,
             connector: self.connector,
             process: before.process.clone(),
+            directory: self.directory,
             config: Arc::new(config),
         };
         Ok((shared, self.lines))

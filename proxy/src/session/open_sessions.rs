@@ -1,7 +1,7 @@
 //! The sessions that are open in the process, of all workers: who is on which agent. Touched when a session begins and ends,
 //! and never for a byte of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -38,6 +38,8 @@ struct Lists {
     sessions: BTreeMap<u64, (Desktop, Instant)>,
     /// How many each desktop has.
     desktops: HashMap<Desktop, usize>,
+    /// Those that have sessions in processes that drain.
+    former: HashSet<Desktop>,
 }
 
 impl OpenSessions {
@@ -52,9 +54,14 @@ impl OpenSessions {
         OpenSession { sessions: self.clone(), number }
     }
 
-    /// Whether a desktop has a session.
+    /// Whether a desktop has a session, here or in a process that drains.
     pub fn has(&self, desktop: &Desktop) -> bool {
-        self.with(|lists| lists.desktops.contains_key(desktop))
+        self.with(|lists| lists.desktops.contains_key(desktop) || lists.former.contains(desktop))
+    }
+
+    /// Notes the desktops that have sessions in processes that drain, in place of those noted before.
+    pub fn note_former(&self, desktops: HashSet<Desktop>) {
+        self.with(|lists| lists.former = desktops);
     }
 
     /// All of them, the oldest first.
@@ -116,5 +123,9 @@ mod tests {
         drop(other);
         assert!(!sessions.has(&desktop("ann")) && sessions.list().is_empty());
         assert!(sessions.with(|lists| lists.desktops.is_empty()));
+        sessions.note_former(HashSet::from([desktop("ann")]));
+        assert!(
+            sessions.has(&desktop("ann")) && !sessions.has(&desktop("bob")) && sessions.list().is_empty()
+        );
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::access::admission::Admission;
 use crate::access::passwords::Passwords;
 use crate::access::rejections::RejectCounters;
+use crate::agents::directory::Directory;
 use crate::agents::pool::Pool;
 use crate::config::Config;
 use crate::observe::access_log::AccessLog;
@@ -78,6 +79,8 @@ pub struct SharedState {
     pub admission: Admission,
     /// The users; everybody may ask where there is none.
     pub passwords: Option<Passwords>,
+    /// The agents that have names. Workers have the latest one ([`Worker::directory`]), whatever the configuration.
+    pub directory: Directory,
     /// State that outlives the configuration.
     pub process: ProcessState,
 }
@@ -93,6 +96,24 @@ pub struct Worker {
     pub waiting: EvictionQueue,
     /// Its statistics.
     pub stats: Rc<WorkerStats>,
+    directory: RefCell<Rc<Directory>>,
+}
+
+impl Worker {
+    /// A worker that counts there and knows these agents.
+    pub(super) fn new(stats: Rc<WorkerStats>, directory: Directory) -> Self {
+        Self { stats, directory: RefCell::new(Rc::new(directory)), ..Self::default() }
+    }
+
+    /// The agents that have names.
+    pub fn directory(&self) -> Rc<Directory> {
+        self.directory.borrow().clone()
+    }
+
+    /// Requests go by this one from now on.
+    pub(super) fn set_directory(&self, directory: Directory) {
+        self.directory.replace(Rc::new(directory));
+    }
 }
 
 /// State of one worker under one configuration, which the connections share that came under it.

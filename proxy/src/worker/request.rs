@@ -246,12 +246,13 @@ impl<N: Runtime> Ready<N> {
         let mut request = RequestContext::of(&head);
         // A trusted proxy speaks for others, whatever it says.
         request.login.is_for_another |= source.trusted;
-        let route = config.policy.route(&head);
+        let directory = generation.worker.directory();
+        let route = config.policy.route(&head, &directory);
         let decision = match authorize(&head, route, generation, &source).await {
             Ok(user) => {
                 builder.record.user = user.unwrap_or_default();
                 let has_session = |agent| generation.shared.process.sessions.has(&builder.desktop(agent));
-                config.policy.decide(&head, route, source, has_session)
+                config.policy.decide(&head, route, source, &directory, has_session)
             }
             Err((reason, response)) => {
                 generation.rejections().note(reason, builder.client());

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -70,7 +71,7 @@ impl ConfigGenerations {
     fn new(executor: Executor, number: usize, own: OwnAddresses, shared: SharedState) -> Self {
         let stats = Rc::new(WorkerStats::default());
         let net = OsRuntime::new(executor.clone(), shared.config.agent_tcp(), own.clone(), stats.clone());
-        let worker = Rc::new(Worker { stats, ..Worker::default() });
+        let worker = Rc::new(Worker::new(stats, shared.directory.clone()));
         let current = Generation::new(net, shared, worker);
         Self {
             executor,
@@ -87,8 +88,13 @@ impl ConfigGenerations {
         self.current.borrow().clone()
     }
 
-    /// New connections go by `shared`. Those that are there get the answer they wait for, and sessions go on.
+    /// New connections go by `shared`. Those that are there get the answer they wait for, and sessions go on. Nothing ends where
+    /// the configuration is the same and only the agents are others.
     fn renew(&self, shared: SharedState) {
+        self.current().worker.set_directory(shared.directory.clone());
+        if Arc::ptr_eq(&shared.config, &self.current().shared.config) {
+            return;
+        }
         let (clients, agents) = (shared.config.client_tcp(), shared.config.agent_tcp());
         for acceptor in self.acceptors.borrow().iter().filter_map(Weak::upgrade) {
             if let Err(error) = acceptor.renew_options(&clients) {
@@ -202,7 +208,8 @@ async fn serve(
     started: impl FnOnce(),
 ) -> io::Result<()> {
     started();
-    commands.wait_for(|commands| commands.open).await.map_err(io::Error::other)?;
+    let shared = commands.wait_for(|commands| commands.open).await.map_err(io::Error::other)?.shared.clone();
+    generations.renew(shared);
     for Listener { socket, secure } in listeners {
         let acceptor = Rc::new(generations.current().net.listen(socket)?);
         generations.acceptors.borrow_mut().push(Rc::downgrade(&acceptor));

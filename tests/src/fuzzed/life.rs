@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use dcv_splice::access::admission::Admission;
+use dcv_splice::agents::directory::Directory;
 use dcv_splice::config::CommandLine;
 use dcv_splice::http::h1::head::{HeadEnd, HeadLimits};
 use dcv_splice::http::message::RequestHead;
@@ -151,6 +152,7 @@ fn shared(is_http2: bool) -> SharedState {
         admission,
         passwords: None,
         process: ProcessState::new(LoadBalancer::new(1).0),
+        directory: Directory::default(),
     }
 }
 

@@ -132,7 +132,7 @@ async fn processes(sources: &Sources) -> Vec<ProcessStatus> {
     let mut processes = Vec::from_iter(own(&sources.own).await);
     for path in sources.former.iter() {
         // Most have ended by now.
-        let said = tokio::time::timeout(STATUS_TIMEOUT, socket::ask(path, ControlCommand::Stats)).await;
+        let said = tokio::time::timeout(STATUS_TIMEOUT, socket::ask(path, ControlCommand::Stats, "")).await;
         processes.extend(said.ok().and_then(Result::ok).and_then(|said| serde_json::from_str(&said).ok()));
     }
     processes
@@ -148,6 +148,6 @@ async fn own(commands: &mpsc::Sender<ControlRequest>) -> Option<ProcessStatus> {
 
 async fn own_by(commands: &mpsc::Sender<ControlRequest>, command: ControlCommand) -> Option<ProcessStatus> {
     let (answer, answered) = oneshot::channel();
-    commands.send((command, answer)).await.ok()?;
+    commands.send(ControlRequest { command, argument: String::new(), answer }).await.ok()?;
     serde_json::from_str(&answered.await.ok()?.ok()?).ok()
 }

@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::cmsg_space;
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown,
@@ -26,6 +27,8 @@ use crate::os::files::PassedFiles;
 
 /// Bytes of a message; the names of all files have to fit.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a text that is sent in parts.
+const PART_BYTES: usize = MESSAGE_BYTES_MAX / 2;
 /// Descriptors of a message (`SCM_MAX_FD`, unix(7)).
 const DESCRIPTORS_MAX: usize = 253;
 
@@ -59,6 +62,10 @@ pub(crate) enum MessageKind {
     EnableEbpf = b'k',
     /// The kernel's TCP statistics.
     Stats = b'f',
+    /// What commands have set of agents, as it was saved last.
+    States = b'g',
+    /// It is to be saved: a part of its text, and it is good where it is the last one. The others have no answer.
+    SaveStates = b'p',
     /// Listening sockets for the next binary; it has no answer.
     Sockets = b's',
     /// The next binary.
@@ -79,6 +86,8 @@ impl MessageKind {
             Self::Serving,
             Self::EnableEbpf,
             Self::Stats,
+            Self::States,
+            Self::SaveStates,
             Self::Sockets,
             Self::Upgrade,
         ];
@@ -189,6 +198,15 @@ fn receive(socket: &UnixStream) -> io::Result<Option<Message>> {
 
 /// The name of the file that an answer to [`MessageKind::Stats`] has.
 pub(crate) const STATS: &str = "stats";
+/// The same of [`MessageKind::States`].
+pub(crate) const STATES: &str = "states";
+
+/// A file that is nowhere on the disk.
+pub(super) fn in_memory(text: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("dcv-splice", MemfdFlags::CLOEXEC)?);
+    file.write_all(text)?;
+    Ok(file)
+}
 
 /// The answer to a question.
 #[derive(Debug)]
@@ -237,6 +255,18 @@ impl HelperClient {
         self.0.send(&Message { text, ..Message::about(MessageKind::EnableEbpf) }).await
     }
 
+    /// Asks for the states of agents to be saved.
+    pub(crate) async fn ask_save_states(&self, text: &str) -> io::Result<()> {
+        let mut parts = text.as_bytes().chunks(PART_BYTES).peekable();
+        while let Some(part) = parts.next() {
+            let good = parts.peek().is_none();
+            self.0
+                .send(&Message { text: part.to_vec(), good, ..Message::about(MessageKind::SaveStates) })
+                .await?;
+        }
+        Ok(())
+    }
+
     /// Asks for the next binary, which is to listen on `sockets`.
     pub(crate) async fn ask_upgrade(&self, sockets: impl Iterator<Item = BorrowedFd<'_>>) -> io::Result<()> {
         let sockets = sockets.map(|socket| socket.try_clone_to_owned()).collect::<io::Result<Vec<_>>>()?;
@@ -261,9 +291,11 @@ impl HelperClient {
         let text = |message: &Message| String::from_utf8_lossy(&message.text).into_owned();
         let outcome = match kind {
             _ if !message.good => Err(text(&message)),
-            MessageKind::Reload | MessageKind::Changed | MessageKind::Reopen | MessageKind::Stats => {
-                Ok(Payload::Files(message.files()))
-            }
+            MessageKind::Reload
+            | MessageKind::Changed
+            | MessageKind::Reopen
+            | MessageKind::Stats
+            | MessageKind::States => Ok(Payload::Files(message.files())),
             _ => Ok(Payload::Text(text(&message))),
         };
         Ok(Answer { kind, outcome })

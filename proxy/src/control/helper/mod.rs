@@ -6,6 +6,6 @@ mod ebpf;
 mod exec;
 mod server;
 
-pub(super) use channel::{Answer, HelperClient, MessageKind, Payload, STATS, TRUNCATED};
+pub(super) use channel::{Answer, HelperClient, MessageKind, Payload, STATES, STATS, TRUNCATED};
 pub(super) use exec::{Predecessor, exec};
 pub(super) use server::serve;

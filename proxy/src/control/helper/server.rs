@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -12,14 +12,14 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
-use super::channel::{HelperChannel, Message, MessageKind, STATS, program};
+use super::channel::{HelperChannel, Message, MessageKind, STATES, STATS, in_memory, program};
 use super::ebpf::KernelCounters;
 use super::exec::{predecessors, start_next};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
+use crate::control::agent_states::AgentStates;
 use crate::control::socket;
 use crate::control::validation::Prepared;
 use crate::os::files::{CachedText, FileSystem, Files, read_whole};
@@ -30,6 +30,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long files that have changed have to fit together before they are refused: tools that renew certificates write
 /// the certificate, and the key some seconds later.
 const SETTLE: Duration = Duration::from_secs(10);
+
+/// Bytes of the states of all agents.
+const STATES_BYTES_MAX: usize = 16 << 20;
 
 /// Serves whoever is on the other side of the standard input until it has gone.
 pub(crate) fn serve(settings: Settings) -> io::Result<()> {
@@ -73,6 +76,8 @@ struct HelperServer {
     later: VecDeque<Message>,
     /// Another process serves.
     handed_over: bool,
+    /// What has come of states that are to be saved.
+    unsaved: Vec<u8>,
     /// The eBPF program, and the cgroup that it counts in.
     account: Option<(KernelCounters, PathBuf)>,
 }
@@ -105,6 +110,7 @@ impl HelperServer {
             unfit: None,
             later: VecDeque::new(),
             handed_over: false,
+            unsaved: Vec::new(),
             account: None,
         })
     }
@@ -170,6 +176,15 @@ impl HelperServer {
             }
             MessageKind::EnableEbpf => Message::outcome(kind, self.begin_account(&question.text)),
             MessageKind::Stats => self.stats(),
+            MessageKind::States => self.states(),
+            MessageKind::SaveStates => {
+                self.unsaved.extend_from_slice(&question.text);
+                if !question.good && self.unsaved.len() <= STATES_BYTES_MAX {
+                    return Ok(());
+                }
+                let text = std::mem::take(&mut self.unsaved);
+                Message::outcome(kind, self.save_states(&text))
+            }
             MessageKind::Sockets => {
                 self.sockets.extend(question.descriptors);
                 return Ok(());
@@ -307,6 +322,34 @@ impl HelperServer {
         }
     }
 
+    fn state_file(&self) -> Option<&Path> {
+        self.kept.as_ref().or(self.offered.as_ref())?.config.state_file.as_deref()
+    }
+
+    /// Nothing was saved where there is no file.
+    fn states(&self) -> Message {
+        let read = self.state_file().map_or(Ok(Vec::new()), |path| match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            read => read,
+        });
+        match read.and_then(|text| in_memory(&text)) {
+            Ok(file) => Message::with_files(MessageKind::States, vec![(STATES.into(), file)]),
+            Err(error) => Message::outcome(MessageKind::States, Err(error.to_string())),
+        }
+    }
+
+    /// Whatever the serving process has become, nothing but states of agents gets to that file.
+    fn save_states(&self, text: &[u8]) -> Result<String, String> {
+        let Some(path) = self.state_file() else { return Ok(String::new()) };
+        let told = |error: &dyn std::fmt::Display| format!("--state-file {}: {error}", path.display());
+        let text = AgentStates::parse(&String::from_utf8_lossy(text)).and_then(|states| states.text());
+        let text = text.map_err(|error| told(&error))?;
+        let mut fresh = path.as_os_str().to_owned();
+        fresh.push(".new");
+        fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, path)).map_err(|error| told(&error))?;
+        Ok(String::new())
+    }
+
     fn control(&self) -> Option<&Path> {
         self.kept.as_ref()?.config.control.as_deref()
     }
@@ -382,13 +425,6 @@ fn remove_cgroup(cgroup: &Path) {
             _ => return,
         }
     }
-}
-
-/// A file that is nowhere on the disk.
-fn in_memory(text: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create("dcv-splice", MemfdFlags::CLOEXEC)?);
-    file.write_all(text)?;
-    Ok(file)
 }
 
 /// Sends the message, or why it can't be.

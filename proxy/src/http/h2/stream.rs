@@ -22,6 +22,8 @@ use crate::transport::stream::Stream;
 const RESPONSE_LIMITS: HeadLimits =
     HeadLimits { header_size_max: 1 << 20, request_line_max: 1 << 20, header_count_max: HEADER_COUNT_MAX };
 
+/// Frames of a body that have fewer bytes are put together.
+const GATHERED_BYTES: usize = 4 * 1024;
 /// Room for the lines around a chunk.
 const CHUNK_LINES_BYTES: usize = 16;
 
@@ -238,7 +240,7 @@ impl Upload {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Ending>> {
         if matches!(self.stage, Stage::Session | Stage::Body) {
             if let Some(data) = ready!(self.body.poll_data(cx)) {
-                let data = data?;
+                let data = self.gather(cx, data?);
                 self.body.flow_control().release_capacity(data.len())?;
                 if self.framing != Framing::Chunked {
                     return Poll::Ready(Ok(Some(data)));
@@ -257,6 +259,23 @@ impl Upload {
         let mut text = Vec::new();
         request::end(self.framing, trailers.as_ref(), &mut text)?;
         Poll::Ready(Ok(Some(text.into())))
+    }
+}
+
+impl Upload {
+    /// Puts what has come behind a small frame to it: each costs the same, however little it has. An error, or the end, is found
+    /// again by whoever asks next.
+    fn gather(&mut self, cx: &mut Context<'_>, first: Bytes) -> Bytes {
+        if first.len() >= GATHERED_BYTES {
+            return first;
+        }
+        let mut all = BytesMut::from(first);
+        while all.len() < GATHERED_BYTES
+            && let Poll::Ready(Some(Ok(more))) = self.body.poll_data(cx)
+        {
+            all.extend_from_slice(&more);
+        }
+        all.freeze()
     }
 }
 
