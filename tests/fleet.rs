@@ -365,3 +365,77 @@ async fn a_restart_keeps_the_states() {
         assert!(process.log().contains(wanted), "{}", process.log());
     }
 }
+
+/// Waits for the end of a session, which comes in order.
+async fn ends(mut session: RawClient) {
+    assert_eq!(soon(session.some_bytes()).await, b"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_ends_the_sessions_that_are_named_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = format!("--control={}", folder.path().join("control").display());
+    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let listens = format!("--listen-plain=127.0.0.1:{port}");
+    let fleet = Fleet::new(&[&control, &listens, "--workers=2"]).await;
+    let mut sessions = Vec::new();
+    for (client, path) in [("127.0.0.1", "/alpha/a"), ("127.0.0.9", "/alpha/b"), ("127.0.0.9", "/beta/c")] {
+        sessions.push(fleet.session(client, path).await.unwrap());
+    }
+    let mut sessions = sessions.into_iter();
+    let (one, two, mut three) =
+        (sessions.next().unwrap(), sessions.next().unwrap(), sessions.next().unwrap());
+    assert_eq!(said(&["end", &control, "--agent=gamma"]), "sessions ended: 0\n");
+    assert_eq!(said(&["end", &control, "--agent=alpha", "--client=127.0.0.9"]), "sessions ended: 1\n");
+    ends(two).await;
+    fleet.front.access_line("/alpha/b HTTP/1.1\" 101 ");
+    assert!(fleet.front.access_line("/alpha/b").contains("end_reason=ended-by-operator"));
+    echoes(&mut three, "still here").await;
+    let listed: serde_json::Value = serde_json::from_str(&said(&["sessions", &control, "--json"])).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 2);
+    // Also in a process that drains.
+    said(&["upgrade", &control]);
+    let mut four = fleet.session("127.0.0.1", "/beta/d").await.unwrap();
+    let id = listed[0]["id"].as_str().unwrap();
+    assert_eq!(said(&["end", &control, "--id", id]), "sessions ended: 1\n");
+    ends(one).await;
+    echoes(&mut three, "still here").await;
+    echoes(&mut four, "still here").await;
+    assert_eq!(said(&["end", &control, "--agent=beta"]), "sessions ended: 2\n");
+    ends(three).await;
+    ends(four).await;
+    let mut command = Command::new(proxy::binary());
+    command.args(["end", &control]);
+    let mut process = Process::start(command);
+    assert_eq!(process.wait().code(), Some(2));
+    assert!(process.log().contains("required arguments"), "{}", process.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_lasts_no_longer_than_it_may() {
+    let fleet = Fleet::new(&["--session-max=2s"]).await;
+    let mut session = fleet.session("127.0.0.1", "/alpha/ws").await.unwrap();
+    echoes(&mut session, "here").await;
+    ends(session).await;
+    assert!(fleet.front.access_line("/alpha/ws").contains("end_reason=max-duration"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_may_come_no_more_is_ended_where_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = format!("--control={}", folder.path().join("control").display());
+    let config = folder.path().join("dcv-splice.toml");
+    let write = |denied: &str| {
+        fs::write(&config, format!("end-revoked = \"on\"\ndeny-clients = [{denied}]\n")).unwrap();
+    };
+    write("");
+    let from = format!("--config={}", config.display());
+    let fleet = Fleet::new(&[&control, &from]).await;
+    let mut session = fleet.session("127.0.0.1", "/alpha/ws").await.unwrap();
+    let denied = fleet.session("127.0.0.9", "/alpha/other").await.unwrap();
+    write("\"127.0.0.9/32\"");
+    assert_eq!(said(&["reload", &control]), "reloaded\n");
+    ends(denied).await;
+    assert!(fleet.front.access_line("/alpha/other").contains("end_reason=revoked"));
+    echoes(&mut session, "still here").await;
+}

@@ -89,6 +89,11 @@ fn bcrypt_parts(hash: &str) -> Result<HashParts, &'static str> {
 }
 
 impl Users {
+    /// Whether there is a user of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.hashes.contains_key(name)
+    }
+
     /// Whether nobody is known.
     pub fn is_empty(&self) -> bool {
         self.hashes.is_empty()
@@ -169,6 +174,7 @@ mod tests {
             assert_eq!(users.know(&shown(name, password)), known, "{name} {password}");
         }
         assert!(!Users::default().know(&shown("ann", "one:two")));
+        assert!(users.has("ann") && !users.has("carl"));
     }
 
     #[test]

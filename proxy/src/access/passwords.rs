@@ -181,6 +181,11 @@ impl Passwords {
         Self(Arc::new(inner))
     }
 
+    /// Whether there is a user of that name.
+    pub fn has_user(&self, name: &str) -> bool {
+        self.0.book.users().has(name)
+    }
+
     /// Whether requests to `agent` need a password; those that name no agent do wherever any does.
     pub fn guard(&self, agent: Option<IpAddr>) -> bool {
         let agents = &self.0.agents;

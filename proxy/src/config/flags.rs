@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::builder::ArgPredicate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::units::{MILLISECOND, SECOND, YEAR, size, time};
@@ -65,6 +66,8 @@ pub enum Command {
     Sessions(SessionFlags),
     /// Take no new users at an agent; those who have a session there keep it, and may reconnect
     Drain(AgentFlags),
+    /// End sessions, in order: all that are named by what is given
+    End(EndFlags),
     /// Take users at an agent again
     Undrain(AgentFlags),
     /// Take no users at an agent; sessions that are there go on
@@ -106,21 +109,44 @@ pub struct AgentFlags {
     pub control: ControlFlags,
 }
 
-/// Which sessions are shown.
+/// Sessions, by all that is given.
+#[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
+pub struct SessionFilter {
+    /// Those at this agent: its name or address
+    #[arg(long, value_name = "NAME|IP")]
+    pub agent: Option<String>,
+    /// Those of this client
+    #[arg(long, value_name = "IP", value_parser = address)]
+    pub client: Option<IpAddr>,
+    /// Those of this user of --htpasswd
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// The one of this id, which `dcv-splice sessions` shows
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+}
+
+/// Which sessions are ended.
 #[derive(Args, Clone, Debug)]
-pub struct SessionFlags {
+#[group(required = true, multiple = true, args = ["agent", "client", "user", "id"])]
+pub struct EndFlags {
+    /// By which they are chosen.
+    #[command(flatten)]
+    pub filter: SessionFilter,
     /// The running proxy.
     #[command(flatten)]
     pub control: ControlFlags,
-    /// Those at this agent alone: its name or address
-    #[arg(long, value_name = "NAME|IP")]
-    pub agent: Option<String>,
-    /// Those of this client alone
-    #[arg(long, value_name = "IP", value_parser = address)]
-    pub client: Option<IpAddr>,
-    /// Those of this user of --htpasswd alone
-    #[arg(long, value_name = "USER")]
-    pub user: Option<String>,
+}
+
+/// Which sessions are shown.
+#[derive(Args, Clone, Debug)]
+pub struct SessionFlags {
+    /// By which they are chosen.
+    #[command(flatten)]
+    pub filter: SessionFilter,
+    /// The running proxy.
+    #[command(flatten)]
+    pub control: ControlFlags,
     /// As a JSON array, an element for each session
     #[arg(long)]
     pub json: bool,
@@ -197,6 +223,9 @@ pub struct Flags {
     /// Users and bcrypt hashes (htpasswd -B) for HTTP Basic authentication. With it no agent is sent a Basic password
     #[arg(long, value_name = "FILE", help_heading = CLIENTS)]
     pub htpasswd: Option<PathBuf>,
+    /// Whether sessions end whose user is removed from --htpasswd, or whose client's network is no longer allowed
+    #[arg(long, value_enum, default_value_t, help_heading = CLIENTS)]
+    pub end_revoked: EndRevoked,
     /// Agents that need a user of --htpasswd; repeatable [default: all]
     #[arg(long, value_name = "CIDR", requires = "htpasswd", help_heading = CLIENTS)]
     pub htpasswd_agents: Vec<Network>,
@@ -352,6 +381,9 @@ pub struct LimitFlags {
     /// Time that a session (WebSocket) may carry nothing [range: 1s to 1year]
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time(SECOND..=YEAR))]
     pub session_idle_timeout: Duration,
+    /// Time that a session may last at all [default: none; range: 1s to 1year]
+    #[arg(long, value_name = "TIME", value_parser = time(SECOND..=YEAR))]
+    pub session_max: Option<Duration>,
     /// The same after one side has ended the session; also the time for the response to a client that has ended its
     /// side [range: 1s to 1year]
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time(SECOND..=YEAR))]
@@ -387,6 +419,16 @@ pub enum Http2Websocket {
     /// Those that know how (RFC 8441).
     On,
     /// Browsers open them over HTTP/1.1, each on a connection of its own.
+    #[default]
+    Off,
+}
+
+/// Whether sessions end whose user was removed, or whose client may no longer come.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum EndRevoked {
+    /// As soon as the change is applied.
+    On,
+    /// They go on; what was changed holds for new connections.
     #[default]
     Off,
 }

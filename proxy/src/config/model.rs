@@ -10,8 +10,8 @@ use bytesize::ByteSize;
 use tracing_subscriber::filter::Targets;
 
 use super::flags::{
-    AdminAt, AgentTls, ClientCert, EbpfMode, Flags, Http2, Http2Websocket, IoBackend, LimitFlags, LogFormat,
-    TlsMin,
+    AdminAt, AgentTls, ClientCert, EbpfMode, EndRevoked, Flags, Http2, Http2Websocket, IoBackend, LimitFlags,
+    LogFormat, TlsMin,
 };
 use crate::access::admission::{ClientLimits, ClientNetworks};
 use crate::access::passwords::PasswordRules;
@@ -105,6 +105,10 @@ pub struct Config {
     pub hsts: Option<String>,
     /// The users, if passwords are needed.
     pub passwords: Option<PasswordRules>,
+    /// Whether sessions end whose user or client is no longer let in.
+    pub end_revoked: bool,
+    /// How long a session may last.
+    pub session_max: Option<Duration>,
     /// Threads that serve.
     pub workers: usize,
     /// Which events are logged.
@@ -293,6 +297,8 @@ impl Flags {
                 .htpasswd
                 .clone()
                 .map(|file| PasswordRules { file, agents: self.htpasswd_agents.clone().into() }),
+            end_revoked: self.end_revoked == EndRevoked::On,
+            session_max: self.limits.session_max,
             workers: self.workers.map_or_else(cores, usize::from),
             access_log: access_log(&self.access_log),
             log: self.log,

@@ -12,7 +12,7 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::config::{Command, CommandLine, Resolved, SessionFlags, Settings};
+use crate::config::{Command, CommandLine, EndFlags, Resolved, SessionFlags, Settings};
 use crate::control::exit::{Failure, STOPPED, failed, unusable};
 use crate::control::fleet::{self, AgentsReport, SessionReport};
 use crate::control::helper;
@@ -49,6 +49,7 @@ fn run_command(line: CommandLine, settings: Settings) -> Result<(), Failure> {
         Some(Command::Agents { control, json }) => agents(&control.control, json),
         Some(Command::Sessions(wanted)) => sessions(&wanted),
         Some(Command::Drain(at)) => ask_about(&at.control.control, ControlCommand::Drain, &at.agent),
+        Some(Command::End(wanted)) => end(&wanted),
         Some(Command::Undrain(at)) => ask_about(&at.control.control, ControlCommand::Undrain, &at.agent),
         Some(Command::Off(at)) => ask_about(&at.control.control, ControlCommand::Off, &at.agent),
         Some(Command::Helper(_)) => helper::serve(settings).map_err(Failure::from),
@@ -151,14 +152,18 @@ fn inquire(control: &Path, command: ControlCommand, argument: &str) -> Result<St
 }
 
 /// The answers of the process that serves, first, and of those that drain.
-fn reports<T: DeserializeOwned>(control: &Path, command: ControlCommand) -> Result<Vec<T>, Failure> {
+fn reports<T: DeserializeOwned>(
+    control: &Path,
+    command: ControlCommand,
+    argument: &str,
+) -> Result<Vec<T>, Failure> {
     let mut all = socket::all(control);
     if all.is_empty() {
         all.push(control.to_owned());
     }
     let mut reports = Vec::new();
     for process in all {
-        match inquire(&process, command, "") {
+        match inquire(&process, command, argument) {
             Ok(text) => reports.push(serde_json::from_str(&text).map_err(|error| failed(&error))?),
             // One that drained may have ended meanwhile.
             Err(_) if process != control && !socket::is_listened_to(&process) => {}
@@ -169,7 +174,7 @@ fn reports<T: DeserializeOwned>(control: &Path, command: ControlCommand) -> Resu
 }
 
 fn agents(control: &Path, as_json: bool) -> Result<(), Failure> {
-    let mut reports = reports::<AgentsReport>(control, ControlCommand::Agents)?.into_iter();
+    let mut reports = reports::<AgentsReport>(control, ControlCommand::Agents, "")?.into_iter();
     let mut agents = reports.next().unwrap_or_default();
     for former in reports {
         agents.add_sessions(&former);
@@ -178,16 +183,17 @@ fn agents(control: &Path, as_json: bool) -> Result<(), Failure> {
 }
 
 fn sessions(wanted: &SessionFlags) -> Result<(), Failure> {
-    let reports: Vec<Vec<SessionReport>> = reports(&wanted.control.control, ControlCommand::Sessions)?;
+    let reports: Vec<Vec<SessionReport>> = reports(&wanted.control.control, ControlCommand::Sessions, "")?;
     let mut sessions = reports.concat();
-    sessions.retain(|session| {
-        let is_agent =
-            |agent: &String| session.name.as_ref() == Some(agent) || *agent == session.agent.ip().to_string();
-        wanted.agent.as_ref().is_none_or(is_agent)
-            && wanted.client.is_none_or(|client| client == session.client)
-            && wanted.user.as_ref().is_none_or(|user| *user == session.user)
-    });
+    sessions.retain(|session| session.is_named(&wanted.filter));
     show(wanted.json.then_some(&sessions), || fleet::table_of_sessions(&sessions))
+}
+
+fn end(wanted: &EndFlags) -> Result<(), Failure> {
+    let filter = serde_json::to_string(&wanted.filter).map_err(|error| failed(&error))?;
+    let ended: Vec<u64> = reports(&wanted.control.control, ControlCommand::End, &filter)?;
+    println!("sessions ended: {}", ended.iter().sum::<u64>());
+    Ok(())
 }
 
 /// Prints a document, or what people are shown.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::agents::directory::{AgentState, NamedAgent};
+use crate::config::SessionFilter;
 use crate::control::socket::{self, ControlCommand};
 use crate::session::open_sessions::{Desktop, ListedSession, OpenSessions};
 use crate::worker::context::SharedState;
@@ -143,8 +144,23 @@ impl AgentReport {
     }
 }
 
+/// The numbers of the open sessions that a filter names.
+pub(super) fn chosen(shared: &SharedState, filter: &SessionFilter) -> Vec<u64> {
+    let listed = shared.process.sessions.list();
+    let numbers = listed.iter().map(|session| session.number);
+    numbers
+        .zip(reports(shared, listed.clone()))
+        .filter(|(_, it)| it.is_named(filter))
+        .map(|(it, _)| it)
+        .collect()
+}
+
 /// The open sessions of this process.
 pub(super) fn sessions(shared: &SharedState) -> Vec<SessionReport> {
+    reports(shared, shared.process.sessions.list())
+}
+
+fn reports(shared: &SharedState, listed: Vec<ListedSession>) -> Vec<SessionReport> {
     let (directory, now) = (&shared.directory, Instant::now());
     let report = |session: ListedSession| SessionReport {
         id: format!("{}-{}", std::process::id(), session.number),
@@ -154,10 +170,21 @@ pub(super) fn sessions(shared: &SharedState) -> Vec<SessionReport> {
         user: session.desktop.user,
         seconds: now.saturating_duration_since(session.since).as_secs(),
     };
-    shared.process.sessions.list().into_iter().map(report).collect()
+    listed.into_iter().map(report).collect()
 }
 
 impl SessionReport {
+    /// Whether all that a filter says is true of it.
+    pub(super) fn is_named(&self, filter: &SessionFilter) -> bool {
+        let SessionFilter { agent, client, user, id } = filter;
+        let is_agent =
+            |agent: &String| self.name.as_ref() == Some(agent) || *agent == self.agent.ip().to_string();
+        agent.as_ref().is_none_or(is_agent)
+            && client.is_none_or(|client| client == self.client)
+            && user.as_ref().is_none_or(|user| *user == self.user)
+            && id.as_ref().is_none_or(|id| *id == self.id)
+    }
+
     /// Whose it is.
     fn desktop(self) -> Desktop {
         Desktop { agent: self.agent, client: self.client, user: self.user }

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 /// Commands that are heard at a time; the others wait.
 pub(super) const CONCURRENT_MAX: usize = 8;
 /// Bytes of a command.
-const COMMAND_BYTES_MAX: u64 = 128;
+const COMMAND_BYTES_MAX: u64 = 2048;
 /// How long a command may take to be said, and its answer to be taken.
 const IO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long whoever asks waits for what comes of it: longer than an upgrade may take.
@@ -59,10 +59,12 @@ pub(super) enum ControlCommand {
     Undrain,
     /// It takes no users.
     Off,
+    /// The sessions that the argument names, a filter as JSON, are to end; the answer is how many there are.
+    End,
 }
 
 impl ControlCommand {
-    const ALL: [(&str, Self); 12] = [
+    const ALL: [(&str, Self); 13] = [
         ("reload", Self::Reload),
         ("reopen", Self::Reopen),
         ("upgrade", Self::Upgrade),
@@ -75,6 +77,7 @@ impl ControlCommand {
         ("drain", Self::Drain),
         ("undrain", Self::Undrain),
         ("off", Self::Off),
+        ("end", Self::End),
     ];
 
     fn word(self) -> &'static str {

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::agents::directory::{AgentState, Directory};
-use crate::config::{AccessLogTo, Settings};
+use crate::config::{AccessLogTo, SessionFilter, Settings};
 use crate::control::admin::{self, Sources};
 use crate::control::agent_states::AgentStates;
 use crate::control::fleet::{self, AgentsReport};
@@ -22,7 +22,7 @@ use crate::control::logging::{LogFilter, Logging};
 use crate::control::signals::Signals;
 use crate::control::socket::{CONCURRENT_MAX, ControlCommand, ControlRequest, Outcome};
 use crate::control::validation::{Prepared, open_log};
-use crate::observe::access_log::AccessLog;
+use crate::observe::access_log::{AccessLog, EndReason};
 use crate::observe::metrics::ProcessStatus;
 use crate::observe::stats::KernelStats;
 use crate::os::files::{Files, PassedFiles};
@@ -189,6 +189,31 @@ impl Supervisor {
         Ok(MessageKind::SaveStates)
     }
 
+    /// Has sessions end, and tells how many.
+    fn end_sessions(&self, filter: &str) -> Outcome {
+        let filter: SessionFilter = serde_json::from_str(filter).map_err(|error| error.to_string())?;
+        let chosen = fleet::chosen(&self.shared, &filter);
+        for number in &chosen {
+            self.shared.process.sessions.end(*number, EndReason::EndedByOperator);
+        }
+        tracing::info!(sessions = chosen.len(), "sessions ended by an operator");
+        self.publish();
+        Ok(chosen.len().to_string())
+    }
+
+    /// Has those end whose user or client is no longer let in.
+    fn end_revoked(&self) {
+        let SharedState { config, passwords, process, .. } = &self.shared;
+        let is_known = |user: &str| {
+            user.is_empty() || passwords.as_ref().is_none_or(|passwords| passwords.has_user(user))
+        };
+        for session in process.sessions.list() {
+            if !is_known(&session.desktop.user) || !config.clients.allows(session.desktop.client) {
+                process.sessions.end(session.number, EndReason::Revoked);
+            }
+        }
+    }
+
     async fn save_states(&self) -> io::Result<()> {
         self.helper.ask_save_states(&self.states.text().map_err(io::Error::other)?).await
     }
@@ -275,6 +300,7 @@ impl Supervisor {
             | ControlCommand::Agents
             | ControlCommand::Sessions
             | ControlCommand::States => return self.show_status(command, answer).await,
+            ControlCommand::End => return respond(answer, self.end_sessions(argument)),
             _ if self.alone => Err(io::Error::other("the helper has ended: only a restart helps")),
             _ if self.waiting.len() >= REQUESTS_MAX => {
                 Err(io::Error::other("the helper has not answered what it was asked before: is a disk slow?"))
@@ -399,6 +425,9 @@ impl Supervisor {
         self.listed = shared.directory;
         shared.directory = self.states.apply(&self.listed);
         self.shared = shared;
+        if self.shared.config.end_revoked {
+            self.end_revoked();
+        }
         self.publish();
         Ok(String::new())
     }
@@ -502,7 +531,8 @@ impl Supervisor {
                     Some(ControlCommand::Reopen) => self.handle(ControlCommand::Reopen, "", None).await,
                     Some(command) => tracing::warn!(command = %command, reason = "the process is stopping", "command ignored"),
                 },
-                Some(ControlRequest { command, answer, .. }) = commands.recv() => match command {
+                Some(ControlRequest { command, argument, answer }) = commands.recv() => match command {
+                    ControlCommand::End => respond(Some(answer), self.end_sessions(&argument)),
                     command if command.is_question() => self.show_status(command, Some(answer)).await,
                     ControlCommand::Reopen => self.handle(command, "", Some(answer)).await,
                     _ => respond(Some(answer), Err("the process is stopping".to_owned())),

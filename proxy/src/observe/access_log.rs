@@ -71,6 +71,12 @@ pub enum EndReason {
     Idle,
     /// The proxy was stopped.
     Drained,
+    /// An operator has ended it (`dcv-splice end`).
+    EndedByOperator,
+    /// Its user, or its client's network, is no longer let in.
+    Revoked,
+    /// It has lasted as long as a session may.
+    MaxDuration,
 }
 
 impl Display for EndReason {
@@ -89,6 +95,9 @@ impl Display for EndReason {
             Self::KeyExhausted(side) => write!(f, "{side}-key-exhausted"),
             Self::Idle => f.write_str("idle"),
             Self::Drained => f.write_str("drained"),
+            Self::EndedByOperator => f.write_str("ended-by-operator"),
+            Self::Revoked => f.write_str("revoked"),
+            Self::MaxDuration => f.write_str("max-duration"),
         }
     }
 }

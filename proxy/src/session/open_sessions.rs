@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::observe::access_log::EndReason;
+
 /// All sessions of one client address and user on one agent. A DCV client opens several: a channel each.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Desktop {
@@ -40,18 +42,20 @@ struct Lists {
     desktops: HashMap<Desktop, usize>,
     /// Those that have sessions in processes that drain.
     former: HashSet<Desktop>,
+    /// Sessions that are to end, and why.
+    ending: BTreeMap<u64, EndReason>,
 }
 
 impl OpenSessions {
     /// Lists a session that begins, for as long as the result is kept.
-    pub fn open(&self, desktop: Desktop, now: Instant) -> OpenSession {
+    pub fn open(&self, desktop: Desktop, now: Instant) -> ListEntry {
         let number = self.with(|lists| {
             lists.last += 1;
             *lists.desktops.entry(desktop.clone()).or_default() += 1;
             lists.sessions.insert(lists.last, (desktop, now));
             lists.last
         });
-        OpenSession { sessions: self.clone(), number }
+        ListEntry { sessions: self.clone(), number }
     }
 
     /// Whether a desktop has a session, here or in a process that drains.
@@ -76,22 +80,44 @@ impl OpenSessions {
         })
     }
 
+    /// Notes that a session is to end, for its worker to see.
+    pub fn end(&self, number: u64, reason: EndReason) {
+        self.with(|lists| {
+            if lists.sessions.contains_key(&number) {
+                lists.ending.entry(number).or_insert(reason);
+            }
+        });
+    }
+
+    /// Those that are to end.
+    pub fn ending(&self) -> Vec<(u64, EndReason)> {
+        self.with(|lists| lists.ending.iter().map(|(number, reason)| (*number, *reason)).collect())
+    }
+
     fn with<T>(&self, change: impl FnOnce(&mut Lists) -> T) -> T {
         // Nothing in here is left half done by a panic.
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// One of them.
+/// The entry of one of them, which leaves the list when it is dropped.
 #[derive(Debug)]
-pub struct OpenSession {
+pub struct ListEntry {
     sessions: OpenSessions,
     number: u64,
 }
 
-impl Drop for OpenSession {
+impl ListEntry {
+    /// The number of the session.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for ListEntry {
     fn drop(&mut self) {
         self.sessions.with(|lists| {
+            lists.ending.remove(&self.number);
             let Some((desktop, _)) = lists.sessions.remove(&self.number) else { return };
             if let Some(count) = lists.desktops.get_mut(&desktop) {
                 *count -= 1;
@@ -120,8 +146,11 @@ mod tests {
         drop(one);
         assert!(sessions.has(&desktop("ann")));
         assert_eq!(sessions.list().iter().map(|listed| listed.number).collect::<Vec<_>>(), [2]);
+        sessions.end(2, EndReason::EndedByOperator);
+        sessions.end(7, EndReason::EndedByOperator);
+        assert_eq!(sessions.ending(), [(2, EndReason::EndedByOperator)]);
         drop(other);
-        assert!(!sessions.has(&desktop("ann")) && sessions.list().is_empty());
+        assert!(!sessions.has(&desktop("ann")) && sessions.list().is_empty() && sessions.ending().is_empty());
         assert!(sessions.with(|lists| lists.desktops.is_empty()));
         sessions.note_former(HashSet::from([desktop("ann")]));
         assert!(

@@ -62,7 +62,7 @@ pub struct RelayContext<'a, N> {
     pub buffers: &'a RefCell<WorkerBuffers>,
     /// The worker's spare pipes.
     pub pipes: &'a RefCell<Pipes>,
-    /// Whether the worker is about to end.
+    /// Ending once the session is to end.
     pub drain: &'a Drain,
     /// The limits.
     pub limits: RelayLimits,

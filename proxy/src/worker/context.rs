@@ -25,6 +25,7 @@ use crate::transport::pipes::Pipes;
 use crate::worker::eviction::EvictionQueue;
 use crate::worker::handshake_slots::Handshakes;
 use crate::worker::load_balancer::LoadBalancer;
+use crate::worker::session_slots::SessionSlots;
 
 /// How long a client that was let in before a stop or a reload has to say what it wants.
 const DRAIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -96,6 +97,8 @@ pub struct Worker {
     pub waiting: EvictionQueue,
     /// Its statistics.
     pub stats: Rc<WorkerStats>,
+    /// Its sessions.
+    pub(super) sessions: SessionSlots,
     directory: RefCell<Rc<Directory>>,
 }
 

@@ -14,5 +14,6 @@ pub(crate) mod listeners;
 pub mod load_balancer;
 pub(crate) mod record_builder;
 mod request;
+mod session_slots;
 pub(crate) mod thread;
 mod upgraded;

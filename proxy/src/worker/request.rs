@@ -503,8 +503,8 @@ impl<N: Runtime> Connected<N> {
     }
 
     fn upgrade(self) -> Box<Upgraded<N>> {
-        let Requested { client, builder, .. } = *self.requested;
-        Box::new(Upgraded { client: client.endpoint, agent: self.agent, builder })
+        let Requested { client, agent: target, builder, .. } = *self.requested;
+        Box::new(Upgraded { client: client.endpoint, agent: self.agent, target, builder })
     }
 
     fn answered(

@@ -92,6 +92,7 @@ impl ConfigGenerations {
     /// the configuration is the same and only the agents are others.
     fn renew(&self, shared: SharedState) {
         self.current().worker.set_directory(shared.directory.clone());
+        self.end_sessions();
         if Arc::ptr_eq(&shared.config, &self.current().shared.config) {
             return;
         }
@@ -113,6 +114,14 @@ impl ConfigGenerations {
         let mut all = self.former.borrow_mut();
         all.retain(|generation| generation.strong_count() > 0);
         all.push(Rc::downgrade(&former));
+    }
+
+    /// Ends its sessions that are to end.
+    fn end_sessions(&self) {
+        let generation = self.current();
+        for (number, reason) in generation.shared.process.sessions.ending() {
+            generation.worker.sessions.end(number, reason);
+        }
     }
 
     /// Serves a connection under the settings of now, if there is room for it or somebody gives way.
@@ -146,6 +155,7 @@ impl ConfigGenerations {
     /// Once a second: a sign of life, how it stands, and a look after what no event tells of.
     fn beat(&self, generation: &Generation<OsRuntime>) {
         self.executor.look_again();
+        generation.worker.sessions.end_overdue(generation.net.now());
         generation.shared.process.balance.beat(self.number);
         generation.shared.process.published.put(self.number, generation.worker.stats.read());
     }
@@ -156,6 +166,9 @@ impl ConfigGenerations {
         let former = self.former.borrow();
         let former = former.iter().filter_map(Weak::upgrade);
         former.chain([self.current()]).for_each(|generation| retire(&generation, phase));
+        if phase == Phase::Ending {
+            self.current().worker.sessions.end_all();
+        }
     }
 }
 
@@ -259,10 +272,20 @@ async fn drain(generations: &ConfigGenerations, mut commands: watch::Receiver<Wo
     tokio::select! {
         () = gone() => return,
         () = beats => {}
-        _ = commands.wait_for(|commands| commands.phase == Phase::Ending) => {}
+        () = ending(generations, &mut commands) => {}
     }
     generations.enter(Phase::Ending);
     let _ = generations.current().net.timeout(EXIT_TIMEOUT, gone()).await;
+}
+
+/// Ready once all is to end; until then single sessions may have to.
+async fn ending(generations: &ConfigGenerations, commands: &mut watch::Receiver<WorkerCommand>) {
+    while commands.borrow_and_update().phase != Phase::Ending {
+        generations.end_sessions();
+        if commands.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn reap_agents(generation: &Generation<OsRuntime>) {
