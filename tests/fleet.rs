@@ -439,3 +439,26 @@ async fn a_client_that_may_come_no_more_is_ended_where_that_is_asked_for() {
     assert!(fleet.front.access_line("/alpha/other").contains("end_reason=revoked"));
     echoes(&mut session, "still here").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_drains_tells_balancers_and_serves_who_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = format!("--control={}", folder.path().join("control").display());
+    let fleet = Fleet::new(&[&control, "--admin=127.0.0.1:0"]).await;
+    let log = fleet.front.proxy.log();
+    let admin = log.split("admin page at http://").nth(1).unwrap().split('/').next().unwrap();
+    let admin: SocketAddr = admin.parse().unwrap();
+    let ready = async || {
+        let mut client = RawClient::plain(admin).await;
+        client.say("GET /health?ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        (fleet.ask("/health?ready").await.status, client.answer().await.unwrap().status)
+    };
+    assert_eq!(ready().await, (200, 200));
+    assert_eq!(said(&["drain", "--proxy", &control]), "the proxy drains: /health?ready is 503\n");
+    assert_eq!(ready().await, (503, 503));
+    assert_eq!(fleet.ask("/health").await.status, 200);
+    let mut session = fleet.session("127.0.0.9", "/alpha/ws").await.unwrap();
+    echoes(&mut session, "served").await;
+    said(&["undrain", "--proxy", &control]);
+    assert_eq!(ready().await, (200, 200));
+}

@@ -220,7 +220,7 @@ pub fn route(data: &[u8]) {
             assert!(name.ends_with(".desks.test"), "{host}");
             agent.ip()
         }
-        Route::Health => {
+        Route::Health { .. } => {
             assert!(path == "/health" || path.starts_with("/health?"));
             return;
         }

@@ -36,6 +36,17 @@ pub struct Policy {
     pub has_passwords: bool,
 }
 
+/// What holds when a request comes.
+#[derive(Clone, Copy, Debug)]
+pub struct Now<'a, F> {
+    /// The agents that have names.
+    pub directory: &'a Directory,
+    /// Whether the proxy is to get new users.
+    pub is_ready: bool,
+    /// Whether the request's client and user have a session at an agent.
+    pub has_session: F,
+}
+
 /// The result.
 #[derive(Debug)]
 pub enum Decision<'a> {
@@ -78,22 +89,20 @@ impl Policy {
                 Some(agent)
             }
             Route::Default => self.default_agent.map(AgentRef::Address),
-            Route::Health | Route::InvalidAddress | Route::UnknownHost => None,
+            Route::Health { .. } | Route::InvalidAddress | Route::UnknownHost => None,
         }
     }
 
-    /// Decides who answers a request of that route and source. `has_session`: whether its client and user have a session at an
-    /// agent.
+    /// Decides who answers a request of that route and source.
     pub fn decide<'a>(
         &self,
         head: &RequestHead<'a>,
         route: Route<'a>,
         source: RequestSource,
-        directory: &Directory,
-        has_session: impl FnOnce(SocketAddr) -> bool,
+        now: Now<'_, impl FnOnce(SocketAddr) -> bool>,
     ) -> Decision<'a> {
         let Some(agent) = self.agent_of(route) else {
-            return Decision::Respond(without_agent(route, head.method));
+            return Decision::Respond(without_agent(route, head.method, now.is_ready));
         };
         let ip = agent.ip();
         if !self.agents.allows(ip) {
@@ -104,10 +113,10 @@ impl Policy {
         let address = SocketAddr::new(ip, self.agent_port);
         let named = match agent {
             AgentRef::Named(named) => Some(named),
-            AgentRef::Address(_) => directory.at(address),
+            AgentRef::Address(_) => now.directory.at(address),
         };
         let address = named.map_or(address, |named| named.address);
-        if let Some(response) = named.and_then(|named| out_of_service(named, || has_session(address))) {
+        if let Some(response) = named.and_then(|named| out_of_service(named, || (now.has_session)(address))) {
             return Decision::Respond(response);
         }
         if self.body_max < content_length(head.framing) {
@@ -177,11 +186,19 @@ fn out_of_service(agent: &NamedAgent, has_session: impl FnOnce() -> bool) -> Opt
     Some(LocalResponse::new(503, text).with_header(format!("Retry-After: {RETRY_AFTER_S}")))
 }
 
+/// Whether the proxy lives, which it does where this is asked; or is to get new users.
+pub(crate) fn health(asks_ready: bool, is_ready: bool) -> LocalResponse {
+    if asks_ready && !is_ready {
+        return LocalResponse::new(503, "DCV Proxy drains: no new users, please.");
+    }
+    LocalResponse::new(200, "DCV Proxy OK")
+}
+
 /// The proxy's own response where a request names no agent.
-fn without_agent(route: Route<'_>, method: &str) -> LocalResponse {
+fn without_agent(route: Route<'_>, method: &str, is_ready: bool) -> LocalResponse {
     match route {
-        Route::Health if matches!(method, "GET" | "HEAD") => LocalResponse::new(200, "DCV Proxy OK"),
-        Route::Health => {
+        Route::Health { asks_ready } if matches!(method, "GET" | "HEAD") => health(asks_ready, is_ready),
+        Route::Health { .. } => {
             LocalResponse::new(405, "/health answers GET and HEAD.").with_header("Allow: GET, HEAD")
         }
         Route::InvalidAddress => LocalResponse::new(
@@ -231,7 +248,8 @@ mod tests {
         let head = RequestHead::parse(head.as_bytes(), &LIMITS).expect("a head");
         let source = RequestSource { peer: CLIENT, trusted: false, client: CLIENT, secure: true };
         let directory = Directory::default();
-        match policy.decide(&head, policy.route(&head, &directory), source, &directory, |_| false) {
+        let now = Now { directory: &directory, is_ready: false, has_session: |_| false };
+        match policy.decide(&head, policy.route(&head, &directory), source, now) {
             Decision::Forward(Forward { agent, rewrite, .. }) => {
                 Ok((agent.to_string(), rewrite.path.into_owned()))
             }
@@ -255,6 +273,7 @@ mod tests {
             ("GET /010.0.0.5/ HTTP/1.1", 404),
             ("GET / HTTP/1.1", 404),
             ("GET /health HTTP/1.1", 200),
+            ("GET /health?ready HTTP/1.1", 503),
             ("POST /health HTTP/1.1", 405),
         ] {
             assert_eq!(decided(&strip, head), Err(status), "{head}");

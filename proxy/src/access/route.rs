@@ -56,7 +56,10 @@ pub enum Route<'a> {
     /// A host name under the domain of the agents that stands for none.
     UnknownHost,
     /// `/health`, answered by the proxy.
-    Health,
+    Health {
+        /// `/health?ready`: whether it is to get new users, and not whether it lives.
+        asks_ready: bool,
+    },
     /// Looks like an address and is none, such as `/010.0.0.5/` or `/256.1.1.1/`.
     InvalidAddress,
     /// Anything else: the default agent.
@@ -94,7 +97,7 @@ impl<'a> Route<'a> {
         let end = tail.find(['/', '?']).unwrap_or(tail.len());
         let (segment, rest) = tail.split_at(end);
         if segment == "health" && !rest.starts_with('/') {
-            return Self::Health;
+            return Self::Health { asks_ready: rest == "?ready" };
         }
         let named = directory.named(segment).map(AgentRef::Named);
         match named.or_else(|| address(segment).map(AgentRef::Address)) {
@@ -247,8 +250,9 @@ mod tests {
             ("/GPU-07/", Route::Default),
             ("/gpu-08/", Route::Default),
             ("/gpu-07%2F", Route::Default),
-            ("/health", Route::Health),
-            ("/health?x", Route::Health),
+            ("/health", Route::Health { asks_ready: false }),
+            ("/health?x", Route::Health { asks_ready: false }),
+            ("/health?ready", Route::Health { asks_ready: true }),
             ("/health/", Route::Default),
             ("/healthy", Route::Default),
             ("/", Route::Default),

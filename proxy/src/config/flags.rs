@@ -65,11 +65,11 @@ pub enum Command {
     /// Show the open sessions, those of processes that drain too
     Sessions(SessionFlags),
     /// Take no new users at an agent; those who have a session there keep it, and may reconnect
-    Drain(AgentFlags),
+    Drain(DrainFlags),
     /// End sessions, in order: all that are named by what is given
     End(EndFlags),
     /// Take users at an agent again
-    Undrain(AgentFlags),
+    Undrain(DrainFlags),
     /// Take no users at an agent; sessions that are there go on
     Off(AgentFlags),
     /// Open files for the process that serves
@@ -104,6 +104,21 @@ pub struct AgentFlags {
     /// Its name in --agents-file, or its address
     #[arg(value_name = "AGENT", value_parser = agent_name)]
     pub agent: String,
+    /// The running proxy.
+    #[command(flatten)]
+    pub control: ControlFlags,
+}
+
+/// An agent of the running proxy, or the proxy.
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = false, args = ["agent", "proxy"])]
+pub struct DrainFlags {
+    /// Its name in --agents-file, or its address
+    #[arg(value_name = "AGENT", value_parser = agent_name)]
+    pub agent: Option<String>,
+    /// The proxy itself: what it answers to /health?ready, by which balancers choose. Whoever comes is served
+    #[arg(long)]
+    pub proxy: bool,
     /// The running proxy.
     #[command(flatten)]
     pub control: ControlFlags,

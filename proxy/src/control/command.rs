@@ -12,7 +12,7 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::config::{Command, CommandLine, EndFlags, Resolved, SessionFlags, Settings};
+use crate::config::{Command, CommandLine, DrainFlags, EndFlags, Resolved, SessionFlags, Settings};
 use crate::control::exit::{Failure, STOPPED, failed, unusable};
 use crate::control::fleet::{self, AgentsReport, SessionReport};
 use crate::control::helper;
@@ -48,9 +48,9 @@ fn run_command(line: CommandLine, settings: Settings) -> Result<(), Failure> {
         Some(Command::Status(at)) => send_to_all(&at.control, ControlCommand::Status),
         Some(Command::Agents { control, json }) => agents(&control.control, json),
         Some(Command::Sessions(wanted)) => sessions(&wanted),
-        Some(Command::Drain(at)) => ask_about(&at.control.control, ControlCommand::Drain, &at.agent),
+        Some(Command::Drain(at)) => drain(&at, ControlCommand::Drain, ControlCommand::DrainProxy),
         Some(Command::End(wanted)) => end(&wanted),
-        Some(Command::Undrain(at)) => ask_about(&at.control.control, ControlCommand::Undrain, &at.agent),
+        Some(Command::Undrain(at)) => drain(&at, ControlCommand::Undrain, ControlCommand::UndrainProxy),
         Some(Command::Off(at)) => ask_about(&at.control.control, ControlCommand::Off, &at.agent),
         Some(Command::Helper(_)) => helper::serve(settings).map_err(Failure::from),
         Some(Command::Exec { program }) => helper::exec(&program).map_err(Failure::from),
@@ -187,6 +187,14 @@ fn sessions(wanted: &SessionFlags) -> Result<(), Failure> {
     let mut sessions = reports.concat();
     sessions.retain(|session| session.is_named(&wanted.filter));
     show(wanted.json.then_some(&sessions), || fleet::table_of_sessions(&sessions))
+}
+
+/// Says it of an agent, or of the proxy.
+fn drain(at: &DrainFlags, of_agent: ControlCommand, of_proxy: ControlCommand) -> Result<(), Failure> {
+    match &at.agent {
+        Some(agent) => ask_about(&at.control.control, of_agent, agent),
+        None => ask(&at.control.control, of_proxy),
+    }
 }
 
 fn end(wanted: &EndFlags) -> Result<(), Failure> {

@@ -59,12 +59,16 @@ pub(super) enum ControlCommand {
     Undrain,
     /// It takes no users.
     Off,
+    /// `/health?ready` is 503 from now on.
+    DrainProxy,
+    /// It is 200 again.
+    UndrainProxy,
     /// The sessions that the argument names, a filter as JSON, are to end; the answer is how many there are.
     End,
 }
 
 impl ControlCommand {
-    const ALL: [(&str, Self); 13] = [
+    const ALL: [(&str, Self); 15] = [
         ("reload", Self::Reload),
         ("reopen", Self::Reopen),
         ("upgrade", Self::Upgrade),
@@ -78,6 +82,8 @@ impl ControlCommand {
         ("undrain", Self::Undrain),
         ("off", Self::Off),
         ("end", Self::End),
+        ("drain-proxy", Self::DrainProxy),
+        ("undrain-proxy", Self::UndrainProxy),
     ];
 
     fn word(self) -> &'static str {
@@ -88,6 +94,10 @@ impl ControlCommand {
     pub(super) fn is_question(self) -> bool {
         use ControlCommand::{Agents, OwnStats, Sessions, States, Stats, Status};
         matches!(self, Agents | OwnStats | Sessions | States | Stats | Status)
+    }
+
+    fn takes_argument(self) -> bool {
+        matches!(self, Self::Drain | Self::Undrain | Self::Off | Self::End)
     }
 
     fn of(word: &str) -> Option<Self> {
@@ -231,7 +241,9 @@ async fn handle(
     let mut said = BufReader::new((&mut stream).take(COMMAND_BYTES_MAX));
     tokio::time::timeout(IO_TIMEOUT, said.read_line(&mut word)).await??;
     let (name, argument) = word.trim_end().split_once(' ').unwrap_or((word.trim_end(), ""));
-    let outcome = match ControlCommand::of(name) {
+    let command = ControlCommand::of(name);
+    let command = command.filter(|command| argument.is_empty() || command.takes_argument());
+    let outcome = match command {
         None => Err("there is no such command".to_owned()),
         Some(command) => {
             let (answer, answered) = oneshot::channel();

@@ -122,8 +122,9 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
     supervisor.follow(&former).await;
     let (commands, requests) = mpsc::channel(COMMANDS_MAX);
     if let Some(listener) = admin {
-        supervisor
-            .show(listener, Sources { own: commands.clone(), former: former.into(), listeners: own })?;
+        let (own_commands, readiness) = (commands.clone(), supervisor.readiness());
+        let sources = Sources { own: own_commands, former: former.into(), readiness, listeners: own };
+        supervisor.show(listener, sources)?;
     }
     let control_server = control.map(|listener| ControlServer::begin(listener, commands)).transpose()?;
     take_over(&mut supervisor, predecessor).await?;

@@ -24,6 +24,7 @@ use crate::control::socket::{CONCURRENT_MAX, ControlCommand, ControlRequest, Out
 use crate::control::validation::{Prepared, open_log};
 use crate::observe::access_log::{AccessLog, EndReason};
 use crate::observe::metrics::ProcessStatus;
+use crate::observe::readiness::Readiness;
 use crate::observe::stats::KernelStats;
 use crate::os::files::{Files, PassedFiles};
 use crate::os::log::{Finish, Log, Target};
@@ -189,6 +190,19 @@ impl Supervisor {
         Ok(MessageKind::SaveStates)
     }
 
+    /// Whether new users are welcome.
+    pub(super) fn readiness(&self) -> Readiness {
+        self.shared.process.readiness.clone()
+    }
+
+    /// Has balancers that look at `/health?ready` send new users here, or not.
+    fn set_ready(&self, is_ready: bool) -> String {
+        self.shared.process.readiness.set(is_ready);
+        let says = if is_ready { "the proxy is ready" } else { "the proxy drains: /health?ready is 503" };
+        tracing::info!("{says}");
+        says.to_owned()
+    }
+
     /// Has sessions end, and tells how many.
     fn end_sessions(&self, filter: &str) -> Outcome {
         let filter: SessionFilter = serde_json::from_str(filter).map_err(|error| error.to_string())?;
@@ -301,6 +315,8 @@ impl Supervisor {
             | ControlCommand::Sessions
             | ControlCommand::States => return self.show_status(command, answer).await,
             ControlCommand::End => return respond(answer, self.end_sessions(argument)),
+            ControlCommand::DrainProxy => return respond(answer, Ok(self.set_ready(false))),
+            ControlCommand::UndrainProxy => return respond(answer, Ok(self.set_ready(true))),
             _ if self.alone => Err(io::Error::other("the helper has ended: only a restart helps")),
             _ if self.waiting.len() >= REQUESTS_MAX => {
                 Err(io::Error::other("the helper has not answered what it was asked before: is a disk slow?"))

@@ -6,4 +6,5 @@ pub mod agent;
 pub(crate) mod client;
 pub(crate) mod failures;
 pub mod metrics;
+pub mod readiness;
 pub mod stats;

@@ -20,7 +20,7 @@ pub(crate) async fn authorize<N: Runtime>(
     if source.is_forwarded() && !generation.config().clients.allows(source.client) {
         return Err((RejectReason::ClientDenied, admission::reply_to(RejectReason::ClientDenied)));
     }
-    if route == Route::Health {
+    if matches!(route, Route::Health { .. }) {
         return Ok(None);
     }
     let agent = generation.config().policy.agent_of(route).map(AgentRef::ip);

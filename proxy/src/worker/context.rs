@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::observe::access_log::AccessLog;
 use crate::observe::client::ConnectionIds;
 use crate::observe::failures::Failures;
+use crate::observe::readiness::Readiness;
 use crate::observe::stats::{StatsSnapshot, WorkerStats};
 use crate::runtime::drain::{Drain, Phase};
 use crate::session::open_sessions::OpenSessions;
@@ -46,6 +47,8 @@ pub struct ProcessState {
     pub failures: Arc<Failures>,
     /// The open sessions of the workers.
     pub sessions: OpenSessions,
+    /// Whether new users are welcome.
+    pub readiness: Readiness,
     /// The statistics of the workers.
     pub published: StatsSnapshot,
 }
@@ -61,6 +64,7 @@ impl ProcessState {
             connection_ids: ConnectionIds::default(),
             failures: Arc::default(),
             sessions: OpenSessions::default(),
+            readiness: Readiness::default(),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use crate::access::policy::{Decision, Forward};
+use crate::access::policy::{Decision, Forward, Now};
 use crate::access::rejections::RejectReason;
 use crate::agents::pool::{ConnectError, PinnedConnection, PoolLimits};
 use crate::http::h1::exchange::{Exchange, Failure, Method, Outcome, RequestContext};
@@ -252,7 +252,10 @@ impl<N: Runtime> Ready<N> {
             Ok(user) => {
                 builder.record.user = user.unwrap_or_default();
                 let has_session = |agent| generation.shared.process.sessions.has(&builder.desktop(agent));
-                config.policy.decide(&head, route, source, &directory, has_session)
+                let is_running = generation.drain.phase() == Phase::Running;
+                let is_ready = is_running && generation.shared.process.readiness.is_ready();
+                let now = Now { directory: &directory, is_ready, has_session };
+                config.policy.decide(&head, route, source, now)
             }
             Err((reason, response)) => {
                 generation.rejections().note(reason, builder.client());

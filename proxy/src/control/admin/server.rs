@@ -10,12 +10,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::access::policy::health;
 use crate::control::socket::{self, ControlCommand, ControlRequest};
 use crate::http::h1::head::{HeadEnd, HeadError, HeadLimits};
 use crate::http::h1::writer;
 use crate::http::local_response::LocalResponse;
 use crate::http::message::{self, RequestHead};
 use crate::observe::metrics::{self, Format, ProcessStatus};
+use crate::observe::readiness::Readiness;
 use crate::transport::own_addresses::OwnAddresses;
 
 /// Clients at a time; the others wait.
@@ -35,6 +37,8 @@ pub(crate) struct Sources {
     pub own: mpsc::Sender<ControlRequest>,
     /// The control sockets of those that drain.
     pub former: Arc<[PathBuf]>,
+    /// Whether new users are welcome.
+    pub readiness: Readiness,
     /// Where the proxy itself listens: none of its clients reaches this by it.
     pub listeners: OwnAddresses,
 }
@@ -102,7 +106,7 @@ async fn reply_to(head: &[u8], sources: &Sources) -> (LocalResponse, bool) {
     };
     let path = head.path.split('?').next().unwrap_or_default();
     let reply = match (head.method, path) {
-        ("GET" | "HEAD", "/health") => LocalResponse::new(200, "DCV Proxy OK"),
+        ("GET" | "HEAD", "/health") => health(head.path == "/health?ready", sources.readiness.is_ready()),
         ("GET" | "HEAD", "/metrics") => {
             metrics(sources, Format::wanted(message::members(&head.headers, "accept"))).await
         }
