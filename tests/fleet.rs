@@ -462,3 +462,44 @@ async fn a_proxy_that_drains_tells_balancers_and_serves_who_comes() {
     said(&["undrain", "--proxy", &control]);
     assert_eq!(ready().await, (200, 200));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_agent_can_have_a_rule_of_its_own_for_tls() {
+    let secure = async || {
+        ScriptedAgent::secure(|_, mut line| async move {
+            while line.head().await.is_some() {
+                line.say("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecure").await;
+            }
+        })
+        .await
+    };
+    let (plain, pinned, other, any) = (agent("plain").await, secure().await, secure().await, secure().await);
+    let pin = said(&["pin", &pinned.address.to_string()]);
+    let pin = pin.trim();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agents.json");
+    let entry = |name: &str, agent: &ScriptedAgent, tls: &str| {
+        let port = agent.address.port();
+        format!("{{\"name\": \"{name}\", \"address\": \"127.0.0.1\", \"port\": {port}{tls}}}")
+    };
+    let entries = [
+        entry("plain", &plain, ", \"tls\": \"off\""),
+        entry("pinned", &pinned, &format!(", \"tls\": {{\"pin\": [\"{pin}\"]}}")),
+        entry("other", &other, &format!(", \"tls\": {{\"pin\": \"{pin}\"}}")),
+        entry("any", &any, ""),
+    ];
+    fs::write(&file, format!("{{\"agent\": [{}]}}", entries.join(", "))).unwrap();
+    let ports = [&pinned, &other, &any].map(|agent| agent.address.port().to_string()).join(",");
+    let flags = [format!("--agents-file={}", file.display()), format!("--agent-ports={ports}")];
+    let front = ProxyUnderTest::start(plain.address, &flags.each_ref().map(|flag| &**flag)).await;
+    for (name, status) in [("plain", 200), ("pinned", 200), ("other", 502), ("any", 200)] {
+        let mut client = RawClient::plain(front.plain()).await;
+        client.say(format!("GET /{name}/ HTTP/1.1\r\nHost: p\r\nConnection: close\r\n\r\n")).await;
+        let answer = client.answer().await.unwrap();
+        assert_eq!(answer.status, status, "{name}: {}", answer.text());
+    }
+    // A certificate that can't be read is told at the start, with the agent that it is of.
+    let text = "[[agent]]\nname = \"a\"\naddress = \"10.0.0.1\"\ntls = { ca = \"/nowhere.pem\" }";
+    let log = refused(text, "agents.toml", &[]);
+    assert!(log.contains("agent a: ") && log.contains("/nowhere.pem"), "{log}");
+}

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use dcv_splice::access::admission::Admission;
+use dcv_splice::agents::connectors::Connectors;
 use dcv_splice::agents::directory::Directory;
 use dcv_splice::config::CommandLine;
 use dcv_splice::observe::access_log::AccessLog;
@@ -63,7 +64,7 @@ impl Fixture {
         SharedState {
             config: Arc::new(config),
             acceptor: self.proxy.clone(),
-            connector: plan.agent_tls.then(|| self.connector.clone()),
+            connectors: Connectors::for_all(plan.agent_tls.then(|| self.connector.clone())),
             log: AccessLog::default(),
             admission,
             passwords: None,

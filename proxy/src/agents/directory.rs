@@ -4,12 +4,14 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::agents::directory_text::{Entry, Format, Node, Problem, Value, read};
+use crate::tls::{AgentTrust, Pin, PinError};
 
 /// Agents of one directory.
 pub const AGENTS_MAX: usize = 65_536;
@@ -56,6 +58,15 @@ impl fmt::Display for AgentState {
     }
 }
 
+/// How TLS to one agent is done.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AgentTls {
+    /// Plain HTTP.
+    Off,
+    /// With a certificate that is verified so.
+    Verified(AgentTrust),
+}
+
 /// A name and a value.
 pub type Tag = (Box<str>, Box<str>);
 
@@ -66,6 +77,8 @@ pub struct NamedAgent {
     pub name: Box<str>,
     /// The address and port of its DCV server.
     pub address: SocketAddr,
+    /// How TLS to it is done, where it is not as to all agents.
+    pub tls: Option<AgentTls>,
     /// Whether it may be used.
     pub state: AgentState,
     /// The pools that it is part of.
@@ -201,7 +214,7 @@ fn agent(node: Node<'_>, rules: DirectoryRules<'_>) -> Result<(NamedAgent, usize
     let mut seen: Vec<&str> = Vec::new();
     let (mut name, mut address) = (None, None);
     let (mut port, mut state) = (rules.ports.first().copied().unwrap_or(0), AgentState::default());
-    let (mut pools, mut tags) = (Vec::new(), Vec::new());
+    let (mut pools, mut tags, mut tls) = (Vec::new(), Vec::new(), None);
     for Entry { key, at, node } in &entries {
         if seen.contains(&&**key) {
             problems.push(Problem::new(*at, format!("{key} is there twice")));
@@ -217,9 +230,10 @@ fn agent(node: Node<'_>, rules: DirectoryRules<'_>) -> Result<(NamedAgent, usize
             "state" => text(node, "state").and_then(state_of).map(|found| state = found),
             "pools" => pools_of(node).map(|found| pools = found),
             "tags" => tags_of(node).map(|found| tags = found),
+            "tls" => tls_of(node).map(|found| tls = Some(found)),
             _ => Err(Wrong::At(
                 *at,
-                format!("an agent has no {key}: there are name, address, port, state, pools and tags"),
+                format!("an agent has no {key}: there are name, address, port, tls, state, pools and tags"),
             )),
         };
         problems.extend(read.err().map(|wrong| wrong.at(node.at)));
@@ -232,7 +246,7 @@ fn agent(node: Node<'_>, rules: DirectoryRules<'_>) -> Result<(NamedAgent, usize
     match (name, address) {
         (Some((name, name_at)), Some(address)) if problems.is_empty() => {
             let address = SocketAddr::new(address, port);
-            Ok((NamedAgent { name, address, state, pools, tags }, name_at))
+            Ok((NamedAgent { name, address, tls, state, pools, tags }, name_at))
         }
         _ => Err(problems),
     }
@@ -330,6 +344,48 @@ fn state_of(text: &str) -> Result<AgentState, Wrong> {
     })
 }
 
+/// `"off"`, `"insecure"`, `{ ca = "...", name = "..." }`, or `{ pin = "..." }` with one pin or a list.
+fn tls_of(node: &Node<'_>) -> Result<AgentTls, Wrong> {
+    const HELP: &str = "write tls = \"off\", \"insecure\", { ca = \"FILE\" } or { pin = \"sha256:HEX\" }";
+    let entries = match &node.value {
+        Value::Text(text) if text == "off" => return Ok(AgentTls::Off),
+        Value::Text(text) if text == "insecure" => return Ok(AgentTls::Verified(AgentTrust::Anything)),
+        Value::Table(entries) => entries,
+        _ => return Err(HELP.to_owned().into()),
+    };
+    let (mut file, mut name, mut pins) = (None, None, None);
+    for Entry { key, at, node } in entries {
+        let was_there = match &**key {
+            "ca" => file.replace(PathBuf::from(text(node, "ca")?)).is_some(),
+            "name" => name.replace(text(node, "name")?.to_owned()).is_some(),
+            "pin" => pins.replace(pins_of(node)?).is_some(),
+            _ => return Err(Wrong::At(*at, format!("tls has no {key}: there are ca, name and pin"))),
+        };
+        if was_there {
+            return Err(Wrong::At(*at, format!("{key} is there twice")));
+        }
+    }
+    match (file, name, pins) {
+        (Some(file), name, None) => Ok(AgentTls::Verified(AgentTrust::Authority { file, name })),
+        (None, None, Some(pins)) => Ok(AgentTls::Verified(AgentTrust::Pinned(pins))),
+        (Some(_), _, Some(_)) => Err("tls takes a ca or pins, not both".to_owned().into()),
+        (None, Some(_), _) => Err("a name is verified by a ca only: write one".to_owned().into()),
+        (None, None, None) => Err(HELP.to_owned().into()),
+    }
+}
+
+fn pins_of(node: &Node<'_>) -> Result<Vec<Pin>, Wrong> {
+    let one = std::slice::from_ref(node);
+    let list = if let Value::List(list) = &node.value { list } else { one };
+    if list.is_empty() || list.len() > LABELS_MAX {
+        return Err(Wrong::At(node.at, format!("an agent has 1 to {LABELS_MAX} pins")));
+    }
+    let pin = |node: &Node<'_>| {
+        text(node, "pin")?.parse().map_err(|error: PinError| Wrong::At(node.at, error.to_string()))
+    };
+    list.iter().map(pin).collect()
+}
+
 fn pools_of(node: &Node<'_>) -> Result<Vec<Box<str>>, Wrong> {
     let Value::List(list) = &node.value else {
         return Err("pools takes a list of names: write pools = [\"...\"]".to_owned().into());
@@ -409,7 +465,7 @@ mod tests {
     }
 
     /// Each text, the piece of it that the problem stands at, and a word of what is told.
-    const MALFORMED_TOML: [(&str, &str, &str); 31] = [
+    const MALFORMED_TOML: [(&str, &str, &str); 37] = [
         ("", "", "no agent is named"),
         ("agent", "", "expected"),
         ("[[agent]", "", "close"),
@@ -449,6 +505,16 @@ mod tests {
         ),
         ("[[agent]]\nname = \"a\"\naddress = \"10.0.0.1\"\ncolour = \"red\"", "colour", "no colour"),
         ("[[agent]]\nname = \"a\"\nname = \"b\"", "", "duplicate"),
+        ("[[agent]]\nname = \"a\"\naddress = \"10.0.0.1\"\ntls = \"on\"", "\"on\"", "write tls ="),
+        ("[[agent]]\nname = \"a\"\naddress = \"10.0.0.1\"\ntls = {}", "{}", "write tls ="),
+        ("[[agent]]\nname = \"a\"\naddress = \"10.0.0.1\"\ntls = { name = \"x\" }", "{ name", "by a ca only"),
+        (
+            "[[agent]]\nname = \"a\"\naddress = \"10.0.0.1\"\ntls = { pin = \"x\" }",
+            "\"x\"",
+            "a pin is sha256:",
+        ),
+        ("[[agent]]\nname = \"a\"\naddress = \"10.0.0.1\"\ntls = { pin = [] }", "[]", "1 to 32 pins"),
+        ("[[agent]]\nname = \"a\"\naddress = \"10.0.0.1\"\ntls = { key = \"x\" }", "key", "tls has no key"),
     ];
 
     const MALFORMED_JSON: [(&str, &str, &str); 22] = [
@@ -493,7 +559,7 @@ mod tests {
             "\"\"",
             "at most 256 bytes",
         ),
-        (r#"{"agent": [{"name": "a", "address": "10.0.0.1", "tls": {}}]}"#, "\"tls\"", "no tls"),
+        (r#"{"agent": [{"name": "a", "address": "10.0.0.1", "tls": {"ca": 1}}]}"#, "1}", "takes a text"),
     ];
 
     #[test]

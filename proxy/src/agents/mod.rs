@@ -1,6 +1,7 @@
 //! The agents: their names, and the connections to them that are kept. An agent is the host of a DCV server. Uses `http` and
 //! what is below it; knows no client.
 
+pub mod connectors;
 pub mod directory;
 pub mod directory_text;
 pub(crate) mod pool;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -198,14 +198,17 @@ pub(super) async fn follow_former(former: Vec<PathBuf>, sessions: OpenSessions) 
     }
 }
 
-/// Whether there is any.
+/// What a former process says. Most have ended by now, and one of an earlier version does not know the command.
+pub(super) async fn ask_former(path: &Path, command: ControlCommand) -> Option<String> {
+    let said = tokio::time::timeout(FORMER_TIMEOUT, socket::ask(path, command, "")).await;
+    said.ok().and_then(Result::ok)
+}
+
+/// Notes who has sessions in them now; whether there is any of them.
 pub(super) async fn note_former(former: &[PathBuf], sessions: &OpenSessions) -> bool {
     let (mut desktops, mut is_there) = (HashSet::new(), false);
     for path in former {
-        let said =
-            tokio::time::timeout(FORMER_TIMEOUT, socket::ask(path, ControlCommand::Sessions, "")).await;
-        // Most have ended by now, and one of an earlier version does not know the command.
-        let Ok(Ok(said)) = said else { continue };
+        let Some(said) = ask_former(path, ControlCommand::Sessions).await else { continue };
         is_there = true;
         let reports: Vec<SessionReport> = serde_json::from_str(&said).unwrap_or_default();
         desktops.extend(reports.into_iter().map(SessionReport::desktop));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::access::admission::Admission;
 use crate::access::htpasswd::Users;
 use crate::access::passwords::{PasswordRules, Passwords};
+use crate::agents::connectors::Connectors;
 use crate::agents::directory::{Directory, DirectoryRules};
 use crate::agents::directory_text::{Format, Problem};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
@@ -27,7 +28,7 @@ pub(super) struct Prepared {
     /// The agents that have names.
     pub directory: Directory,
     acceptor: Acceptor,
-    connector: Option<Connector>,
+    connectors: Connectors,
     users: Option<Users>,
     lines: Target,
     /// Warnings, each with its place in the configuration file.
@@ -58,6 +59,15 @@ impl Prepared {
             .map_err(|errors| errors.iter().for_each(|error| at_place(error.file(), error)));
         let connector = config.agent_trust.as_ref().map(|trust| Connector::reading(trust, files));
         let connector = connector.transpose().map_err(|error| at_place(error.file(), &error));
+        let connectors = connector.and_then(|usual| {
+            let own = Connectors::for_all(usual)
+                .with_own(directory.as_ref().unwrap_or(&Directory::default()), files);
+            own.map_err(|errors| {
+                for (name, error) in &errors {
+                    at_place(None, &format!("agent {name}: {error}"));
+                }
+            })
+        });
         let users = config.passwords.as_ref().map(|rules| {
             rules.read(files).map_err(|error| at_place(Some(&rules.file), &format!("--htpasswd {error}")))
         });
@@ -71,13 +81,13 @@ impl Prepared {
                 at_place(None, &format!("--{flag}-congestion {name}: {}", congestion_advice(&error)));
             }
         }
-        match (acceptor, connector, users, lines, directory) {
-            (Ok(acceptor), Ok(connector), Ok(users), Ok(lines), Ok(directory)) if problems.is_empty() => {
+        match (acceptor, connectors, users, lines, directory) {
+            (Ok(acceptor), Ok(connectors), Ok(users), Ok(lines), Ok(directory)) if problems.is_empty() => {
                 let (trust, demands) = (config.agent_trust.as_ref(), &config.client_demands);
                 let warnings = tls::warnings(&config.certificates, demands, trust, files);
                 let warnings =
                     warnings.iter().map(|it| resolved.at_place(Some(&it.file), &it.says)).collect();
-                Ok(Self { resolved, directory, acceptor, connector, users, lines, warnings })
+                Ok(Self { resolved, directory, acceptor, connectors, users, lines, warnings })
             }
             _ => Err(problems.join("\n")),
         }
@@ -102,7 +112,7 @@ impl Prepared {
             passwords: passwords(config.passwords.as_ref(), self.users, None)?,
             log: log_if_wanted(log, &config.access_log),
             acceptor: self.acceptor,
-            connector: self.connector,
+            connectors: self.connectors,
             process: ProcessState::new(balance),
             directory: self.directory,
             config: Arc::new(config),
@@ -119,7 +129,7 @@ impl Prepared {
             passwords: passwords(config.passwords.as_ref(), self.users, before.passwords.as_ref())?,
             log: log_if_wanted(log, &config.access_log),
             acceptor: self.acceptor,
-            connector: self.connector,
+            connectors: self.connectors,
             process: before.process.clone(),
             directory: self.directory,
             config: Arc::new(config),

@@ -30,7 +30,7 @@ use crate::os::files::{FileSystem, Files};
 const AGENT_SESSIONS_MAX: usize = 4096;
 
 /// The SHA-256 of a certificate's DER bytes.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Pin([u8; 32]);
 
 /// A pin that can't be read.
@@ -39,7 +39,7 @@ pub struct Pin([u8; 32]);
 pub struct PinError;
 
 /// Which agent certificates are accepted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum AgentTrust {
     /// Any: the agent's address is all that is trusted.
     Anything,
@@ -175,9 +175,27 @@ impl Connector {
         Self::with_provider(provider(), trust, files)
     }
 
+    /// The same for so many agents: the sessions of no more are remembered.
+    pub fn for_agents(
+        trust: &AgentTrust,
+        agents: usize,
+        files: &dyn Files,
+    ) -> Result<Self, CertificateError> {
+        Self::remembering(provider(), trust, agents.min(AGENT_SESSIONS_MAX), files)
+    }
+
     pub(super) fn with_provider(
         provider: Arc<CryptoProvider>,
         trust: &AgentTrust,
+        files: &dyn Files,
+    ) -> Result<Self, CertificateError> {
+        Self::remembering(provider, trust, AGENT_SESSIONS_MAX, files)
+    }
+
+    fn remembering(
+        provider: Arc<CryptoProvider>,
+        trust: &AgentTrust,
+        sessions_max: usize,
         files: &dyn Files,
     ) -> Result<Self, CertificateError> {
         let (verifier, name) = verifier(trust, files)?;
@@ -187,7 +205,7 @@ impl Connector {
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         config.enable_secret_extraction = true;
-        config.resumption = Resumption::in_memory_sessions(AGENT_SESSIONS_MAX);
+        config.resumption = Resumption::in_memory_sessions(sessions_max);
         Ok(Self { config: Arc::new(config), name })
     }
 }

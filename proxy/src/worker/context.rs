@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::access::admission::Admission;
 use crate::access::passwords::Passwords;
 use crate::access::rejections::RejectCounters;
+use crate::agents::connectors::Connectors;
 use crate::agents::directory::Directory;
 use crate::agents::pool::Pool;
 use crate::config::Config;
@@ -19,7 +20,7 @@ use crate::observe::readiness::Readiness;
 use crate::observe::stats::{StatsSnapshot, WorkerStats};
 use crate::runtime::drain::{Drain, Phase};
 use crate::session::open_sessions::OpenSessions;
-use crate::tls::{Acceptor, Connector};
+use crate::tls::Acceptor;
 use crate::transport::endpoint::WorkerBuffers;
 use crate::transport::net::Runtime;
 use crate::transport::pipes::Pipes;
@@ -76,8 +77,8 @@ pub struct SharedState {
     pub config: Arc<Config>,
     /// TLS to clients.
     pub acceptor: Acceptor,
-    /// TLS to agents; none where they speak plain HTTP.
-    pub connector: Option<Connector>,
+    /// TLS to agents.
+    pub connectors: Connectors,
     /// The access log.
     pub log: AccessLog,
     /// Which clients are admitted.

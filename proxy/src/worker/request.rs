@@ -443,7 +443,7 @@ async fn connect<N: Runtime>(
     agent: Agent,
 ) -> Result<Box<Endpoint<N::Stream>>, ConnectError> {
     let stream = generation.net.connect(agent).await.map_err(ConnectError::Refused)?;
-    let Some(connector) = &generation.shared.connector else {
+    let Some(connector) = generation.shared.connectors.of(agent.address) else {
         return Ok(Box::new(Endpoint::new(stream, TlsEnd::plain())));
     };
     let tls = connector.connect(agent.address.ip()).map_err(|error| ConnectError::Handshake(error.into()))?;

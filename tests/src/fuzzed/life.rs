@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use dcv_splice::access::admission::Admission;
+use dcv_splice::agents::connectors::Connectors;
 use dcv_splice::agents::directory::Directory;
 use dcv_splice::config::CommandLine;
 use dcv_splice::http::h1::head::{HeadEnd, HeadLimits};
@@ -147,7 +148,7 @@ fn shared(is_http2: bool) -> SharedState {
     SharedState {
         config: Arc::new(config),
         acceptor: ACCEPTOR.with(Acceptor::clone),
-        connector: None,
+        connectors: Connectors::default(),
         log: AccessLog::default(),
         admission,
         passwords: None,
