@@ -11,9 +11,10 @@ use std::process::Command;
 use harness::process::{Process, eventually};
 use harness::proxy;
 use harness::proxy_under_test::ProxyUnderTest;
-use harness::raw_client::{Answer, RawClient, soon};
+use harness::raw_client::{Answer, End, RawClient, soon};
 use harness::scripted_agent::ScriptedAgent;
 use harness::websocket::accepted;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
@@ -94,11 +95,16 @@ impl Fleet {
 
     /// Opens a session, or is told why not.
     async fn session(&self, client: &str, path: &str) -> Result<RawClient, u16> {
+        self.session_with(client, path, "").await
+    }
+
+    /// The same with further lines in the head.
+    async fn session_with(&self, client: &str, path: &str, lines: &str) -> Result<RawClient, u16> {
         let mut client = self.client(client).await;
         client
             .say(format!(
                 "GET {path} HTTP/1.1\r\nHost: proxy\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
-                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{lines}\r\n"
             ))
             .await;
         let head = client.head().await.unwrap();
@@ -336,16 +342,21 @@ async fn what_a_command_sets_holds_until_a_later_word() {
     echoes(&mut session, "still here").await;
     drop(session);
     fleet.becomes("127.0.0.1", "/beta/", 503).await;
-    // A restart knows it from the file.
     let remembered = fs::read_to_string(&state_file).unwrap();
     assert!(remembered.contains("\"beta\"") && remembered.contains("\"drain\""), "{remembered}");
     said(&["undrain", "beta", &control]);
     assert_eq!(fleet.ask_from("127.0.0.9", "/beta/", "proxy").await.status, 200);
-    assert_eq!(fs::read_to_string(&state_file).unwrap().trim(), "{}");
+    assert!(fs::read_to_string(&state_file).unwrap().contains("\"state\": \"active\""));
+    // What the file undoes does not come back with the next start.
+    fleet.set(["active", "off"]);
+    fleet.becomes("127.0.0.1", "/beta/", 503).await;
+    eventually("the command's word is forgotten", || {
+        (fs::read_to_string(&state_file).unwrap().trim() == "{}").then_some(())
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_keeps_the_states() {
+async fn what_was_saved_holds_at_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     let control = format!("--control={}", folder.path().join("control").display());
     let remembers = format!("--state-file={}", folder.path().join("states.json").display());
@@ -368,7 +379,7 @@ async fn a_restart_keeps_the_states() {
 
 /// Waits for the end of a session, which comes in order.
 async fn ends(mut session: RawClient) {
-    assert_eq!(soon(session.some_bytes()).await, b"");
+    assert_eq!(soon(session.rest()).await, (Vec::new(), End::Clean));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -409,6 +420,26 @@ async fn an_operator_ends_the_sessions_that_are_named_and_no_others() {
     let mut process = Process::start(command);
     assert_eq!(process.wait().code(), Some(2));
     assert!(process.log().contains("required arguments"), "{}", process.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_is_removed_loses_the_sessions_and_no_other_user_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = |name: &str| format!("{name}:{}\n", bcrypt::hash("one", 4).unwrap());
+    let (ann, bob, users) = (line("ann"), line("bob"), folder.path().join("users"));
+    fs::write(&users, format!("{ann}{bob}")).unwrap();
+    let fleet = Fleet::new(&[&format!("--htpasswd={}", users.display()), "--end-revoked=on"]).await;
+    let open = async |shown: &str| {
+        let shown = format!("Authorization: Basic {shown}\r\n");
+        fleet.session_with("127.0.0.1", &format!("/alpha/{}", shown.len()), &shown).await.unwrap()
+    };
+    let (of_ann, mut of_bob) = (open("YW5uOm9uZQ==").await, open("Ym9iOm9uZQ==").await);
+    let fresh = folder.path().join("fresh");
+    fs::write(&fresh, bob).unwrap();
+    fs::rename(fresh, users).unwrap();
+    ends(of_ann).await;
+    assert!(fleet.front.access_line(" ann ").contains("end_reason=revoked"));
+    echoes(&mut of_bob, "still here").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -461,6 +492,14 @@ async fn a_proxy_that_drains_tells_balancers_and_serves_who_comes() {
     echoes(&mut session, "served").await;
     said(&["undrain", "--proxy", &control]);
     assert_eq!(ready().await, (200, 200));
+    // The session keeps it from ending at once.
+    fleet.front.proxy.signal(Signal::SIGTERM);
+    eventually("it accepts no more", || {
+        std::net::TcpStream::connect(fleet.front.plain()).is_err().then_some(())
+    });
+    let mut client = RawClient::plain(admin).await;
+    client.say("GET /health?ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(client.answer().await.unwrap().status, 503);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -185,7 +185,7 @@ fn agents_of(root: Node<'_>) -> Result<Vec<Node<'_>>, Problem> {
     let mut is_there = false;
     for Entry { key, at, node } in entries {
         if key != "agent" {
-            return Err(Problem::new(at, format!("there is no {key}: {help}")));
+            return Err(Problem::new(at, format!("there is no {}: {help}", shown(&key))));
         }
         if std::mem::replace(&mut is_there, true) {
             return Err(Problem::new(at, "agent is there twice: write all agents into one list"));
@@ -210,6 +210,9 @@ fn agent(node: Node<'_>, rules: DirectoryRules<'_>) -> Result<(NamedAgent, usize
     let Value::Table(entries) = node.value else {
         return Err(vec![Problem::new(at, "an agent is a table: write name = ... and address = ...")]);
     };
+    if let Some(entry) = entries.get(LABELS_MAX) {
+        return Err(vec![Problem::new(entry.at, "an agent has no such number of keys")]);
+    }
     let mut problems = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
     let (mut name, mut address) = (None, None);
@@ -217,7 +220,7 @@ fn agent(node: Node<'_>, rules: DirectoryRules<'_>) -> Result<(NamedAgent, usize
     let (mut pools, mut tags, mut tls) = (Vec::new(), Vec::new(), None);
     for Entry { key, at, node } in &entries {
         if seen.contains(&&**key) {
-            problems.push(Problem::new(*at, format!("{key} is there twice")));
+            problems.push(Problem::new(*at, format!("{} is there twice", shown(key))));
             continue;
         }
         seen.push(key);
@@ -233,7 +236,10 @@ fn agent(node: Node<'_>, rules: DirectoryRules<'_>) -> Result<(NamedAgent, usize
             "tls" => tls_of(node).map(|found| tls = Some(found)),
             _ => Err(Wrong::At(
                 *at,
-                format!("an agent has no {key}: there are name, address, port, tls, state, pools and tags"),
+                format!(
+                    "an agent has no {}: there are name, address, port, tls, state, pools and tags",
+                    shown(key)
+                ),
             )),
         };
         problems.extend(read.err().map(|wrong| wrong.at(node.at)));
@@ -292,6 +298,11 @@ fn name_of(text: &str) -> Result<Box<str>, Wrong> {
     Ok(text.into())
 }
 
+/// As much of a text as is told, without what a terminal would obey.
+fn shown(text: &str) -> String {
+    text.chars().take(NAME_BYTES_MAX).flat_map(char::escape_debug).collect()
+}
+
 /// A DNS label (RFC 1123 2.1) in lower case.
 fn label(text: &str, what: &str) -> Result<(), Wrong> {
     let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -299,9 +310,9 @@ fn label(text: &str, what: &str) -> Result<(), Wrong> {
     if is_label && !text.starts_with('-') && !text.ends_with('-') && text.len() <= NAME_BYTES_MAX {
         return Ok(());
     }
-    let shown: String = text.chars().take(NAME_BYTES_MAX).flat_map(char::escape_debug).collect();
     Err(format!(
-        "\"{shown}\" is not {what}: use 1 to {NAME_BYTES_MAX} of a-z, 0-9 and -, and no - at either end"
+        "\"{}\" is not {what}: use 1 to {NAME_BYTES_MAX} of a-z, 0-9 and -, and no - at either end",
+        shown(text)
     )
     .into())
 }
@@ -313,8 +324,11 @@ fn is_address(text: &str) -> bool {
 
 fn address_of(text: &str, rules: DirectoryRules<'_>) -> Result<IpAddr, Wrong> {
     let Ok(address) = text.parse::<IpAddr>() else {
-        let shown: String = text.chars().take(NAME_BYTES_MAX).flat_map(char::escape_debug).collect();
-        return Err(format!("\"{shown}\" is no IP address: write one such as 10.0.0.5 or 2001:db8::5").into());
+        return Err(format!(
+            "\"{}\" is no IP address: write one such as 10.0.0.5 or 2001:db8::5",
+            shown(text)
+        )
+        .into());
     };
     let address = address.to_canonical();
     if !(rules.is_allowed)(address) {
@@ -333,15 +347,12 @@ fn port_of(node: &Node<'_>, ports: &[u16]) -> Result<u16, Wrong> {
             Err(format!("port {port} is not one of --agent-ports: add it there, which wants an upgrade")
                 .into())
         }
-        _ => Err(format!("{number} is no port: there are 1 to 65535").into()),
+        _ => Err(format!("{} is no port: there are 1 to 65535", shown(number)).into()),
     }
 }
 
 fn state_of(text: &str) -> Result<AgentState, Wrong> {
-    text.parse().map_err(|()| {
-        let shown: String = text.chars().take(NAME_BYTES_MAX).flat_map(char::escape_debug).collect();
-        format!("\"{shown}\" is no state: write active, drain or off").into()
-    })
+    text.parse().map_err(|()| format!("\"{}\" is no state: write active, drain or off", shown(text)).into())
 }
 
 /// `"off"`, `"insecure"`, `{ ca = "...", name = "..." }`, or `{ pin = "..." }` with one pin or a list.
@@ -359,7 +370,9 @@ fn tls_of(node: &Node<'_>) -> Result<AgentTls, Wrong> {
             "ca" => file.replace(PathBuf::from(text(node, "ca")?)).is_some(),
             "name" => name.replace(text(node, "name")?.to_owned()).is_some(),
             "pin" => pins.replace(pins_of(node)?).is_some(),
-            _ => return Err(Wrong::At(*at, format!("tls has no {key}: there are ca, name and pin"))),
+            _ => {
+                return Err(Wrong::At(*at, format!("tls has no {}: there are ca, name and pin", shown(key))));
+            }
         };
         if was_there {
             return Err(Wrong::At(*at, format!("{key} is there twice")));
@@ -422,7 +435,7 @@ fn tags_of(node: &Node<'_>) -> Result<Vec<Tag>, Wrong> {
             ));
         }
         if tags.iter().any(|(other, _)| **other == **key) {
-            return Err(Wrong::At(*at, format!("the tag {key} is there twice")));
+            return Err(Wrong::At(*at, format!("the tag {} is there twice", shown(key))));
         }
         tags.push((key.as_ref().into(), value.into()));
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::builder::ArgPredicate;
+use clap::builder::{ArgPredicate, NonEmptyStringValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -109,6 +109,9 @@ pub struct AgentFlags {
     pub control: ControlFlags,
 }
 
+/// The longest `--wait` of a drain.
+const DRAIN_WAIT_MAX: Duration = Duration::from_hours(1);
+
 /// An agent of the running proxy, or the proxy.
 #[derive(Args, Clone, Debug)]
 #[group(required = true, multiple = false, args = ["agent", "proxy"])]
@@ -119,6 +122,9 @@ pub struct DrainFlags {
     /// The proxy itself: what it answers to /health?ready, by which balancers choose. Whoever comes is served
     #[arg(long)]
     pub proxy: bool,
+    /// Time to wait for afterwards, in which balancers see it: for a hook that is followed by the stop
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = time(Duration::ZERO..=DRAIN_WAIT_MAX))]
+    pub wait: Duration,
     /// The running proxy.
     #[command(flatten)]
     pub control: ControlFlags,
@@ -128,16 +134,16 @@ pub struct DrainFlags {
 #[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
 pub struct SessionFilter {
     /// Those at this agent: its name or address
-    #[arg(long, value_name = "NAME|IP")]
+    #[arg(long, value_name = "NAME|IP", value_parser = agent_name)]
     pub agent: Option<String>,
     /// Those of this client
     #[arg(long, value_name = "IP", value_parser = address)]
     pub client: Option<IpAddr>,
     /// Those of this user of --htpasswd
-    #[arg(long, value_name = "USER")]
+    #[arg(long, value_name = "USER", value_parser = NonEmptyStringValueParser::new())]
     pub user: Option<String>,
     /// The one of this id, which `dcv-splice sessions` shows
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     pub id: Option<String>,
 }
 

@@ -39,11 +39,7 @@ impl AgentStates {
     pub(super) fn set(&mut self, agent: &str, state: AgentState, file: &Directory) -> Result<String, String> {
         let found = find(agent, file)?;
         let name = found.name.to_string();
-        if state == found.state {
-            self.0.remove(&name);
-        } else {
-            self.0.insert(name.clone(), SetState { state, file: found.state });
-        }
+        self.0.insert(name.clone(), SetState { state, file: found.state });
         Ok(name)
     }
 
@@ -57,6 +53,7 @@ impl AgentStates {
     }
 }
 
+/// The agent of that name, or at that address.
 fn find<'a>(agent: &str, file: &'a Directory) -> Result<&'a NamedAgent, String> {
     if let Some(found) = file.named(&agent.to_ascii_lowercase()) {
         return Ok(found);
@@ -106,7 +103,10 @@ mod tests {
         assert_eq!(states(&set.apply(&file(["active", "drain"]))), [AgentState::Drain, AgentState::Drain]);
         assert_eq!(states(&set.apply(&active)), [AgentState::Drain, AgentState::Active]);
         assert_eq!(set.set("a", AgentState::Active, &active), Ok("a".to_owned()));
-        assert_eq!(set, AgentStates::default());
+        assert_eq!(states(&set.apply(&active)), [AgentState::Active, AgentState::Active]);
+        // The file before said something else when the command was given.
+        set.set("a", AgentState::Drain, &file(["drain", "active"])).expect("it is there");
+        assert_eq!(states(&set.apply(&active))[0], AgentState::Active);
         assert!(set.set("c", AgentState::Off, &active).is_err_and(|error| error.contains("is c:")));
         assert!(set.set("10.0.0.3", AgentState::Off, &active).is_err());
     }

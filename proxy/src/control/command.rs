@@ -165,9 +165,12 @@ fn reports<T: DeserializeOwned>(
     for process in all {
         match inquire(&process, command, argument) {
             Ok(text) => reports.push(serde_json::from_str(&text).map_err(|error| failed(&error))?),
-            // One that drained may have ended meanwhile.
-            Err(_) if process != control && !socket::is_listened_to(&process) => {}
-            Err(failure) => return Err(failure),
+            Err(failure) if process == control => return Err(failure),
+            // One that drained may have ended meanwhile; one of an earlier version does not know the command.
+            Err(failure) if socket::is_listened_to(&process) => {
+                eprintln!("dcv-splice: {}: {}", process.display(), failure.reason);
+            }
+            Err(_) => {}
         }
     }
     Ok(reports)
@@ -194,7 +197,9 @@ fn drain(at: &DrainFlags, of_agent: ControlCommand, of_proxy: ControlCommand) ->
     match &at.agent {
         Some(agent) => ask_about(&at.control.control, of_agent, agent),
         None => ask(&at.control.control, of_proxy),
-    }
+    }?;
+    std::thread::sleep(at.wait);
+    Ok(())
 }
 
 fn end(wanted: &EndFlags) -> Result<(), Failure> {

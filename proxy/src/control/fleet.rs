@@ -18,7 +18,7 @@ use crate::worker::context::SharedState;
 /// How often processes that drain are asked who is left.
 const FORMER_LOOK: Duration = Duration::from_secs(5);
 /// How long one of them may take to answer.
-const FORMER_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const FORMER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An open session.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -177,8 +177,11 @@ impl SessionReport {
     /// Whether all that a filter says is true of it.
     pub(super) fn is_named(&self, filter: &SessionFilter) -> bool {
         let SessionFilter { agent, client, user, id } = filter;
-        let is_agent =
-            |agent: &String| self.name.as_ref() == Some(agent) || *agent == self.agent.ip().to_string();
+        let is_agent = |agent: &String| {
+            let is_name = self.name.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(agent));
+            let address = agent.trim_matches(['[', ']']).parse::<IpAddr>();
+            is_name || address == Ok(self.agent.ip()) || agent.parse() == Ok(self.agent)
+        };
         agent.as_ref().is_none_or(is_agent)
             && client.is_none_or(|client| client == self.client)
             && user.as_ref().is_none_or(|user| *user == self.user)
@@ -191,29 +194,53 @@ impl SessionReport {
     }
 }
 
-/// Keeps track of who has sessions in processes that drain, reached at `former`, until all of them have ended.
+/// What a former process says.
+pub(super) enum FormerAnswer {
+    Said(String),
+    /// Not yet: it is busy.
+    Silent,
+    /// It has ended, or is of a version that does not know the command.
+    Gone,
+}
+
+/// Asks a former process, and waits for its answer that long.
+pub(super) async fn ask_former(path: &Path, command: ControlCommand, limit: Duration) -> FormerAnswer {
+    match tokio::time::timeout(limit, socket::ask(path, command, "")).await {
+        Ok(Ok(said)) => FormerAnswer::Said(said),
+        Ok(Err(_)) => FormerAnswer::Gone,
+        Err(_) => FormerAnswer::Silent,
+    }
+}
+
+/// Notes who has sessions in processes that drain, reached at `former`, and keeps track of them until all have ended.
 pub(super) async fn follow_former(former: Vec<PathBuf>, sessions: OpenSessions) {
-    while note_former(&former, &sessions).await {
-        tokio::time::sleep(FORMER_LOOK).await;
+    let mut known = Vec::new();
+    if !note_former(&former, &mut known, &sessions).await {
+        return;
     }
+    tokio::spawn(async move {
+        while note_former(&former, &mut known, &sessions).await {
+            tokio::time::sleep(FORMER_LOOK).await;
+        }
+    });
 }
 
-/// What a former process says. Most have ended by now, and one of an earlier version does not know the command.
-pub(super) async fn ask_former(path: &Path, command: ControlCommand) -> Option<String> {
-    let said = tokio::time::timeout(FORMER_TIMEOUT, socket::ask(path, command, "")).await;
-    said.ok().and_then(Result::ok)
-}
-
-/// Notes who has sessions in them now; whether there is any of them.
-pub(super) async fn note_former(former: &[PathBuf], sessions: &OpenSessions) -> bool {
-    let (mut desktops, mut is_there) = (HashSet::new(), false);
-    for path in former {
-        let Some(said) = ask_former(path, ControlCommand::Sessions).await else { continue };
-        is_there = true;
-        let reports: Vec<SessionReport> = serde_json::from_str(&said).unwrap_or_default();
-        desktops.extend(reports.into_iter().map(SessionReport::desktop));
+/// Notes who has sessions in them now; of one that is silent, what is known of it. Whether there may be any of them.
+async fn note_former(former: &[PathBuf], known: &mut Vec<HashSet<Desktop>>, sessions: &OpenSessions) -> bool {
+    known.resize(former.len(), HashSet::new());
+    let mut is_there = false;
+    for (path, desktops) in former.iter().zip(&mut *known) {
+        match ask_former(path, ControlCommand::Sessions, FORMER_TIMEOUT).await {
+            FormerAnswer::Said(said) => {
+                let reports: Vec<SessionReport> = serde_json::from_str(&said).unwrap_or_default();
+                *desktops = reports.into_iter().map(SessionReport::desktop).collect();
+                is_there = true;
+            }
+            FormerAnswer::Silent => is_there = true,
+            FormerAnswer::Gone => desktops.clear(),
+        }
     }
-    sessions.note_former(desktops);
+    sessions.note_former(known.iter().flatten().cloned().collect());
     is_there
 }
 

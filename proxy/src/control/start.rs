@@ -12,7 +12,7 @@ use crate::config::{EbpfMode, Settings};
 use crate::control::admin::Sources;
 use crate::control::agent_states::AgentStates;
 use crate::control::exit::{Failure, failed, unusable};
-use crate::control::fleet;
+use crate::control::fleet::{self, FormerAnswer};
 use crate::control::helper::{Answer, HelperClient, MessageKind, Payload, Predecessor, STATES};
 use crate::control::logging::Logging;
 use crate::control::signals::Signals;
@@ -160,11 +160,12 @@ async fn count(helper: &HelperClient) -> Result<PathBuf, String> {
 
 /// What commands have set of agents: as the process says that hands over, or as it was saved.
 async fn agent_states(helper: &HelperClient, former: Option<&PathBuf>) -> Result<AgentStates, Failure> {
-    if let Some(former) = former
-        && let Some(text) = fleet::ask_former(former, ControlCommand::States).await
-        && let Ok(states) = AgentStates::parse(&text)
-    {
-        return Ok(states);
+    if let Some(former) = former {
+        match fleet::ask_former(former, ControlCommand::States, fleet::FORMER_TIMEOUT).await {
+            FormerAnswer::Said(text) => return AgentStates::parse(&text).map_err(|error| failed(&error)),
+            FormerAnswer::Silent => return Err(failed(&"the process that hands over does not answer")),
+            FormerAnswer::Gone => {}
+        }
     }
     helper.ask(MessageKind::States).await?;
     let read = helper.next().await?.outcome.and_then(|found| match found {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use crate::agents::directory::{AgentState, Directory};
 use crate::config::{AccessLogTo, SessionFilter, Settings};
@@ -40,6 +41,8 @@ use crate::worker::thread::{self, WorkerCommand};
 /// Questions that may wait for the helper, which a slow disk may keep; further ones are refused. Fewer than commands that
 /// are heard at a time, so that `status` is always answered.
 const REQUESTS_MAX: usize = CONCURRENT_MAX - 2;
+/// How often it is looked for sessions whose user or client is no longer let in.
+const REVOKED_LOOK: Duration = Duration::from_secs(5);
 /// The state before it stops.
 const SERVING: &str = "serving";
 
@@ -169,10 +172,7 @@ impl Supervisor {
 
     /// Knows who has sessions in the processes that drain, which are reached there.
     pub(super) async fn follow(&self, former: &[PathBuf]) {
-        let sessions = self.shared.process.sessions.clone();
-        if fleet::note_former(former, &sessions).await {
-            tokio::spawn(fleet::follow_former(former.to_vec(), sessions));
-        }
+        fleet::follow_former(former.to_vec(), self.shared.process.sessions.clone()).await;
     }
 
     fn publish(&self) {
@@ -180,14 +180,13 @@ impl Supervisor {
         self.commands.send_modify(|commands| commands.shared = shared);
     }
 
-    /// Sets it at once, and has it saved.
-    async fn set_state(&mut self, agent: &str, state: AgentState) -> io::Result<MessageKind> {
-        let name = self.states.set(agent, state, &self.listed).map_err(io::Error::other)?;
+    /// Sets it at once; it is not saved.
+    fn set_state(&mut self, agent: &str, state: AgentState) -> Outcome {
+        let name = self.states.set(agent, state, &self.listed)?;
         self.shared.directory = self.states.apply(&self.listed);
         self.publish();
         tracing::info!(agent = name, %state, "agent state set");
-        self.save_states().await?;
-        Ok(MessageKind::SaveStates)
+        Ok(format!("{name} is set to {state} until this process ends (without --state-file)"))
     }
 
     /// Whether new users are welcome.
@@ -215,17 +214,28 @@ impl Supervisor {
         Ok(chosen.len().to_string())
     }
 
-    /// Has those end whose user or client is no longer let in.
-    fn end_revoked(&self) {
+    /// Has those end whose user or client is no longer let in, where that is asked for. Tells whether there are any.
+    fn end_revoked(&self) -> bool {
         let SharedState { config, passwords, process, .. } = &self.shared;
+        if !config.end_revoked {
+            return false;
+        }
+        let mut is_any = false;
         let is_known = |user: &str| {
             user.is_empty() || passwords.as_ref().is_none_or(|passwords| passwords.has_user(user))
         };
         for session in process.sessions.list() {
             if !is_known(&session.desktop.user) || !config.clients.allows(session.desktop.client) {
                 process.sessions.end(session.number, EndReason::Revoked);
+                is_any = true;
             }
         }
+        is_any
+    }
+
+    /// What is saved, and where.
+    fn to_save(&self) -> (AgentStates, Option<PathBuf>) {
+        (self.states.clone(), self.shared.config.state_file.clone())
     }
 
     async fn save_states(&self) -> io::Result<()> {
@@ -281,6 +291,8 @@ impl Supervisor {
         commands: &mut mpsc::Receiver<ControlRequest>,
     ) -> io::Result<()> {
         let mut watchdog = systemd::Watchdog::new();
+        let mut revoked = tokio::time::interval(REVOKED_LOOK);
+        revoked.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = loop {
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -294,6 +306,12 @@ impl Supervisor {
                     }
                 }
                 report = self.reports.recv() => return ended(report),
+                // Some were let in before the change, and have a session only now.
+                _ = revoked.tick(), if self.shared.config.end_revoked => {
+                    if self.end_revoked() {
+                        self.publish();
+                    }
+                }
                 () = watchdog.due() => watchdog.look(&self.shared.process.balance.beats()),
             }
         };
@@ -333,9 +351,18 @@ impl Supervisor {
             ControlCommand::Reload => {
                 self.helper.ask(MessageKind::Reload).await.map(|()| MessageKind::Reload)
             }
-            ControlCommand::Drain => self.set_state(argument, AgentState::Drain).await,
-            ControlCommand::Undrain => self.set_state(argument, AgentState::Active).await,
-            ControlCommand::Off => self.set_state(argument, AgentState::Off).await,
+            ControlCommand::Drain | ControlCommand::Undrain | ControlCommand::Off => {
+                let state = match command {
+                    ControlCommand::Drain => AgentState::Drain,
+                    ControlCommand::Off => AgentState::Off,
+                    _ => AgentState::Active,
+                };
+                match self.set_state(argument, state) {
+                    Ok(said) if self.shared.config.state_file.is_none() => return respond(answer, Ok(said)),
+                    Ok(_) => self.save_states().await.map(|()| MessageKind::SaveStates),
+                    Err(reason) => Err(io::Error::other(reason)),
+                }
+            }
             ControlCommand::Reopen => {
                 self.helper.ask(MessageKind::Reopen).await.map(|()| MessageKind::Reopen)
             }
@@ -386,6 +413,7 @@ impl Supervisor {
         // Nobody asks for changes.
         let place = self.waiting.iter().position(|(asked, _)| *asked == kind);
         let answer = place.and_then(|place| self.waiting.remove(place)).and_then(|(_, answer)| answer);
+        let saved = self.to_save();
         let outcome = outcome.and_then(|found| match (kind, found) {
             (MessageKind::Reload | MessageKind::Changed, Payload::Files(files)) => self.replace(&files),
             (MessageKind::Reopen, Payload::Files(files)) => self.reopen(&files),
@@ -404,10 +432,23 @@ impl Supervisor {
         if let Err(error) = follow_up {
             self.abandon(&error);
         }
+        // What a later word of the file has undone must not come back at the next start.
+        if self.shared.config.state_file.is_some() && saved != self.to_save() {
+            match self.save_states().await {
+                Ok(()) => self.waiting.push_back((MessageKind::SaveStates, None)),
+                Err(error) => self.abandon(&error),
+            }
+        }
         self.upgrading &= kind != MessageKind::Upgrade;
         if matches!(kind, MessageKind::Reload | MessageKind::Changed) {
             *(if outcome.is_ok() { &mut self.reloads } else { &mut self.reload_failures }) += 1;
         }
+        let outcome = outcome.map_err(|reason| match kind {
+            MessageKind::SaveStates => {
+                format!("the state is set until this process ends, and not saved: {reason}")
+            }
+            _ => reason,
+        });
         let (done, failed) = words(kind);
         match &outcome {
             Ok(_) => tracing::info!("{done}"),
@@ -441,9 +482,7 @@ impl Supervisor {
         self.listed = shared.directory;
         shared.directory = self.states.apply(&self.listed);
         self.shared = shared;
-        if self.shared.config.end_revoked {
-            self.end_revoked();
-        }
+        self.end_revoked();
         self.publish();
         Ok(String::new())
     }
@@ -519,6 +558,7 @@ impl Supervisor {
         commands: &mut mpsc::Receiver<ControlRequest>,
     ) -> io::Result<()> {
         self.sockets.clear();
+        self.shared.process.readiness.set(false);
         if self.upgrading
             && let Err(error) = self.helper.stop_asking()
         {

@@ -246,11 +246,14 @@ impl<N: Runtime> Ready<N> {
         let mut request = RequestContext::of(&head);
         // A trusted proxy speaks for others, whatever it says.
         request.login.is_for_another |= source.trusted;
+        let asked = generation.worker.directory();
+        let authorized = authorize(&head, config.policy.route(&head, &asked), generation, &source).await;
+        // A password takes its time, in which an agent may have been taken out of service.
         let directory = generation.worker.directory();
-        let route = config.policy.route(&head, &directory);
-        let decision = match authorize(&head, route, generation, &source).await {
+        let decision = match authorized {
             Ok(user) => {
                 builder.record.user = user.unwrap_or_default();
+                let route = config.policy.route(&head, &directory);
                 let has_session = |agent| generation.shared.process.sessions.has(&builder.desktop(agent));
                 let is_running = generation.drain.phase() == Phase::Running;
                 let is_ready = is_running && generation.shared.process.readiness.is_ready();

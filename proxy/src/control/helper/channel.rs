@@ -1,6 +1,7 @@
 //! The helper: a process of its own that keeps what the serving one gives up. It opens the files of the configuration
 //! when they are wanted again or have changed, and starts the next binary. It is asked with one byte, so that who takes
-//! over the serving process gets nothing from it but what the operator configured. It speaks to no network.
+//! over the serving process gets nothing from it but what the operator configured; the states of agents alone are handed
+//! to it, and saved as nothing else. It speaks to no network.
 
 use std::ffi::OsStr;
 use std::fs::File;

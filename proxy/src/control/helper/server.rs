@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -22,7 +22,7 @@ use crate::config::{AccessLogTo, Config, Resolved, Settings};
 use crate::control::agent_states::AgentStates;
 use crate::control::socket;
 use crate::control::validation::Prepared;
-use crate::os::files::{CachedText, FileSystem, Files, read_whole};
+use crate::os::files::{CachedText, DryRun, FileSystem, Files, read_whole};
 use crate::os::sandbox;
 
 /// How often files are looked at.
@@ -328,7 +328,7 @@ impl HelperServer {
 
     /// Nothing was saved where there is no file.
     fn states(&self) -> Message {
-        let read = self.state_file().map_or(Ok(Vec::new()), |path| match fs::read(path) {
+        let read = self.state_file().map_or(Ok(Vec::new()), |path| match DryRun.read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             read => read,
         });
@@ -340,13 +340,20 @@ impl HelperServer {
 
     /// Whatever the serving process has become, nothing but states of agents gets to that file.
     fn save_states(&self, text: &[u8]) -> Result<String, String> {
+        if self.handed_over {
+            return Err("another process serves by now".to_owned());
+        }
         let Some(path) = self.state_file() else { return Ok(String::new()) };
         let told = |error: &dyn std::fmt::Display| format!("--state-file {}: {error}", path.display());
         let text = AgentStates::parse(&String::from_utf8_lossy(text)).and_then(|states| states.text());
         let text = text.map_err(|error| told(&error))?;
         let mut fresh = path.as_os_str().to_owned();
         fresh.push(".new");
-        fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, path)).map_err(|error| told(&error))?;
+        let written = File::create(&fresh).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        });
+        written.and_then(|()| fs::rename(&fresh, path)).map_err(|error| told(&error))?;
         Ok(String::new())
     }
 
