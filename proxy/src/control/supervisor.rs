@@ -238,6 +238,17 @@ impl Supervisor {
         (self.states.clone(), self.shared.config.state_file.clone())
     }
 
+    /// What a later word of the file has undone must not come back at the next start.
+    async fn save_unless(&mut self, saved: &(AgentStates, Option<PathBuf>)) {
+        if self.shared.config.state_file.is_none() || *saved == self.to_save() {
+            return;
+        }
+        match self.save_states().await {
+            Ok(()) => self.waiting.push_back((MessageKind::SaveStates, None)),
+            Err(error) => self.abandon(&error),
+        }
+    }
+
     async fn save_states(&self) -> io::Result<()> {
         self.helper.ask_save_states(&self.states.text().map_err(io::Error::other)?).await
     }
@@ -432,23 +443,11 @@ impl Supervisor {
         if let Err(error) = follow_up {
             self.abandon(&error);
         }
-        // What a later word of the file has undone must not come back at the next start.
-        if self.shared.config.state_file.is_some() && saved != self.to_save() {
-            match self.save_states().await {
-                Ok(()) => self.waiting.push_back((MessageKind::SaveStates, None)),
-                Err(error) => self.abandon(&error),
-            }
-        }
+        self.save_unless(&saved).await;
         self.upgrading &= kind != MessageKind::Upgrade;
         if matches!(kind, MessageKind::Reload | MessageKind::Changed) {
             *(if outcome.is_ok() { &mut self.reloads } else { &mut self.reload_failures }) += 1;
         }
-        let outcome = outcome.map_err(|reason| match kind {
-            MessageKind::SaveStates => {
-                format!("the state is set until this process ends, and not saved: {reason}")
-            }
-            _ => reason,
-        });
         let (done, failed) = words(kind);
         match &outcome {
             Ok(_) => tracing::info!("{done}"),

@@ -344,7 +344,9 @@ impl HelperServer {
             return Err("another process serves by now".to_owned());
         }
         let Some(path) = self.state_file() else { return Ok(String::new()) };
-        let told = |error: &dyn std::fmt::Display| format!("--state-file {}: {error}", path.display());
+        let told = |error: &dyn std::fmt::Display| {
+            format!("the state holds until this process ends; --state-file {}: {error}", path.display())
+        };
         let text = AgentStates::parse(&String::from_utf8_lossy(text)).and_then(|states| states.text());
         let text = text.map_err(|error| told(&error))?;
         let mut fresh = path.as_os_str().to_owned();
