@@ -23,7 +23,8 @@ use std::time::Duration;
 use clap::Parser;
 use dcv_splice::access::admission::Admission;
 use dcv_splice::agents::connectors::Connectors;
-use dcv_splice::agents::directory::Directory;
+use dcv_splice::agents::health::FailureMarks;
+use dcv_splice::agents::known::KnownAgents;
 use dcv_splice::config::CommandLine;
 use dcv_splice::observe::access_log::AccessLog;
 use dcv_splice::runtime::drain::Phase;
@@ -64,12 +65,14 @@ impl Fixture {
         SharedState {
             config: Arc::new(config),
             acceptor: self.proxy.clone(),
-            connectors: Connectors::for_all(plan.agent_tls.then(|| self.connector.clone())),
             log: AccessLog::default(),
             admission,
             passwords: None,
-            process: ProcessState::new(LoadBalancer::new(1).0),
-            directory: Directory::default(),
+            process: ProcessState::new(LoadBalancer::new(1).0, FailureMarks::default()),
+            agents: KnownAgents {
+                connectors: Connectors::for_all(plan.agent_tls.then(|| self.connector.clone())),
+                ..KnownAgents::default()
+            },
         }
     }
 }

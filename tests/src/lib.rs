@@ -13,4 +13,5 @@ pub mod reference;
 pub mod scripted_agent;
 pub mod simulated;
 pub mod sshd;
+pub mod stand_in;
 pub mod websocket;

@@ -7,6 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use crate::access::rejections::RejectReason;
 use crate::access::route::{AgentDomain, AgentRef, AllowedAgents, Route};
 use crate::agents::directory::{AgentState, Directory, NamedAgent};
+use crate::agents::health::Down;
+use crate::agents::known::KnownAgents;
 use crate::http::h1::body::BodyError;
 use crate::http::local_response::LocalResponse;
 use crate::http::message::{Framing, RequestHead, split_port};
@@ -39,8 +41,8 @@ pub struct Policy {
 /// What holds when a request comes.
 #[derive(Clone, Copy, Debug)]
 pub struct Now<'a, F> {
-    /// The agents that have names.
-    pub directory: &'a Directory,
+    /// The agents.
+    pub agents: &'a KnownAgents,
     /// Whether the proxy is to get new users.
     pub is_ready: bool,
     /// Whether the request's client and user have a session at an agent.
@@ -113,11 +115,14 @@ impl Policy {
         let address = SocketAddr::new(ip, self.agent_port);
         let named = match agent {
             AgentRef::Named(named) => Some(named),
-            AgentRef::Address(_) => now.directory.at(address),
+            AgentRef::Address(_) => now.agents.directory.at(address),
         };
         let address = named.map_or(address, |named| named.address);
         if let Some(response) = named.and_then(|named| out_of_service(named, || (now.has_session)(address))) {
             return Decision::Respond(response);
+        }
+        if let Some(down) = now.agents.health.down(address) {
+            return Decision::Respond(is_down(named, ip, down));
         }
         if self.body_max < content_length(head.framing) {
             return Decision::Respond(LocalResponse::new(413, BodyError::TooLarge.to_string()));
@@ -186,6 +191,17 @@ fn out_of_service(agent: &NamedAgent, has_session: impl FnOnce() -> bool) -> Opt
     Some(LocalResponse::new(503, text).with_header(format!("Retry-After: {RETRY_AFTER_S}")))
 }
 
+/// The proxy's own response where probes have found that the agent is down.
+fn is_down(named: Option<&NamedAgent>, ip: IpAddr, down: &Down) -> LocalResponse {
+    let name = named.map_or_else(|| format!("at {ip}"), |named| named.name.to_string());
+    let since = humantime::format_rfc3339_seconds(down.since());
+    let text = format!(
+        "The desktop {name} is down since {since}: {}. It is tried again all the time; try it again later.",
+        down.failure.detail
+    );
+    LocalResponse::new(503, text).with_header(format!("Retry-After: {}", down.retry_after_s))
+}
+
 /// Whether the proxy lives, which it does where this is asked; or is to get new users.
 pub(crate) fn health(asks_ready: bool, is_ready: bool) -> LocalResponse {
     if asks_ready && !is_ready {
@@ -223,6 +239,7 @@ fn content_length(framing: Framing) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agents::health::{Failure, FailureKind, Health, HealthChange, HealthMap};
     use crate::http::h1::head::HeadLimits;
 
     const LIMITS: HeadLimits =
@@ -242,14 +259,21 @@ mod tests {
         }
     }
 
+    /// Probes have found that 10.0.0.9 is down.
+    fn down() -> HealthMap {
+        let failure = Failure { kind: FailureKind::Refused, detail: "connect: refused".to_owned() };
+        let health = Some(Health::Down(Down { failure, since_s: 0, retry_after_s: 7 }));
+        HealthMap::default().with([HealthChange { agent: SocketAddr::from(([10, 0, 0, 9], 8443)), health }])
+    }
+
     /// The status of the proxy's own response, or the agent and the path that it sees.
     fn decided(policy: &Policy, head: &str) -> Result<(String, String), u16> {
         let head = format!("{head}\r\nHost: p\r\n\r\n");
         let head = RequestHead::parse(head.as_bytes(), &LIMITS).expect("a head");
         let source = RequestSource { peer: CLIENT, trusted: false, client: CLIENT, secure: true };
-        let directory = Directory::default();
-        let now = Now { directory: &directory, is_ready: false, has_session: |_| false };
-        match policy.decide(&head, policy.route(&head, &directory), source, now) {
+        let agents = KnownAgents { health: down(), ..KnownAgents::default() };
+        let now = Now { agents: &agents, is_ready: false, has_session: |_| false };
+        match policy.decide(&head, policy.route(&head, &agents.directory), source, now) {
             Decision::Forward(Forward { agent, rewrite, .. }) => {
                 Ok((agent.to_string(), rewrite.path.into_owned()))
             }
@@ -272,6 +296,8 @@ mod tests {
             ("GET /11.0.0.5/ HTTP/1.1", 403),
             ("GET /010.0.0.5/ HTTP/1.1", 404),
             ("GET / HTTP/1.1", 404),
+            ("GET /10.0.0.9/ HTTP/1.1", 503),
+            ("GET /10.0.0.9 HTTP/1.1", 503),
             ("GET /health HTTP/1.1", 200),
             ("GET /health?ready HTTP/1.1", 503),
             ("POST /health HTTP/1.1", 405),

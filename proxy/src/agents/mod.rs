@@ -1,7 +1,9 @@
-//! The agents: their names, and the connections to them that are kept. An agent is the host of a DCV server. Uses `http` and
+//! The agents: their names, whether they live, and the connections to them that are kept. An agent is the host of a DCV server. Uses `http` and
 //! what is below it; knows no client.
 
 pub mod connectors;
 pub mod directory;
 pub mod directory_text;
+pub mod health;
+pub mod known;
 pub(crate) mod pool;

@@ -21,6 +21,9 @@ use crate::transport::networks::{Network, canonical};
 
 /// Where a DCV server listens unless it is told otherwise.
 const AGENT_PORT: u16 = 8443;
+/// Agents are not asked more often, or less.
+const PROBE_MIN: Duration = Duration::from_millis(100);
+const PROBE_MAX: Duration = Duration::from_hours(1);
 /// More is no limit: nobody waits for that long in front of a browser.
 const CONNECT_MAX: Duration = Duration::from_mins(10);
 /// tcp(7) takes it as milliseconds in a C int.
@@ -75,6 +78,9 @@ pub enum Command {
     /// Open files for the process that serves
     #[command(hide = true)]
     Helper(Flags),
+    /// Ask the network what serving has to know
+    #[command(hide = true)]
+    NetworkHelper,
     /// Start a program that is nobody's child
     #[command(hide = true)]
     Exec {
@@ -269,6 +275,10 @@ pub struct Flags {
     /// File that remembers what `drain`, `undrain` and `off` have set, for the next start [default: none]
     #[arg(long, value_name = "FILE", help_heading = AGENTS)]
     pub state_file: Option<PathBuf>,
+    /// Whether agents are probed, and what they have to do: accept a connection, begin TLS, or give any answer by HTTP. One
+    /// that is down is answered for at once, with 503 [default: off, each request finds out for itself]
+    #[arg(long, value_enum, default_value_t, hide_default_value = true, help_heading = AGENTS)]
+    pub probe: Probe,
     /// Port of agents, where --agents-file names no other
     #[arg(long, value_name = "PORT", default_value_t = AGENT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     #[arg(help_heading = AGENTS)]
@@ -389,6 +399,22 @@ pub struct LimitFlags {
     /// The same of connections to agents
     #[arg(long, value_name = "NAME", value_parser = congestion)]
     pub agent_congestion: Option<String>,
+    /// Time from one probe of an agent to the next; a quarter of it where its state may be about to change
+    /// [range: 100ms to 1h]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time(PROBE_MIN..=PROBE_MAX))]
+    pub probe_interval: Duration,
+    /// Time by which that varies at random, so that not all agents are probed at once [range: 0s to 1h]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time(Duration::ZERO..=PROBE_MAX))]
+    pub probe_jitter: Duration,
+    /// Time for one probe [range: 1ms to 1h]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = time(MILLISECOND..=PROBE_MAX))]
+    pub probe_timeout: Duration,
+    /// Probes in a row that succeed before an agent that was down is up
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub probe_rise: u32,
+    /// Probes in a row that fail before an agent that was up is down; a connection that fails counts as one
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub probe_fall: u32,
     /// Time that an unused agent connection is kept [range: 1s to 1year]
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time(SECOND..=YEAR))]
     pub agent_keepalive_timeout: Duration,
@@ -452,6 +478,20 @@ pub enum EndRevoked {
     /// They go on; what was changed holds for new connections.
     #[default]
     Off,
+}
+
+/// Whether agents are probed.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum Probe {
+    /// They are not.
+    #[default]
+    Off,
+    /// By a TCP connection.
+    Tcp,
+    /// By a TLS handshake, whatever the certificate.
+    Tls,
+    /// By a request, which any answer will do for.
+    Http,
 }
 
 /// The lowest version of TLS for clients.

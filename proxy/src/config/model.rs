@@ -11,13 +11,14 @@ use tracing_subscriber::filter::Targets;
 
 use super::flags::{
     AdminAt, AgentTls, ClientCert, EbpfMode, EndRevoked, Flags, Http2, Http2Websocket, IoBackend, LimitFlags,
-    LogFormat, TlsMin,
+    LogFormat, Probe, TlsMin,
 };
 use crate::access::admission::{ClientLimits, ClientNetworks};
 use crate::access::passwords::PasswordRules;
 use crate::access::policy::Policy;
 use crate::access::route::AllowedAgents;
 use crate::agents::directory_text::Format;
+use crate::agents::health::{ProbeKind, ProbeRules};
 use crate::agents::pool::PoolLimits;
 use crate::http::h1::exchange::ExchangeLimits;
 use crate::http::h1::head::{HEADER_COUNT_MAX, HeadLimits};
@@ -89,6 +90,8 @@ pub struct Config {
     pub agents_file: Option<PathBuf>,
     /// Where the states of agents that commands have set are remembered.
     pub state_file: Option<PathBuf>,
+    /// How agents are probed, if they are.
+    pub probe: Option<ProbeRules>,
     /// The ports that agents may have, the usual one first.
     pub agent_ports: Vec<u16>,
     /// How agents are verified; none where they speak plain HTTP.
@@ -280,6 +283,7 @@ impl Flags {
             agent_ports: self.ports(),
             agents_file: self.agents_file.clone(),
             state_file: self.state_file.clone(),
+            probe: self.limits.probe(self.probe),
             agent_trust: self.trust(),
             client_demands: ClientDemands {
                 tls13: self.tls_min == TlsMin::Tls13,
@@ -465,6 +469,23 @@ impl LimitFlags {
             half_closed_timeout: self.half_closed_timeout,
             queue_target: Some(self.queue_target).filter(|target| !target.is_zero()),
         }
+    }
+
+    fn probe(&self, probe: Probe) -> Option<ProbeRules> {
+        let kind = match probe {
+            Probe::Off => return None,
+            Probe::Tcp => ProbeKind::Tcp,
+            Probe::Tls => ProbeKind::Tls,
+            Probe::Http => ProbeKind::Http,
+        };
+        Some(ProbeRules {
+            kind,
+            interval: self.probe_interval,
+            jitter: self.probe_jitter,
+            timeout: self.probe_timeout,
+            rise: self.probe_rise,
+            fall: self.probe_fall,
+        })
     }
 
     fn pool(&self) -> PoolLimits {

@@ -16,6 +16,7 @@ use crate::config::{Command, CommandLine, DrainFlags, EndFlags, Resolved, Sessio
 use crate::control::exit::{Failure, STOPPED, failed, unusable};
 use crate::control::fleet::{self, AgentsReport, SessionReport};
 use crate::control::helper;
+use crate::control::network_helper;
 use crate::control::service_account;
 use crate::control::socket::{self, ControlCommand};
 use crate::control::start;
@@ -53,6 +54,7 @@ fn run_command(line: CommandLine, settings: Settings) -> Result<(), Failure> {
         Some(Command::Undrain(at)) => drain(&at, ControlCommand::Undrain, ControlCommand::UndrainProxy),
         Some(Command::Off(at)) => ask_about(&at.control.control, ControlCommand::Off, &at.agent),
         Some(Command::Helper(_)) => helper::serve(settings).map_err(Failure::from),
+        Some(Command::NetworkHelper) => network_helper::serve().map_err(Failure::from),
         Some(Command::Exec { program }) => helper::exec(&program).map_err(Failure::from),
     }
 }

@@ -1,22 +1,27 @@
 //! The agents and sessions of the running proxy, as its control socket gives them and as `dcv-splice agents` and `sessions` show
 //! them. Changes none of them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::agents::directory::{AgentState, NamedAgent};
+use crate::agents::health::{Health, HealthChange};
+use crate::agents::known::KnownAgents;
 use crate::config::SessionFilter;
 use crate::control::socket::{self, ControlCommand};
+use crate::observe::metrics::AgentStatus;
 use crate::session::open_sessions::{Desktop, ListedSession, OpenSessions};
 use crate::worker::context::SharedState;
 
 /// How often processes that drain are asked who is left.
 const FORMER_LOOK: Duration = Duration::from_secs(5);
+/// Agents whose change of state is logged at once.
+const LOGGED_MAX: usize = 20;
 /// How long one of them may take to answer.
 pub(super) const FORMER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -46,6 +51,14 @@ pub(super) struct AgentReport {
     pub address: SocketAddr,
     /// `active`, `drain` or `off`.
     pub state: String,
+    /// `up`, `down`, or `unknown` where it was not probed.
+    pub health: String,
+    /// Since when it is down, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down_since: Option<u64>,
+    /// Why it is down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down_reason: Option<String>,
     /// The pools that it is part of.
     pub pools: Vec<String>,
     /// What the operator has said of it.
@@ -66,7 +79,7 @@ pub(super) struct AgentsReport {
 impl AgentsReport {
     /// As they are now.
     pub(super) fn of(shared: &SharedState) -> Self {
-        let directory = &shared.directory;
+        let directory = &shared.agents.directory;
         let mut sessions: HashMap<SocketAddr, u64> = HashMap::new();
         let mut desktops: HashMap<SocketAddr, u64> = HashMap::new();
         let mut seen = HashSet::new();
@@ -79,10 +92,12 @@ impl AgentsReport {
         }
         let count = |counts: &HashMap<SocketAddr, u64>, agent| counts.get(agent).copied().unwrap_or(0);
         let mut agents: Vec<_> = directory.agents().iter().map(AgentReport::named).collect();
-        let mut others: Vec<_> = sessions.keys().filter(|agent| directory.at(**agent).is_none()).collect();
-        others.sort_unstable();
-        agents.extend(others.into_iter().map(|agent| AgentReport::unnamed(*agent)));
+        let health = &shared.agents.health;
+        let others = sessions.keys().copied().chain(health.iter().map(|(agent, _)| agent));
+        let others: BTreeSet<_> = others.filter(|agent| directory.at(*agent).is_none()).collect();
+        agents.extend(others.into_iter().map(AgentReport::unnamed));
         for agent in &mut agents {
+            agent.note_health(health.of(agent.address));
             agent.sessions = count(&sessions, &agent.address);
             agent.desktops = count(&desktops, &agent.address);
         }
@@ -109,12 +124,16 @@ impl AgentsReport {
                 agent.name.clone().unwrap_or_else(|| "-".to_owned()),
                 agent.address.to_string(),
                 agent.state.clone(),
+                agent.health_cell(),
                 agent.desktops.to_string(),
                 agent.sessions.to_string(),
                 if agent.pools.is_empty() { "-".to_owned() } else { agent.pools.join(",") },
             ]
         };
-        table(["name", "address", "state", "desktops", "sessions", "pools"], self.agent.iter().map(row))
+        table(
+            ["name", "address", "state", "health", "desktops", "sessions", "pools"],
+            self.agent.iter().map(row),
+        )
     }
 }
 
@@ -136,11 +155,97 @@ impl AgentReport {
             name: None,
             address,
             state,
+            health: "unknown".to_owned(),
+            down_since: None,
+            down_reason: None,
             pools: Vec::new(),
             tags: BTreeMap::new(),
             sessions: 0,
             desktops: 0,
         }
+    }
+}
+
+impl AgentReport {
+    fn note_health(&mut self, health: Option<&Health>) {
+        match health {
+            None => {}
+            Some(Health::Up { .. }) => "up".clone_into(&mut self.health),
+            Some(Health::Down(down)) => {
+                "down".clone_into(&mut self.health);
+                self.down_since = Some(down.since_s);
+                self.down_reason = Some(down.failure.detail.clone());
+            }
+        }
+    }
+
+    /// For people.
+    fn health_cell(&self) -> String {
+        match (&self.down_reason, self.down_since) {
+            (Some(reason), Some(since)) => {
+                let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(since));
+                let since = humantime::format_rfc3339_seconds(since.unwrap_or(SystemTime::UNIX_EPOCH));
+                format!("down since {since} ({reason})")
+            }
+            _ => self.health.clone(),
+        }
+    }
+}
+
+/// The agents that have names or were probed, for monitoring.
+pub(super) fn status(KnownAgents { directory, health, .. }: &KnownAgents) -> Vec<AgentStatus> {
+    let mut all: Vec<_> = directory
+        .agents()
+        .iter()
+        .map(|agent| AgentStatus {
+            name: agent.name.to_string(),
+            address: agent.address.to_string(),
+            state: agent.state.to_string(),
+            ..health_status(health.of(agent.address))
+        })
+        .collect();
+    let unnamed = health.iter().filter(|(agent, _)| directory.at(*agent).is_none());
+    all.extend(unnamed.map(|(agent, health)| AgentStatus {
+        address: agent.to_string(),
+        state: AgentState::Active.to_string(),
+        ..health_status(Some(health))
+    }));
+    all
+}
+
+fn health_status(health: Option<&Health>) -> AgentStatus {
+    match health {
+        None => AgentStatus::default(),
+        Some(Health::Up { .. }) => AgentStatus { is_up: Some(true), ..AgentStatus::default() },
+        Some(Health::Down(down)) => AgentStatus {
+            is_up: Some(false),
+            failure: down.failure.kind.to_string(),
+            reason: down.failure.detail.clone(),
+            down_since_s: down.since_s,
+            ..AgentStatus::default()
+        },
+    }
+}
+
+/// Logs which agents are down or up again; of very many at once, how many.
+pub(super) fn log_health(changes: &[HealthChange], known: &KnownAgents) {
+    let was_down = |agent| known.health.down(agent).is_some();
+    let is_news =
+        |change: &&HealthChange| was_down(change.agent) != matches!(change.health, Some(Health::Down(_)));
+    let mut news = changes.iter().filter(is_news);
+    for HealthChange { agent, health } in news.by_ref().take(LOGGED_MAX) {
+        let name = known.directory.at(*agent).map_or_else(|| "-".to_owned(), |named| named.name.to_string());
+        match health {
+            Some(Health::Down(down)) => {
+                tracing::warn!(%agent, name, kind = %down.failure.kind, reason = &*down.failure.detail, "agent is down");
+            }
+            Some(Health::Up { .. }) => tracing::info!(%agent, name, "agent is up again"),
+            None => tracing::info!(%agent, name, "agent is no longer probed"),
+        }
+    }
+    let others = news.count();
+    if others > 0 {
+        tracing::warn!(agents = others, "further agents have changed: `dcv-splice agents` lists them");
     }
 }
 
@@ -161,7 +266,7 @@ pub(super) fn sessions(shared: &SharedState) -> Vec<SessionReport> {
 }
 
 fn reports(shared: &SharedState, listed: Vec<ListedSession>) -> Vec<SessionReport> {
-    let (directory, now) = (&shared.directory, Instant::now());
+    let (directory, now) = (&shared.agents.directory, Instant::now());
     let report = |session: ListedSession| SessionReport {
         id: format!("{}-{}", std::process::id(), session.number),
         name: directory.at(session.desktop.agent).map(|agent| agent.name.to_string()),

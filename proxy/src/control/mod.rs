@@ -1,16 +1,20 @@
-//! The process around the workers: start, signals, commands, reload and upgrade, the admin page, and the privileged helper.
+//! The process around the workers: start, signals, commands, reload and upgrade, the admin page, the privileged helper and the network helper.
 //! Serves no desktop. Uses all folders.
 
 mod admin;
+mod agent_monitor;
 mod agent_states;
 pub(crate) mod command;
 mod exit;
 mod fleet;
 mod helper;
 mod logging;
+mod network_helper;
 mod service_account;
+mod shutdown;
 mod signals;
 mod socket;
 mod start;
 mod supervisor;
 mod validation;
+mod workers;

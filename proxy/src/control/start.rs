@@ -171,6 +171,7 @@ async fn agent_states(helper: &HelperClient, former: Option<&PathBuf>) -> Result
     let read = helper.next().await?.outcome.and_then(|found| match found {
         Payload::Files(files) => files.read(STATES.as_ref()).map_err(|error| error.to_string()),
         Payload::Text(text) => Err(text),
+        Payload::Socket(_) => Err("a socket that nobody asked for".to_owned()),
     });
     let states = read.and_then(|text| AgentStates::parse(&String::from_utf8_lossy(&text)));
     Ok(states.unwrap_or_else(|reason| {
@@ -184,7 +185,7 @@ async fn first_files(helper: &HelperClient) -> Result<PassedFiles, Failure> {
     let Answer { outcome, .. } = helper.next().await?;
     match outcome.map_err(unusable)? {
         Payload::Files(files) => Ok(files),
-        Payload::Text(_) => Err(failed(&"the helper has no files")),
+        Payload::Text(_) | Payload::Socket(_) => Err(failed(&"the helper has no files")),
     }
 }
 

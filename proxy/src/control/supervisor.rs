@@ -14,15 +14,19 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::agents::directory::{AgentState, Directory};
+use crate::agents::health::HealthMap;
 use crate::config::{AccessLogTo, SessionFilter, Settings};
 use crate::control::admin::{self, Sources};
+use crate::control::agent_monitor::{AgentMonitor, MonitorEvent};
 use crate::control::agent_states::AgentStates;
 use crate::control::fleet::{self, AgentsReport};
 use crate::control::helper::{Answer, HelperClient, MessageKind, Payload, STATS, TRUNCATED};
 use crate::control::logging::{LogFilter, Logging};
+use crate::control::shutdown::{Shutdown, StopReason};
 use crate::control::signals::Signals;
 use crate::control::socket::{CONCURRENT_MAX, ControlCommand, ControlRequest, Outcome};
 use crate::control::validation::{Prepared, open_log};
+use crate::control::workers::{WorkerReport, ended, start_workers};
 use crate::observe::access_log::{AccessLog, EndReason};
 use crate::observe::metrics::ProcessStatus;
 use crate::observe::readiness::Readiness;
@@ -34,9 +38,8 @@ use crate::os::systemd;
 use crate::runtime::drain::Phase;
 use crate::transport::own_addresses::OwnAddresses;
 use crate::worker::context::{ProcessState, SharedState};
-use crate::worker::listeners::{self, Listener};
-use crate::worker::load_balancer::WorkerInbox;
-use crate::worker::thread::{self, WorkerCommand};
+use crate::worker::listeners::Listener;
+use crate::worker::thread::WorkerCommand;
 
 /// Questions that may wait for the helper, which a slow disk may keep; further ones are refused. Fewer than commands that
 /// are heard at a time, so that `status` is always answered.
@@ -45,15 +48,6 @@ const REQUESTS_MAX: usize = CONCURRENT_MAX - 2;
 const REVOKED_LOOK: Duration = Duration::from_secs(5);
 /// The state before it stops.
 const SERVING: &str = "serving";
-
-/// How it is with a worker.
-#[derive(Debug)]
-enum Report {
-    /// It serves.
-    Started,
-    /// It has ended.
-    Ended(io::Result<()>),
-}
 
 /// The workers, and their configuration.
 pub(super) struct Supervisor {
@@ -76,13 +70,15 @@ pub(super) struct Supervisor {
     listed: Directory,
     /// What commands have set of them.
     states: AgentStates,
+    /// Who looks whether they live.
+    monitor: AgentMonitor,
     /// The access log.
     log: Finish,
     /// The program's own log.
     own_log: Log,
     log_filter: LogFilter,
     commands: watch::Sender<WorkerCommand>,
-    reports: mpsc::UnboundedReceiver<Report>,
+    reports: mpsc::UnboundedReceiver<WorkerReport>,
     /// Listening sockets, for the next process.
     sockets: Vec<TcpListener>,
     since: Instant,
@@ -90,12 +86,6 @@ pub(super) struct Supervisor {
     reload_failures: u64,
     /// The admin page, until another process has it.
     admin: Option<JoinHandle<()>>,
-}
-
-/// Why it stops.
-enum StopReason {
-    Signal,
-    Upgraded(String),
 }
 
 impl Supervisor {
@@ -111,7 +101,8 @@ impl Supervisor {
     ) -> io::Result<Self> {
         let log = Finish(Log::to(Target::Off)?);
         let sockets = listeners.iter().map(Listener::try_clone).collect::<io::Result<_>>()?;
-        let (shared, inboxes, lines) = prepared.share(&AccessLog::to(log.0.clone()))?;
+        let (monitor, marks) = AgentMonitor::new();
+        let (shared, inboxes, lines) = prepared.share(&AccessLog::to(log.0.clone()), marks)?;
         log.0.change(lines);
         let (commands, told) =
             watch::channel(WorkerCommand { open: false, phase: Phase::Running, shared: shared.clone() });
@@ -127,8 +118,9 @@ impl Supervisor {
             upgrading: false,
             state: SERVING,
             counting,
-            listed: shared.directory.clone(),
+            listed: shared.agents.directory.clone(),
             states: AgentStates::default(),
+            monitor,
             shared,
             log,
             own_log: logging.lines(),
@@ -156,7 +148,7 @@ impl Supervisor {
     async fn started(&mut self) -> io::Result<()> {
         for _ in 0..self.shared.config.workers {
             match self.reports.recv().await {
-                Some(Report::Started) => {}
+                Some(WorkerReport::Started) => {}
                 report => return ended(report).and(Err(io::Error::other("a worker has ended"))),
             }
         }
@@ -166,13 +158,53 @@ impl Supervisor {
     /// Has agents be in the states that commands have set before.
     pub(super) fn restore(&mut self, states: AgentStates) {
         self.states = states;
-        self.shared.directory = self.states.apply(&self.listed);
+        self.refresh_agents();
         self.publish();
     }
 
     /// Knows who has sessions in the processes that drain, which are reached there.
     pub(super) async fn follow(&self, former: &[PathBuf]) {
         fleet::follow_former(former.to_vec(), self.shared.process.sessions.clone()).await;
+    }
+
+    /// The agents of the file, as commands have set them; they are probed, or not.
+    fn refresh_agents(&mut self) {
+        self.shared.agents.directory = self.states.apply(&self.listed);
+        if !self.monitor.set(&self.shared.config, &self.shared.agents) {
+            self.shared.agents.health = HealthMap::default();
+        }
+    }
+
+    /// Does what the monitor of agents has come up with.
+    async fn take_event(&mut self, event: MonitorEvent) {
+        match event {
+            MonitorEvent::Wanted => {
+                let asked = self.helper.ask(MessageKind::NetworkHelper).await;
+                self.monitor.asked();
+                match asked {
+                    Ok(()) => self.waiting.push_back((MessageKind::NetworkHelper, None)),
+                    Err(error) => self.abandon(&error),
+                }
+            }
+            MonitorEvent::Changed(changes) => {
+                let known = &mut self.shared.agents;
+                fleet::log_health(&changes, known);
+                known.health = known.health.with(changes);
+                self.publish();
+            }
+            MonitorEvent::Lost(error) => {
+                let reason = &*error.to_string();
+                tracing::error!(
+                    reason,
+                    "network helper ended: all agents count as up until it is there again"
+                );
+                self.shared.agents.health = HealthMap::default();
+                self.publish();
+            }
+            MonitorEvent::Failed(agent, failure) => {
+                self.monitor.mark(agent, failure, &self.shared.agents.connectors);
+            }
+        }
     }
 
     fn publish(&self) {
@@ -183,7 +215,7 @@ impl Supervisor {
     /// Sets it at once; it is not saved.
     fn set_state(&mut self, agent: &str, state: AgentState) -> Outcome {
         let name = self.states.set(agent, state, &self.listed)?;
-        self.shared.directory = self.states.apply(&self.listed);
+        self.refresh_agents();
         self.publish();
         tracing::info!(agent = name, %state, "agent state set");
         Ok(format!("{name} is set to {state} until this process ends (without --state-file)"))
@@ -316,6 +348,7 @@ impl Supervisor {
                         break stop;
                     }
                 }
+                event = self.monitor.next(), if !self.alone => self.take_event(event).await,
                 report = self.reports.recv() => return ended(report),
                 // Some were let in before the change, and have a session only now.
                 _ = revoked.tick(), if self.shared.config.end_revoked => {
@@ -408,17 +441,18 @@ impl Supervisor {
         };
         if kind == MessageKind::Stats {
             let stats = self.stats(outcome.ok().and_then(kernel_stats));
-            self.stats_waiters
-                .take()
-                .into_iter()
-                .flatten()
-                .for_each(|waiter| respond(Some(waiter), stats.clone()));
+            let waiters = self.stats_waiters.take().into_iter().flatten();
+            waiters.for_each(|waiter| respond(Some(waiter), stats.clone()));
             return None;
         }
         if kind == MessageKind::Unfit {
             if let Ok(Payload::Text(reason)) = outcome {
                 tracing::info!(reason, "changed files do not fit together yet, waiting for the others");
             }
+            return None;
+        }
+        if kind == MessageKind::NetworkHelper {
+            self.take_network_helper(outcome);
             return None;
         }
         // Nobody asks for changes.
@@ -429,7 +463,7 @@ impl Supervisor {
             (MessageKind::Reload | MessageKind::Changed, Payload::Files(files)) => self.replace(&files),
             (MessageKind::Reopen, Payload::Files(files)) => self.reopen(&files),
             (_, Payload::Text(text)) => Ok(text),
-            (_, Payload::Files(_)) => Err("files that nobody asked for".to_owned()),
+            (_, Payload::Files(_) | Payload::Socket(_)) => Err("files that nobody asked for".to_owned()),
         });
         // What has not arrived will come again; of a configuration the helper has to know whether it is gone by.
         let follow_up = match (kind, &outcome) {
@@ -448,7 +482,7 @@ impl Supervisor {
         if matches!(kind, MessageKind::Reload | MessageKind::Changed) {
             *(if outcome.is_ok() { &mut self.reloads } else { &mut self.reload_failures }) += 1;
         }
-        let (done, failed) = words(kind);
+        let (done, failed) = kind.words();
         match &outcome {
             Ok(_) => tracing::info!("{done}"),
             Err(reason) => tracing::error!(reason = &*reason.replace('\n', "; "), "{failed}"),
@@ -464,6 +498,17 @@ impl Supervisor {
         stop
     }
 
+    fn take_network_helper(&mut self, outcome: Result<Payload, String>) {
+        self.waiting.retain(|(asked, _)| *asked != MessageKind::NetworkHelper);
+        let socket = outcome.and_then(|found| match found {
+            Payload::Socket(socket) => Ok(socket),
+            Payload::Files(_) | Payload::Text(_) => Err("it came without its socket".to_owned()),
+        });
+        if let Err(error) = self.monitor.started(socket) {
+            tracing::error!(reason = &*error.to_string(), "network helper can't be started");
+        }
+    }
+
     /// Without the helper desktops are served on, and that is all.
     fn abandon(&mut self, error: &io::Error) {
         tracing::error!(reason = &*error.to_string(), "helper ended: reload and upgrade need a restart");
@@ -475,12 +520,12 @@ impl Supervisor {
     fn replace(&mut self, files: &PassedFiles) -> Outcome {
         let prepared = Prepared::new(&self.settings, files)?;
         let log = AccessLog::to(self.log.0.clone());
-        let (mut shared, lines) = prepared.replace(&self.shared, &log).map_err(|error| error.to_string())?;
+        let (shared, lines) = prepared.replace(&self.shared, &log).map_err(|error| error.to_string())?;
         self.log.0.change(lines);
         self.log_filter.set(&shared.config.log);
-        self.listed = shared.directory;
-        shared.directory = self.states.apply(&self.listed);
+        self.listed = shared.agents.directory.clone();
         self.shared = shared;
+        self.refresh_agents();
         self.end_revoked();
         self.publish();
         Ok(String::new())
@@ -544,6 +589,7 @@ impl Supervisor {
             log_lines_dropped: self.own_log.dropped(),
             access_log_lines_dropped: self.log.0.dropped(),
             rejected: rejections.counts(),
+            agents: fleet::status(&self.shared.agents),
             stats: published.sum(),
             kernel: None,
         }
@@ -557,6 +603,7 @@ impl Supervisor {
         commands: &mut mpsc::Receiver<ControlRequest>,
     ) -> io::Result<()> {
         self.sockets.clear();
+        self.monitor.end();
         self.shared.process.readiness.set(false);
         if self.upgrading
             && let Err(error) = self.helper.stop_asking()
@@ -617,161 +664,9 @@ fn kernel_stats(found: Payload) -> Option<KernelStats> {
     serde_json::from_slice(&files.read(STATS.as_ref()).ok()?).ok()
 }
 
-fn start_workers(
-    commands: &watch::Receiver<WorkerCommand>,
-    inboxes: Vec<WorkerInbox>,
-    listeners: Vec<Listener>,
-    own: &OwnAddresses,
-) -> io::Result<mpsc::UnboundedReceiver<Report>> {
-    let shares = listeners::deal(listeners, inboxes.len());
-    let (reports, reported) = mpsc::unbounded_channel();
-    for (inbox, share) in inboxes.into_iter().zip(shares) {
-        let (number, commands, own, reports) = (inbox.worker, commands.clone(), own.clone(), reports.clone());
-        let start = reports.clone();
-        let work =
-            move || thread::run(inbox, share, commands, own, move || drop(start.send(Report::Started)));
-        let telling = Reporter::new(reports);
-        std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || telling.on(work))?;
-    }
-    Ok(reported)
-}
-
-/// Tells how a worker ended when it has, also by a panic.
-struct Reporter {
-    to: mpsc::UnboundedSender<Report>,
-    result: io::Result<()>,
-}
-
-impl Reporter {
-    fn new(to: mpsc::UnboundedSender<Report>) -> Self {
-        Self { to, result: Err(io::Error::other("a worker panicked")) }
-    }
-
-    fn on(mut self, work: impl FnOnce() -> io::Result<()>) {
-        self.result = work();
-    }
-}
-
-impl Drop for Reporter {
-    fn drop(&mut self) {
-        // Nobody listens any more once the program is on its way out.
-        let _ = self.to.send(Report::Ended(std::mem::replace(&mut self.result, Ok(()))));
-    }
-}
-
-/// How far the end has come.
-struct Shutdown {
-    phase: Phase,
-    at: Instant,
-    /// Whether another process serves.
-    is_upgrade: bool,
-    drain: Duration,
-}
-
-impl Shutdown {
-    fn begin(why: &StopReason, shared: &SharedState) -> Self {
-        let limits = &shared.config.limits;
-        let (limit, is_upgrade) = match why {
-            StopReason::Signal => (limits.drain_timeout, false),
-            StopReason::Upgraded(_) => (limits.upgrade_drain_timeout, true),
-        };
-        match why {
-            StopReason::Signal => systemd::stopping("sessions come to their end"),
-            StopReason::Upgraded(process) => tracing::info!(pid = %process, "the new process serves"),
-        }
-        let end = Self {
-            phase: Phase::Draining,
-            at: Instant::now() + limit,
-            is_upgrade,
-            drain: limits.drain_timeout,
-        };
-        tracing::info!(drain_timeout = %humantime::format_duration(limit), "draining");
-        end
-    }
-
-    /// A stop signal while it is stopping.
-    fn shorten(&mut self) {
-        if self.is_upgrade {
-            tracing::info!(drain_timeout = %humantime::format_duration(self.drain), "draining");
-            self.is_upgrade = false;
-            self.at = self.at.min(Instant::now() + self.drain);
-        } else {
-            tracing::info!("ending all sessions");
-            self.phase = Phase::Ending;
-        }
-    }
-
-    fn state(&self) -> &'static str {
-        if self.is_upgrade { "draining" } else { "stopping" }
-    }
-}
-
-/// The messages for an answer: of success, and of failure.
-fn words(kind: MessageKind) -> (&'static str, &'static str) {
-    match kind {
-        MessageKind::Reload => ("reloaded", "reload failed, nothing has changed"),
-        MessageKind::Changed => {
-            ("changed files loaded", "changed files can't be used, the old ones stay in use")
-        }
-        MessageKind::Reopen => ("access log reopened", "access log can't be reopened"),
-        MessageKind::Announce => ("control socket opened", "control socket can't be opened"),
-        MessageKind::Withdraw => ("control socket handed back", "control socket can't be handed back"),
-        MessageKind::States | MessageKind::SaveStates => {
-            ("agent state set and saved", "agent state can't be saved, it holds until the process ends")
-        }
-        MessageKind::EnableEbpf | MessageKind::Stats => {
-            ("eBPF statistics enabled", "eBPF statistics disabled")
-        }
-        MessageKind::Applied
-        | MessageKind::Rejected
-        | MessageKind::Unfit
-        | MessageKind::Serving
-        | MessageKind::Sockets
-        | MessageKind::Upgrade => {
-            ("upgraded, the new process serves", "upgrade failed, this process goes on serving")
-        }
-    }
-}
-
 /// Sends a result; whoever asked may have gone.
 fn respond(answer: Option<oneshot::Sender<Outcome>>, outcome: Outcome) {
     if let Some(answer) = answer {
         let _ = answer.send(outcome);
-    }
-}
-
-fn ended(report: Option<Report>) -> io::Result<()> {
-    match report {
-        Some(Report::Ended(result)) => result,
-        Some(Report::Started) | None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_worker_that_panics_is_told_of() {
-        let (reports, mut reported) = mpsc::unbounded_channel();
-        let panicking = Reporter::new(reports);
-        assert!(std::thread::spawn(move || panicking.on(|| panic!("on purpose"))).join().is_err());
-        let error = ended(reported.blocking_recv()).expect_err("no clean end");
-        assert_eq!(error.to_string(), "a worker panicked");
-    }
-
-    #[test]
-    fn a_stop_signal_shortens_the_drain_of_an_upgrade_and_the_next_one_ends_it() {
-        let mut end = Shutdown {
-            phase: Phase::Draining,
-            at: Instant::now() + Duration::from_hours(24),
-            is_upgrade: true,
-            drain: Duration::from_secs(30),
-        };
-        end.shorten();
-        assert_eq!((end.phase, end.state()), (Phase::Draining, "stopping"));
-        assert!(end.at <= Instant::now() + Duration::from_secs(30));
-        end.shorten();
-        assert_eq!(end.phase, Phase::Ending);
     }
 }

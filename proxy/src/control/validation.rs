@@ -12,6 +12,8 @@ use crate::access::passwords::{PasswordRules, Passwords};
 use crate::agents::connectors::Connectors;
 use crate::agents::directory::{Directory, DirectoryRules};
 use crate::agents::directory_text::{Format, Problem};
+use crate::agents::health::FailureMarks;
+use crate::agents::known::KnownAgents;
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
 use crate::observe::access_log::AccessLog;
 use crate::os::files::{Files, Location};
@@ -104,7 +106,11 @@ impl Prepared {
     }
 
     /// The shared state at the start. Starts the thread of the passwords.
-    pub(super) fn share(self, log: &AccessLog) -> io::Result<(SharedState, Vec<WorkerInbox>, Target)> {
+    pub(super) fn share(
+        self,
+        log: &AccessLog,
+        marks: FailureMarks,
+    ) -> io::Result<(SharedState, Vec<WorkerInbox>, Target)> {
         let config = self.resolved.config;
         let (balance, inboxes) = LoadBalancer::new(config.workers);
         let shared = SharedState {
@@ -112,9 +118,12 @@ impl Prepared {
             passwords: passwords(config.passwords.as_ref(), self.users, None)?,
             log: log_if_wanted(log, &config.access_log),
             acceptor: self.acceptor,
-            connectors: self.connectors,
-            process: ProcessState::new(balance),
-            directory: self.directory,
+            process: ProcessState::new(balance, marks),
+            agents: KnownAgents {
+                directory: self.directory,
+                connectors: self.connectors,
+                ..KnownAgents::default()
+            },
             config: Arc::new(config),
         };
         Ok((shared, inboxes, self.lines))
@@ -129,9 +138,12 @@ impl Prepared {
             passwords: passwords(config.passwords.as_ref(), self.users, before.passwords.as_ref())?,
             log: log_if_wanted(log, &config.access_log),
             acceptor: self.acceptor,
-            connectors: self.connectors,
             process: before.process.clone(),
-            directory: self.directory,
+            agents: KnownAgents {
+                directory: self.directory,
+                health: before.agents.health.clone(),
+                connectors: self.connectors,
+            },
             config: Arc::new(config),
         };
         Ok((shared, self.lines))

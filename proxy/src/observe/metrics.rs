@@ -100,10 +100,31 @@ pub struct ProcessStatus {
     pub access_log_lines_dropped: u64,
     /// Rejected connections and requests, by reason.
     pub rejected: Vec<(String, u64)>,
+    /// Agents that have names or were probed.
+    pub agents: Vec<AgentStatus>,
     /// Statistics of agents and clients.
     pub stats: Stats,
     /// The kernel's TCP statistics, if they are available.
     pub kernel: Option<KernelStats>,
+}
+
+/// The status of an agent that has a name or was probed.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct AgentStatus {
+    /// Its name; empty where it has none.
+    pub name: String,
+    /// Its address and port.
+    pub address: String,
+    /// What the operator has decided: `active`, `drain` or `off`.
+    pub state: String,
+    /// Whether it lives; nothing where it was not probed.
+    pub is_up: Option<bool>,
+    /// In what it fails, where it is down.
+    pub failure: String,
+    /// What was tried, and what came of it, where it is down.
+    pub reason: String,
+    /// Since when it is down, in seconds since 1970.
+    pub down_since_s: u64,
 }
 
 /// The text of all processes; the one that serves comes first.
@@ -218,6 +239,7 @@ impl Collector for All {
         let help = "Time of a request from its head to its end, without sessions";
         self.times(&mut encoder, "agent_request_seconds", help, |it| &it.request)?;
         self.queues(&mut encoder)?;
+        self.health(&mut encoder)?;
         self.kernel(&mut encoder)
     }
 }
@@ -248,6 +270,37 @@ impl All {
             for state in STATES {
                 let labels = [pid(process), ("state", state.to_owned())];
                 number(&mut metric, MetricType::Gauge, &labels, u64::from(process.state == state))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the agents that the process that serves knows; the others know no more.
+    fn health(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(serving) = self.0.first() else { return Ok(()) };
+        let agents = || serving.agents.iter();
+        let labels =
+            |it: &AgentStatus| [pid(serving), ("agent", it.address.clone()), ("name", it.name.clone())];
+        let help = "Whether the agent lives, as probes find: 1, or 0";
+        let mut metric = encoder.encode_descriptor("agent_up", help, None, MetricType::Gauge)?;
+        for (it, is_up) in agents().filter_map(|it| Some((it, it.is_up?))) {
+            number(&mut metric, MetricType::Gauge, &labels(it), u64::from(is_up))?;
+        }
+        let help = "Since when the agent is down, in seconds since 1970, and in what it fails";
+        let mut metric = encoder.encode_descriptor("agent_down_since", help, None, MetricType::Gauge)?;
+        for it in agents().filter(|it| it.is_up == Some(false)) {
+            let [pid, agent, name] = labels(it);
+            let labels = [pid, agent, name, ("reason", it.failure.clone())];
+            number(&mut metric, MetricType::Gauge, &labels, it.down_since_s)?;
+        }
+        let help =
+            "Whether the operator has the agent take users: 1 for the state that it is in, 0 for the others";
+        let mut metric = encoder.encode_descriptor("agent_state", help, None, MetricType::Gauge)?;
+        for it in agents().filter(|it| !it.name.is_empty()) {
+            for state in ["active", "drain", "off"] {
+                let [pid, agent, name] = labels(it);
+                let labels = [pid, agent, name, ("state", state.to_owned())];
+                number(&mut metric, MetricType::Gauge, &labels, u64::from(it.state == state))?;
             }
         }
         Ok(())

@@ -48,6 +48,19 @@ pub(crate) fn confine(agent_ports: &[u16]) -> SandboxReport {
     }
 }
 
+/// Gives up what the network helper doesn't need: all files, and whatever serving does not need either. It connects to any
+/// port, since name servers and resolvers have theirs.
+pub(crate) fn confine_network_helper() -> SandboxReport {
+    SandboxReport {
+        no_new_privileges: rustix::thread::set_no_new_privs(true),
+        no_capabilities: drop_capabilities(),
+        no_core_dumps: forbid_core_dumps(),
+        landlock: forbid_files(),
+        // Last: it does not allow the calls above.
+        seccomp: seccomp::restrict_network_helper(),
+    }
+}
+
 fn drop_capabilities() -> io::Result<()> {
     let none = CapabilitySet::empty();
     // The ambient ones go with those that may be inherited.
@@ -57,6 +70,11 @@ fn drop_capabilities() -> io::Result<()> {
 /// No memory of this process is written to disk.
 pub(crate) fn forbid_core_dumps() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(CORE_BYTES), maximum: Some(CORE_BYTES) })
+}
+
+fn forbid_files() -> Result<RulesetStatus, RulesetError> {
+    let rules = Ruleset::default().handle_access(AccessFs::from_all(LANDLOCK))?.create()?;
+    Ok(rules.restrict_self()?.ruleset)
 }
 
 fn restrict(agent_ports: &[u16]) -> Result<RulesetStatus, RulesetError> {

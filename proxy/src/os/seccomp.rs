@@ -5,18 +5,18 @@
 use std::collections::BTreeMap;
 
 use libc::{
-    EPERM, SYS_accept4, SYS_brk, SYS_clock_getres, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone,
-    SYS_clone3, SYS_close, SYS_connect, SYS_dup, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait,
-    SYS_epoll_pwait2, SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_fcntl, SYS_fstat, SYS_futex, SYS_getcpu,
-    SYS_getegid, SYS_geteuid, SYS_getgid, SYS_getpeername, SYS_getpid, SYS_getrandom, SYS_getrusage,
-    SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_gettimeofday, SYS_getuid, SYS_io_uring_enter,
-    SYS_io_uring_register, SYS_io_uring_setup, SYS_ioctl, SYS_lseek, SYS_madvise, SYS_membarrier, SYS_mmap,
-    SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_openat, SYS_pipe2, SYS_ppoll,
-    SYS_prctl, SYS_pread64, SYS_prlimit64, SYS_read, SYS_readv, SYS_recvfrom, SYS_recvmsg,
-    SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn,
-    SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp, SYS_sendmsg, SYS_sendto, SYS_set_robust_list,
-    SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_socket, SYS_socketpair, SYS_splice, SYS_statx,
-    SYS_sysinfo, SYS_tgkill, SYS_uname, SYS_write, SYS_writev, c_long,
+    EPERM, SYS_accept4, SYS_bind, SYS_brk, SYS_clock_getres, SYS_clock_gettime, SYS_clock_nanosleep,
+    SYS_clone, SYS_clone3, SYS_close, SYS_connect, SYS_dup, SYS_epoll_create1, SYS_epoll_ctl,
+    SYS_epoll_pwait, SYS_epoll_pwait2, SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_fcntl, SYS_fstat,
+    SYS_futex, SYS_getcpu, SYS_getegid, SYS_geteuid, SYS_getgid, SYS_getpeername, SYS_getpid, SYS_getrandom,
+    SYS_getrusage, SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_gettimeofday, SYS_getuid,
+    SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup, SYS_ioctl, SYS_lseek, SYS_madvise,
+    SYS_membarrier, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_newfstatat,
+    SYS_openat, SYS_pipe2, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_prlimit64, SYS_read, SYS_readv,
+    SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask,
+    SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp, SYS_sendmsg, SYS_sendto,
+    SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_socket, SYS_socketpair,
+    SYS_splice, SYS_statx, SYS_sysinfo, SYS_tgkill, SYS_uname, SYS_write, SYS_writev, c_long,
 };
 #[cfg(target_arch = "x86_64")]
 use libc::{SYS_arch_prctl, SYS_epoll_wait, SYS_poll, SYS_time};
@@ -120,9 +120,23 @@ const OLD: [c_long; 4] = [SYS_arch_prctl, SYS_epoll_wait, SYS_poll, SYS_time];
 #[cfg(not(target_arch = "x86_64"))]
 const OLD: [c_long; 0] = [];
 
+/// Calls of the data plane, which the network helper has no use for, and those that open files.
+const NOT_OF_NETWORK_HELPER: [c_long; 6] =
+    [SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup, SYS_openat, SYS_pipe2, SYS_splice];
+
 /// Allows the calling thread, and those that it starts, what is listed. Needs `no_new_privs`.
 pub(crate) fn restrict() -> Result<(), seccompiler::Error> {
-    apply_filter(&filter()?)
+    apply_filter(&filter(listed())?)
+}
+
+/// The same for the network helper, which binds the sockets that it asks name servers from.
+pub(crate) fn restrict_network_helper() -> Result<(), seccompiler::Error> {
+    let calls = listed().filter(|call| !NOT_OF_NETWORK_HELPER.contains(call)).chain([SYS_bind]);
+    apply_filter(&filter(calls)?)
+}
+
+fn listed() -> impl Iterator<Item = c_long> {
+    NETWORK.into_iter().chain(READINESS).chain(FILES).chain(PROCESS).chain(OLD)
 }
 
 /// Forbids the calling thread to make a ring, or to change one: what another ring did no filter would see. For once it has
@@ -139,10 +153,9 @@ pub(crate) fn forbid_rings() {
     }
 }
 
-fn filter() -> Result<BpfProgram, seccompiler::Error> {
-    let listed = NETWORK.into_iter().chain(READINESS).chain(FILES).chain(PROCESS).chain(OLD);
+fn filter(calls: impl Iterator<Item = c_long>) -> Result<BpfProgram, seccompiler::Error> {
     // A number without rules is allowed whatever its arguments are.
-    let allowed: BTreeMap<_, _> = listed.map(|call| (call, Vec::new())).collect();
+    let allowed: BTreeMap<_, _> = calls.map(|call| (call, Vec::new())).collect();
     let denied = SeccompAction::Errno(EPERM.unsigned_abs());
     let architecture = std::env::consts::ARCH.try_into().map_err(seccompiler::Error::Backend)?;
     let filter = SeccompFilter::new(allowed, denied, SeccompAction::Allow, architecture)?;
@@ -272,7 +285,7 @@ mod tests {
 
     #[test]
     fn nothing_is_allowed_but_what_has_a_reason() {
-        let program = filter().expect("a filter");
+        let program = filter(listed()).expect("a filter");
         let numbers = (0..NUMBERS).chain((0..NUMBERS).map(|number| number | 0x4000_0000));
         let found: BTreeSet<_> =
             numbers.filter(|call| answer(&program, ARCHITECTURE, *call) == ALLOW).map(c_long::from).collect();
@@ -291,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_call_of_another_architecture_is_no_way_round() {
-        let program = filter().expect("a filter");
+        let program = filter(listed()).expect("a filter");
         let others = [0x4000_0003, 0x4000_0028, 0xc000_003e, 0xc000_00b7];
         for other in others.into_iter().filter(|other| *other != ARCHITECTURE) {
             assert!((0..NUMBERS).all(|call| answer(&program, other, call) != ALLOW), "{other:#x}");

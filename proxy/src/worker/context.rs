@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::access::admission::Admission;
 use crate::access::passwords::Passwords;
 use crate::access::rejections::RejectCounters;
-use crate::agents::connectors::Connectors;
-use crate::agents::directory::Directory;
+use crate::agents::health::FailureMarks;
+use crate::agents::known::KnownAgents;
 use crate::agents::pool::Pool;
 use crate::config::Config;
 use crate::observe::access_log::AccessLog;
@@ -50,13 +50,15 @@ pub struct ProcessState {
     pub sessions: OpenSessions,
     /// Whether new users are welcome.
     pub readiness: Readiness,
+    /// Where connections to agents are told of that fail.
+    pub marks: FailureMarks,
     /// The statistics of the workers.
     pub published: StatsSnapshot,
 }
 
 impl ProcessState {
     /// Of a process that begins.
-    pub fn new(balance: LoadBalancer) -> Self {
+    pub fn new(balance: LoadBalancer, marks: FailureMarks) -> Self {
         let published = StatsSnapshot::new(balance.workers());
         Self {
             balance,
@@ -66,6 +68,7 @@ impl ProcessState {
             failures: Arc::default(),
             sessions: OpenSessions::default(),
             readiness: Readiness::default(),
+            marks,
         }
     }
 }
@@ -77,16 +80,14 @@ pub struct SharedState {
     pub config: Arc<Config>,
     /// TLS to clients.
     pub acceptor: Acceptor,
-    /// TLS to agents.
-    pub connectors: Connectors,
     /// The access log.
     pub log: AccessLog,
     /// Which clients are admitted.
     pub admission: Admission,
     /// The users; everybody may ask where there is none.
     pub passwords: Option<Passwords>,
-    /// The agents that have names. Workers have the latest one ([`Worker::directory`]), whatever the configuration.
-    pub directory: Directory,
+    /// The agents. Workers go by the latest ([`Worker::agents`]), whatever the configuration.
+    pub agents: KnownAgents,
     /// State that outlives the configuration.
     pub process: ProcessState,
 }
@@ -104,23 +105,23 @@ pub struct Worker {
     pub stats: Rc<WorkerStats>,
     /// Its sessions.
     pub(super) sessions: SessionSlots,
-    directory: RefCell<Rc<Directory>>,
+    agents: RefCell<Rc<KnownAgents>>,
 }
 
 impl Worker {
     /// A worker that counts there and knows these agents.
-    pub(super) fn new(stats: Rc<WorkerStats>, directory: Directory) -> Self {
-        Self { stats, directory: RefCell::new(Rc::new(directory)), ..Self::default() }
+    pub(super) fn new(stats: Rc<WorkerStats>, agents: KnownAgents) -> Self {
+        Self { stats, agents: RefCell::new(Rc::new(agents)), ..Self::default() }
     }
 
-    /// The agents that have names.
-    pub fn directory(&self) -> Rc<Directory> {
-        self.directory.borrow().clone()
+    /// The agents, as they are known now.
+    pub fn agents(&self) -> Rc<KnownAgents> {
+        self.agents.borrow().clone()
     }
 
-    /// Requests go by this one from now on.
-    pub(super) fn set_directory(&self, directory: Directory) {
-        self.directory.replace(Rc::new(directory));
+    /// Requests go by these from now on.
+    pub(super) fn set_agents(&self, agents: KnownAgents) {
+        self.agents.replace(Rc::new(agents));
     }
 }
 

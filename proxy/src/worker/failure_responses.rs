@@ -1,7 +1,10 @@
 //! The response of the proxy to each failure, its reject reason, and its log line. Decides nothing and waits for nothing;
 //! the details are in the operator's log only.
 
+use std::io::{self, ErrorKind};
+
 use crate::access::rejections::{RejectCounters, RejectReason};
+use crate::agents::health::{Failure as AgentFailure, FailureKind};
 use crate::agents::pool::ConnectError;
 use crate::http::h1::body::BodyError;
 use crate::http::h1::exchange::Failure;
@@ -31,6 +34,43 @@ pub(super) fn log_connect_failure<N: Runtime>(
             detail = &*error.to_string(),
             "agent connect failed",
         );
+    }
+}
+
+/// Tells those who probe agents of a failure that says that this one may be down.
+pub(super) fn mark_if_down<N: Runtime>(generation: &Generation<N>, agent: Agent, error: &ConnectError) {
+    let kind = match error {
+        ConnectError::TimedOut => Some(FailureKind::Timeout),
+        ConnectError::Refused(error) => connect_failure(error),
+        ConnectError::Handshake(error) => handshake_failure(error),
+    };
+    if let (Some(kind), true) = (kind, generation.config().probe.is_some()) {
+        let detail = format!("a connection {error}");
+        generation.shared.process.marks.note(agent.address, AgentFailure { kind, detail });
+    }
+}
+
+/// What a connection that was not made says of the agent; nothing where the reason may lie here.
+fn connect_failure(error: &io::Error) -> Option<FailureKind> {
+    match error.kind() {
+        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Some(FailureKind::Refused),
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Some(FailureKind::Unreachable),
+        ErrorKind::TimedOut => Some(FailureKind::Timeout),
+        _ => None,
+    }
+}
+
+/// The same of a handshake. An agent whose certificate or version is not accepted here lives.
+fn handshake_failure(error: &EndpointError) -> Option<FailureKind> {
+    match error {
+        EndpointError::TimedOut => Some(FailureKind::Timeout),
+        EndpointError::Io(_) | EndpointError::EndedEarly | EndpointError::NoTls => {
+            Some(FailureKind::Handshake)
+        }
+        EndpointError::Tls(error) => match error.handshake_failure() {
+            HandshakeFailure::Left | HandshakeFailure::NoTls => Some(FailureKind::Handshake),
+            _ => None,
+        },
     }
 }
 

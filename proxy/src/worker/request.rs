@@ -32,7 +32,7 @@ use crate::worker::authorization::authorize;
 use crate::worker::context::{CLOSE_TIMEOUT, Generation};
 use crate::worker::eviction::EvictionEntry;
 use crate::worker::failure_responses::{
-    cause, head_took_too_long, log_connect_failure, log_failure, response_to,
+    cause, head_took_too_long, log_connect_failure, log_failure, mark_if_down, response_to,
 };
 use crate::worker::record_builder::RecordBuilder;
 use crate::worker::upgraded::Upgraded;
@@ -246,18 +246,19 @@ impl<N: Runtime> Ready<N> {
         let mut request = RequestContext::of(&head);
         // A trusted proxy speaks for others, whatever it says.
         request.login.is_for_another |= source.trusted;
-        let asked = generation.worker.directory();
-        let authorized = authorize(&head, config.policy.route(&head, &asked), generation, &source).await;
+        let asked = generation.worker.agents();
+        let route = config.policy.route(&head, &asked.directory);
+        let authorized = authorize(&head, route, generation, &source).await;
         // A password takes its time, in which an agent may have been taken out of service.
-        let directory = generation.worker.directory();
+        let agents = generation.worker.agents();
         let decision = match authorized {
             Ok(user) => {
                 builder.record.user = user.unwrap_or_default();
-                let route = config.policy.route(&head, &directory);
+                let route = config.policy.route(&head, &agents.directory);
                 let has_session = |agent| generation.shared.process.sessions.has(&builder.desktop(agent));
                 let is_running = generation.drain.phase() == Phase::Running;
                 let is_ready = is_running && generation.shared.process.readiness.is_ready();
-                let now = Now { directory: &directory, is_ready, has_session };
+                let now = Now { agents: &agents, is_ready, has_session };
                 config.policy.decide(&head, route, source, now)
             }
             Err((reason, response)) => {
@@ -415,6 +416,7 @@ impl<N: Runtime> Requested<N> {
             Err(error) => {
                 generation.worker.stats.connect_failed(self.agent.id);
                 log_connect_failure(generation, self.builder.client(), self.agent, &error);
+                mark_if_down(generation, self.agent, &error);
                 let response = LocalResponse::new(
                     error.status(),
                     format!("The desktop at {} {}", self.agent.id, cause(&error)),
@@ -446,7 +448,8 @@ async fn connect<N: Runtime>(
     agent: Agent,
 ) -> Result<Box<Endpoint<N::Stream>>, ConnectError> {
     let stream = generation.net.connect(agent).await.map_err(ConnectError::Refused)?;
-    let Some(connector) = generation.shared.connectors.of(agent.address) else {
+    let agents = generation.worker.agents();
+    let Some(connector) = agents.connectors.of(agent.address) else {
         return Ok(Box::new(Endpoint::new(stream, TlsEnd::plain())));
     };
     let tls = connector.connect(agent.address.ip()).map_err(|error| ConnectError::Handshake(error.into()))?;

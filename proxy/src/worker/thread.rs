@@ -71,7 +71,7 @@ impl ConfigGenerations {
     fn new(executor: Executor, number: usize, own: OwnAddresses, shared: SharedState) -> Self {
         let stats = Rc::new(WorkerStats::default());
         let net = OsRuntime::new(executor.clone(), shared.config.agent_tcp(), own.clone(), stats.clone());
-        let worker = Rc::new(Worker::new(stats, shared.directory.clone()));
+        let worker = Rc::new(Worker::new(stats, shared.agents.clone()));
         let current = Generation::new(net, shared, worker);
         Self {
             executor,
@@ -91,7 +91,7 @@ impl ConfigGenerations {
     /// New connections go by `shared`. Those that are there get the answer they wait for, and sessions go on. Nothing ends where
     /// the configuration is the same and only the agents are others.
     fn renew(&self, shared: SharedState) {
-        self.current().worker.set_directory(shared.directory.clone());
+        self.current().worker.set_agents(shared.agents.clone());
         self.end_sessions();
         if Arc::ptr_eq(&shared.config, &self.current().shared.config) {
             return;

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use dcv_splice::access::admission::Admission;
-use dcv_splice::agents::connectors::Connectors;
-use dcv_splice::agents::directory::Directory;
+use dcv_splice::agents::health::FailureMarks;
+use dcv_splice::agents::known::KnownAgents;
 use dcv_splice::config::CommandLine;
 use dcv_splice::http::h1::head::{HeadEnd, HeadLimits};
 use dcv_splice::http::message::RequestHead;
@@ -148,12 +148,11 @@ fn shared(is_http2: bool) -> SharedState {
     SharedState {
         config: Arc::new(config),
         acceptor: ACCEPTOR.with(Acceptor::clone),
-        connectors: Connectors::default(),
         log: AccessLog::default(),
         admission,
         passwords: None,
-        process: ProcessState::new(LoadBalancer::new(1).0),
-        directory: Directory::default(),
+        process: ProcessState::new(LoadBalancer::new(1).0, FailureMarks::default()),
+        agents: KnownAgents::default(),
     }
 }
 

@@ -1,11 +1,15 @@
 //! The process page: each process, each agent, rejected connections. Pure.
 
+use std::time::{Duration, SystemTime};
+
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::observe::agent::AgentId;
-use crate::observe::metrics::ProcessStatus;
+use crate::observe::metrics::{AgentStatus, ProcessStatus};
 use crate::observe::stats::{AgentStats, Histogram, QueueStats, SocketBytes, Stats, TIMES_US, TcpStats};
 
+/// Agents that are shown one by one.
+const FLEET_ROWS_MAX: usize = 100;
 const STYLE: &str = "
 :root { color-scheme: light dark; --line: #8884; --soft: #888; }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 72rem; margin: 2.5rem auto; padding: 0 1.25rem; }
@@ -34,6 +38,7 @@ pub(super) fn render(processes: &[ProcessStatus]) -> String {
                 h1 { "dcv-splice" }
                 p.soft { "Values are up to one second old. For monitoring: " a href="/metrics" { "/metrics" } "." }
                 (process_table(processes))
+                @if let Some(serving) = processes.first() { (fleet(&serving.agents)) }
                 @for process in processes {
                     @if processes.len() > 1 { h2 { "Agents of process " (process.pid) } } @else { h2 { "Agents" } }
                     (agents(process))
@@ -60,6 +65,46 @@ fn process_table(processes: &[ProcessStatus]) -> Markup {
                 td { (process.version) }
             } }
         } }
+    }
+}
+
+/// The agents that have names or were probed: how many there are, and those that need somebody.
+fn fleet(agents: &[AgentStatus]) -> Markup {
+    if agents.is_empty() {
+        return html! {};
+    }
+    let is_well = |it: &&AgentStatus| it.is_up != Some(false) && it.state == "active";
+    let count = |is: fn(&AgentStatus) -> bool| agents.iter().filter(|it| is(it)).count();
+    let mut others: Vec<_> = agents.iter().filter(|it| !is_well(it)).collect();
+    others.sort_by_key(|it| it.is_up != Some(false));
+    html! {
+        h2 { "Fleet" }
+        p { (agents.len()) " agents: " (count(|it| it.is_up == Some(true))) " up, "
+            span.bad[count(|it| it.is_up == Some(false)) > 0] { (count(|it| it.is_up == Some(false))) " down" } ", "
+            (count(|it| it.is_up.is_none())) " not probed, "
+            (count(|it| it.state == "drain")) " in drain, " (count(|it| it.state == "off")) " off." }
+        @if !others.is_empty() { .wide { table {
+            tr { th { "agent" } th { "address" } th { "state" } th { "health" } th { "reason" } }
+            @for it in others.iter().take(FLEET_ROWS_MAX) { tr {
+                td { @if it.name.is_empty() { "–" } @else { (it.name) } } td { (it.address) } td { (it.state) }
+                td.bad[it.is_up == Some(false)] { (health(it)) } td { (it.reason) }
+            } }
+        } } }
+        @if others.len() > FLEET_ROWS_MAX {
+            p.soft { "and " (others.len() - FLEET_ROWS_MAX) " more: dcv-splice agents lists them." }
+        }
+    }
+}
+
+fn health(agent: &AgentStatus) -> String {
+    match agent.is_up {
+        None => "not probed".to_owned(),
+        Some(true) => "up".to_owned(),
+        Some(false) => {
+            let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(agent.down_since_s));
+            let since = since.unwrap_or(SystemTime::UNIX_EPOCH);
+            format!("down since {}", humantime::format_rfc3339_seconds(since))
+        }
     }
 }
 
@@ -214,7 +259,6 @@ fn time(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
-    use std::time::Duration;
 
     use super::*;
 

@@ -63,6 +63,8 @@ pub(crate) enum MessageKind {
     EnableEbpf = b'k',
     /// The kernel's TCP statistics.
     Stats = b'f',
+    /// The network helper is to be started; the answer has the socket that it is reached by.
+    NetworkHelper = b'x',
     /// What commands have set of agents, as it was saved last.
     States = b'g',
     /// It is to be saved: a part of its text, and it is good where it is the last one. The others have no answer.
@@ -87,12 +89,34 @@ impl MessageKind {
             Self::Serving,
             Self::EnableEbpf,
             Self::Stats,
+            Self::NetworkHelper,
             Self::States,
             Self::SaveStates,
             Self::Sockets,
             Self::Upgrade,
         ];
         all.into_iter().find(|kind| *kind as u8 == code)
+    }
+
+    /// What is logged of an answer: of success, and of failure.
+    pub(crate) fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Reload => ("reloaded", "reload failed, nothing has changed"),
+            Self::Changed => {
+                ("changed files loaded", "changed files can't be used, the old ones stay in use")
+            }
+            Self::Reopen => ("access log reopened", "access log can't be reopened"),
+            Self::Announce => ("control socket opened", "control socket can't be opened"),
+            Self::Withdraw => ("control socket handed back", "control socket can't be handed back"),
+            Self::States | Self::SaveStates => {
+                ("agent state set and saved", "agent state can't be saved, it holds until the process ends")
+            }
+            Self::NetworkHelper => ("network helper started", "network helper can't be started"),
+            Self::EnableEbpf | Self::Stats => ("eBPF statistics enabled", "eBPF statistics disabled"),
+            Self::Applied | Self::Rejected | Self::Unfit | Self::Serving | Self::Sockets | Self::Upgrade => {
+                ("upgraded, the new process serves", "upgrade failed, this process goes on serving")
+            }
+        }
     }
 }
 
@@ -225,6 +249,8 @@ pub(crate) enum Payload {
     Files(PassedFiles),
     /// Something to tell.
     Text(String),
+    /// A socket.
+    Socket(OwnedFd),
 }
 
 /// The serving process's side of it.
@@ -297,6 +323,10 @@ impl HelperClient {
             | MessageKind::Reopen
             | MessageKind::Stats
             | MessageKind::States => Ok(Payload::Files(message.files())),
+            MessageKind::NetworkHelper => {
+                let socket = message.descriptors.into_iter().next();
+                socket.map(Payload::Socket).ok_or_else(|| "it came without its socket".to_owned())
+            }
             _ => Ok(Payload::Text(text(&message))),
         };
         Ok(Answer { kind, outcome })

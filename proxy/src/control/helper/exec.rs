@@ -6,8 +6,9 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -68,6 +69,19 @@ fn start(
     command.fd_mappings((FIRST..).zip(sockets).map(mapping).collect()).map_err(io::Error::other)?;
     let status = command.status()?;
     if status.success() { Ok(()) } else { Err(io::Error::other("it can't be started")) }
+}
+
+/// Starts the network helper; gives the socket that it is reached by. It has no other way to this process.
+pub(super) fn start_network_helper(program: &Path) -> io::Result<(Child, OwnedFd)> {
+    let (own, theirs) = UnixStream::pair()?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0(program)
+        .arg("network-helper")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null());
+    command.env_clear();
+    Ok((command.spawn()?, own.into()))
 }
 
 /// Waits for the word of the next one, and answers it.

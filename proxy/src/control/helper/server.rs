@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,7 +18,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::channel::{HelperChannel, Message, MessageKind, STATES, STATS, in_memory, program};
 use super::ebpf::KernelCounters;
-use super::exec::{predecessors, start_next};
+use super::exec::{predecessors, start_network_helper, start_next};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
 use crate::control::agent_states::AgentStates;
 use crate::control::socket;
@@ -78,6 +79,8 @@ struct HelperServer {
     handed_over: bool,
     /// What has come of states that are to be saved.
     unsaved: Vec<u8>,
+    /// Programs that it has started, until they have ended.
+    children: Vec<Child>,
     /// The eBPF program, and the cgroup that it counts in.
     account: Option<(KernelCounters, PathBuf)>,
 }
@@ -111,6 +114,7 @@ impl HelperServer {
             later: VecDeque::new(),
             handed_over: false,
             unsaved: Vec::new(),
+            children: Vec::new(),
             account: None,
         })
     }
@@ -132,6 +136,7 @@ impl HelperServer {
                     None => return Ok(()),
                 },
                 _ = looks.tick(), if !self.handed_over && self.offered.is_none() => {
+                    self.children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
                     if let Some(message) = self.look(Instant::now()) {
                         send(line, &message).await?;
                     }
@@ -176,6 +181,7 @@ impl HelperServer {
             }
             MessageKind::EnableEbpf => Message::outcome(kind, self.begin_account(&question.text)),
             MessageKind::Stats => self.stats(),
+            MessageKind::NetworkHelper => self.start_network_helper(),
             MessageKind::States => self.states(),
             MessageKind::SaveStates => {
                 self.unsaved.extend_from_slice(&question.text);
@@ -319,6 +325,18 @@ impl HelperServer {
         match file {
             Ok(file) => Message::with_files(MessageKind::Stats, vec![(STATS.into(), file)]),
             Err(error) => Message::outcome(MessageKind::Stats, Err(error.to_string())),
+        }
+    }
+
+    /// The former one has ended, or does when it sees that nobody speaks to it any more.
+    fn start_network_helper(&mut self) -> Message {
+        let kind = MessageKind::NetworkHelper;
+        match start_network_helper(&self.program) {
+            Ok((child, socket)) => {
+                self.children.push(child);
+                Message { descriptors: vec![socket], ..Message::about(kind) }
+            }
+            Err(error) => Message::outcome(kind, Err(error.to_string())),
         }
     }
 
