@@ -24,7 +24,7 @@ fn texts() -> [(Format, String); 2] {
 }
 
 fn read(text: &str, format: Format) -> Directory {
-    let rules = DirectoryRules { ports: &[8443], is_allowed: &|_| true };
+    let rules = DirectoryRules { ports: &[8443], is_allowed: &|_| true, names_files: true };
     Directory::parse(text, format, rules).expect("a directory")
 }
 

@@ -243,7 +243,11 @@ pub fn route(data: &[u8]) {
 /// A directory is refused with places that are in it, or each of its agents is found by its name and its address.
 pub fn directory(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let rules = DirectoryRules { ports: &[8443, 9443], is_allowed: &|address| !address.is_loopback() };
+    let rules = DirectoryRules {
+        ports: &[8443, 9443],
+        is_allowed: &|address| !address.is_loopback(),
+        names_files: true,
+    };
     for format in [Format::Toml, Format::Json] {
         match Directory::parse(text, format, rules) {
             Ok(directory) => directory.agents().iter().for_each(|agent| {

@@ -3,6 +3,7 @@ pub mod agent;
 pub mod certificates;
 pub mod debian;
 pub mod fuzzed;
+pub mod name_server;
 pub mod network;
 pub mod process;
 pub mod proxy;

@@ -26,6 +26,12 @@ const FILES: [(&str, &str); 6] = [
     ("logrotate", "etc/logrotate.d/dcv-splice"),
     ("sysctl.conf", "usr/share/doc/dcv-splice/examples/sysctl.conf"),
 ];
+/// Programs that are packaged as they stand.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("agents-command/ec2", "usr/lib/dcv-splice/agents-command/ec2"),
+    ("agents-command/hosts", "usr/lib/dcv-splice/agents-command/hosts"),
+    ("agents-command/kubernetes", "usr/lib/dcv-splice/agents-command/kubernetes"),
+];
 /// What dpkg runs, below `packaging/deb/`.
 const SCRIPTS: [&str; 3] = ["postinst", "postrm", "prerm"];
 const COMPLETIONS: [(Shell, &str); 3] = [
@@ -103,6 +109,9 @@ fn stage(tree: &Path, binary: &Path) -> Result<(), String> {
     let packaging = crate::root().join("packaging");
     for (from, to) in FILES {
         put(&tree.join(to), &read(&packaging.join(from))?, 0o644)?;
+    }
+    for (from, to) in PROGRAMS {
+        put(&tree.join(to), &read(&packaging.join(from))?, 0o755)?;
     }
     let program = tree.join("usr/bin").join(NAME);
     put(&program, &read(binary)?, 0o755)?;

@@ -228,7 +228,7 @@ mod tests {
 
     fn directory() -> Directory {
         let text = "[[agent]]\nname = \"gpu-07\"\naddress = \"10.0.0.7\"\n";
-        let rules = DirectoryRules { ports: &[8443], is_allowed: &|_| true };
+        let rules = DirectoryRules { ports: &[8443], is_allowed: &|_| true, names_files: true };
         Directory::parse(text, Format::Toml, rules).expect("a directory")
     }
 

@@ -22,7 +22,7 @@ impl Connectors {
         Self { usual, own: Arc::default() }
     }
 
-    /// The same with the rules of a directory. The error has each agent that can't be verified so.
+    /// The same with the rules of a directory as well. The error has each agent that can't be verified so.
     pub fn with_own(
         self,
         directory: &Directory,
@@ -34,7 +34,7 @@ impl Connectors {
                 *sharing.entry(trust).or_default() += 1;
             }
         }
-        let (mut made, mut own, mut errors) = (HashMap::new(), HashMap::new(), Vec::new());
+        let (mut made, mut own, mut errors) = (HashMap::new(), HashMap::clone(&self.own), Vec::new());
         for agent in directory.agents() {
             let connector = match &agent.tls {
                 None => continue,

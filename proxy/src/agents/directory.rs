@@ -105,6 +105,8 @@ pub struct DirectoryRules<'a> {
     pub ports: &'a [u16],
     /// Whether an address may be reached.
     pub is_allowed: &'a dyn Fn(IpAddr) -> bool,
+    /// Whether it may name files, which are opened then.
+    pub names_files: bool,
 }
 
 impl Directory {
@@ -127,6 +129,15 @@ impl Directory {
         }
         problems.truncate(PROBLEMS_MAX);
         if problems.is_empty() { Ok(Self(Arc::new(lists))) } else { Err(problems) }
+    }
+
+    /// Of agents that come from somewhere, in their order, and what stands in the way of those that are left out: the name or
+    /// the address of one before them.
+    pub fn of(agents: impl IntoIterator<Item = NamedAgent>) -> (Self, Vec<String>) {
+        let mut lists = Lists::default();
+        let left_out: Vec<_> =
+            agents.into_iter().filter_map(|agent| lists.add(agent, 0, 0)).map(|it| it.what).collect();
+        (Self(Arc::new(lists)), left_out)
     }
 
     /// The same with other states of some of them.
@@ -233,7 +244,7 @@ fn agent(node: Node<'_>, rules: DirectoryRules<'_>) -> Result<(NamedAgent, usize
             "state" => text(node, "state").and_then(state_of).map(|found| state = found),
             "pools" => pools_of(node).map(|found| pools = found),
             "tags" => tags_of(node).map(|found| tags = found),
-            "tls" => tls_of(node).map(|found| tls = Some(found)),
+            "tls" => tls_of(node, rules.names_files).map(|found| tls = Some(found)),
             _ => Err(Wrong::At(
                 *at,
                 format!(
@@ -284,6 +295,11 @@ fn text<'a>(node: &'a Node<'_>, key: &str) -> Result<&'a str, Wrong> {
         Value::Text(text) => Ok(text),
         _ => Err(Wrong::At(node.at, format!("{key} takes a text: write it between quotes"))),
     }
+}
+
+/// Whether an agent can have this name.
+pub(super) fn check_name(text: &str) -> Result<(), String> {
+    name_of(text).map(drop).map_err(|wrong| wrong.at(0).what)
 }
 
 /// A name that can be a part of a path, and of a host name.
@@ -356,7 +372,7 @@ fn state_of(text: &str) -> Result<AgentState, Wrong> {
 }
 
 /// `"off"`, `"insecure"`, `{ ca = "...", name = "..." }`, or `{ pin = "..." }` with one pin or a list.
-fn tls_of(node: &Node<'_>) -> Result<AgentTls, Wrong> {
+fn tls_of(node: &Node<'_>, names_files: bool) -> Result<AgentTls, Wrong> {
     const HELP: &str = "write tls = \"off\", \"insecure\", { ca = \"FILE\" } or { pin = \"sha256:HEX\" }";
     let entries = match &node.value {
         Value::Text(text) if text == "off" => return Ok(AgentTls::Off),
@@ -367,6 +383,12 @@ fn tls_of(node: &Node<'_>) -> Result<AgentTls, Wrong> {
     let (mut file, mut name, mut pins) = (None, None, None);
     for Entry { key, at, node } in entries {
         let was_there = match &**key {
+            "ca" if !names_files => {
+                return Err(Wrong::At(
+                    *at,
+                    "a ca is a file, which only --agents-file can name: use a pin".to_owned(),
+                ));
+            }
             "ca" => file.replace(PathBuf::from(text(node, "ca")?)).is_some(),
             "name" => name.replace(text(node, "name")?.to_owned()).is_some(),
             "pin" => pins.replace(pins_of(node)?).is_some(),
@@ -451,7 +473,11 @@ mod tests {
             IpAddr::V4(address) => address.octets()[0] == 10,
             IpAddr::V6(address) => address.segments()[0] == 0x2001,
         };
-        Directory::parse(text, format, DirectoryRules { ports: &[8443, 9443], is_allowed: &is_allowed })
+        Directory::parse(
+            text,
+            format,
+            DirectoryRules { ports: &[8443, 9443], is_allowed: &is_allowed, names_files: true },
+        )
     }
 
     #[test]

@@ -4,6 +4,7 @@
 pub mod connectors;
 pub mod directory;
 pub mod directory_text;
+pub mod discovered;
 pub mod health;
 pub mod known;
 pub(crate) mod pool;

@@ -21,6 +21,8 @@ use crate::transport::networks::{Network, canonical};
 
 /// Where a DCV server listens unless it is told otherwise.
 const AGENT_PORT: u16 = 8443;
+/// A list that is older than that is nobody's.
+const DAY: Duration = Duration::from_hours(24);
 /// Agents are not asked more often, or less.
 const PROBE_MIN: Duration = Duration::from_millis(100);
 const PROBE_MAX: Duration = Duration::from_hours(1);
@@ -84,6 +86,13 @@ pub enum Command {
     /// Start a program that is nobody's child
     #[command(hide = true)]
     Exec {
+        /// The program and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        program: Vec<OsString>,
+    },
+    /// Become a program that has no privileges
+    #[command(hide = true)]
+    ExecUnprivileged {
         /// The program and its arguments.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         program: Vec<OsString>,
@@ -179,6 +188,35 @@ pub struct SessionFlags {
     pub json: bool,
 }
 
+/// A program and its arguments, and how they were written.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CommandWords {
+    /// The program, then its arguments.
+    pub words: Vec<String>,
+}
+
+/// Splits it as a shell would, of which nothing else is done.
+fn command_words(text: &str) -> Result<CommandWords, String> {
+    let words = shlex::split(text).ok_or("a quote is not closed")?;
+    match words.first() {
+        Some(program) if program.starts_with('/') => Ok(CommandWords { words }),
+        _ => Err("write the whole path of a program, such as /usr/local/bin/list-agents, then its arguments"
+            .to_owned()),
+    }
+}
+
+/// Labels of letters, digits, - and _ (RFC 1123 2.1, RFC 2782).
+fn dns_name(text: &str) -> Result<String, String> {
+    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(is_inner);
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let has_pool = name.split('.').any(|label| !label.starts_with('_'));
+    if name.len() <= 253 && name.split('.').all(is_label) && has_pool && name.parse::<IpAddr>().is_err() {
+        return Ok(name.to_owned());
+    }
+    Err("write a name such as desks.example.com, or _dcv._tcp.desks.example.com for a service".to_owned())
+}
+
 /// How TLS to the agents is done.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum AgentTls {
@@ -272,6 +310,16 @@ pub struct Flags {
     /// applied by themselves [default: none]
     #[arg(long, value_name = "FILE", help_heading = AGENTS)]
     pub agents_file: Option<PathBuf>,
+    /// Program with its arguments that prints such a list as JSON, run by the privileged helper every --agents-command-interval.
+    /// No shell reads it [default: none]
+    #[arg(long, value_name = "COMMAND", value_parser = command_words, help_heading = AGENTS)]
+    pub agents_command: Option<CommandWords>,
+    /// Name in DNS whose addresses (A, AAAA), or services (SRV, where it begins with _), are agents; repeatable [default: none]
+    #[arg(long, value_name = "NAME", value_parser = dns_name, help_heading = AGENTS)]
+    pub agents_dns: Vec<String>,
+    /// Name server to ask for them; repeatable [default: those of /etc/resolv.conf]
+    #[arg(long, value_name = "IP:PORT", requires = "agents_dns", help_heading = AGENTS)]
+    pub dns_server: Vec<SocketAddr>,
     /// File that remembers what `drain`, `undrain` and `off` have set, for the next start [default: none]
     #[arg(long, value_name = "FILE", help_heading = AGENTS)]
     pub state_file: Option<PathBuf>,
@@ -399,6 +447,9 @@ pub struct LimitFlags {
     /// The same of connections to agents
     #[arg(long, value_name = "NAME", value_parser = congestion)]
     pub agent_congestion: Option<String>,
+    /// Time from one run of --agents-command to the next; a run may take 30 s [range: 1s to 1day]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time(SECOND..=DAY))]
+    pub agents_command_interval: Duration,
     /// Time from one probe of an agent to the next; a quarter of it where its state may be about to change
     /// [range: 100ms to 1h]
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time(PROBE_MIN..=PROBE_MAX))]

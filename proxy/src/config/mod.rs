@@ -9,8 +9,8 @@ mod settings;
 mod units;
 
 pub use flags::{
-    AdminAt, AgentTls, ClientCert, Command, CommandLine, ControlFlags, DrainFlags, EbpfMode, EndFlags, Flags,
-    IoBackend, LimitFlags, LogFormat, SessionFilter, SessionFlags, TlsMin,
+    AdminAt, AgentTls, ClientCert, Command, CommandLine, CommandWords, ControlFlags, DrainFlags, EbpfMode,
+    EndFlags, Flags, IoBackend, LimitFlags, LogFormat, SessionFilter, SessionFlags, TlsMin,
 };
 pub use model::*;
 pub use settings::{Resolved, Settings};

@@ -10,8 +10,8 @@ use bytesize::ByteSize;
 use tracing_subscriber::filter::Targets;
 
 use super::flags::{
-    AdminAt, AgentTls, ClientCert, EbpfMode, EndRevoked, Flags, Http2, Http2Websocket, IoBackend, LimitFlags,
-    LogFormat, Probe, TlsMin,
+    AdminAt, AgentTls, ClientCert, CommandWords, EbpfMode, EndRevoked, Flags, Http2, Http2Websocket,
+    IoBackend, LimitFlags, LogFormat, Probe, TlsMin,
 };
 use crate::access::admission::{ClientLimits, ClientNetworks};
 use crate::access::passwords::PasswordRules;
@@ -88,6 +88,12 @@ pub struct Config {
     pub policy: Policy,
     /// The file of the agents that have names.
     pub agents_file: Option<PathBuf>,
+    /// The program that lists agents, and how often it is run.
+    pub agents_command: Option<(CommandWords, Duration)>,
+    /// Names in DNS that lead to agents.
+    pub agents_dns: Vec<String>,
+    /// The name servers to ask; the system's where there are none.
+    pub dns_servers: Vec<SocketAddr>,
     /// Where the states of agents that commands have set are remembered.
     pub state_file: Option<PathBuf>,
     /// How agents are probed, if they are.
@@ -282,6 +288,9 @@ impl Flags {
             policy: self.policy(),
             agent_ports: self.ports(),
             agents_file: self.agents_file.clone(),
+            agents_command: self.agents_command.clone().map(|it| (it, self.limits.agents_command_interval)),
+            agents_dns: self.agents_dns.clone(),
+            dns_servers: self.dns_server.clone(),
             state_file: self.state_file.clone(),
             probe: self.limits.probe(self.probe),
             agent_trust: self.trust(),

@@ -306,6 +306,7 @@ mod tests {
                 "cert" => &["--key=proxy.key"],
                 "key" => &["--cert=proxy.crt"],
                 "ocsp" => &["--cert=proxy.crt", "--key=proxy.key"],
+                "dns-server" => &["--agents-dns=desks.example.com"],
                 "htpasswd-agents" => &["--htpasswd=users"],
                 _ => &[],
             };

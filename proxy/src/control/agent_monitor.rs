@@ -1,4 +1,4 @@
-//! What the serving process does about the network helper: has it started where agents are to be probed, and again where it has
+//! What the serving process does about the network helper: has it started where agents are to be probed or found, and again where it has
 //! ended; tells it which agents there are, and of connections that have failed.
 
 use std::io;
@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::agents::connectors::Connectors;
+use crate::agents::discovered::FoundAddress;
 use crate::agents::health::{Failure, FailureMarks, HealthChange};
 use crate::agents::known::KnownAgents;
 use crate::config::Config;
@@ -24,6 +25,8 @@ pub(super) enum MonitorEvent {
     Wanted,
     /// Agents have other states.
     Changed(Vec<HealthChange>),
+    /// A name in DNS has come to these addresses.
+    Named(String, Result<Vec<FoundAddress>, String>),
     /// It has ended: nothing is known any more.
     Lost(io::Error),
     /// A connection to an agent has failed.
@@ -34,8 +37,8 @@ pub(super) enum MonitorEvent {
 #[derive(Debug)]
 pub(super) struct AgentMonitor {
     marks: mpsc::Receiver<(SocketAddr, Failure)>,
-    /// What it is to do; nothing where it has nothing to do.
-    order: Option<Order>,
+    /// What it is to do.
+    orders: Vec<Order>,
     process: Process,
 }
 
@@ -54,24 +57,21 @@ impl AgentMonitor {
     /// None yet. Gives where failures are to be told.
     pub(super) fn new() -> (Self, FailureMarks) {
         let (sender, marks) = FailureMarks::new();
-        (Self { marks, order: None, process: Process::Absent { from: Instant::now() } }, sender)
+        (Self { marks, orders: Vec::new(), process: Process::Absent { from: Instant::now() } }, sender)
     }
 
-    /// Goes by a configuration and its agents. False where no agents are probed.
-    pub(super) fn set(&mut self, config: &Config, agents: &KnownAgents) -> bool {
-        let order = order(config, agents);
-        if order == self.order {
-            return order.is_some();
-        }
-        self.order = order;
-        match (&self.order, &self.process) {
-            (Some(order), Process::Running(helper)) if helper.order(order.clone()).is_err() => {
+    /// Goes by a configuration and its agents.
+    pub(super) fn set(&mut self, config: &Config, agents: &KnownAgents) {
+        let orders = orders(config, agents);
+        let before = std::mem::replace(&mut self.orders, orders);
+        if self.orders.is_empty() {
+            self.end();
+        } else if let Process::Running(helper) = &self.process {
+            let mut news = self.orders.iter().filter(|order| !before.contains(order));
+            if news.any(|order| helper.order(order.clone()).is_err()) {
                 self.process = Process::Absent { from: Instant::now() };
             }
-            (None, Process::Running(_)) => self.end(),
-            _ => {}
         }
-        self.order.is_some()
     }
 
     /// One was asked for.
@@ -83,15 +83,17 @@ impl AgentMonitor {
     pub(super) fn started(&mut self, socket: Result<OwnedFd, String>) -> io::Result<()> {
         self.process = Process::Absent { from: Instant::now() + RESTART };
         let helper = NetworkHelper::at(socket.map_err(io::Error::other)?)?;
-        let Some(order) = &self.order else { return Ok(()) };
-        helper.order(order.clone())?;
+        if self.orders.is_empty() {
+            return Ok(());
+        }
+        self.orders.iter().try_for_each(|order| helper.order(order.clone()))?;
         self.process = Process::Running(helper);
         Ok(())
     }
 
     /// Ends it. It is not started again until there is something for it to do.
     pub(super) fn end(&mut self) {
-        self.order = None;
+        self.orders.clear();
         self.process = Process::Absent { from: Instant::now() };
     }
 
@@ -113,7 +115,7 @@ impl AgentMonitor {
                     report = helper.report() => report,
                     Some((agent, failure)) = mark => return MonitorEvent::Failed(agent, failure),
                 },
-                Process::Absent { from } if self.order.is_some() => {
+                Process::Absent { from } if !self.orders.is_empty() => {
                     tokio::time::sleep_until(*from).await;
                     return MonitorEvent::Wanted;
                 }
@@ -123,6 +125,7 @@ impl AgentMonitor {
             match report {
                 Ok(Report::Started(sandbox)) => tracing::info!(sandbox, "network helper started"),
                 Ok(Report::Health(changes)) => return MonitorEvent::Changed(changes),
+                Ok(Report::Name { name, found }) => return MonitorEvent::Named(name, found),
                 Err(error) => {
                     self.process = Process::Absent { from: Instant::now() + RESTART };
                     return MonitorEvent::Lost(error);
@@ -132,13 +135,17 @@ impl AgentMonitor {
     }
 }
 
-/// What the network helper is to do.
-fn order(config: &Config, KnownAgents { directory, connectors, .. }: &KnownAgents) -> Option<Order> {
-    let rules = config.probe?;
+/// What the network helper is to do; nothing where no process is needed for it.
+fn orders(config: &Config, KnownAgents { directory, connectors, .. }: &KnownAgents) -> Vec<Order> {
+    if config.probe.is_none() && config.agents_dns.is_empty() {
+        return Vec::new();
+    }
     let policy = &config.policy;
     let usual = policy.default_agent.map(|agent| SocketAddr::new(agent, policy.agent_port));
     let usual = usual.filter(|agent| directory.at(*agent).is_none());
     let all = directory.agents().iter().map(|agent| agent.address).chain(usual);
-    let agents = all.map(|agent| Monitored { agent, tls: connectors.of(agent).is_some() }).collect();
-    Some(Order::Monitor { rules: Some(rules), agents })
+    let monitored = |agent| Monitored { agent, tls: connectors.of(agent).is_some() };
+    let agents = if config.probe.is_some() { all.map(monitored).collect() } else { Vec::new() };
+    let names = Order::Names { names: config.agents_dns.clone(), servers: config.dns_servers.clone() };
+    vec![Order::Monitor { rules: config.probe, agents }, names]
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::agents::directory::{AgentState, Directory, NamedAgent};
+use crate::agents::directory::{AGENTS_MAX, AgentState, Directory, NamedAgent};
 
 /// All of them, by the agents' names.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -43,9 +43,13 @@ impl AgentStates {
         Ok(name)
     }
 
-    /// The agents of the file with the states that hold. What holds no longer is forgotten.
+    /// The agents that are listed with the states that hold. What holds no longer is forgotten; that of an agent that is not listed
+    /// now may hold again when it is.
     pub(super) fn apply(&mut self, file: &Directory) -> Directory {
-        self.0.retain(|name, set| file.named(name).is_some_and(|agent| agent.state == set.file));
+        self.0.retain(|name, set| file.named(name).is_none_or(|agent| agent.state == set.file));
+        if self.0.len() > AGENTS_MAX {
+            self.0.retain(|name, _| file.named(name).is_some());
+        }
         if self.0.is_empty() {
             return file.clone();
         }
@@ -84,7 +88,7 @@ mod tests {
             )
         };
         let text: String = ["a", "bb"].into_iter().zip(states).map(entry).collect();
-        let rules = DirectoryRules { ports: &[8443], is_allowed: &|_| true };
+        let rules = DirectoryRules { ports: &[8443], is_allowed: &|_| true, names_files: true };
         Directory::parse(&text, Format::Toml, rules).expect("a directory")
     }
 

@@ -55,6 +55,9 @@ fn run_command(line: CommandLine, settings: Settings) -> Result<(), Failure> {
         Some(Command::Off(at)) => ask_about(&at.control.control, ControlCommand::Off, &at.agent),
         Some(Command::Helper(_)) => helper::serve(settings).map_err(Failure::from),
         Some(Command::NetworkHelper) => network_helper::serve().map_err(Failure::from),
+        Some(Command::ExecUnprivileged { program }) => {
+            helper::exec_unprivileged(&program).map_err(Failure::from)
+        }
         Some(Command::Exec { program }) => helper::exec(&program).map_err(Failure::from),
     }
 }

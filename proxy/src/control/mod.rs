@@ -3,6 +3,7 @@
 
 mod admin;
 mod agent_monitor;
+mod agent_sources;
 mod agent_states;
 pub(crate) mod command;
 mod exit;

@@ -120,6 +120,7 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
     let states = agent_states(&helper, former.first()).await?;
     let mut supervisor = Supervisor::start(settings, helper, prepared, front, &own, counting, &log).await?;
     supervisor.restore(states);
+    supervisor.first_lists().await;
     supervisor.follow(&former).await;
     let (commands, requests) = mpsc::channel(COMMANDS_MAX);
     if let Some(listener) = admin {

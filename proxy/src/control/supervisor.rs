@@ -15,12 +15,14 @@ use tokio::time::MissedTickBehavior;
 
 use crate::agents::directory::{AgentState, Directory};
 use crate::agents::health::HealthMap;
+use crate::agents::known::KnownAgents;
 use crate::config::{AccessLogTo, SessionFilter, Settings};
 use crate::control::admin::{self, Sources};
 use crate::control::agent_monitor::{AgentMonitor, MonitorEvent};
+use crate::control::agent_sources::AgentSources;
 use crate::control::agent_states::AgentStates;
 use crate::control::fleet::{self, AgentsReport};
-use crate::control::helper::{Answer, HelperClient, MessageKind, Payload, STATS, TRUNCATED};
+use crate::control::helper::{Answer, HelperClient, LIST, MessageKind, Payload, STATS, TRUNCATED};
 use crate::control::logging::{LogFilter, Logging};
 use crate::control::shutdown::{Shutdown, StopReason};
 use crate::control::signals::Signals;
@@ -44,6 +46,8 @@ use crate::worker::thread::WorkerCommand;
 /// Questions that may wait for the helper, which a slow disk may keep; further ones are refused. Fewer than commands that
 /// are heard at a time, so that `status` is always answered.
 const REQUESTS_MAX: usize = CONCURRENT_MAX - 2;
+/// How long sources of agents may take for their first list before it is served without it.
+const FIRST_LISTS: Duration = Duration::from_secs(10);
 /// How often it is looked for sessions whose user or client is no longer let in.
 const REVOKED_LOOK: Duration = Duration::from_secs(5);
 /// The state before it stops.
@@ -66,7 +70,9 @@ pub(super) struct Supervisor {
     counting: bool,
     /// The state for new connections.
     shared: SharedState,
-    /// The agents as their file has them.
+    /// Where agents are listed.
+    sources: AgentSources,
+    /// The agents as they are listed there.
     listed: Directory,
     /// What commands have set of them.
     states: AgentStates,
@@ -119,6 +125,7 @@ impl Supervisor {
             state: SERVING,
             counting,
             listed: shared.agents.directory.clone(),
+            sources: AgentSources::default(),
             states: AgentStates::default(),
             monitor,
             shared,
@@ -133,6 +140,8 @@ impl Supervisor {
             reload_failures: 0,
             admin: None,
         };
+        let KnownAgents { directory, connectors, .. } = supervisor.shared.agents.clone();
+        supervisor.sources.set(&supervisor.shared.config, directory, connectors);
         supervisor.started().await?;
         supervisor.helper.ask(MessageKind::Applied).await?;
         Ok(supervisor)
@@ -167,10 +176,14 @@ impl Supervisor {
         fleet::follow_former(former.to_vec(), self.shared.process.sessions.clone()).await;
     }
 
-    /// The agents of the file, as commands have set them; they are probed, or not.
+    /// The agents that are listed, as commands have set them; they are probed, or not.
     fn refresh_agents(&mut self) {
-        self.shared.agents.directory = self.states.apply(&self.listed);
-        if !self.monitor.set(&self.shared.config, &self.shared.agents) {
+        let (listed, connectors) = self.sources.all();
+        self.shared.agents.directory = self.states.apply(&listed);
+        self.shared.agents.connectors = connectors;
+        self.listed = listed;
+        self.monitor.set(&self.shared.config, &self.shared.agents);
+        if self.shared.config.probe.is_none() {
             self.shared.agents.health = HealthMap::default();
         }
     }
@@ -190,6 +203,11 @@ impl Supervisor {
                 let known = &mut self.shared.agents;
                 fleet::log_health(&changes, known);
                 known.health = known.health.with(changes);
+                self.publish();
+            }
+            MonitorEvent::Named(name, found) => {
+                self.sources.take_name(&name, found, &self.shared.config);
+                self.refresh_agents();
                 self.publish();
             }
             MonitorEvent::Lost(error) => {
@@ -451,8 +469,8 @@ impl Supervisor {
             }
             return None;
         }
-        if kind == MessageKind::NetworkHelper {
-            self.take_network_helper(outcome);
+        if matches!(kind, MessageKind::AgentsCommand | MessageKind::NetworkHelper) {
+            self.take_of_agents(kind, outcome).await;
             return None;
         }
         // Nobody asks for changes.
@@ -498,6 +516,43 @@ impl Supervisor {
         stop
     }
 
+    /// Takes what the helper says of where agents come from.
+    async fn take_of_agents(&mut self, kind: MessageKind, outcome: Result<Payload, String>) {
+        if kind == MessageKind::NetworkHelper {
+            return self.take_network_helper(outcome);
+        }
+        let saved = self.to_save();
+        self.take_list(outcome);
+        self.save_unless(&saved).await;
+    }
+
+    fn take_list(&mut self, outcome: Result<Payload, String>) {
+        let list = outcome.and_then(|found| match found {
+            Payload::Files(files) => files.read(LIST.as_ref()).map_err(|error| error.to_string()),
+            Payload::Text(_) | Payload::Socket(_) => Err("it came without its list".to_owned()),
+        });
+        self.sources.take_list(list, &self.shared.config);
+        self.refresh_agents();
+        self.publish();
+    }
+
+    /// Waits until each source has listed its agents once, or can't; or for as long as users can be kept waiting.
+    pub(super) async fn first_lists(&mut self) {
+        // By now it is known what the sources are.
+        self.refresh_agents();
+        let limit = tokio::time::sleep(FIRST_LISTS);
+        tokio::pin!(limit);
+        while self.sources.is_waiting() && !self.alone {
+            tokio::select! {
+                answer = self.helper.next() => drop(self.take(answer).await),
+                event = self.monitor.next() => self.take_event(event).await,
+                () = &mut limit => {
+                    return tracing::warn!("not all sources have listed their agents yet: serving without them");
+                }
+            }
+        }
+    }
+
     fn take_network_helper(&mut self, outcome: Result<Payload, String>) {
         self.waiting.retain(|(asked, _)| *asked != MessageKind::NetworkHelper);
         let socket = outcome.and_then(|found| match found {
@@ -523,7 +578,8 @@ impl Supervisor {
         let (shared, lines) = prepared.replace(&self.shared, &log).map_err(|error| error.to_string())?;
         self.log.0.change(lines);
         self.log_filter.set(&shared.config.log);
-        self.listed = shared.agents.directory.clone();
+        let KnownAgents { directory, connectors, .. } = shared.agents.clone();
+        self.sources.set(&shared.config, directory, connectors);
         self.shared = shared;
         self.refresh_agents();
         self.end_revoked();
@@ -590,6 +646,7 @@ impl Supervisor {
             access_log_lines_dropped: self.log.0.dropped(),
             rejected: rejections.counts(),
             agents: fleet::status(&self.shared.agents),
+            sources: self.sources.status(),
             stats: published.sum(),
             kernel: None,
         }

@@ -164,7 +164,7 @@ fn read_directory(resolved: &Resolved, files: &dyn Files) -> Result<Directory, V
     let text = String::from_utf8(text)
         .map_err(|_| unreadable(&"is no UTF-8 text (`iconv -t UTF-8` makes it so)"))?;
     let is_allowed = |address| config.policy.agents.allows(address);
-    let rules = DirectoryRules { ports: &config.agent_ports, is_allowed: &is_allowed };
+    let rules = DirectoryRules { ports: &config.agent_ports, is_allowed: &is_allowed, names_files: true };
     Directory::parse(&text, format, rules).map_err(|problems| {
         let told = |Problem { at, what }| format!("{}: {what}", Location::new(path, &text, at));
         problems.into_iter().map(told).collect()

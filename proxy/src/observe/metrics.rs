@@ -102,10 +102,23 @@ pub struct ProcessStatus {
     pub rejected: Vec<(String, u64)>,
     /// Agents that have names or were probed.
     pub agents: Vec<AgentStatus>,
+    /// The sources that list agents, but for the file.
+    pub sources: Vec<SourceStatus>,
     /// Statistics of agents and clients.
     pub stats: Stats,
     /// The kernel's TCP statistics, if they are available.
     pub kernel: Option<KernelStats>,
+}
+
+/// The status of a source that lists agents.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct SourceStatus {
+    /// `--agents-command`, or the name in DNS.
+    pub source: String,
+    /// Agents of its last list that can be used.
+    pub agents: u64,
+    /// Why its latest one can't; empty where it can.
+    pub problem: String,
 }
 
 /// The status of an agent that has a name or was probed.
@@ -216,6 +229,13 @@ const OF_AGENT: [Row<AgentStats>; 7] = [
     ("sent_bytes", "Bytes sent on agent sockets, TLS included", MetricType::Counter, |it| it.sockets.sent),
 ];
 
+const OF_SOURCE: [Row<SourceStatus>; 2] = [
+    ("up", "Whether the latest list of a source of agents can be used: 1, or 0", MetricType::Gauge, |it| {
+        u64::from(it.problem.is_empty())
+    }),
+    ("agents", "Agents of the list that is in use", MetricType::Gauge, |it| it.agents),
+];
+
 const OF_QUEUE: [Row<QueueStats>; 1] =
     [("standing_bytes", "Bytes that stand in the proxy and its sockets now", MetricType::Gauge, |it| {
         it.standing
@@ -240,6 +260,7 @@ impl Collector for All {
         self.times(&mut encoder, "agent_request_seconds", help, |it| &it.request)?;
         self.queues(&mut encoder)?;
         self.health(&mut encoder)?;
+        self.sources(&mut encoder)?;
         self.kernel(&mut encoder)
     }
 }
@@ -304,6 +325,12 @@ impl All {
             }
         }
         Ok(())
+    }
+
+    fn sources(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(serving) = self.0.first() else { return Ok(()) };
+        let all = || serving.sources.iter().map(|it| ([pid(serving), ("source", it.source.clone())], it));
+        rows(encoder, "agents_source_", &OF_SOURCE, all)
     }
 
     fn rejected(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

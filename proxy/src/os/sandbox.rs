@@ -61,6 +61,12 @@ pub(crate) fn confine_network_helper() -> SandboxReport {
     }
 }
 
+/// Gives up all capabilities, and ways to gain any, for a program that is about to be run.
+pub(crate) fn give_up_privileges() -> io::Result<()> {
+    rustix::thread::set_no_new_privs(true)?;
+    drop_capabilities()
+}
+
 fn drop_capabilities() -> io::Result<()> {
     let none = CapabilitySet::empty();
     // The ambient ones go with those that may be inherited.

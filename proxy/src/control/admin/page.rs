@@ -38,7 +38,7 @@ pub(super) fn render(processes: &[ProcessStatus]) -> String {
                 h1 { "dcv-splice" }
                 p.soft { "Values are up to one second old. For monitoring: " a href="/metrics" { "/metrics" } "." }
                 (process_table(processes))
-                @if let Some(serving) = processes.first() { (fleet(&serving.agents)) }
+                @if let Some(serving) = processes.first() { (fleet(serving)) }
                 @for process in processes {
                     @if processes.len() > 1 { h2 { "Agents of process " (process.pid) } } @else { h2 { "Agents" } }
                     (agents(process))
@@ -69,8 +69,8 @@ fn process_table(processes: &[ProcessStatus]) -> Markup {
 }
 
 /// The agents that have names or were probed: how many there are, and those that need somebody.
-fn fleet(agents: &[AgentStatus]) -> Markup {
-    if agents.is_empty() {
+fn fleet(ProcessStatus { agents, sources, .. }: &ProcessStatus) -> Markup {
+    if agents.is_empty() && sources.is_empty() {
         return html! {};
     }
     let is_well = |it: &&AgentStatus| it.is_up != Some(false) && it.state == "active";
@@ -83,6 +83,9 @@ fn fleet(agents: &[AgentStatus]) -> Markup {
             span.bad[count(|it| it.is_up == Some(false)) > 0] { (count(|it| it.is_up == Some(false))) " down" } ", "
             (count(|it| it.is_up.is_none())) " not probed, "
             (count(|it| it.state == "drain")) " in drain, " (count(|it| it.state == "off")) " off." }
+        @for it in sources.iter().filter(|it| !it.problem.is_empty()) {
+            p.bad { (it.source) ": " (it.problem) }
+        }
         @if !others.is_empty() { .wide { table {
             tr { th { "agent" } th { "address" } th { "state" } th { "health" } th { "reason" } }
             @for it in others.iter().take(FLEET_ROWS_MAX) { tr {

@@ -49,6 +49,8 @@ pub(crate) enum MessageKind {
     Rejected = b'd',
     /// Files that have changed; nobody asks for it. As a question it says that they have not arrived, and has no answer.
     Changed = b'c',
+    /// What `--agents-command` lists now, or why it lists nothing; nobody asks for it.
+    AgentsCommand = b'l',
     /// Files that have changed and do not fit together yet; nobody asks for it. The text says why.
     Unfit = b'n',
     /// The access log's file.
@@ -82,6 +84,7 @@ impl MessageKind {
             Self::Applied,
             Self::Rejected,
             Self::Changed,
+            Self::AgentsCommand,
             Self::Unfit,
             Self::Reopen,
             Self::Announce,
@@ -110,6 +113,9 @@ impl MessageKind {
             Self::Withdraw => ("control socket handed back", "control socket can't be handed back"),
             Self::States | Self::SaveStates => {
                 ("agent state set and saved", "agent state can't be saved, it holds until the process ends")
+            }
+            Self::AgentsCommand => {
+                ("agents listed by --agents-command", "--agents-command lists nothing new")
             }
             Self::NetworkHelper => ("network helper started", "network helper can't be started"),
             Self::EnableEbpf | Self::Stats => ("eBPF statistics enabled", "eBPF statistics disabled"),
@@ -223,6 +229,8 @@ fn receive(socket: &UnixStream) -> io::Result<Option<Message>> {
 
 /// The name of the file that an answer to [`MessageKind::Stats`] has.
 pub(crate) const STATS: &str = "stats";
+/// The same of [`MessageKind::AgentsCommand`].
+pub(crate) const LIST: &str = "list";
 /// The same of [`MessageKind::States`].
 pub(crate) const STATES: &str = "states";
 
@@ -320,6 +328,7 @@ impl HelperClient {
             _ if !message.good => Err(text(&message)),
             MessageKind::Reload
             | MessageKind::Changed
+            | MessageKind::AgentsCommand
             | MessageKind::Reopen
             | MessageKind::Stats
             | MessageKind::States => Ok(Payload::Files(message.files())),

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
-use super::channel::{HelperChannel, Message, MessageKind, STATES, STATS, in_memory, program};
+use super::agents_command::AgentsCommand;
+use super::channel::{HelperChannel, LIST, Message, MessageKind, STATES, STATS, in_memory, program};
 use super::ebpf::KernelCounters;
 use super::exec::{predecessors, start_network_helper, start_next};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
@@ -79,6 +80,7 @@ struct HelperServer {
     handed_over: bool,
     /// What has come of states that are to be saved.
     unsaved: Vec<u8>,
+    agents_command: AgentsCommand,
     /// Programs that it has started, until they have ended.
     children: Vec<Child>,
     /// The eBPF program, and the cgroup that it counts in.
@@ -114,6 +116,7 @@ impl HelperServer {
             later: VecDeque::new(),
             handed_over: false,
             unsaved: Vec::new(),
+            agents_command: AgentsCommand::default(),
             children: Vec::new(),
             account: None,
         })
@@ -140,6 +143,14 @@ impl HelperServer {
                     if let Some(message) = self.look(Instant::now()) {
                         send(line, &message).await?;
                     }
+                }
+                listed = self.agents_command.next() => {
+                    let kind = MessageKind::AgentsCommand;
+                    let message = match listed.and_then(|list| in_memory(&list).map_err(|error| error.to_string())) {
+                        Ok(file) => Message::with_files(kind, vec![(LIST.into(), file)]),
+                        Err(reason) => Message::outcome(kind, Err(reason)),
+                    };
+                    send(line, &message).await?;
                 }
             }
         }
@@ -171,7 +182,7 @@ impl HelperServer {
                 return Ok(());
             }
             // It is the helper that says so.
-            MessageKind::Unfit => return Ok(()),
+            MessageKind::Unfit | MessageKind::AgentsCommand => return Ok(()),
             MessageKind::Reopen => self.reopen(),
             MessageKind::Announce => Message::outcome(kind, self.announce()),
             MessageKind::Withdraw => Message::outcome(kind, self.withdraw().map(|()| String::new())),
@@ -221,6 +232,7 @@ impl HelperServer {
         if let Some(offered) = self.offered.take() {
             self.watched.clone_from(&offered.watched);
             self.unfit = None;
+            self.agents_command.set(offered.config.agents_command.clone());
             self.kept = Some(offered);
         }
     }
@@ -305,6 +317,7 @@ impl HelperServer {
             }
         };
         self.handed_over = true;
+        self.agents_command.stop();
         Ok(started)
     }
 

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
+use crate::agents::discovered::FoundAddress;
 use crate::agents::health::{Failure, HealthChange, ProbeRules};
 
 /// Bytes of a message. The agents of the largest directory fit twice.
@@ -33,6 +34,13 @@ pub(in crate::control) enum Order {
         /// Which.
         agents: Vec<Monitored>,
     },
+    /// These names are to be followed from now on, and no others.
+    Names {
+        /// The names in DNS.
+        names: Vec<String>,
+        /// The name servers; the system's where there are none.
+        servers: Vec<SocketAddr>,
+    },
     /// A connection to an agent has failed. One that is not probed is from now on, until it is up.
     Mark {
         /// The agent.
@@ -48,6 +56,13 @@ pub(in crate::control) enum Order {
 pub(in crate::control) enum Report {
     /// It is there, confined as this says.
     Started(String),
+    /// What a name has come to, where that is something else than before; or why it can't be resolved.
+    Name {
+        /// The name.
+        name: String,
+        /// The addresses.
+        found: Result<Vec<FoundAddress>, String>,
+    },
     /// States that have changed.
     Health(Vec<HealthChange>),
 }
