@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use dcv_splice::access::admission::Admission;
+use dcv_splice::access::pool_cookie::PoolCookies;
 use dcv_splice::agents::connectors::Connectors;
 use dcv_splice::agents::health::FailureMarks;
 use dcv_splice::agents::known::KnownAgents;
@@ -69,6 +70,7 @@ impl Fixture {
             admission,
             passwords: None,
             process: ProcessState::new(LoadBalancer::new(1).0, FailureMarks::default()),
+            pool_cookies: PoolCookies::default(),
             agents: KnownAgents {
                 connectors: Connectors::for_all(plan.agent_tls.then(|| self.connector.clone())),
                 ..KnownAgents::default()

@@ -203,7 +203,9 @@ pub fn route(data: &[u8]) {
     let domain = AgentDomain::from_str("desks.test").ok();
     let agents =
         AllowedAgents::new(["10.0.0.0/8", "0.0.0.0/0", "::/0"].map(|net| net.parse().expect("a net")).into());
-    let directory = Directory::default();
+    let pools = r#"{"agent": [{"name": "d", "address": "10.0.0.5", "pools": ["p"]}]}"#;
+    let rules = DirectoryRules { ports: &[8443], is_allowed: &|_| true, names_files: false };
+    let directory = Directory::parse(pools, Format::Json, rules).expect("a directory");
     let agent = match Route::of_request(Some(host), &path, domain.as_ref(), &directory) {
         Route::Agent { agent, segment, rest } => {
             assert_eq!(format!("/{segment}{rest}"), path);
@@ -219,6 +221,12 @@ pub fn route(data: &[u8]) {
             let name = host.split(':').next().unwrap_or_default().to_ascii_lowercase();
             assert!(name.ends_with(".desks.test"), "{host}");
             agent.ip()
+        }
+        Route::Pool { pool, segment, rest } => {
+            assert_eq!(format!("/{segment}{rest}"), path);
+            assert_eq!(segment, format!("pool/{pool}"));
+            assert!(rest.is_empty() || rest.starts_with(['/', '?']));
+            return;
         }
         Route::Health { .. } => {
             assert!(path == "/health" || path.starts_with("/health?"));

@@ -91,7 +91,7 @@ impl Policy {
                 Some(agent)
             }
             Route::Default => self.default_agent.map(AgentRef::Address),
-            Route::Health { .. } | Route::InvalidAddress | Route::UnknownHost => None,
+            Route::Pool { .. } | Route::Health { .. } | Route::InvalidAddress | Route::UnknownHost => None,
         }
     }
 

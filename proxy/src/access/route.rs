@@ -51,6 +51,15 @@ pub enum Route<'a> {
         /// The query with its question mark.
         query: &'a str,
     },
+    /// `/pool/<name>/...`: one of the agents of a pool.
+    Pool {
+        /// The pool.
+        pool: &'a str,
+        /// `pool/<name>`.
+        segment: &'a str,
+        /// What follows that.
+        rest: &'a str,
+    },
     /// A host name that stands for the agent, which gets the whole path.
     Host(AgentRef<'a>),
     /// A host name under the domain of the agents that stands for none.
@@ -98,6 +107,12 @@ impl<'a> Route<'a> {
         let (segment, rest) = tail.split_at(end);
         if segment == "health" && !rest.starts_with('/') {
             return Self::Health { asks_ready: rest == "?ready" };
+        }
+        if segment == "pool" && directory.has_pools() && rest.starts_with('/') {
+            let name = &rest[1..];
+            let end = name.find(['/', '?']).unwrap_or(name.len());
+            let (pool, rest) = name.split_at(end);
+            return Self::Pool { pool, segment: &tail[..segment.len() + 1 + end], rest };
         }
         let named = directory.named(segment).map(AgentRef::Named);
         match named.or_else(|| address(segment).map(AgentRef::Address)) {
@@ -276,6 +291,27 @@ mod tests {
         ];
         for (path, route) in routes {
             assert_eq!(Route::of(path, &directory), route, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_pool_is_one_only_where_an_agent_is_part_of_any() {
+        let text = "[[agent]]\nname = \"gpu-07\"\naddress = \"10.0.0.7\"\npools = [\"cad\"]\n";
+        let rules = DirectoryRules { ports: &[8443], is_allowed: &|_| true, names_files: true };
+        let with_pools = Directory::parse(text, Format::Toml, rules).expect("a directory");
+        let pool = |pool, segment, rest| Route::Pool { pool, segment, rest };
+        for (path, route) in [
+            ("/pool/cad/", pool("cad", "pool/cad", "/")),
+            ("/pool/cad/a/b?q", pool("cad", "pool/cad", "/a/b?q")),
+            ("/pool/cad", pool("cad", "pool/cad", "")),
+            ("/pool/cad?q=/x", pool("cad", "pool/cad", "?q=/x")),
+            ("/pool/", pool("", "pool/", "")),
+            ("/pool//x", pool("", "pool/", "/x")),
+            ("/pool", Route::Default),
+            ("/pools/cad/", Route::Default),
+        ] {
+            assert_eq!(Route::of(path, &with_pools), route, "{path}");
+            assert_eq!(Route::of(path, &directory()), Route::Default, "{path}");
         }
     }
 

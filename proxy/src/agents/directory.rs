@@ -96,6 +96,8 @@ struct Lists {
     agents: Vec<NamedAgent>,
     by_name: HashMap<Box<str>, usize>,
     by_address: HashMap<SocketAddr, usize>,
+    /// The agents of each pool.
+    pools: HashMap<Box<str>, Vec<usize>>,
 }
 
 /// What a directory may say.
@@ -162,6 +164,16 @@ impl Directory {
         self.0.by_name.get(name).map(|index| &self.0.agents[*index])
     }
 
+    /// Whether any agent is part of a pool.
+    pub fn has_pools(&self) -> bool {
+        !self.0.pools.is_empty()
+    }
+
+    /// The agents of a pool; none where there is no such pool.
+    pub fn pool(&self, name: &str) -> impl Iterator<Item = &NamedAgent> {
+        self.0.pools.get(name).into_iter().flatten().map(|index| &self.0.agents[*index])
+    }
+
     /// The agent at that address.
     pub fn at(&self, address: SocketAddr) -> Option<&NamedAgent> {
         self.0.by_address.get(&address).map(|index| &self.0.agents[*index])
@@ -182,6 +194,9 @@ impl Lists {
         let index = self.agents.len();
         self.by_name.insert(agent.name.clone(), index);
         self.by_address.insert(agent.address, index);
+        for pool in &agent.pools {
+            self.pools.entry(pool.clone()).or_default().push(index);
+        }
         self.agents.push(agent);
         None
     }

@@ -7,4 +7,5 @@ pub mod directory_text;
 pub mod discovered;
 pub mod health;
 pub mod known;
+pub mod placement;
 pub(crate) mod pool;

@@ -310,8 +310,8 @@ pub struct Flags {
     /// applied by themselves [default: none]
     #[arg(long, value_name = "FILE", help_heading = AGENTS)]
     pub agents_file: Option<PathBuf>,
-    /// Program with its arguments that prints such a list as JSON, run by the privileged helper every --agents-command-interval.
-    /// No shell reads it [default: none]
+    /// Program with its arguments that prints such a list as JSON, run every --agents-command-interval without privileges and
+    /// without a shell [default: none]
     #[arg(long, value_name = "COMMAND", value_parser = command_words, help_heading = AGENTS)]
     pub agents_command: Option<CommandWords>,
     /// Name in DNS whose addresses (A, AAAA), or services (SRV, where it begins with _), are agents; repeatable [default: none]
@@ -323,6 +323,10 @@ pub struct Flags {
     /// File that remembers what `drain`, `undrain` and `off` have set, for the next start [default: none]
     #[arg(long, value_name = "FILE", help_heading = AGENTS)]
     pub state_file: Option<PathBuf>,
+    /// File with at least 64 bytes nobody can guess, by which cookies of /pool/<name>/ are signed: the same for all proxies that one
+    /// user may come to [default: a key of the process's own]
+    #[arg(long, value_name = "FILE", help_heading = AGENTS)]
+    pub cookie_key: Option<PathBuf>,
     /// Whether agents are probed, and what they have to do: accept a connection, begin TLS, or give any answer by HTTP. One
     /// that is down is answered for at once, with 503 [default: off, each request finds out for itself]
     #[arg(long, value_enum, default_value_t, hide_default_value = true, help_heading = AGENTS)]
@@ -447,6 +451,10 @@ pub struct LimitFlags {
     /// The same of connections to agents
     #[arg(long, value_name = "NAME", value_parser = congestion)]
     pub agent_congestion: Option<String>,
+    /// Time in which a native client comes back to the agent that /pool/<name>/ gave its address; browsers have a cookie
+    /// [range: 0s to 1day]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time(Duration::ZERO..=DAY))]
+    pub pool_affinity: Duration,
     /// Time from one run of --agents-command to the next; a run may take 30 s [range: 1s to 1day]
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time(SECOND..=DAY))]
     pub agents_command_interval: Duration,

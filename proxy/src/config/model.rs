@@ -96,6 +96,10 @@ pub struct Config {
     pub dns_servers: Vec<SocketAddr>,
     /// Where the states of agents that commands have set are remembered.
     pub state_file: Option<PathBuf>,
+    /// The file that cookies of pools are signed by.
+    pub cookie_key: Option<PathBuf>,
+    /// How long a native client comes back to the agent that a pool gave it.
+    pub pool_affinity: Duration,
     /// How agents are probed, if they are.
     pub probe: Option<ProbeRules>,
     /// The ports that agents may have, the usual one first.
@@ -292,6 +296,8 @@ impl Flags {
             agents_dns: self.agents_dns.clone(),
             dns_servers: self.dns_server.clone(),
             state_file: self.state_file.clone(),
+            cookie_key: self.cookie_key.clone(),
+            pool_affinity: self.limits.pool_affinity,
             probe: self.limits.probe(self.probe),
             agent_trust: self.trust(),
             client_demands: ClientDemands {

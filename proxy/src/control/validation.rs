@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::access::admission::Admission;
 use crate::access::htpasswd::Users;
 use crate::access::passwords::{PasswordRules, Passwords};
+use crate::access::pool_cookie::PoolCookies;
 use crate::agents::connectors::Connectors;
 use crate::agents::directory::{Directory, DirectoryRules};
 use crate::agents::directory_text::{Format, Problem};
@@ -32,6 +33,7 @@ pub(super) struct Prepared {
     acceptor: Acceptor,
     connectors: Connectors,
     users: Option<Users>,
+    pool_cookies: Option<PoolCookies>,
     lines: Target,
     /// Warnings, each with its place in the configuration file.
     pub warnings: Vec<String>,
@@ -74,6 +76,11 @@ impl Prepared {
             rules.read(files).map_err(|error| at_place(Some(&rules.file), &format!("--htpasswd {error}")))
         });
         let users = users.transpose();
+        let pool_cookies = config.cookie_key.as_ref().map(|file| {
+            let told = |error| at_place(Some(file), &format!("--cookie-key {}: {error}", file.display()));
+            PoolCookies::reading(file, files).map_err(told)
+        });
+        let pool_cookies = pool_cookies.transpose();
         let lines = open_log(&config.access_log, files).map_err(|(file, error)| {
             at_place(Some(file), &format!("--access-log {}: {error}", file.display()));
         });
@@ -83,13 +90,15 @@ impl Prepared {
                 at_place(None, &format!("--{flag}-congestion {name}: {}", congestion_advice(&error)));
             }
         }
-        match (acceptor, connectors, users, lines, directory) {
-            (Ok(acceptor), Ok(connectors), Ok(users), Ok(lines), Ok(directory)) if problems.is_empty() => {
+        match (acceptor, connectors, users, pool_cookies, lines, directory) {
+            (Ok(acceptor), Ok(connectors), Ok(users), Ok(pool_cookies), Ok(lines), Ok(directory))
+                if problems.is_empty() =>
+            {
                 let (trust, demands) = (config.agent_trust.as_ref(), &config.client_demands);
                 let warnings = tls::warnings(&config.certificates, demands, trust, files);
                 let warnings =
                     warnings.iter().map(|it| resolved.at_place(Some(&it.file), &it.says)).collect();
-                Ok(Self { resolved, directory, acceptor, connectors, users, lines, warnings })
+                Ok(Self { resolved, directory, acceptor, connectors, users, pool_cookies, lines, warnings })
             }
             _ => Err(problems.join("\n")),
         }
@@ -113,12 +122,14 @@ impl Prepared {
     ) -> io::Result<(SharedState, Vec<WorkerInbox>, Target)> {
         let config = self.resolved.config;
         let (balance, inboxes) = LoadBalancer::new(config.workers);
+        let process = ProcessState::new(balance, marks);
         let shared = SharedState {
+            pool_cookies: self.pool_cookies.unwrap_or_else(|| process.pool_cookies.clone()),
             admission: Admission::new(config.clients.clone(), config.client_limits),
             passwords: passwords(config.passwords.as_ref(), self.users, None)?,
             log: log_if_wanted(log, &config.access_log),
             acceptor: self.acceptor,
-            process: ProcessState::new(balance, marks),
+            process,
             agents: KnownAgents {
                 directory: self.directory,
                 connectors: self.connectors,
@@ -134,6 +145,7 @@ impl Prepared {
         self.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let config = self.resolved.config;
         let shared = SharedState {
+            pool_cookies: self.pool_cookies.unwrap_or_else(|| before.process.pool_cookies.clone()),
             admission: before.admission.renewed(config.clients.clone(), config.client_limits),
             passwords: passwords(config.passwords.as_ref(), self.users, before.passwords.as_ref())?,
             log: log_if_wanted(log, &config.access_log),

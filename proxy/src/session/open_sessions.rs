@@ -40,6 +40,8 @@ struct Lists {
     sessions: BTreeMap<u64, (Desktop, Instant)>,
     /// How many each desktop has.
     desktops: HashMap<Desktop, usize>,
+    /// The desktops of each agent.
+    agents: HashMap<SocketAddr, Vec<Desktop>>,
     /// Those that have sessions in processes that drain.
     former: HashSet<Desktop>,
     /// Sessions that are to end, and why.
@@ -51,7 +53,11 @@ impl OpenSessions {
     pub fn open(&self, desktop: Desktop, now: Instant) -> ListEntry {
         let number = self.with(|lists| {
             lists.last += 1;
-            *lists.desktops.entry(desktop.clone()).or_default() += 1;
+            let count = lists.desktops.entry(desktop.clone()).or_default();
+            *count += 1;
+            if *count == 1 {
+                lists.agents.entry(desktop.agent).or_default().push(desktop.clone());
+            }
             lists.sessions.insert(lists.last, (desktop, now));
             lists.last
         });
@@ -61,6 +67,16 @@ impl OpenSessions {
     /// Whether a desktop has a session, here or in a process that drains.
     pub fn has(&self, desktop: &Desktop) -> bool {
         self.with(|lists| lists.desktops.contains_key(desktop) || lists.former.contains(desktop))
+    }
+
+    /// The clients that have desktops at an agent, here or in processes that drain: one for each.
+    pub fn clients_at(&self, agent: SocketAddr) -> Vec<IpAddr> {
+        self.with(|lists| {
+            let own = lists.agents.get(&agent).into_iter().flatten();
+            let former =
+                lists.former.iter().filter(|it| it.agent == agent && !lists.desktops.contains_key(it));
+            own.chain(former).map(|desktop| desktop.client).collect()
+        })
     }
 
     /// Notes the desktops that have sessions in processes that drain, in place of those noted before.
@@ -100,6 +116,17 @@ impl OpenSessions {
     }
 }
 
+impl Lists {
+    /// A desktop has ended.
+    fn leave(&mut self, desktop: &Desktop) {
+        let Some(at_agent) = self.agents.get_mut(&desktop.agent) else { return };
+        at_agent.retain(|other| other != desktop);
+        if at_agent.is_empty() {
+            self.agents.remove(&desktop.agent);
+        }
+    }
+}
+
 /// The entry of one of them, which leaves the list when it is dropped.
 #[derive(Debug)]
 pub struct ListEntry {
@@ -123,6 +150,7 @@ impl Drop for ListEntry {
                 *count -= 1;
                 if *count == 0 {
                     lists.desktops.remove(&desktop);
+                    lists.leave(&desktop);
                 }
             }
         });
@@ -143,15 +171,18 @@ mod tests {
         let (sessions, now) = (OpenSessions::default(), Instant::now());
         let (one, other) = (sessions.open(desktop("ann"), now), sessions.open(desktop("ann"), now));
         assert!(sessions.has(&desktop("ann")) && !sessions.has(&desktop("")));
-        drop(one);
+        let bob = sessions.open(desktop("bob"), now);
+        assert_eq!(sessions.clients_at(desktop("").agent).len(), 2);
+        drop((one, bob));
         assert!(sessions.has(&desktop("ann")));
+        assert_eq!(sessions.clients_at(desktop("").agent), [desktop("").client]);
         assert_eq!(sessions.list().iter().map(|listed| listed.number).collect::<Vec<_>>(), [2]);
         sessions.end(2, EndReason::EndedByOperator);
         sessions.end(7, EndReason::EndedByOperator);
         assert_eq!(sessions.ending(), [(2, EndReason::EndedByOperator)]);
         drop(other);
         assert!(!sessions.has(&desktop("ann")) && sessions.list().is_empty() && sessions.ending().is_empty());
-        assert!(sessions.with(|lists| lists.desktops.is_empty()));
+        assert!(sessions.with(|lists| lists.desktops.is_empty() && lists.agents.is_empty()));
         sessions.note_former(HashSet::from([desktop("ann")]));
         assert!(
             sessions.has(&desktop("ann")) && !sessions.has(&desktop("bob")) && sessions.list().is_empty()

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use crate::access::admission::Admission;
 use crate::access::passwords::Passwords;
+use crate::access::pool_cookie::PoolCookies;
 use crate::access::rejections::RejectCounters;
 use crate::agents::health::FailureMarks;
 use crate::agents::known::KnownAgents;
+use crate::agents::placement::Placements;
 use crate::agents::pool::Pool;
 use crate::config::Config;
 use crate::observe::access_log::AccessLog;
@@ -50,6 +52,10 @@ pub struct ProcessState {
     pub sessions: OpenSessions,
     /// Whether new users are welcome.
     pub readiness: Readiness,
+    /// Who was sent to which agent of a pool.
+    pub placements: Placements,
+    /// What signs cookies of pools where there is no key for it.
+    pub pool_cookies: PoolCookies,
     /// Where connections to agents are told of that fail.
     pub marks: FailureMarks,
     /// The statistics of the workers.
@@ -68,6 +74,8 @@ impl ProcessState {
             failures: Arc::default(),
             sessions: OpenSessions::default(),
             readiness: Readiness::default(),
+            placements: Placements::default(),
+            pool_cookies: PoolCookies::new(),
             marks,
         }
     }
@@ -86,6 +94,8 @@ pub struct SharedState {
     pub admission: Admission,
     /// The users; everybody may ask where there is none.
     pub passwords: Option<Passwords>,
+    /// What signs cookies of pools.
+    pub pool_cookies: PoolCookies,
     /// The agents. Workers go by the latest ([`Worker::agents`]), whatever the configuration.
     pub agents: KnownAgents,
     /// State that outlives the configuration.

@@ -14,6 +14,7 @@ pub(crate) mod listeners;
 pub mod load_balancer;
 pub(crate) mod record_builder;
 mod request;
+mod routing;
 mod session_slots;
 pub(crate) mod thread;
 mod upgraded;

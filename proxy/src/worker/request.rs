@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use crate::access::policy::{Decision, Forward, Now};
+use crate::access::policy::{Decision, Forward};
 use crate::access::rejections::RejectReason;
 use crate::agents::pool::{ConnectError, PinnedConnection, PoolLimits};
 use crate::http::h1::exchange::{Exchange, Failure, Method, Outcome, RequestContext};
@@ -35,6 +35,7 @@ use crate::worker::failure_responses::{
     cause, head_took_too_long, log_connect_failure, log_failure, mark_if_down, response_to,
 };
 use crate::worker::record_builder::RecordBuilder;
+use crate::worker::routing::decide;
 use crate::worker::upgraded::Upgraded;
 
 /// A client that may ask for something.
@@ -254,12 +255,7 @@ impl<N: Runtime> Ready<N> {
         let decision = match authorized {
             Ok(user) => {
                 builder.record.user = user.unwrap_or_default();
-                let route = config.policy.route(&head, &agents.directory);
-                let has_session = |agent| generation.shared.process.sessions.has(&builder.desktop(agent));
-                let is_running = generation.drain.phase() == Phase::Running;
-                let is_ready = is_running && generation.shared.process.readiness.is_ready();
-                let now = Now { agents: &agents, is_ready, has_session };
-                config.policy.decide(&head, route, source, now)
+                decide(generation, &head, &agents, source, &builder)
             }
             Err((reason, response)) => {
                 generation.rejections().note(reason, builder.client());

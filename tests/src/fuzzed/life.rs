@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use dcv_splice::access::admission::Admission;
+use dcv_splice::access::pool_cookie::PoolCookies;
 use dcv_splice::agents::health::FailureMarks;
 use dcv_splice::agents::known::KnownAgents;
 use dcv_splice::config::CommandLine;
@@ -152,6 +153,7 @@ fn shared(is_http2: bool) -> SharedState {
         admission,
         passwords: None,
         process: ProcessState::new(LoadBalancer::new(1).0, FailureMarks::default()),
+        pool_cookies: PoolCookies::default(),
         agents: KnownAgents::default(),
     }
 }
