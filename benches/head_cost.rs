@@ -61,6 +61,7 @@ fn understand_response(head: &[u8]) -> usize {
         host: "desks.test".to_owned(),
         asked: Some("desks.example".to_owned()),
         bare: false,
+        web_url_path: String::new(),
     };
     let passing = ResponseRewrite {
         framing: Framing::Chunked,

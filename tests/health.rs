@@ -153,7 +153,11 @@ async fn a_dead_agent_is_answered_for_at_once_and_is_back_by_itself() {
 /// What each kind of probe finds of agents that do something else, in the order of their numbers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_asks_for_no_more_than_it_is_told_to() {
-    let silent = ScriptedAgent::plain(|_, _line| std::future::pending()).await;
+    let silent = ScriptedAgent::plain(|_, line| async move {
+        let _line = line;
+        std::future::pending::<()>().await;
+    })
+    .await;
     let secure = ScriptedAgent::secure(|_, mut line| async move {
         let head = line.head().await;
         // By the probe it knows no desktop; any status is an answer.

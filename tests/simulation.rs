@@ -26,6 +26,7 @@ use dcv_splice::access::pool_cookie::PoolCookies;
 use dcv_splice::agents::connectors::Connectors;
 use dcv_splice::agents::health::FailureMarks;
 use dcv_splice::agents::known::KnownAgents;
+use dcv_splice::agents::session_resolver::SessionResolver;
 use dcv_splice::config::CommandLine;
 use dcv_splice::observe::access_log::AccessLog;
 use dcv_splice::runtime::drain::Phase;
@@ -69,7 +70,12 @@ impl Fixture {
             log: AccessLog::default(),
             admission,
             passwords: None,
-            process: ProcessState::new(LoadBalancer::new(1).0, FailureMarks::default()),
+            process: ProcessState::new(
+                LoadBalancer::new(1).0,
+                FailureMarks::default(),
+                SessionResolver::default(),
+            ),
+            resolver_ca: None,
             pool_cookies: PoolCookies::default(),
             agents: KnownAgents {
                 connectors: Connectors::for_all(plan.agent_tls.then(|| self.connector.clone())),

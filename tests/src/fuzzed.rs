@@ -142,6 +142,7 @@ pub fn response_head(data: &[u8]) {
         host: "desks.test".to_owned(),
         asked: data.len().is_multiple_of(3).then(|| "desks.example".to_owned()),
         bare: options & 128 == 128,
+        web_url_path: if options & 64 == 64 { "/base".to_owned() } else { String::new() },
     };
     let path_prefix = (options & 64 == 64).then_some(&path_prefix);
     let passing = ResponseRewrite {
@@ -206,6 +207,10 @@ pub fn route(data: &[u8]) {
     let pools = r#"{"agent": [{"name": "d", "address": "10.0.0.5", "pools": ["p"]}]}"#;
     let rules = DirectoryRules { ports: &[8443], is_allowed: &|_| true, names_files: false };
     let directory = Directory::parse(pools, Format::Json, rules).expect("a directory");
+    if let Some(Route::Session { session, segment, rest }) = Route::of_session(&path) {
+        assert_eq!(format!("/{segment}{rest}"), path);
+        assert!(segment == format!("s/{session}") && !session.contains(['/', '?']));
+    }
     let agent = match Route::of_request(Some(host), &path, domain.as_ref(), &directory) {
         Route::Agent { agent, segment, rest } => {
             assert_eq!(format!("/{segment}{rest}"), path);
@@ -232,7 +237,7 @@ pub fn route(data: &[u8]) {
             assert!(path == "/health" || path.starts_with("/health?"));
             return;
         }
-        Route::UnknownHost | Route::InvalidAddress | Route::Default => return,
+        Route::UnknownHost | Route::InvalidAddress | Route::Session { .. } | Route::Default => return,
     };
     let v4 = match agent {
         IpAddr::V4(v4) => v4,

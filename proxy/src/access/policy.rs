@@ -34,6 +34,8 @@ pub struct Policy {
     pub host_header: HostHeader,
     /// Bytes of a request body.
     pub body_max: u64,
+    /// Whether there is a session resolver, to which `/s/` belongs.
+    pub has_session_resolver: bool,
     /// Whether the proxy asks for passwords, which agents must not see then.
     pub has_passwords: bool,
 }
@@ -45,6 +47,8 @@ pub struct Now<'a, F> {
     pub agents: &'a KnownAgents,
     /// Whether the proxy is to get new users.
     pub is_ready: bool,
+    /// What stands before the agent's paths there, where a session resolver says so; else empty.
+    pub web_url_path: &'a str,
     /// Whether the request's client and user have a session at an agent.
     pub has_session: F,
 }
@@ -81,7 +85,9 @@ pub struct Forward<'a> {
 impl Policy {
     /// The route of a request.
     pub fn route<'a>(&self, head: &RequestHead<'a>, directory: &'a Directory) -> Route<'a> {
-        Route::of_request(head.host, head.path, self.agent_domain.as_ref(), directory)
+        let route = Route::of_request(head.host, head.path, self.agent_domain.as_ref(), directory);
+        let is_free = self.has_session_resolver && route == Route::Default;
+        is_free.then(|| Route::of_session(head.path)).flatten().unwrap_or(route)
     }
 
     /// The agent that a route means, whether it may be reached or not.
@@ -91,7 +97,11 @@ impl Policy {
                 Some(agent)
             }
             Route::Default => self.default_agent.map(AgentRef::Address),
-            Route::Pool { .. } | Route::Health { .. } | Route::InvalidAddress | Route::UnknownHost => None,
+            Route::Pool { .. }
+            | Route::Session { .. }
+            | Route::Health { .. }
+            | Route::InvalidAddress
+            | Route::UnknownHost => None,
         }
     }
 
@@ -112,10 +122,13 @@ impl Policy {
             let response = LocalResponse::new(403, text);
             return Decision::Reject { reason: RejectReason::AgentNotAllowed, agent: ip, response };
         }
-        let address = SocketAddr::new(ip, self.agent_port);
+        let address = match agent {
+            AgentRef::Endpoint(address) => address,
+            AgentRef::Address(_) | AgentRef::Named(_) => SocketAddr::new(ip, self.agent_port),
+        };
         let named = match agent {
             AgentRef::Named(named) => Some(named),
-            AgentRef::Address(_) => now.agents.directory.at(address),
+            AgentRef::Address(_) | AgentRef::Endpoint(_) => now.agents.directory.at(address),
         };
         let address = named.map_or(address, |named| named.address);
         if let Some(response) = named.and_then(|named| out_of_service(named, || (now.has_session)(address))) {
@@ -131,7 +144,7 @@ impl Policy {
             let response = LocalResponse::new(308, "Moved: a slash is missing behind the agent.");
             return Decision::Respond(response.with_header(format!("Location: /{segment}/{query}")));
         }
-        Decision::Forward(self.forward(head, route, source, address))
+        Decision::Forward(self.forward(head, route, source, address, now.web_url_path))
     }
 
     fn forward<'a>(
@@ -140,6 +153,7 @@ impl Policy {
         route: Route<'a>,
         source: RequestSource,
         address: SocketAddr,
+        web_url_path: &str,
     ) -> Forward<'a> {
         let is_stripped = self.path_prefix == PrefixMode::Strip;
         let behind_prefix = if is_stripped { Place::Prefix } else { Place::KeptPrefix };
@@ -151,12 +165,14 @@ impl Policy {
             Route::Host(_) => (Cow::Borrowed(head.path), Place::OwnHost, ""),
             _ => (Cow::Borrowed(head.path), Place::Root, ""),
         };
+        let path = if web_url_path.is_empty() { path } else { Cow::Owned(format!("{web_url_path}{path}")) };
         let agent = Agent::at(address);
         let host = rewrite::host_for(head, self.host_header, agent.address.ip());
         let asked = head.host.map(|host| split_port(host).0).filter(|asked| *asked != split_port(&host).0);
         let path_prefix = PathPrefix {
             agent: agent.address.ip(),
             segment: segment.to_owned(),
+            web_url_path: web_url_path.to_owned(),
             place,
             port: agent.address.port(),
             host,
@@ -256,6 +272,7 @@ mod tests {
             host_header: HostHeader::StripPort,
             body_max: 10,
             has_passwords: false,
+            has_session_resolver: false,
         }
     }
 
@@ -272,7 +289,7 @@ mod tests {
         let head = RequestHead::parse(head.as_bytes(), &LIMITS).expect("a head");
         let source = RequestSource { peer: CLIENT, trusted: false, client: CLIENT, secure: true };
         let agents = KnownAgents { health: down(), ..KnownAgents::default() };
-        let now = Now { agents: &agents, is_ready: false, has_session: |_| false };
+        let now = Now { agents: &agents, is_ready: false, web_url_path: "", has_session: |_| false };
         match policy.decide(&head, policy.route(&head, &agents.directory), source, now) {
             Decision::Forward(Forward { agent, rewrite, .. }) => {
                 Ok((agent.to_string(), rewrite.path.into_owned()))

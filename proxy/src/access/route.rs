@@ -2,7 +2,7 @@
 //! re-parses it afterwards.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -18,6 +18,8 @@ pub enum AgentRef<'a> {
     Address(IpAddr),
     /// One of the directory.
     Named(&'a NamedAgent),
+    /// One that a session resolver names by its address and port.
+    Endpoint(SocketAddr),
 }
 
 impl AgentRef<'_> {
@@ -26,6 +28,7 @@ impl AgentRef<'_> {
         match self {
             Self::Address(address) => address,
             Self::Named(agent) => agent.address.ip(),
+            Self::Endpoint(address) => address.ip(),
         }
     }
 }
@@ -60,6 +63,15 @@ pub enum Route<'a> {
         /// What follows that.
         rest: &'a str,
     },
+    /// `/s/<id>/...`: the agent that has that session.
+    Session {
+        /// The session.
+        session: &'a str,
+        /// `s/<id>`.
+        segment: &'a str,
+        /// What follows that.
+        rest: &'a str,
+    },
     /// A host name that stands for the agent, which gets the whole path.
     Host(AgentRef<'a>),
     /// A host name under the domain of the agents that stands for none.
@@ -85,6 +97,15 @@ impl<'a> Route<'a> {
     ) -> Self {
         let by_host = host.zip(domain).and_then(|(host, domain)| domain.label(host));
         by_host.map_or_else(|| Self::of(path, directory), |label| Self::of_label(label, directory))
+    }
+
+    /// Of a path that names a session.
+    pub fn of_session(path: &'a str) -> Option<Self> {
+        let tail = path.strip_prefix('/')?;
+        let id = tail.strip_prefix("s/")?;
+        let end = id.find(['/', '?']).unwrap_or(id.len());
+        let (session, rest) = id.split_at(end);
+        Some(Self::Session { session, segment: &tail[..2 + end], rest })
     }
 
     /// A name of the directory, `10-0-0-5`, or `2001-db8--5` for IPv6.

@@ -9,3 +9,4 @@ pub mod health;
 pub mod known;
 pub mod placement;
 pub(crate) mod pool;
+pub mod session_resolver;

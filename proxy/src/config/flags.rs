@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use super::sources::{CommandWords, ResolverUrl, command_words, dns_name};
 use super::units::{MILLISECOND, SECOND, YEAR, size, time};
 use crate::access::route::AgentDomain;
 use crate::http::rewrite::{HostHeader, PrefixMode};
@@ -188,35 +189,6 @@ pub struct SessionFlags {
     pub json: bool,
 }
 
-/// A program and its arguments, and how they were written.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct CommandWords {
-    /// The program, then its arguments.
-    pub words: Vec<String>,
-}
-
-/// Splits it as a shell would, of which nothing else is done.
-fn command_words(text: &str) -> Result<CommandWords, String> {
-    let words = shlex::split(text).ok_or("a quote is not closed")?;
-    match words.first() {
-        Some(program) if program.starts_with('/') => Ok(CommandWords { words }),
-        _ => Err("write the whole path of a program, such as /usr/local/bin/list-agents, then its arguments"
-            .to_owned()),
-    }
-}
-
-/// Labels of letters, digits, - and _ (RFC 1123 2.1, RFC 2782).
-fn dns_name(text: &str) -> Result<String, String> {
-    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(is_inner);
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let has_pool = name.split('.').any(|label| !label.starts_with('_'));
-    if name.len() <= 253 && name.split('.').all(is_label) && has_pool && name.parse::<IpAddr>().is_err() {
-        return Ok(name.to_owned());
-    }
-    Err("write a name such as desks.example.com, or _dcv._tcp.desks.example.com for a service".to_owned())
-}
-
 /// How TLS to the agents is done.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum AgentTls {
@@ -317,12 +289,23 @@ pub struct Flags {
     /// Name in DNS whose addresses (A, AAAA), or services (SRV, where it begins with _), are agents; repeatable [default: none]
     #[arg(long, value_name = "NAME", value_parser = dns_name, help_heading = AGENTS)]
     pub agents_dns: Vec<String>,
-    /// Name server to ask for them; repeatable [default: those of /etc/resolv.conf]
-    #[arg(long, value_name = "IP:PORT", requires = "agents_dns", help_heading = AGENTS)]
+    /// Name server to ask for the names of agents and of a session resolver; repeatable [default: those of /etc/resolv.conf]
+    #[arg(long, value_name = "IP:PORT", help_heading = AGENTS)]
     pub dns_server: Vec<SocketAddr>,
     /// File that remembers what `drain`, `undrain` and `off` have set, for the next start [default: none]
     #[arg(long, value_name = "FILE", help_heading = AGENTS)]
     pub state_file: Option<PathBuf>,
+    /// Session resolver (http:// or https://) that is asked which agent has the session of /s/<id>/, as Amazon DCV Connection
+    /// Gateway asks one
+    #[arg(long, value_name = "URL", help_heading = AGENTS)]
+    pub session_resolver: Option<ResolverUrl>,
+    /// Certificates (PEM) that its certificate is verified with; https:// needs them
+    #[arg(long, value_name = "PEM", requires = "session_resolver", help_heading = AGENTS)]
+    pub session_resolver_ca: Option<PathBuf>,
+    /// Address to answer such questions on, by plain HTTP: a session is an agent's name, or name:session. For a Connection Gateway beside this
+    /// proxy; whoever reaches it learns the addresses of agents [default: none]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address, help_heading = AGENTS)]
+    pub resolver_listen: Option<SocketAddr>,
     /// File with at least 64 bytes nobody can guess, by which cookies of /pool/<name>/ are signed: the same for all proxies that one
     /// user may come to [default: a key of the process's own]
     #[arg(long, value_name = "FILE", help_heading = AGENTS)]

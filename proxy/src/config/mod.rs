@@ -6,11 +6,13 @@ mod flags;
 mod model;
 mod renamed;
 mod settings;
+mod sources;
 mod units;
 
 pub use flags::{
-    AdminAt, AgentTls, ClientCert, Command, CommandLine, CommandWords, ControlFlags, DrainFlags, EbpfMode,
-    EndFlags, Flags, IoBackend, LimitFlags, LogFormat, SessionFilter, SessionFlags, TlsMin,
+    AdminAt, AgentTls, ClientCert, Command, CommandLine, ControlFlags, DrainFlags, EbpfMode, EndFlags, Flags,
+    IoBackend, LimitFlags, LogFormat, SessionFilter, SessionFlags, TlsMin,
 };
 pub use model::*;
 pub use settings::{Resolved, Settings};
+pub use sources::{CommandWords, ResolverUrl};

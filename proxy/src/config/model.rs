@@ -10,9 +10,10 @@ use bytesize::ByteSize;
 use tracing_subscriber::filter::Targets;
 
 use super::flags::{
-    AdminAt, AgentTls, ClientCert, CommandWords, EbpfMode, EndRevoked, Flags, Http2, Http2Websocket,
-    IoBackend, LimitFlags, LogFormat, Probe, TlsMin,
+    AdminAt, AgentTls, ClientCert, EbpfMode, EndRevoked, Flags, Http2, Http2Websocket, IoBackend, LimitFlags,
+    LogFormat, Probe, TlsMin,
 };
+use super::sources::{CommandWords, ResolverUrl};
 use crate::access::admission::{ClientLimits, ClientNetworks};
 use crate::access::passwords::PasswordRules;
 use crate::access::policy::Policy;
@@ -96,6 +97,12 @@ pub struct Config {
     pub dns_servers: Vec<SocketAddr>,
     /// Where the states of agents that commands have set are remembered.
     pub state_file: Option<PathBuf>,
+    /// Who is asked which agent has a session.
+    pub session_resolver: Option<ResolverUrl>,
+    /// What its certificate is verified with.
+    pub session_resolver_ca: Option<PathBuf>,
+    /// Where that is answered.
+    pub resolver_listen: Option<SocketAddr>,
     /// The file that cookies of pools are signed by.
     pub cookie_key: Option<PathBuf>,
     /// How long a native client comes back to the agent that a pool gave it.
@@ -212,6 +219,11 @@ pub enum ConfigError {
     /// A file of agents in a format that is not known.
     #[error("--agents-file {0} has to end with .toml or .json")]
     AgentsFile(PathBuf),
+    /// TLS to a session resolver that nobody can verify.
+    #[error(
+        "--session-resolver https:// needs --session-resolver-ca PEM: public ones are in /etc/ssl/certs/ca-certificates.crt"
+    )]
+    NoResolverCa,
     /// More ports than the kernel's counters have places for.
     #[error("--agent-port and --agent-ports are more than {AGENT_PORTS_MAX} ports")]
     AgentPorts,
@@ -231,6 +243,7 @@ impl ConfigError {
             Self::Staples(..) => "ocsp",
             Self::DefaultAgent(..) => "default-agent",
             Self::AgentsFile(_) => "agents-file",
+            Self::NoResolverCa => "session-resolver",
             Self::AgentPorts => "agent-ports",
             Self::NothingToVerifyBy | Self::NotVerified => "agent-tls",
             Self::NoClientCa => "client-cert",
@@ -256,6 +269,10 @@ impl Flags {
         }
         if let Some(file) = self.agents_file.as_ref().filter(|file| Format::of(file).is_none()) {
             problems.push(ConfigError::AgentsFile(file.clone()));
+        }
+        let is_secure = self.session_resolver.as_ref().is_some_and(|url| url.is_secure);
+        if is_secure && self.session_resolver_ca.is_none() {
+            problems.push(ConfigError::NoResolverCa);
         }
         if self.ports().len() > AGENT_PORTS_MAX {
             problems.push(ConfigError::AgentPorts);
@@ -296,6 +313,9 @@ impl Flags {
             agents_dns: self.agents_dns.clone(),
             dns_servers: self.dns_server.clone(),
             state_file: self.state_file.clone(),
+            session_resolver: self.session_resolver.clone(),
+            session_resolver_ca: self.session_resolver_ca.clone(),
+            resolver_listen: self.resolver_listen,
             cookie_key: self.cookie_key.clone(),
             pool_affinity: self.limits.pool_affinity,
             probe: self.limits.probe(self.probe),
@@ -349,6 +369,7 @@ impl Flags {
             host_header: self.host_header,
             body_max: self.limits.body_max.as_u64(),
             has_passwords: self.htpasswd.is_some(),
+            has_session_resolver: self.session_resolver.is_some(),
         }
     }
 
@@ -364,7 +385,8 @@ impl Flags {
 
     fn overlaps(&self) -> impl Iterator<Item = ConfigError> {
         let admin = if let AdminAt::Address(address) = self.admin { Some(address) } else { None };
-        let all: Vec<_> = self.listen.iter().chain(&self.listen_plain).chain(&admin).copied().collect();
+        let all = self.listen.iter().chain(&self.listen_plain).chain(&admin).chain(&self.resolver_listen);
+        let all: Vec<_> = all.copied().collect();
         let overlap = |index: usize| {
             let at = all[index];
             let before = all[..index].iter().find(|before| overlaps(**before, at))?;

@@ -10,11 +10,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::agents::connectors::Connectors;
+use crate::agents::directory::{AgentState, NamedAgent};
 use crate::agents::discovered::FoundAddress;
 use crate::agents::health::{Failure, FailureMarks, HealthChange};
 use crate::agents::known::KnownAgents;
+use crate::agents::session_resolver::ResolveQuestion;
 use crate::config::Config;
-use crate::control::network_helper::{Monitored, NetworkHelper, Order, Report};
+use crate::control::network_helper::{FoundSession, Monitored, NetworkHelper, Order, Report};
 
 /// How long it is before a network helper that has ended is started again.
 const RESTART: Duration = Duration::from_secs(2);
@@ -27,6 +29,10 @@ pub(super) enum MonitorEvent {
     Changed(Vec<HealthChange>),
     /// A name in DNS has come to these addresses.
     Named(String, Result<Vec<FoundAddress>, String>),
+    /// The session resolver has said where a session is.
+    Resolved(String, Result<Option<FoundSession>, String>),
+    /// It is known whether it can do what it is to.
+    Settled,
     /// It has ended: nothing is known any more.
     Lost(io::Error),
     /// A connection to an agent has failed.
@@ -40,6 +46,8 @@ pub(super) struct AgentMonitor {
     /// What it is to do.
     orders: Vec<Order>,
     process: Process,
+    /// It has said whether it can do what it is to.
+    has_settled: bool,
 }
 
 #[derive(Debug)]
@@ -57,12 +65,20 @@ impl AgentMonitor {
     /// None yet. Gives where failures are to be told.
     pub(super) fn new() -> (Self, FailureMarks) {
         let (sender, marks) = FailureMarks::new();
-        (Self { marks, orders: Vec::new(), process: Process::Absent { from: Instant::now() } }, sender)
+        (
+            Self {
+                marks,
+                orders: Vec::new(),
+                process: Process::Absent { from: Instant::now() },
+                has_settled: false,
+            },
+            sender,
+        )
     }
 
     /// Goes by a configuration and its agents.
-    pub(super) fn set(&mut self, config: &Config, agents: &KnownAgents) {
-        let orders = orders(config, agents);
+    pub(super) fn set(&mut self, config: &Config, agents: &KnownAgents, resolver_ca: Option<&str>) {
+        let orders = orders(config, agents, resolver_ca);
         let before = std::mem::replace(&mut self.orders, orders);
         if self.orders.is_empty() {
             self.end();
@@ -72,6 +88,16 @@ impl AgentMonitor {
                 self.process = Process::Absent { from: Instant::now() };
             }
         }
+    }
+
+    /// Whether a network helper is wanted, and has not said yet that it can do what it is to.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.orders.is_empty() && !self.has_settled
+    }
+
+    /// Whether it has more to say than that it is there.
+    fn is_to_serve(&self) -> bool {
+        self.orders.iter().any(|order| matches!(order, Order::Serve { listen: Some(_), .. }))
     }
 
     /// One was asked for.
@@ -106,14 +132,22 @@ impl AgentMonitor {
         }
     }
 
+    /// Has it ask the session resolver. An error where that is not possible now.
+    pub(super) fn resolve(&self, ResolveQuestion { session, client }: ResolveQuestion) -> Result<(), String> {
+        let asked = match &self.process {
+            Process::Running(helper) => helper.order(Order::Resolve { session, client }).is_ok(),
+            Process::Absent { .. } | Process::Asked => false,
+        };
+        if asked { Ok(()) } else { Err("it can't be asked now".to_owned()) }
+    }
+
     /// The next event. A wait that is given up loses nothing.
     pub(super) async fn next(&mut self) -> MonitorEvent {
         loop {
-            let mark = self.marks.recv();
             let report = match &mut self.process {
                 Process::Running(helper) => tokio::select! {
                     report = helper.report() => report,
-                    Some((agent, failure)) = mark => return MonitorEvent::Failed(agent, failure),
+                    Some((agent, failure)) = self.marks.recv() => return MonitorEvent::Failed(agent, failure),
                 },
                 Process::Absent { from } if !self.orders.is_empty() => {
                     tokio::time::sleep_until(*from).await;
@@ -123,8 +157,25 @@ impl AgentMonitor {
                 Process::Absent { .. } | Process::Asked => std::future::pending().await,
             };
             match report {
-                Ok(Report::Started(sandbox)) => tracing::info!(sandbox, "network helper started"),
+                Ok(Report::Started(sandbox)) => {
+                    tracing::info!(sandbox, "network helper started");
+                    if !self.is_to_serve() {
+                        self.has_settled = true;
+                        return MonitorEvent::Settled;
+                    }
+                }
                 Ok(Report::Health(changes)) => return MonitorEvent::Changed(changes),
+                Ok(Report::Problem(reason)) => {
+                    tracing::error!(reason, "network helper");
+                    self.has_settled = true;
+                    return MonitorEvent::Settled;
+                }
+                Ok(Report::Serving) if self.has_settled => {}
+                Ok(Report::Serving) => {
+                    self.has_settled = true;
+                    return MonitorEvent::Settled;
+                }
+                Ok(Report::Resolved { session, found }) => return MonitorEvent::Resolved(session, found),
                 Ok(Report::Name { name, found }) => return MonitorEvent::Named(name, found),
                 Err(error) => {
                     self.process = Process::Absent { from: Instant::now() + RESTART };
@@ -136,16 +187,32 @@ impl AgentMonitor {
 }
 
 /// What the network helper is to do; nothing where no process is needed for it.
-fn orders(config: &Config, KnownAgents { directory, connectors, .. }: &KnownAgents) -> Vec<Order> {
-    if config.probe.is_none() && config.agents_dns.is_empty() {
+fn orders(config: &Config, agents: &KnownAgents, resolver_ca: Option<&str>) -> Vec<Order> {
+    let has_resolver = config.session_resolver.is_some() || config.resolver_listen.is_some();
+    if config.probe.is_none() && config.agents_dns.is_empty() && !has_resolver {
+        return Vec::new();
+    }
+    let takes_users = |agent: &&NamedAgent| agent.state == AgentState::Active;
+    let named = agents.directory.agents().iter().filter(takes_users);
+    let served = named.map(|agent| (agent.name.to_string(), agent.address));
+    vec![
+        Order::Monitor { rules: config.probe, agents: monitored(config, agents) },
+        Order::Names { names: config.agents_dns.clone(), servers: config.dns_servers.clone() },
+        Order::Resolver { url: config.session_resolver.clone(), authorities: resolver_ca.map(str::to_owned) },
+        Order::Serve {
+            listen: config.resolver_listen,
+            agents: if config.resolver_listen.is_some() { served.collect() } else { Vec::new() },
+        },
+    ]
+}
+
+fn monitored(config: &Config, KnownAgents { directory, connectors, .. }: &KnownAgents) -> Vec<Monitored> {
+    if config.probe.is_none() {
         return Vec::new();
     }
     let policy = &config.policy;
     let usual = policy.default_agent.map(|agent| SocketAddr::new(agent, policy.agent_port));
     let usual = usual.filter(|agent| directory.at(*agent).is_none());
     let all = directory.agents().iter().map(|agent| agent.address).chain(usual);
-    let monitored = |agent| Monitored { agent, tls: connectors.of(agent).is_some() };
-    let agents = if config.probe.is_some() { all.map(monitored).collect() } else { Vec::new() };
-    let names = Order::Names { names: config.agents_dns.clone(), servers: config.dns_servers.clone() };
-    vec![Order::Monitor { rules: config.probe, agents }, names]
+    all.map(|agent| Monitored { agent, tls: connectors.of(agent).is_some() }).collect()
 }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 use crate::agents::directory::{AgentState, Directory};
 use crate::agents::health::HealthMap;
 use crate::agents::known::KnownAgents;
+use crate::agents::session_resolver::{ResolveError, ResolveQuestion, SessionPlace, SessionResolver};
 use crate::config::{AccessLogTo, SessionFilter, Settings};
 use crate::control::admin::{self, Sources};
 use crate::control::agent_monitor::{AgentMonitor, MonitorEvent};
@@ -24,6 +25,7 @@ use crate::control::agent_states::AgentStates;
 use crate::control::fleet::{self, AgentsReport};
 use crate::control::helper::{Answer, HelperClient, LIST, MessageKind, Payload, STATS, TRUNCATED};
 use crate::control::logging::{LogFilter, Logging};
+use crate::control::network_helper::FoundSession;
 use crate::control::shutdown::{Shutdown, StopReason};
 use crate::control::signals::Signals;
 use crate::control::socket::{CONCURRENT_MAX, ControlCommand, ControlRequest, Outcome};
@@ -78,6 +80,8 @@ pub(super) struct Supervisor {
     states: AgentStates,
     /// Who looks whether they live.
     monitor: AgentMonitor,
+    /// Where users ask for sessions whose agent is not known.
+    questions: mpsc::Receiver<ResolveQuestion>,
     /// The access log.
     log: Finish,
     /// The program's own log.
@@ -108,7 +112,8 @@ impl Supervisor {
         let log = Finish(Log::to(Target::Off)?);
         let sockets = listeners.iter().map(Listener::try_clone).collect::<io::Result<_>>()?;
         let (monitor, marks) = AgentMonitor::new();
-        let (shared, inboxes, lines) = prepared.share(&AccessLog::to(log.0.clone()), marks)?;
+        let (resolver, questions) = SessionResolver::new();
+        let (shared, inboxes, lines) = prepared.share(&AccessLog::to(log.0.clone()), marks, resolver)?;
         log.0.change(lines);
         let (commands, told) =
             watch::channel(WorkerCommand { open: false, phase: Phase::Running, shared: shared.clone() });
@@ -128,6 +133,7 @@ impl Supervisor {
             sources: AgentSources::default(),
             states: AgentStates::default(),
             monitor,
+            questions,
             shared,
             log,
             own_log: logging.lines(),
@@ -182,7 +188,7 @@ impl Supervisor {
         self.shared.agents.directory = self.states.apply(&listed);
         self.shared.agents.connectors = connectors;
         self.listed = listed;
-        self.monitor.set(&self.shared.config, &self.shared.agents);
+        self.monitor.set(&self.shared.config, &self.shared.agents, self.shared.resolver_ca.as_deref());
         if self.shared.config.probe.is_none() {
             self.shared.agents.health = HealthMap::default();
         }
@@ -210,7 +216,10 @@ impl Supervisor {
                 self.refresh_agents();
                 self.publish();
             }
+            MonitorEvent::Settled => {}
+            MonitorEvent::Resolved(session, found) => self.take_resolution(&session, found),
             MonitorEvent::Lost(error) => {
+                self.shared.process.session_resolver.fail_all("the network helper has ended");
                 let reason = &*error.to_string();
                 tracing::error!(
                     reason,
@@ -223,6 +232,39 @@ impl Supervisor {
                 self.monitor.mark(agent, failure, &self.shared.agents.connectors);
             }
         }
+    }
+
+    fn resolve(&self, question: ResolveQuestion) {
+        let session = question.session.clone();
+        if let Err(reason) = self.monitor.resolve(question) {
+            self.take_resolution(&session, Err(reason));
+        }
+    }
+
+    /// An address that may not be reached is none, whoever says so.
+    fn take_resolution(&self, session: &str, found: Result<Option<FoundSession>, String>) {
+        let config = &self.shared.config;
+        let resolution = match found {
+            Ok(Some(FoundSession { addresses, port, web_url_path })) => {
+                let addresses = addresses.into_iter().map(|address| address.to_canonical());
+                let mut allowed = addresses.filter(|address| config.policy.agents.allows(*address));
+                let agent = allowed.next().filter(|_| config.agent_ports.contains(&port));
+                let place = |ip| SessionPlace { agent: SocketAddr::new(ip, port), web_url_path };
+                agent.map(place).ok_or(ResolveError::NotAllowed)
+            }
+            Ok(None) => Err(ResolveError::Unknown),
+            Err(reason) => Err(ResolveError::Failed(reason)),
+        };
+        match &resolution {
+            Err(ResolveError::NotAllowed) => {
+                tracing::warn!(session, "a session is at an agent that is not in --agents or --agent-ports");
+            }
+            Err(ResolveError::Failed(reason)) => {
+                tracing::warn!(session, reason, "where a session is can't be found out");
+            }
+            _ => {}
+        }
+        self.shared.process.session_resolver.answer(session, &resolution, Instant::now());
     }
 
     fn publish(&self) {
@@ -367,6 +409,7 @@ impl Supervisor {
                     }
                 }
                 event = self.monitor.next(), if !self.alone => self.take_event(event).await,
+                Some(question) = self.questions.recv() => self.resolve(question),
                 report = self.reports.recv() => return ended(report),
                 // Some were let in before the change, and have a session only now.
                 _ = revoked.tick(), if self.shared.config.end_revoked => {
@@ -536,18 +579,18 @@ impl Supervisor {
         self.publish();
     }
 
-    /// Waits until each source has listed its agents once, or can't; or for as long as users can be kept waiting.
+    /// Waits until each source has listed its agents once, or can't, and the network helper is there; or for as long as users can be kept waiting.
     pub(super) async fn first_lists(&mut self) {
         // By now it is known what the sources are.
         self.refresh_agents();
         let limit = tokio::time::sleep(FIRST_LISTS);
         tokio::pin!(limit);
-        while self.sources.is_waiting() && !self.alone {
+        while (self.sources.is_waiting() || self.monitor.is_waiting()) && !self.alone {
             tokio::select! {
                 answer = self.helper.next() => drop(self.take(answer).await),
                 event = self.monitor.next() => self.take_event(event).await,
                 () = &mut limit => {
-                    return tracing::warn!("not all sources have listed their agents yet: serving without them");
+                    return tracing::warn!("not all sources of agents are there yet: serving without them");
                 }
             }
         }
@@ -580,6 +623,9 @@ impl Supervisor {
         self.log_filter.set(&shared.config.log);
         let KnownAgents { directory, connectors, .. } = shared.agents.clone();
         self.sources.set(&shared.config, directory, connectors);
+        if shared.config.session_resolver != self.shared.config.session_resolver {
+            shared.process.session_resolver.forget();
+        }
         self.shared = shared;
         self.refresh_agents();
         self.end_revoked();

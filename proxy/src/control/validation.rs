@@ -15,11 +15,12 @@ use crate::agents::directory::{Directory, DirectoryRules};
 use crate::agents::directory_text::{Format, Problem};
 use crate::agents::health::FailureMarks;
 use crate::agents::known::KnownAgents;
+use crate::agents::session_resolver::SessionResolver;
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
 use crate::observe::access_log::AccessLog;
 use crate::os::files::{Files, Location};
 use crate::os::log::Target;
-use crate::tls::{self, Acceptor, Connector};
+use crate::tls::{self, Acceptor, AsyncClient, Connector};
 use crate::transport::congestion::try_without_capabilities;
 use crate::worker::context::{ProcessState, SharedState};
 use crate::worker::load_balancer::{LoadBalancer, WorkerInbox};
@@ -34,6 +35,8 @@ pub(super) struct Prepared {
     connectors: Connectors,
     users: Option<Users>,
     pool_cookies: Option<PoolCookies>,
+    /// What a session resolver is verified with (PEM).
+    pub resolver_ca: Option<String>,
     lines: Target,
     /// Warnings, each with its place in the configuration file.
     pub warnings: Vec<String>,
@@ -81,6 +84,9 @@ impl Prepared {
             PoolCookies::reading(file, files).map_err(told)
         });
         let pool_cookies = pool_cookies.transpose();
+        let resolver_ca = read_resolver_ca(config, files).map_err(|(file, error)| {
+            at_place(Some(file), &format!("--session-resolver-ca {}: {error}", file.display()));
+        });
         let lines = open_log(&config.access_log, files).map_err(|(file, error)| {
             at_place(Some(file), &format!("--access-log {}: {error}", file.display()));
         });
@@ -90,15 +96,31 @@ impl Prepared {
                 at_place(None, &format!("--{flag}-congestion {name}: {}", congestion_advice(&error)));
             }
         }
-        match (acceptor, connectors, users, pool_cookies, lines, directory) {
-            (Ok(acceptor), Ok(connectors), Ok(users), Ok(pool_cookies), Ok(lines), Ok(directory))
-                if problems.is_empty() =>
-            {
+        match (acceptor, connectors, users, pool_cookies, resolver_ca, lines, directory) {
+            (
+                Ok(acceptor),
+                Ok(connectors),
+                Ok(users),
+                Ok(pool_cookies),
+                Ok(resolver_ca),
+                Ok(lines),
+                Ok(directory),
+            ) if problems.is_empty() => {
                 let (trust, demands) = (config.agent_trust.as_ref(), &config.client_demands);
                 let warnings = tls::warnings(&config.certificates, demands, trust, files);
                 let warnings =
                     warnings.iter().map(|it| resolved.at_place(Some(&it.file), &it.says)).collect();
-                Ok(Self { resolved, directory, acceptor, connectors, users, pool_cookies, lines, warnings })
+                Ok(Self {
+                    resolved,
+                    directory,
+                    acceptor,
+                    connectors,
+                    users,
+                    pool_cookies,
+                    resolver_ca,
+                    lines,
+                    warnings,
+                })
             }
             _ => Err(problems.join("\n")),
         }
@@ -119,11 +141,13 @@ impl Prepared {
         self,
         log: &AccessLog,
         marks: FailureMarks,
+        session_resolver: SessionResolver,
     ) -> io::Result<(SharedState, Vec<WorkerInbox>, Target)> {
         let config = self.resolved.config;
         let (balance, inboxes) = LoadBalancer::new(config.workers);
-        let process = ProcessState::new(balance, marks);
+        let process = ProcessState::new(balance, marks, session_resolver);
         let shared = SharedState {
+            resolver_ca: self.resolver_ca.map(Arc::from),
             pool_cookies: self.pool_cookies.unwrap_or_else(|| process.pool_cookies.clone()),
             admission: Admission::new(config.clients.clone(), config.client_limits),
             passwords: passwords(config.passwords.as_ref(), self.users, None)?,
@@ -145,6 +169,7 @@ impl Prepared {
         self.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let config = self.resolved.config;
         let shared = SharedState {
+            resolver_ca: self.resolver_ca.map(Arc::from),
             pool_cookies: self.pool_cookies.unwrap_or_else(|| before.process.pool_cookies.clone()),
             admission: before.admission.renewed(config.clients.clone(), config.client_limits),
             passwords: passwords(config.passwords.as_ref(), self.users, before.passwords.as_ref())?,
@@ -181,6 +206,18 @@ fn read_directory(resolved: &Resolved, files: &dyn Files) -> Result<Directory, V
         let told = |Problem { at, what }| format!("{}: {what}", Location::new(path, &text, at));
         problems.into_iter().map(told).collect()
     })
+}
+
+/// What a session resolver's certificate is verified with.
+fn read_resolver_ca<'a>(config: &'a Config, files: &dyn Files) -> Result<Option<String>, (&'a Path, String)> {
+    let (Some(url), Some(file)) = (&config.session_resolver, &config.session_resolver_ca) else {
+        return Ok(None);
+    };
+    let failed = |error: &dyn fmt::Display| (file.as_path(), error.to_string());
+    let text = files.read(file).map_err(|error| failed(&error))?;
+    let text = String::from_utf8(text).map_err(|_| failed(&"is no text"))?;
+    AsyncClient::trusting(text.as_bytes(), &url.host).map_err(|error| failed(&error))?;
+    Ok(Some(text))
 }
 
 /// The text to show where a congestion control can't be used.

@@ -25,6 +25,8 @@ pub struct PathPrefix {
     pub agent: IpAddr,
     /// The first part of the path, by which the client names it; empty where the path does not.
     pub segment: String,
+    /// What stands before its paths there, where a session resolver says so; else empty.
+    pub web_url_path: String,
     /// Where its paths are.
     pub place: Place,
     /// The port it is reached on.
@@ -52,9 +54,16 @@ impl PathPrefix {
         matches!(self.place, Place::Prefix | Place::KeptPrefix)
     }
 
+    /// An agent's path as it is behind the prefix, which stands for all that stands before it there.
+    fn without_web_url_path<'a>(&self, path: &'a [u8]) -> &'a [u8] {
+        let behind = path.strip_prefix(self.web_url_path.as_bytes());
+        behind.filter(|rest| rest.first().is_some_and(|byte| b"/?#".contains(byte))).unwrap_or(path)
+    }
+
     /// The path with its prefix, but where an agent that knows of it has put it there already.
     fn place(&self, path: &[u8]) -> Vec<u8> {
         let prefix = self.prefix();
+        let path = self.without_web_url_path(path);
         let behind = path.strip_prefix(prefix.as_bytes());
         if behind.is_some_and(|rest| rest.first().is_none_or(|byte| b"/?#".contains(byte))) {
             return path.to_vec();
@@ -253,7 +262,16 @@ mod tests {
         let agent = IpAddr::from([10, 0, 0, 5]);
         let (host, place) = ("h".to_owned(), Place::Prefix);
         let segment = "10.0.0.5".to_owned();
-        let path_prefix = PathPrefix { agent, segment, place, port: 8443, host, asked: None, bare: false };
+        let path_prefix = PathPrefix {
+            agent,
+            segment,
+            place,
+            port: 8443,
+            host,
+            asked: None,
+            bare: false,
+            web_url_path: String::new(),
+        };
         let links = link("</a>,".repeat(LINKS_MAX + 2).as_bytes(), &path_prefix);
         let placed = "</10.0.0.5/a>,".repeat(LINKS_MAX) + &"</a>,".repeat(2);
         assert_eq!(String::from_utf8_lossy(&links), placed);
@@ -273,6 +291,7 @@ mod tests {
             host: "h".to_owned(),
             asked: None,
             bare: false,
+            web_url_path: String::new(),
         };
         for (from, to) in [("a; Path=/", "a; Path=/10.0.0.5/"), ("a; Path= \t/", "a; Path= \t/10.0.0.5/")] {
             assert_eq!(cookie(from.as_bytes(), &path_prefix), to.as_bytes());

@@ -10,13 +10,13 @@ use libc::{
     SYS_epoll_pwait, SYS_epoll_pwait2, SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_fcntl, SYS_fstat,
     SYS_futex, SYS_getcpu, SYS_getegid, SYS_geteuid, SYS_getgid, SYS_getpeername, SYS_getpid, SYS_getrandom,
     SYS_getrusage, SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_gettimeofday, SYS_getuid,
-    SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup, SYS_ioctl, SYS_lseek, SYS_madvise,
-    SYS_membarrier, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_newfstatat,
-    SYS_openat, SYS_pipe2, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_prlimit64, SYS_read, SYS_readv,
-    SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask,
-    SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp, SYS_sendmsg, SYS_sendto,
-    SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_socket, SYS_socketpair,
-    SYS_splice, SYS_statx, SYS_sysinfo, SYS_tgkill, SYS_uname, SYS_write, SYS_writev, c_long,
+    SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup, SYS_ioctl, SYS_listen, SYS_lseek,
+    SYS_madvise, SYS_membarrier, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep,
+    SYS_newfstatat, SYS_openat, SYS_pipe2, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_prlimit64, SYS_read,
+    SYS_readv, SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction,
+    SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp, SYS_sendmsg,
+    SYS_sendto, SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_socket,
+    SYS_socketpair, SYS_splice, SYS_statx, SYS_sysinfo, SYS_tgkill, SYS_uname, SYS_write, SYS_writev, c_long,
 };
 #[cfg(target_arch = "x86_64")]
 use libc::{SYS_arch_prctl, SYS_epoll_wait, SYS_poll, SYS_time};
@@ -129,9 +129,9 @@ pub(crate) fn restrict() -> Result<(), seccompiler::Error> {
     apply_filter(&filter(listed())?)
 }
 
-/// The same for the network helper, which binds the sockets that it asks name servers from.
+/// The same for the network helper, which binds the sockets that it asks name servers from, and listens for questions itself.
 pub(crate) fn restrict_network_helper() -> Result<(), seccompiler::Error> {
-    let calls = listed().filter(|call| !NOT_OF_NETWORK_HELPER.contains(call)).chain([SYS_bind]);
+    let calls = listed().filter(|call| !NOT_OF_NETWORK_HELPER.contains(call)).chain([SYS_bind, SYS_listen]);
     apply_filter(&filter(calls)?)
 }
 

@@ -1,13 +1,13 @@
 //! TLS to clients and agents: handshakes, records, certificates and whom to trust. The only folder that names rustls. It
 //! turns bytes into bytes: it owns no socket and never waits. Uses `os` and `runtime`.
 
+mod async_client;
 mod certificates;
 mod end;
 mod error;
 mod established;
 mod fetch_certificate;
 mod handshake;
-mod handshake_probe;
 mod material;
 mod pem;
 mod reasons;
@@ -15,12 +15,12 @@ mod record;
 mod trust;
 mod warnings;
 
+pub use async_client::AsyncClient;
 pub use certificates::{AgentTrust, ClientAuthority, ClientDemands, Pin, PinError};
 pub use end::{Acceptor, Connector, PARTIAL_RECORD_MAX, TlsEnd};
 pub use error::TlsError;
 pub use established::TlsState;
 pub use fetch_certificate::ShownError;
-pub use handshake_probe::HandshakeProbe;
 pub use material::{CertificateError, CertificatePair};
 pub use pem::PemError;
 pub use reasons::HandshakeFailure;

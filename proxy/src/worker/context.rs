@@ -14,6 +14,7 @@ use crate::agents::health::FailureMarks;
 use crate::agents::known::KnownAgents;
 use crate::agents::placement::Placements;
 use crate::agents::pool::Pool;
+use crate::agents::session_resolver::SessionResolver;
 use crate::config::Config;
 use crate::observe::access_log::AccessLog;
 use crate::observe::client::ConnectionIds;
@@ -52,6 +53,8 @@ pub struct ProcessState {
     pub sessions: OpenSessions,
     /// Whether new users are welcome.
     pub readiness: Readiness,
+    /// Which agents have sessions, as the session resolver says.
+    pub session_resolver: SessionResolver,
     /// Who was sent to which agent of a pool.
     pub placements: Placements,
     /// What signs cookies of pools where there is no key for it.
@@ -64,7 +67,7 @@ pub struct ProcessState {
 
 impl ProcessState {
     /// Of a process that begins.
-    pub fn new(balance: LoadBalancer, marks: FailureMarks) -> Self {
+    pub fn new(balance: LoadBalancer, marks: FailureMarks, session_resolver: SessionResolver) -> Self {
         let published = StatsSnapshot::new(balance.workers());
         Self {
             balance,
@@ -74,6 +77,7 @@ impl ProcessState {
             failures: Arc::default(),
             sessions: OpenSessions::default(),
             readiness: Readiness::default(),
+            session_resolver,
             placements: Placements::default(),
             pool_cookies: PoolCookies::new(),
             marks,
@@ -94,6 +98,8 @@ pub struct SharedState {
     pub admission: Admission,
     /// The users; everybody may ask where there is none.
     pub passwords: Option<Passwords>,
+    /// What a session resolver is verified with (PEM).
+    pub resolver_ca: Option<Arc<str>>,
     /// What signs cookies of pools.
     pub pool_cookies: PoolCookies,
     /// The agents. Workers go by the latest ([`Worker::agents`]), whatever the configuration.

@@ -35,7 +35,7 @@ use crate::worker::failure_responses::{
     cause, head_took_too_long, log_connect_failure, log_failure, mark_if_down, response_to,
 };
 use crate::worker::record_builder::RecordBuilder;
-use crate::worker::routing::decide;
+use crate::worker::routing::{decide, resolve};
 use crate::worker::upgraded::Upgraded;
 
 /// A client that may ask for something.
@@ -250,12 +250,16 @@ impl<N: Runtime> Ready<N> {
         let asked = generation.worker.agents();
         let route = config.policy.route(&head, &asked.directory);
         let authorized = authorize(&head, route, generation, &source).await;
-        // A password takes its time, in which an agent may have been taken out of service.
+        let resolution = match &authorized {
+            Ok(_) => resolve(generation, route, source.client).await,
+            Err(_) => None,
+        };
+        // These take their time, in which an agent may have been taken out of service.
         let agents = generation.worker.agents();
         let decision = match authorized {
             Ok(user) => {
                 builder.record.user = user.unwrap_or_default();
-                decide(generation, &head, &agents, source, &builder)
+                decide(generation, &head, &agents, source, &builder, resolution.as_ref())
             }
             Err((reason, response)) => {
                 generation.rejections().note(reason, builder.client());

@@ -15,6 +15,7 @@ use dcv_splice::access::admission::Admission;
 use dcv_splice::access::pool_cookie::PoolCookies;
 use dcv_splice::agents::health::FailureMarks;
 use dcv_splice::agents::known::KnownAgents;
+use dcv_splice::agents::session_resolver::SessionResolver;
 use dcv_splice::config::CommandLine;
 use dcv_splice::http::h1::head::{HeadEnd, HeadLimits};
 use dcv_splice::http::message::RequestHead;
@@ -152,7 +153,12 @@ fn shared(is_http2: bool) -> SharedState {
         log: AccessLog::default(),
         admission,
         passwords: None,
-        process: ProcessState::new(LoadBalancer::new(1).0, FailureMarks::default()),
+        process: ProcessState::new(
+            LoadBalancer::new(1).0,
+            FailureMarks::default(),
+            SessionResolver::default(),
+        ),
+        resolver_ca: None,
         pool_cookies: PoolCookies::default(),
         agents: KnownAgents::default(),
     }

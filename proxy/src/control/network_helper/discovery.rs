@@ -61,7 +61,8 @@ impl Discovery {
         }
     }
 
-    fn resolver(&self) -> Result<TokioResolver, String> {
+    /// Who asks name servers.
+    pub(super) fn resolver(&self) -> Result<TokioResolver, String> {
         let (config, mut options) = match (&*self.servers, &self.system) {
             ([], system) => system.clone()?,
             (servers, _) => (ResolverConfig::from_name_servers(by_server(servers)), ResolverOpts::default()),
@@ -152,6 +153,11 @@ async fn services(resolver: &TokioResolver, name: &str) -> Result<(Vec<FoundAddr
         }));
     }
     Ok((found, until))
+}
+
+/// The addresses of a host.
+pub(super) async fn addresses_of(resolver: &TokioResolver, host: &str) -> Result<Vec<IpAddr>, String> {
+    Ok(addresses(resolver, full(host)?).await?.0)
 }
 
 async fn addresses(resolver: &TokioResolver, name: Name) -> Result<(Vec<IpAddr>, Instant), String> {

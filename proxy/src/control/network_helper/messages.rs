@@ -2,7 +2,7 @@
 //! the reading of a line.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
 use crate::agents::discovered::FoundAddress;
 use crate::agents::health::{Failure, HealthChange, ProbeRules};
+use crate::config::ResolverUrl;
 
 /// Bytes of a message. The agents of the largest directory fit twice.
 const LINE_BYTES_MAX: u64 = 16 << 20;
@@ -41,6 +42,27 @@ pub(in crate::control) enum Order {
         /// The name servers; the system's where there are none.
         servers: Vec<SocketAddr>,
     },
+    /// This session resolver is asked from now on.
+    Resolver {
+        /// Where it is reached.
+        url: Option<ResolverUrl>,
+        /// What its certificate is verified with (PEM).
+        authorities: Option<String>,
+    },
+    /// The session resolver is to be asked.
+    Resolve {
+        /// The session.
+        session: String,
+        /// Who wants it.
+        client: IpAddr,
+    },
+    /// Questions for sessions are to be answered there.
+    Serve {
+        /// Where; nowhere without.
+        listen: Option<SocketAddr>,
+        /// The agents that take users, by their names.
+        agents: Vec<(String, SocketAddr)>,
+    },
     /// A connection to an agent has failed. One that is not probed is from now on, until it is up.
     Mark {
         /// The agent.
@@ -50,12 +72,35 @@ pub(in crate::control) enum Order {
     },
 }
 
+/// Where a session is, as its resolver says.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(in crate::control) struct FoundSession {
+    /// The addresses of its host.
+    pub addresses: Vec<IpAddr>,
+    /// The port there.
+    pub port: u16,
+    /// What stands before paths there.
+    pub web_url_path: String,
+}
+
 /// What the network helper has found.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::control) enum Report {
     /// It is there, confined as this says.
     Started(String),
+    /// What came of a question to the session resolver.
+    Resolved {
+        /// The session.
+        session: String,
+        /// Where it is: addresses, a port, and what stands before paths there; nothing where there is no such session. Or why it can't
+        /// be asked.
+        found: Result<Option<FoundSession>, String>,
+    },
+    /// Questions for sessions are answered where they were ordered to be.
+    Serving,
+    /// Something that was ordered can't be done.
+    Problem(String),
     /// What a name has come to, where that is something else than before; or why it can't be resolved.
     Name {
         /// The name.

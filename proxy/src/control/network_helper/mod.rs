@@ -1,5 +1,5 @@
-//! The network helper: a process of its own that asks the network what serving has to know: which agents there are, and
-//! whether they live. The privileged
+//! The network helper: a process of its own that asks the network what serving has to know: which agents there are,
+//! whether they live, and which of them has a session. It answers that too. The privileged
 //! helper starts it, the serving process alone speaks to it, by a socket between the two. It opens no file, has no capability
 //! and never sees a client, a key or a password. Uses `agents`, `os` and `tls`.
 
@@ -9,7 +9,9 @@ mod messages;
 mod monitor;
 mod probe;
 mod process;
+mod resolver_client;
+mod resolver_server;
 
 pub(super) use client::NetworkHelper;
-pub(super) use messages::{Monitored, Order, Report};
+pub(super) use messages::{FoundSession, Monitored, Order, Report};
 pub(super) use process::serve;

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use super::messages::Monitored;
 use crate::agents::health::{Failure, FailureKind, ProbeKind, ProbeRules};
-use crate::tls::HandshakeProbe;
+use crate::tls::AsyncClient;
 
 /// By which an agent may tell how many desktops are in use there.
 const DESKTOPS: &str = "dcv-splice-desktops";
@@ -24,12 +24,12 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 /// What probes need.
 #[derive(Clone, Debug)]
 pub(super) struct Probe {
-    tls: HandshakeProbe,
+    tls: AsyncClient,
 }
 
 impl Probe {
     pub(super) fn new() -> io::Result<Self> {
-        let tls = HandshakeProbe::new().map_err(|error| io::Error::other(error.to_string()))?;
+        let tls = AsyncClient::trusting_anybody().map_err(|error| io::Error::other(error.to_string()))?;
         Ok(Self { tls })
     }
 
@@ -67,7 +67,7 @@ impl Probe {
             return ask(agent, stream).await;
         }
         *tried = "TLS handshake";
-        let stream = self.tls.run(stream, agent.ip()).await;
+        let stream = self.tls.connect(stream, agent.ip()).await;
         let stream = stream.map_err(|error| failed(FailureKind::Handshake, tried, &plainly(&error)))?;
         if kind == ProbeKind::Tls {
             return Ok(None);

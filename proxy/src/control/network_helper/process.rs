@@ -1,6 +1,7 @@
 //! The process itself: confines itself, and does what the serving process orders until that has gone.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use tokio::sync::mpsc;
 use super::discovery::{self, Discovery, SystemResolver};
 use super::messages::{self, Order, Report};
 use super::monitor::Monitor;
+use super::resolver_client::ResolverClient;
+use super::resolver_server::{DownAgents, ResolverServer};
+use crate::agents::health::{Health, HealthChange};
 use crate::os::sandbox;
 
 /// Changes of states, and other reports, that wait to be sent.
@@ -25,7 +29,8 @@ pub(in crate::control) fn serve() -> io::Result<()> {
     let system = discovery::system();
     let confined = sandbox::confine_network_helper().to_string();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
         // They are meant for the serving process, with which this one ends.
         let kinds = [
             SignalKind::hangup(),
@@ -48,13 +53,34 @@ async fn run(socket: UnixStream, confined: String, system: SystemResolver) -> io
     let (changes, mut changed_health) = mpsc::channel(CHANGES_MAX);
     let (reports, mut reported) = mpsc::channel(REPORTS_MAX);
     let mut monitor = Monitor::new(changes)?;
-    let mut discovery = Discovery::new(system, reports);
+    let down = DownAgents::default();
+    let mut discovery = Discovery::new(system, reports.clone());
+    let mut server = ResolverServer::new(down.clone());
+    let mut resolver = None;
     let ordered = async {
         while let Some(order) = messages::next(&mut from).await? {
+            let mut done = Ok(());
             match order {
                 Order::Monitor { rules, agents } => monitor.set(rules, agents).await,
                 Order::Names { names, servers } => discovery.set(names, servers),
                 Order::Mark { agent, failure } => monitor.mark(agent, failure),
+                Order::Resolver { url, authorities } => {
+                    let client = |url| ResolverClient::new(url, authorities.as_deref(), discovery.resolver());
+                    done = url.map(client).transpose().map(|client| resolver = client);
+                }
+                Order::Resolve { session, client } => {
+                    tokio::spawn(resolve(resolver.clone(), session, client, reports.clone()));
+                }
+                Order::Serve { listen, agents } => {
+                    done = server.set(listen, agents);
+                    if done.is_ok() && listen.is_some() {
+                        let _ = reports.send(Report::Serving).await;
+                    }
+                }
+            }
+            if let Err(problem) = done {
+                // Nobody listens only where everything ends.
+                let _ = reports.send(Report::Problem(problem)).await;
             }
         }
         Ok(())
@@ -66,7 +92,9 @@ async fn run(socket: UnixStream, confined: String, system: SystemResolver) -> io
                 Some(change) = changed_health.recv() => {
                     tokio::time::sleep(GATHER).await;
                     let others = std::iter::from_fn(|| changed_health.try_recv().ok());
-                    Report::Health([change].into_iter().chain(others).collect())
+                    let changes: Vec<_> = [change].into_iter().chain(others).collect();
+                    note_down(&changes, &down);
+                    Report::Health(changes)
                 }
             };
             to.write_all(&messages::line(&report)?).await?;
@@ -75,5 +103,30 @@ async fn run(socket: UnixStream, confined: String, system: SystemResolver) -> io
     tokio::select! {
         ended = ordered => ended,
         ended = reporting => ended,
+    }
+}
+
+async fn resolve(
+    resolver: Option<ResolverClient>,
+    session: String,
+    client: IpAddr,
+    reports: mpsc::Sender<Report>,
+) {
+    let found = match resolver {
+        Some(resolver) => resolver.ask(&session, client).await,
+        None => Err("there is none".to_owned()),
+    };
+    // Nobody listens only where everything ends.
+    let _ = reports.send(Report::Resolved { session, found }).await;
+}
+
+fn note_down(changes: &[HealthChange], down: &DownAgents) {
+    let mut down = down.borrow_mut();
+    for HealthChange { agent, health } in changes {
+        if matches!(health, Some(Health::Down(_))) {
+            down.insert(*agent);
+        } else {
+            down.remove(agent);
+        }
     }
 }
