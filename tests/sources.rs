@@ -253,8 +253,44 @@ async fn the_next_process_serves_when_it_knows_the_agents_too() {
     let mut client = RawClient::plain(front).await;
     client.say("GET /desks-127-91-0-1/x HTTP/1.1\r\nHost: p\r\nConnection: close\r\n\r\n").await;
     assert_eq!(client.answer().await.unwrap().text(), "one /x");
+    // A source that can't say anything to the next process has said it to this one.
+    server.fall_silent();
+    listed.operate(&["upgrade"]);
+    assert_eq!(listed.names(), ["desks-127-91-0-1"]);
     drop(listed);
     drop(one);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_configuration_judges_lists_again() {
+    let server = NameServer::start(3600).await;
+    server.set_addresses("desks.example.com", &["127.91.0.1", "127.92.0.9"]);
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("c.toml");
+    let list = r#"{"agent": [{"name": "far", "address": "127.92.0.8"}]}"#;
+    let program = program(folder.path(), "program", &format!("echo '{list}'"));
+    let ask = format!("--dns-server={}", server.address);
+    let command = format!("--agents-command={}", program.display());
+    let path = format!("--config={}", config.display());
+    let control = format!("--control={}", folder.path().join("control").display());
+    let both = "agents = [\"127.91.0.0/16\", \"127.92.0.0/16\"]\n";
+    let one = "agents = [\"127.91.0.0/16\"]\n";
+    fs::write(&config, one).unwrap();
+    let fixed = ["--listen-plain=127.0.0.1:0", "--agent-tls=off", "--agents-dns=desks.example.com"];
+    let proxy = Proxy::start(&[&fixed[..], &[&*ask, &*command, &*path, &*control]].concat());
+    let listed = Listed { proxy, folder };
+    assert_eq!(listed.names(), ["desks-127-91-0-1"]);
+    let asked = server.asked();
+    for (text, names) in [
+        (both, &["far", "desks-127-91-0-1", "desks-127-92-0-9"][..]),
+        (one, &["desks-127-91-0-1"]),
+        (both, &["far", "desks-127-91-0-1", "desks-127-92-0-9"]),
+    ] {
+        fs::write(&config, text).unwrap();
+        listed.operate(&["reload"]);
+        assert_eq!(listed.names(), names);
+    }
+    assert_eq!(server.asked(), asked, "nobody was asked again");
 }
 
 fn refused(flags: &[&str]) -> String {
@@ -273,10 +309,12 @@ fn what_can_be_no_program_and_no_name_is_refused() {
     }
 }
 
-/// What the tools say, by stand-ins of them: the scripts of the package make lists of it that can be used.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_scripts_of_the_package_list_agents() {
-    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/agents-command");
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/agents-command")
+}
+
+/// Stand-ins of the tools that the scripts run: each says what it says to the arguments that it is documented to take.
+fn tools() -> TempDir {
     let tools = tempfile::tempdir().unwrap();
     let said = |name: &str, wanted: &str, says: &str| {
         fs::write(tools.path().join(format!("{name}.json")), says).unwrap();
@@ -293,7 +331,11 @@ async fn the_scripts_of_the_package_list_agents() {
             {"InstanceId": "i-0a1", "PrivateIpAddress": "127.91.0.1", "Placement": {"AvailabilityZone": "eu-west-3a"},
              "Tags": [{"Key": "dcv-pool", "Value": "CAD"}, {"Key": "Name", "Value": "GPU 07 (Lyon)"}]}]},
             {"Instances": [{"InstanceId": "i-0b2", "PrivateIpAddress": "127.91.0.2", "Placement": {"AvailabilityZone": "eu-west-3b"},
-             "Tags": [{"Key": "dcv-pool", "Value": "cad"}]}]}]}"#,
+             "Tags": [{"Key": "dcv-pool", "Value": "cad"}]},
+             {"InstanceId": "i-0c3", "PrivateIpAddress": "127.91.0.3", "Placement": {"AvailabilityZone": "eu-west-3b"},
+             "Tags": [{"Key": "dcv-pool", "Value": ""}, {"Key": "Name", "Value": "asg"}]},
+             {"InstanceId": "i-0d4", "PrivateIpAddress": "127.91.0.4", "Placement": {"AvailabilityZone": "eu-west-3b"},
+             "Tags": [{"Key": "Name", "Value": "asg"}]}]}]}"#,
     );
     said(
         "kubectl",
@@ -306,13 +348,29 @@ async fn the_scripts_of_the_package_list_agents() {
     let hosts = "case \"$2\" in ws-1.example.com) printf '127.91.0.1 STREAM ws-1.example.com\\n127.91.0.1 DGRAM\\n';; \
                  WS-2) echo '127.91.0.2 STREAM WS-2';; *) exit 2;; esac";
     program(tools.path(), "getent", hosts);
+    tools
+}
+
+/// What the tools say, by stand-ins of them: the scripts of the package make lists of it that can be used.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scripts_of_the_package_list_agents() {
+    let (scripts, tools) = (scripts(), tools());
     for (script, arguments, wanted) in [
-        ("ec2", "", [("gpu-07-lyon", "active", "cad"), ("i-0b2", "active", "cad")]),
-        ("kubernetes", " --namespace desktops", [("dcv-0", "active", "cad"), ("dcv-1", "drain", "")]),
+        (
+            "ec2",
+            "",
+            &[
+                ("gpu-07-lyon", "active", "cad"),
+                ("i-0b2", "active", "cad"),
+                ("asg-i-0c3", "active", ""),
+                ("asg-i-0d4", "active", ""),
+            ][..],
+        ),
+        ("kubernetes", " --namespace desktops", &[("dcv-0", "active", "cad"), ("dcv-1", "drain", "")]),
         (
             "hosts",
             " ws-1.example.com gone.example.com WS-2",
-            [("ws-1", "active", ""), ("ws-2", "active", "")],
+            &[("ws-1", "active", ""), ("ws-2", "active", "")],
         ),
     ] {
         let folder = tempfile::tempdir().unwrap();
@@ -328,7 +386,10 @@ async fn the_scripts_of_the_package_list_agents() {
                 (text(&agent["name"]), text(&agent["state"]), text(&agent["pools"][0]))
             })
             .collect();
-        let wanted = wanted.map(|(name, state, pool)| (name.to_owned(), state.to_owned(), pool.to_owned()));
+        let own = |(name, state, pool): &(&str, &str, &str)| {
+            ((*name).to_owned(), (*state).to_owned(), (*pool).to_owned())
+        };
+        let wanted: Vec<_> = wanted.iter().map(own).collect();
         assert_eq!(found, wanted, "{script}: {}", listed.proxy.log());
     }
     let mut shellcheck = Command::new("shellcheck");

@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 
 /// Failures of connections that wait to be looked at; further ones are forgotten, since a few say as much as many.
 const MARKS_MAX: usize = 256;
+/// The last second that can be written as a date (RFC 3339 has years of four digits).
+const LAST_S: u64 = 253_402_300_799;
 /// How much sooner an agent is probed again whose state may be about to change.
 const HURRY: u32 = 4;
 
@@ -101,11 +103,16 @@ pub struct Down {
 }
 
 impl Down {
-    /// Since when, by the system's clock.
+    /// Since when, by the system's clock; a time that can be written, whatever was told.
     pub fn since(&self) -> SystemTime {
-        let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.since_s));
-        since.unwrap_or(SystemTime::UNIX_EPOCH)
+        date(self.since_s)
     }
+}
+
+/// A time that can be written as a date, of seconds since 1970.
+pub fn date(since_s: u64) -> SystemTime {
+    let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(since_s.min(LAST_S)));
+    since.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// The state of an agent that was probed.
@@ -354,6 +361,9 @@ mod tests {
         assert!(tracker.probed(Err(failure(FailureKind::Timeout)), at(7), &RULES));
         let Some(Health::Down(down)) = tracker.health() else { panic!("it is down") };
         assert_eq!((down.failure.kind, down.since(), down.retry_after_s), (FailureKind::Timeout, at(5), 3));
+        for told in [0, LAST_S, LAST_S + 1, u64::MAX] {
+            assert!(humantime::format_rfc3339_seconds(date(told)).to_string().ends_with('Z'));
+        }
     }
 
     #[test]

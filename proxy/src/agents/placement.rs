@@ -1,8 +1,8 @@
 //! Which agent of a pool a user gets: the one with the fewest desktops, as far as this process knows. Reads no clock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::agents::directory::{AgentState, NamedAgent};
@@ -12,9 +12,13 @@ use crate::agents::known::KnownAgents;
 /// How long a user who was sent to an agent counts there before a session of theirs does.
 const ARRIVAL_TIME: Duration = Duration::from_mins(1);
 /// Users who are on their way. Of more it is not known.
-const ARRIVALS_MAX: usize = 65_536;
+const ARRIVALS_MAX: usize = 8192;
+/// The same of one client address: an office, or somebody who only asks.
+const ARRIVALS_PER_CLIENT_MAX: usize = 1024;
 /// Native clients whose agent is remembered; of more it is not.
 const REMEMBERED_MAX: usize = 65_536;
+/// How often those are looked for that need not be remembered any more, where there are so many.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// A user who wants an agent of a pool.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +27,8 @@ pub struct PoolRequest<'a> {
     pub pool: &'a str,
     /// Where the user comes from.
     pub client: IpAddr,
+    /// The address or network that counts as one client.
+    pub network: IpAddr,
     /// The user, where passwords are asked for.
     pub user: &'a str,
     /// The agent that its cookie names.
@@ -37,13 +43,26 @@ pub struct PoolRequest<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Placements(Arc<Mutex<Lists>>);
 
+/// A user on the way.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    since: Instant,
+    agent: SocketAddr,
+    client: IpAddr,
+    network: IpAddr,
+}
+
 #[derive(Debug, Default)]
 struct Lists {
-    /// Users on their way to each agent.
-    arriving: HashMap<SocketAddr, Vec<(IpAddr, Instant)>>,
-    arriving_count: usize,
-    /// By the pool, the client and the user.
+    /// Users on their way, the first first.
+    arriving: VecDeque<Arrival>,
+    /// How many there are on their way to each agent, by where they come from.
+    coming: HashMap<SocketAddr, HashMap<IpAddr, usize>>,
+    /// How many there are of each client.
+    clients: HashMap<IpAddr, usize>,
+    /// By the pool, the client's network and the user.
     remembered: HashMap<(String, IpAddr, String), (SocketAddr, Instant)>,
+    swept: Option<Instant>,
     /// When each agent was chosen last, by a count.
     chosen: HashMap<SocketAddr, u64>,
     choices: u64,
@@ -60,37 +79,40 @@ impl Placements {
         clients_at: impl Fn(SocketAddr) -> Vec<IpAddr>,
         has_session: impl Fn(SocketAddr) -> bool,
     ) -> Option<&'a NamedAgent> {
-        let takes = |agent: &&NamedAgent| {
-            let is_open = match agent.state {
-                AgentState::Active => true,
-                AgentState::Drain => has_session(agent.address),
-                AgentState::Off => false,
-            };
-            is_open && agents.health.down(agent.address).is_none()
+        let is_up = |agent: &&NamedAgent| agents.health.down(agent.address).is_none();
+        let is_at_home = |agent: &&NamedAgent| match agent.state {
+            AgentState::Active => true,
+            AgentState::Drain => has_session(agent.address),
+            AgentState::Off => false,
         };
-        let candidates: Vec<_> = agents.directory.pool(asked.pool).filter(takes).collect();
-        let mut lists = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let candidates: Vec<_> = agents.directory.pool(asked.pool).filter(is_up).collect();
         let by_cookie = asked.cookie.and_then(|name| candidates.iter().find(|agent| *agent.name == *name));
-        let known = by_cookie.copied().or_else(|| {
-            // A browser without a cookie is a new one, whoever else has its address.
-            asked.affinity?;
-            let here = candidates.iter().find(|agent| has_session(agent.address));
-            here.copied().or_else(|| lists.remembered_for(asked, &candidates))
-        });
+        let mut lists = self.lists();
+        lists.forget_arrivals(asked.now);
+        let mut known = by_cookie.copied().filter(is_at_home);
+        // A browser without a cookie is a new one, whoever else has its address.
+        if known.is_none() && asked.affinity.is_some() {
+            let remembered = lists.remembered_for(asked, &candidates).filter(is_at_home);
+            let is_here = |agent: &&&NamedAgent| agent.state != AgentState::Off && has_session(agent.address);
+            known = remembered.or_else(|| candidates.iter().find(is_here).copied());
+        }
         let told = |agent: SocketAddr| match agents.health.of(agent) {
             Some(Health::Up { desktops: Some(told) }) => *told as usize,
             _ => 0,
         };
-        let agent = known.or_else(|| {
-            let load = |agent: &&&NamedAgent| {
-                let at = agent.address;
-                (lists.load(at, &clients_at(at), told(at), asked.now), lists.chosen.get(&at).copied())
-            };
-            candidates.iter().min_by_key(load).copied()
-        })?;
+        let load = |agent: &&NamedAgent| {
+            let at = agent.address;
+            (lists.load(at, &clients_at(at), told(at)), lists.chosen.get(&at).copied())
+        };
+        let is_open = |agent: &&NamedAgent| agent.state == AgentState::Active;
+        let agent = known.or_else(|| candidates.iter().copied().filter(is_open).min_by_key(load))?;
         let is_new = known.is_none() || !has_session(agent.address);
         lists.note(agent.address, asked, is_new, known.is_none());
         Some(agent)
+    }
+
+    fn lists(&self) -> MutexGuard<'_, Lists> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -100,22 +122,16 @@ impl Lists {
         asked: &PoolRequest<'_>,
         candidates: &[&'a NamedAgent],
     ) -> Option<&'a NamedAgent> {
-        let key = (asked.pool.to_owned(), asked.client, asked.user.to_owned());
-        let (agent, since) = self.remembered.get(&key)?;
+        let (agent, since) = self.remembered.get(&key(asked))?;
         let is_good = asked.affinity.is_some_and(|time| asked.now.duration_since(*since) < time);
         candidates.iter().find(|it| is_good && it.address == *agent).copied()
     }
 
     /// Desktops at an agent, and users on their way there. A user who has arrived is one of the desktops.
-    fn load(&self, agent: SocketAddr, clients: &[IpAddr], told: usize, now: Instant) -> usize {
-        let mut coming: HashMap<IpAddr, usize> = HashMap::new();
-        for (client, since) in self.arriving.get(&agent).into_iter().flatten() {
-            if now.duration_since(*since) < ARRIVAL_TIME {
-                *coming.entry(*client).or_default() += 1;
-            }
-        }
+    fn load(&self, agent: SocketAddr, clients: &[IpAddr], told: usize) -> usize {
         let here = |client: &IpAddr| clients.iter().filter(|other| *other == client).count();
-        let coming: usize = coming.iter().map(|(client, count)| count.saturating_sub(here(client))).sum();
+        let coming = self.coming.get(&agent).into_iter().flatten();
+        let coming: usize = coming.map(|(client, count)| count.saturating_sub(here(client))).sum();
         clients.len().max(told) + coming
     }
 
@@ -124,33 +140,63 @@ impl Lists {
             self.choices += 1;
             self.chosen.insert(agent, self.choices);
         }
-        self.forget_arrivals(asked.now);
-        let arriving = self.arriving.entry(agent).or_default();
         // Who comes again meanwhile is the same user.
-        let is_coming = !is_chosen && arriving.iter().any(|(client, _)| *client == asked.client);
-        if is_new && !is_coming && self.arriving_count < ARRIVALS_MAX {
-            arriving.push((asked.client, asked.now));
-            self.arriving_count += 1;
+        let is_coming = self.coming.get(&agent).is_some_and(|coming| coming.contains_key(&asked.client));
+        let of_client = self.clients.get(&asked.network).copied().unwrap_or(0);
+        let has_room = self.arriving.len() < ARRIVALS_MAX && of_client < ARRIVALS_PER_CLIENT_MAX;
+        if is_new && (is_chosen || !is_coming) && has_room {
+            self.arriving.push_back(Arrival {
+                since: asked.now,
+                agent,
+                client: asked.client,
+                network: asked.network,
+            });
+            *self.coming.entry(agent).or_default().entry(asked.client).or_default() += 1;
+            *self.clients.entry(asked.network).or_default() += 1;
         }
         if let Some(time) = asked.affinity {
-            if self.remembered.len() >= REMEMBERED_MAX {
-                self.remembered.retain(|_, (_, since)| asked.now.duration_since(*since) < time);
-            }
-            if self.remembered.len() < REMEMBERED_MAX {
-                let key = (asked.pool.to_owned(), asked.client, asked.user.to_owned());
-                self.remembered.insert(key, (agent, asked.now));
-            }
+            self.remember(agent, asked, time);
+        }
+    }
+
+    fn remember(&mut self, agent: SocketAddr, asked: &PoolRequest<'_>, time: Duration) {
+        let is_due = self.swept.is_none_or(|swept| asked.now.duration_since(swept) >= SWEEP);
+        if self.remembered.len() >= REMEMBERED_MAX && is_due {
+            self.swept = Some(asked.now);
+            self.remembered.retain(|_, (_, since)| asked.now.duration_since(*since) < time);
+        }
+        let key = key(asked);
+        if self.remembered.len() < REMEMBERED_MAX || self.remembered.contains_key(&key) {
+            self.remembered.insert(key, (agent, asked.now));
         }
     }
 
     fn forget_arrivals(&mut self, now: Instant) {
-        let mut left = 0;
-        self.arriving.retain(|_, all| {
-            all.retain(|(_, since)| now.duration_since(*since) < ARRIVAL_TIME);
-            left += all.len();
-            !all.is_empty()
-        });
-        self.arriving_count = left;
+        while let Some(Arrival { since, agent, client, network }) = self.arriving.front().copied()
+            && now.duration_since(since) >= ARRIVAL_TIME
+        {
+            self.arriving.pop_front();
+            if let Some(coming) = self.coming.get_mut(&agent) {
+                one_less(coming, &client);
+                if coming.is_empty() {
+                    self.coming.remove(&agent);
+                }
+            }
+            one_less(&mut self.clients, &network);
+        }
+    }
+}
+
+fn key(asked: &PoolRequest<'_>) -> (String, IpAddr, String) {
+    (asked.pool.to_owned(), asked.network, asked.user.to_owned())
+}
+
+fn one_less(counts: &mut HashMap<IpAddr, usize>, of: &IpAddr) {
+    if let Some(count) = counts.get_mut(of) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(of);
+        }
     }
 }
 
@@ -181,6 +227,7 @@ mod tests {
         PoolRequest {
             pool: "cad",
             client: [192, 0, 2, client].into(),
+            network: [192, 0, 2, client].into(),
             user: "",
             cookie: None,
             affinity: None,
@@ -281,11 +328,37 @@ mod tests {
         let place =
             |client| name(placements.place(&browser(now, client), &known, nobody, |_| false)).to_owned();
         assert_eq!([1, 2, 3, 4].map(place), ["a2", "a2", "a1", "a2"]);
-        let lists = placements.0.lock().expect("no panic");
+        let mut lists = placements.lists();
         let agent = SocketAddr::from(([10, 0, 0, 2], 8443));
         let clients = [1, 2].map(|client| IpAddr::from([192, 0, 2, client]));
-        assert_eq!(lists.load(agent, &[], 0, now), 3);
-        assert_eq!(lists.load(agent, &clients, 2, now), 3);
-        assert_eq!(lists.load(agent, &clients, 2, now + ARRIVAL_TIME), 2);
+        assert_eq!(lists.load(agent, &[], 0), 3);
+        assert_eq!(lists.load(agent, &clients, 2), 3);
+        lists.forget_arrivals(now + ARRIVAL_TIME);
+        assert_eq!(lists.load(agent, &clients, 2), 2);
+        assert!(lists.coming.is_empty() && lists.clients.is_empty() && lists.arriving.is_empty());
+    }
+
+    /// An office where one of many has a session at an agent that drains: the others go elsewhere.
+    #[test]
+    fn an_agent_that_drains_gets_no_new_browsers_whoever_has_its_address_there() {
+        let known = agents(&["drain", "active"]);
+        let (placements, now) = (Placements::default(), Instant::now());
+        let is_at_drained = |agent: SocketAddr| agent.ip() == IpAddr::from([10, 0, 0, 1]);
+        for _ in 0..5 {
+            assert_eq!(name(placements.place(&browser(now, 1), &known, nobody, is_at_drained)), "a2");
+        }
+        assert_eq!(name(placements.place(&native(now, 1), &known, nobody, is_at_drained)), "a1");
+    }
+
+    #[test]
+    fn one_client_counts_for_so_many_users_and_no_more() {
+        let known = agents(&["active"; 2]);
+        let (placements, now) = (Placements::default(), Instant::now());
+        for _ in 0..2 * ARRIVALS_PER_CLIENT_MAX {
+            placements.place(&browser(now, 1), &known, nobody, |_| false);
+        }
+        assert_eq!(placements.lists().arriving.len(), ARRIVALS_PER_CLIENT_MAX);
+        placements.place(&browser(now, 2), &known, nobody, |_| false);
+        assert_eq!(placements.lists().arriving.len(), ARRIVALS_PER_CLIENT_MAX + 1);
     }
 }

@@ -1,6 +1,7 @@
 //! The configuration that flags resolve to, one way. Everything that can be wrong is found here, before anything is
 //! bound; every limit has its name here, and its default in `flags.rs`.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -310,7 +311,7 @@ impl Flags {
             agent_ports: self.ports(),
             agents_file: self.agents_file.clone(),
             agents_command: self.agents_command.clone().map(|it| (it, self.limits.agents_command_interval)),
-            agents_dns: self.agents_dns.clone(),
+            agents_dns: self.names(),
             dns_servers: self.dns_server.clone(),
             state_file: self.state_file.clone(),
             session_resolver: self.session_resolver.clone(),
@@ -371,6 +372,12 @@ impl Flags {
             has_passwords: self.htpasswd.is_some(),
             has_session_resolver: self.session_resolver.is_some(),
         }
+    }
+
+    /// Each once.
+    fn names(&self) -> Vec<String> {
+        let names: BTreeSet<_> = self.agents_dns.iter().map(|name| name.to_ascii_lowercase()).collect();
+        names.into_iter().collect()
     }
 
     fn ports(&self) -> Vec<u16> {

@@ -306,7 +306,6 @@ mod tests {
                 "cert" => &["--key=proxy.key"],
                 "key" => &["--cert=proxy.crt"],
                 "ocsp" => &["--cert=proxy.crt", "--key=proxy.key"],
-                "session-resolver" => &["--session-resolver-ca=ca.pem"],
                 "session-resolver-ca" => &["--session-resolver=http://resolver.example.com"],
                 "htpasswd-agents" => &["--htpasswd=users"],
                 _ => &[],

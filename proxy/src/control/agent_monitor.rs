@@ -16,7 +16,7 @@ use crate::agents::health::{Failure, FailureMarks, HealthChange};
 use crate::agents::known::KnownAgents;
 use crate::agents::session_resolver::ResolveQuestion;
 use crate::config::Config;
-use crate::control::network_helper::{FoundSession, Monitored, NetworkHelper, Order, Report};
+use crate::control::network_helper::{FoundSession, Monitored, NetworkHelper, Order, Report, shown};
 
 /// How long it is before a network helper that has ended is started again.
 const RESTART: Duration = Duration::from_secs(2);
@@ -58,6 +58,8 @@ enum Process {
     },
     /// One was asked for.
     Asked,
+    /// It takes no orders.
+    Stuck,
     Running(NetworkHelper),
 }
 
@@ -85,7 +87,8 @@ impl AgentMonitor {
         } else if let Process::Running(helper) = &self.process {
             let mut news = self.orders.iter().filter(|order| !before.contains(order));
             if news.any(|order| helper.order(order.clone()).is_err()) {
-                self.process = Process::Absent { from: Instant::now() };
+                // That is told by the next event: nothing is known any more.
+                self.process = Process::Stuck;
             }
         }
     }
@@ -127,8 +130,8 @@ impl AgentMonitor {
     pub(super) fn mark(&self, agent: SocketAddr, failure: Failure, connectors: &Connectors) {
         if let Process::Running(helper) = &self.process {
             let agent = Monitored { agent, tls: connectors.of(agent).is_some() };
-            // One that takes no orders is noticed by the next that matters.
-            let _ = helper.order(Order::Mark { agent, failure });
+            // Of many, some are as good as all.
+            helper.mark(Order::Mark { agent, failure });
         }
     }
 
@@ -136,7 +139,7 @@ impl AgentMonitor {
     pub(super) fn resolve(&self, ResolveQuestion { session, client }: ResolveQuestion) -> Result<(), String> {
         let asked = match &self.process {
             Process::Running(helper) => helper.order(Order::Resolve { session, client }).is_ok(),
-            Process::Absent { .. } | Process::Asked => false,
+            Process::Absent { .. } | Process::Asked | Process::Stuck => false,
         };
         if asked { Ok(()) } else { Err("it can't be asked now".to_owned()) }
     }
@@ -154,10 +157,12 @@ impl AgentMonitor {
                     return MonitorEvent::Wanted;
                 }
                 // The serving process comes here again once that has changed.
+                Process::Stuck => Err(io::Error::other("it takes no orders")),
                 Process::Absent { .. } | Process::Asked => std::future::pending().await,
             };
             match report {
                 Ok(Report::Started(sandbox)) => {
+                    let sandbox = shown(&sandbox);
                     tracing::info!(sandbox, "network helper started");
                     if !self.is_to_serve() {
                         self.has_settled = true;
@@ -166,7 +171,7 @@ impl AgentMonitor {
                 }
                 Ok(Report::Health(changes)) => return MonitorEvent::Changed(changes),
                 Ok(Report::Problem(reason)) => {
-                    tracing::error!(reason, "network helper");
+                    tracing::error!(reason = shown(&reason), "network helper");
                     self.has_settled = true;
                     return MonitorEvent::Settled;
                 }
@@ -175,8 +180,12 @@ impl AgentMonitor {
                     self.has_settled = true;
                     return MonitorEvent::Settled;
                 }
-                Ok(Report::Resolved { session, found }) => return MonitorEvent::Resolved(session, found),
-                Ok(Report::Name { name, found }) => return MonitorEvent::Named(name, found),
+                Ok(Report::Resolved { session, found }) => {
+                    return MonitorEvent::Resolved(session, found.map_err(|why| shown(&why)));
+                }
+                Ok(Report::Name { name, found }) => {
+                    return MonitorEvent::Named(name, found.map_err(|why| shown(&why)));
+                }
                 Err(error) => {
                     self.process = Process::Absent { from: Instant::now() + RESTART };
                     return MonitorEvent::Lost(error);

@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::agents::directory::{AgentState, NamedAgent};
-use crate::agents::health::{Health, HealthChange};
+use crate::agents::health::{Health, HealthChange, date};
 use crate::agents::known::KnownAgents;
 use crate::config::SessionFilter;
+use crate::control::network_helper::{UNNAMED_MAX, shown};
 use crate::control::socket::{self, ControlCommand};
 use crate::observe::metrics::AgentStatus;
 use crate::session::open_sessions::{Desktop, ListedSession, OpenSessions};
@@ -183,8 +184,7 @@ impl AgentReport {
     fn health_cell(&self) -> String {
         match (&self.down_reason, self.down_since) {
             (Some(reason), Some(since)) => {
-                let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(since));
-                let since = humantime::format_rfc3339_seconds(since.unwrap_or(SystemTime::UNIX_EPOCH));
+                let since = humantime::format_rfc3339_seconds(date(since));
                 format!("down since {since} ({reason})")
             }
             _ => self.health.clone(),
@@ -225,6 +225,33 @@ fn health_status(health: Option<&Health>) -> AgentStatus {
             ..AgentStatus::default()
         },
     }
+}
+
+/// Changes that can be believed: of agents that are listed, of the default agent, and of a bounded number of others that may be
+/// reached. What is said of them is cut to what can be shown.
+pub(super) fn accepted(changes: Vec<HealthChange>, shared: &SharedState) -> Vec<HealthChange> {
+    let SharedState { agents: KnownAgents { directory, health, .. }, config, .. } = shared;
+    let policy = &config.policy;
+    let is_usual = |agent: SocketAddr| Some(agent.ip()) == policy.default_agent;
+    let is_other = |agent: SocketAddr| directory.at(agent).is_none() && !is_usual(agent);
+    let mut others = health.iter().filter(|(agent, _)| is_other(*agent)).count();
+    let is_accepted = |change: &HealthChange| {
+        let agent = change.agent;
+        if change.health.is_none() || health.of(agent).is_some() || !is_other(agent) {
+            return true;
+        }
+        others += 1;
+        others <= UNNAMED_MAX && policy.agents.allows(agent.ip())
+    };
+    let cut = |mut change: HealthChange| {
+        if let Some(Health::Down(down)) = &mut change.health {
+            down.failure.detail = shown(&down.failure.detail);
+        }
+        change
+    };
+    let mut accepted = changes;
+    accepted.retain(is_accepted);
+    accepted.into_iter().map(cut).collect()
 }
 
 /// Logs which agents are down or up again; of very many at once, how many.

@@ -51,6 +51,8 @@ pub(super) enum ControlCommand {
     Agents,
     /// The open sessions, as JSON.
     Sessions,
+    /// What sources of agents have said last, as text, for the next process.
+    Lists,
     /// The states of agents that commands have set, as text, for the next process.
     States,
     /// The agent that the argument names keeps its users and takes no others.
@@ -68,7 +70,7 @@ pub(super) enum ControlCommand {
 }
 
 impl ControlCommand {
-    const ALL: [(&str, Self); 15] = [
+    const ALL: [(&str, Self); 16] = [
         ("reload", Self::Reload),
         ("reopen", Self::Reopen),
         ("upgrade", Self::Upgrade),
@@ -77,6 +79,7 @@ impl ControlCommand {
         ("own-stats", Self::OwnStats),
         ("agents", Self::Agents),
         ("sessions", Self::Sessions),
+        ("lists", Self::Lists),
         ("states", Self::States),
         ("drain", Self::Drain),
         ("undrain", Self::Undrain),
@@ -92,8 +95,8 @@ impl ControlCommand {
 
     /// Whether it changes nothing, so that a process that stops answers it too.
     pub(super) fn is_question(self) -> bool {
-        use ControlCommand::{Agents, OwnStats, Sessions, States, Stats, Status};
-        matches!(self, Agents | OwnStats | Sessions | States | Stats | Status)
+        use ControlCommand::{Agents, Lists, OwnStats, Sessions, States, Stats, Status};
+        matches!(self, Agents | Lists | OwnStats | Sessions | States | Stats | Status)
     }
 
     fn takes_argument(self) -> bool {

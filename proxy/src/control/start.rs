@@ -119,8 +119,7 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
     let former: Vec<_> = former.collect();
     let states = agent_states(&helper, former.first()).await?;
     let mut supervisor = Supervisor::start(settings, helper, prepared, front, &own, counting, &log).await?;
-    supervisor.restore(states);
-    supervisor.first_lists().await;
+    know_agents(&mut supervisor, states, former.first()).await;
     supervisor.follow(&former).await;
     let (commands, requests) = mpsc::channel(COMMANDS_MAX);
     if let Some(listener) = admin {
@@ -133,6 +132,18 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
     supervisor.open().await;
     systemd::ready("serving");
     Ok(Started { supervisor, requests, control_server, log })
+}
+
+/// Learns which agents there are, from the process that hands over and from the sources themselves.
+async fn know_agents(supervisor: &mut Supervisor, states: AgentStates, former: Option<&PathBuf>) {
+    if let Some(former) = former
+        && let FormerAnswer::Said(lists) =
+            fleet::ask_former(former, ControlCommand::Lists, fleet::FORMER_TIMEOUT).await
+    {
+        supervisor.adopt(&lists);
+    }
+    supervisor.restore(states);
+    supervisor.first_lists().await;
 }
 
 /// Lets operators find this process, in place of the one that hands over, if there is one. That one is found until then:

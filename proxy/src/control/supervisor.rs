@@ -197,6 +197,8 @@ impl Supervisor {
     /// Does what the monitor of agents has come up with.
     async fn take_event(&mut self, event: MonitorEvent) {
         match event {
+            // Who would start one has gone.
+            MonitorEvent::Wanted if self.alone => self.monitor.asked(),
             MonitorEvent::Wanted => {
                 let asked = self.helper.ask(MessageKind::NetworkHelper).await;
                 self.monitor.asked();
@@ -206,6 +208,7 @@ impl Supervisor {
                 }
             }
             MonitorEvent::Changed(changes) => {
+                let changes = fleet::accepted(changes, &self.shared);
                 let known = &mut self.shared.agents;
                 fleet::log_health(&changes, known);
                 known.health = known.health.with(changes);
@@ -408,7 +411,7 @@ impl Supervisor {
                         break stop;
                     }
                 }
-                event = self.monitor.next(), if !self.alone => self.take_event(event).await,
+                event = self.monitor.next() => self.take_event(event).await,
                 Some(question) = self.questions.recv() => self.resolve(question),
                 report = self.reports.recv() => return ended(report),
                 // Some were let in before the change, and have a session only now.
@@ -436,6 +439,7 @@ impl Supervisor {
             | ControlCommand::OwnStats
             | ControlCommand::Agents
             | ControlCommand::Sessions
+            | ControlCommand::Lists
             | ControlCommand::States => return self.show_status(command, answer).await,
             ControlCommand::End => return respond(answer, self.end_sessions(argument)),
             ControlCommand::DrainProxy => return respond(answer, Ok(self.set_ready(false))),
@@ -565,11 +569,20 @@ impl Supervisor {
             return self.take_network_helper(outcome);
         }
         let saved = self.to_save();
-        self.take_list(outcome);
+        self.take_list(outcome).await;
         self.save_unless(&saved).await;
     }
 
-    fn take_list(&mut self, outcome: Result<Payload, String>) {
+    async fn ask_for_list(&mut self) {
+        if let Err(error) = self.helper.ask(MessageKind::AgentsCommand).await {
+            self.abandon(&error);
+        }
+    }
+
+    async fn take_list(&mut self, outcome: Result<Payload, String>) {
+        if outcome.as_ref().is_err_and(|reason| reason == TRUNCATED) {
+            return self.ask_for_list().await;
+        }
         let list = outcome.and_then(|found| match found {
             Payload::Files(files) => files.read(LIST.as_ref()).map_err(|error| error.to_string()),
             Payload::Text(_) | Payload::Socket(_) => Err("it came without its list".to_owned()),
@@ -577,6 +590,16 @@ impl Supervisor {
         self.sources.take_list(list, &self.shared.config);
         self.refresh_agents();
         self.publish();
+    }
+
+    /// Goes by what the process before knows of agents, until the sources are heard.
+    pub(super) fn adopt(&mut self, lists: &str) {
+        match serde_json::from_str(lists) {
+            Ok(lists) => self.sources.adopt(lists, &self.shared.config),
+            Err(error) => {
+                tracing::warn!(reason = &*error.to_string(), "the lists of the former process can't be read");
+            }
+        }
     }
 
     /// Waits until each source has listed its agents once, or can't, and the network helper is there; or for as long as users can be kept waiting.
@@ -652,6 +675,7 @@ impl Supervisor {
             }
             (ControlCommand::Status, answer) => respond(answer, Ok(self.status_line())),
             (ControlCommand::Agents, answer) => respond(answer, json(&AgentsReport::of(&self.shared))),
+            (ControlCommand::Lists, answer) => respond(answer, json(&self.sources.last_lists())),
             (ControlCommand::States, answer) => respond(answer, self.states.text()),
             (ControlCommand::Sessions, answer) => respond(answer, json(&fleet::sessions(&self.shared))),
             (_, answer) => respond(answer, self.stats(None)),

@@ -130,6 +130,7 @@ impl fmt::Display for SandboxReport {
 mod tests {
     use std::fs::File;
     use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::{UnixDatagram, UnixStream};
     use std::process::Command;
 
     use rustix::process::getpriority_process;
@@ -162,6 +163,29 @@ mod tests {
             }
         }
         assert!(File::open("/etc/passwd").is_ok());
+    }
+
+    #[test]
+    fn the_network_helper_reaches_the_network_and_nothing_else_of_its_user() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let agent = listener.local_addr().expect("an address");
+        let confined = std::thread::spawn(move || {
+            let confined = confine_network_helper();
+            let file = File::open(SPARE).is_ok();
+            let network = TcpStream::connect(agent).is_ok() && TcpListener::bind("127.0.0.1:0").is_ok();
+            let unix =
+                [UnixStream::pair().is_ok(), UnixDatagram::pair().is_ok(), UnixDatagram::unbound().is_ok()];
+            let limit = rustix::process::prlimit(
+                rustix::process::Pid::from_raw(1),
+                Resource::Cpu,
+                Rlimit { current: None, maximum: None },
+            );
+            (confined, file, network, unix, limit.err(), Command::new("true").spawn().is_ok())
+        });
+        let (confined, file, network, unix, limit, program) = confined.join().expect("no panic");
+        assert!(confined.seccomp.is_ok() && confined.no_capabilities.is_ok() && confined.landlock.is_ok());
+        assert_eq!((file, network, program), (false, true, false));
+        assert_eq!((unix, limit), ([true, false, false], Some(io::Errno::PERM)));
     }
 
     #[test]

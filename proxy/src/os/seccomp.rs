@@ -20,7 +20,10 @@ use libc::{
 };
 #[cfg(target_arch = "x86_64")]
 use libc::{SYS_arch_prctl, SYS_epoll_wait, SYS_poll, SYS_time};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    apply_filter,
+};
 
 /// Sockets, and moving bytes through them.
 const NETWORK: [c_long; 14] = [
@@ -130,9 +133,57 @@ pub(crate) fn restrict() -> Result<(), seccompiler::Error> {
 }
 
 /// The same for the network helper, which binds the sockets that it asks name servers from, and listens for questions itself.
+/// It is of the same user as the others: what would reach them (signals, their limits, their sockets in the file system) is
+/// looked at by its arguments.
 pub(crate) fn restrict_network_helper() -> Result<(), seccompiler::Error> {
-    let calls = listed().filter(|call| !NOT_OF_NETWORK_HELPER.contains(call)).chain([SYS_bind, SYS_listen]);
-    apply_filter(&filter(calls)?)
+    let own = u64::from(std::process::id());
+    let looked_at = [
+        (SYS_socket, one_of(0, &[libc::AF_INET, libc::AF_INET6])?),
+        // A pair of datagram sockets could be sent from to any other.
+        (
+            SYS_socketpair,
+            vec![SeccompRule::new(vec![condition(
+                1,
+                SeccompCmpOp::MaskedEq(SOCKET_TYPE_MASK),
+                u64::from(libc::SOCK_STREAM.unsigned_abs()),
+            )?])?],
+        ),
+        (SYS_tgkill, vec![SeccompRule::new(vec![condition(0, SeccompCmpOp::Eq, own)?])?]),
+        (SYS_prlimit64, one_of(0, &[0])?),
+        (
+            SYS_fcntl,
+            one_of(1, &[libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL])?,
+        ),
+        (SYS_ioctl, one_of(1, &[FIONBIO])?),
+    ];
+    let is_listed = |call: &c_long| {
+        !NOT_OF_NETWORK_HELPER.contains(call) && looked_at.iter().all(|(other, _)| other != call)
+    };
+    let calls = listed().filter(is_listed).chain([SYS_bind, SYS_listen]).map(|call| (call, Vec::new()));
+    let rules: BTreeMap<_, _> = calls.collect::<Vec<_>>().into_iter().chain(looked_at.clone()).collect();
+    apply_filter(&filter_by(rules)?)
+}
+
+/// The bits of a socket's type that are not flags (socket(2)).
+const SOCKET_TYPE_MASK: u64 = 0xf;
+/// `ioctl_tty(2)`, on all architectures that are built for.
+const FIONBIO: i32 = 0x5421;
+
+fn condition(
+    argument: u8,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
+}
+
+/// A call whose argument is one of these.
+fn one_of(argument: u8, values: &[i32]) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    let rule = |value: &i32| {
+        let value = u64::from(value.unsigned_abs());
+        SeccompRule::new(vec![condition(argument, SeccompCmpOp::Eq, value)?])
+    };
+    values.iter().map(rule).collect()
 }
 
 fn listed() -> impl Iterator<Item = c_long> {
@@ -155,7 +206,10 @@ pub(crate) fn forbid_rings() {
 
 fn filter(calls: impl Iterator<Item = c_long>) -> Result<BpfProgram, seccompiler::Error> {
     // A number without rules is allowed whatever its arguments are.
-    let allowed: BTreeMap<_, _> = calls.map(|call| (call, Vec::new())).collect();
+    filter_by(calls.map(|call| (call, Vec::new())).collect())
+}
+
+fn filter_by(allowed: BTreeMap<c_long, Vec<SeccompRule>>) -> Result<BpfProgram, seccompiler::Error> {
     let denied = SeccompAction::Errno(EPERM.unsigned_abs());
     let architecture = std::env::consts::ARCH.try_into().map_err(seccompiler::Error::Backend)?;
     let filter = SeccompFilter::new(allowed, denied, SeccompAction::Allow, architecture)?;

@@ -42,8 +42,9 @@ struct Lists {
     desktops: HashMap<Desktop, usize>,
     /// The desktops of each agent.
     agents: HashMap<SocketAddr, Vec<Desktop>>,
-    /// Those that have sessions in processes that drain.
+    /// Those that have sessions in processes that drain, and which of them are at each agent.
     former: HashSet<Desktop>,
+    former_agents: HashMap<SocketAddr, Vec<Desktop>>,
     /// Sessions that are to end, and why.
     ending: BTreeMap<u64, EndReason>,
 }
@@ -73,15 +74,19 @@ impl OpenSessions {
     pub fn clients_at(&self, agent: SocketAddr) -> Vec<IpAddr> {
         self.with(|lists| {
             let own = lists.agents.get(&agent).into_iter().flatten();
-            let former =
-                lists.former.iter().filter(|it| it.agent == agent && !lists.desktops.contains_key(it));
+            let former = lists.former_agents.get(&agent).into_iter().flatten();
+            let former = former.filter(|it| !lists.desktops.contains_key(*it));
             own.chain(former).map(|desktop| desktop.client).collect()
         })
     }
 
     /// Notes the desktops that have sessions in processes that drain, in place of those noted before.
     pub fn note_former(&self, desktops: HashSet<Desktop>) {
-        self.with(|lists| lists.former = desktops);
+        let mut agents: HashMap<_, Vec<_>> = HashMap::new();
+        for desktop in &desktops {
+            agents.entry(desktop.agent).or_default().push(desktop.clone());
+        }
+        self.with(|lists| (lists.former, lists.former_agents) = (desktops, agents));
     }
 
     /// All of them, the oldest first.

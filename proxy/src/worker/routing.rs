@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::access::admission;
 use crate::access::policy::{Decision, Now};
 use crate::access::route::{AgentRef, Route};
 use crate::agents::directory::NamedAgent;
@@ -114,9 +115,11 @@ fn place<'a, N: Runtime>(
     let asked = PoolRequest {
         pool,
         client: builder.record.client,
+        network: admission::one(builder.record.client),
         user: &builder.record.user,
         cookie: cookie.as_deref(),
-        affinity: (!is_browser(head)).then_some(shared.config.pool_affinity),
+        // A WebSocket of a browser can be told of no cookie.
+        affinity: (head.websocket || !is_browser(head)).then_some(shared.config.pool_affinity),
         now: generation.net.now(),
     };
     let has_session = |agent| sessions.has(&builder.desktop(agent));

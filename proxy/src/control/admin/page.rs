@@ -1,9 +1,8 @@
 //! The process page: each process, each agent, rejected connections. Pure.
 
-use std::time::{Duration, SystemTime};
-
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::agents::health::date;
 use crate::observe::agent::AgentId;
 use crate::observe::metrics::{AgentStatus, ProcessStatus};
 use crate::observe::stats::{AgentStats, Histogram, QueueStats, SocketBytes, Stats, TIMES_US, TcpStats};
@@ -104,9 +103,7 @@ fn health(agent: &AgentStatus) -> String {
         None => "not probed".to_owned(),
         Some(true) => "up".to_owned(),
         Some(false) => {
-            let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(agent.down_since_s));
-            let since = since.unwrap_or(SystemTime::UNIX_EPOCH);
-            format!("down since {}", humantime::format_rfc3339_seconds(since))
+            format!("down since {}", humantime::format_rfc3339_seconds(date(agent.down_since_s)))
         }
     }
 }
@@ -262,6 +259,7 @@ fn time(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+    use std::time::Duration;
 
     use super::*;
 

@@ -42,6 +42,11 @@ impl AgentsCommand {
         }
     }
 
+    /// Whatever it lists next is news.
+    pub(super) fn forget(&mut self) {
+        self.known = None;
+    }
+
     /// Runs none any more.
     pub(super) fn stop(&mut self) {
         if let Some(running) = self.running.take() {

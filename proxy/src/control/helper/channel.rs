@@ -49,7 +49,8 @@ pub(crate) enum MessageKind {
     Rejected = b'd',
     /// Files that have changed; nobody asks for it. As a question it says that they have not arrived, and has no answer.
     Changed = b'c',
-    /// What `--agents-command` lists now, or why it lists nothing; nobody asks for it.
+    /// What `--agents-command` lists now, or why it lists nothing; nobody asks for it. As a question it says
+    /// that it has not arrived, and has no answer.
     AgentsCommand = b'l',
     /// Files that have changed and do not fit together yet; nobody asks for it. The text says why.
     Unfit = b'n',

@@ -138,9 +138,10 @@ impl HelperServer {
                     Some(question) => self.answer(line, question).await?,
                     None => return Ok(()),
                 },
-                _ = looks.tick(), if !self.handed_over && self.offered.is_none() => {
+                _ = looks.tick() => {
                     self.children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
-                    if let Some(message) = self.look(Instant::now()) {
+                    let may_look = !self.handed_over && self.offered.is_none();
+                    if let Some(message) = may_look.then(|| self.look(Instant::now())).flatten() {
                         send(line, &message).await?;
                     }
                 }
@@ -182,7 +183,12 @@ impl HelperServer {
                 return Ok(());
             }
             // It is the helper that says so.
-            MessageKind::Unfit | MessageKind::AgentsCommand => return Ok(()),
+            MessageKind::Unfit => return Ok(()),
+            MessageKind::AgentsCommand => {
+                // What was sent has not arrived.
+                self.agents_command.forget();
+                return Ok(());
+            }
             MessageKind::Reopen => self.reopen(),
             MessageKind::Announce => Message::outcome(kind, self.announce()),
             MessageKind::Withdraw => Message::outcome(kind, self.withdraw().map(|()| String::new())),

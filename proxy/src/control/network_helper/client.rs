@@ -45,6 +45,13 @@ impl NetworkHelper {
         self.orders.try_send(order).map_err(|_| io::Error::other("it takes no orders"))
     }
 
+    /// The same of an order that may be left out: where many wait, it is.
+    pub(in crate::control) fn mark(&self, order: Order) {
+        if self.orders.capacity() > ORDERS_MAX / 2 {
+            let _ = self.orders.try_send(order);
+        }
+    }
+
     /// The next report; an error once it has ended. A wait that is given up loses nothing.
     pub(in crate::control) async fn report(&mut self) -> io::Result<Report> {
         self.reports.recv().await.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()))

@@ -15,6 +15,9 @@ use crate::config::ResolverUrl;
 /// Bytes of a message. The agents of the largest directory fit twice.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 
+/// Characters of a text that is shown to anybody.
+const TEXT_CHARS_MAX: usize = 256;
+
 /// An agent that is probed.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(in crate::control) struct Monitored {
@@ -110,6 +113,11 @@ pub(in crate::control) enum Report {
     },
     /// States that have changed.
     Health(Vec<HealthChange>),
+}
+
+/// As much of a text of the network helper's as is told, without what a terminal would obey.
+pub(in crate::control) fn shown(text: &str) -> String {
+    text.chars().take(TEXT_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// A message as a line.

@@ -13,5 +13,6 @@ mod resolver_client;
 mod resolver_server;
 
 pub(super) use client::NetworkHelper;
-pub(super) use messages::{FoundSession, Monitored, Order, Report};
+pub(super) use messages::{FoundSession, Monitored, Order, Report, shown};
+pub(super) use monitor::UNNAMED_MAX;
 pub(super) use process::serve;

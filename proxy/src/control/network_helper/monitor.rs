@@ -1,10 +1,10 @@
 //! Probes agents again and again, each by a task of its own, and reports whose state has changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
@@ -13,21 +13,33 @@ use super::messages::Monitored;
 use super::probe::Probe;
 use crate::agents::health::{Failure, Health, HealthChange, HealthTracker, ProbeRules};
 
-/// Probes under way at a time; the others wait for them.
+/// Probes under way at a time, of agents that live and of others; further ones wait for them.
 const PROBES_MAX: usize = 256;
 /// Agents without a name that are probed because a connection to them has failed: of addresses that clients have made up, no
 /// more are followed.
-const UNNAMED_MAX: usize = 1024;
+pub(in crate::control) const UNNAMED_MAX: usize = 1024;
+/// How long one of them is followed. It is again when a connection to it fails.
+const UNNAMED_TIME: Duration = Duration::from_mins(10);
 /// Failures of connections to one agent that wait.
 const MARKS_MAX: usize = 4;
+
+/// Probes that may be under way.
+#[derive(Debug)]
+struct Places {
+    usual: Semaphore,
+    /// Of agents that are down, or may be.
+    slow: Semaphore,
+}
 
 /// The agents that are probed.
 pub(super) struct Monitor {
     probe: Probe,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     changes: mpsc::Sender<HealthChange>,
     rules: Option<ProbeRules>,
     watched: HashMap<SocketAddr, Watched>,
+    /// Those without a name, and some that have ended.
+    unnamed: HashSet<SocketAddr>,
 }
 
 struct Watched {
@@ -48,10 +60,11 @@ impl Monitor {
     pub(super) fn new(changes: mpsc::Sender<HealthChange>) -> io::Result<Self> {
         Ok(Self {
             probe: Probe::new()?,
-            places: Arc::new(Semaphore::new(PROBES_MAX)),
+            places: Arc::new(Places { usual: Semaphore::new(PROBES_MAX), slow: Semaphore::new(PROBES_MAX) }),
             changes,
             rules: None,
             watched: HashMap::new(),
+            unnamed: HashSet::new(),
         })
     }
 
@@ -83,14 +96,26 @@ impl Monitor {
     /// Takes a connection that has failed.
     pub(super) fn mark(&mut self, monitored: Monitored, failure: Failure) {
         let Some(rules) = self.rules else { return };
-        self.watched.retain(|_, watched| watched.is_named || !watched.task.is_finished());
         match self.watched.get(&monitored.agent) {
             // Some more of the same moment say nothing more.
-            Some(watched) => drop(watched.marks.try_send(failure)),
-            None if self.watched.values().filter(|it| !it.is_named).count() < UNNAMED_MAX => {
-                self.watch(monitored, rules, Some(failure));
+            Some(watched) if watched.is_named || !watched.task.is_finished() => {
+                let _ = watched.marks.try_send(failure);
+                return;
             }
-            None => {}
+            _ => {}
+        }
+        if self.unnamed.len() >= UNNAMED_MAX {
+            let has_ended = |agent: &SocketAddr| {
+                self.watched.get(agent).is_none_or(|watched| watched.is_named || watched.task.is_finished())
+            };
+            let (gone, left): (HashSet<_>, HashSet<_>) =
+                self.unnamed.iter().copied().partition(|agent| has_ended(agent));
+            self.unnamed = left;
+            self.watched.retain(|agent, watched| watched.is_named || !gone.contains(agent));
+        }
+        if self.unnamed.len() < UNNAMED_MAX {
+            self.unnamed.insert(monitored.agent);
+            self.watch(monitored, rules, Some(failure));
         }
     }
 
@@ -119,7 +144,7 @@ struct Watch {
     rules: ProbeRules,
     is_named: bool,
     probe: Probe,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     changes: mpsc::Sender<HealthChange>,
     marked: mpsc::Receiver<Failure>,
     tracker: HealthTracker,
@@ -128,18 +153,21 @@ struct Watch {
 impl Watch {
     /// Until it is ended, or there is no reason to follow it any more.
     async fn run(mut self, failure: Option<Failure>) {
+        let begun = Instant::now();
         match failure {
             Some(failure) => self.take_mark(failure).await,
             None => tokio::time::sleep(random(self.rules.jitter)).await,
         }
         loop {
             self.probe().await;
-            if !self.is_named && self.tracker.is_well() {
+            let is_over = begun.elapsed() > UNNAMED_TIME;
+            if !self.is_named && (self.tracker.is_well() || is_over) {
                 let _ = self.changes.send(HealthChange { agent: self.monitored.agent, health: None }).await;
                 return;
             }
-            let jitter = self.rules.jitter;
-            let pause = (self.tracker.pause(&self.rules) + random(jitter)).saturating_sub(jitter / 2);
+            let pause = self.tracker.pause(&self.rules);
+            let jitter = self.rules.jitter.min(pause);
+            let pause = (pause + random(jitter)).saturating_sub(jitter / 2);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 // It is looked at once.
@@ -149,8 +177,11 @@ impl Watch {
     }
 
     async fn probe(&mut self) {
-        let Ok(_place) = self.places.acquire().await else { return };
-        let result = self.probe.run(self.monitored, &self.rules).await;
+        // Those that take the whole time don't keep the others from their turn.
+        let is_slow = !self.is_named || !self.tracker.is_up();
+        let places = if is_slow { &self.places.slow } else { &self.places.usual };
+        let Ok(_place) = places.acquire().await else { return };
+        let Some(result) = self.probe.run(self.monitored, &self.rules).await else { return };
         if self.tracker.probed(result, SystemTime::now(), &self.rules) {
             self.report().await;
         }

@@ -33,15 +33,25 @@ impl Probe {
         Ok(Self { tls })
     }
 
-    /// Probes an agent: how many desktops it tells of, or why it failed.
-    pub(super) async fn run(&self, agent: Monitored, rules: &ProbeRules) -> Result<Option<u32>, Failure> {
+    /// Probes an agent: how many desktops it tells of, or why it failed. Nothing where that says nothing of the agent.
+    pub(super) async fn run(
+        &self,
+        agent: Monitored,
+        rules: &ProbeRules,
+    ) -> Option<Result<Option<u32>, Failure>> {
         let mut tried = "connect";
         let probe = self.steps(agent, rules.kind, &mut tried);
         let result = tokio::time::timeout(rules.timeout, probe).await;
-        result.unwrap_or_else(|_| {
-            let time = humantime::format_duration(rules.timeout);
-            Err(Failure { kind: FailureKind::Timeout, detail: format!("{tried}: no answer within {time}") })
-        })
+        match result {
+            Ok(Ok(desktops)) => Some(Ok(desktops)),
+            Ok(Err(ProbeError::Failed(failure))) => Some(Err(failure)),
+            Ok(Err(ProbeError::Local)) => None,
+            Err(_) => {
+                let time = humantime::format_duration(rules.timeout);
+                let detail = format!("{tried}: no answer within {time}");
+                Some(Err(Failure { kind: FailureKind::Timeout, detail }))
+            }
+        }
     }
 
     async fn steps(
@@ -49,14 +59,17 @@ impl Probe {
         Monitored { agent, tls }: Monitored,
         kind: ProbeKind,
         tried: &mut &'static str,
-    ) -> Result<Option<u32>, Failure> {
-        let stream = TcpStream::connect(agent).await.map_err(|error| {
-            let kind = match error.kind() {
-                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => FailureKind::Unreachable,
-                ErrorKind::TimedOut => FailureKind::Timeout,
-                _ => FailureKind::Refused,
-            };
-            failed(kind, tried, &plainly(&error))
+    ) -> Result<Option<u32>, ProbeError> {
+        let stream = TcpStream::connect(agent).await.map_err(|error| match error.kind() {
+            ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {
+                failed(FailureKind::Refused, tried, &plainly(&error))
+            }
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+                failed(FailureKind::Unreachable, tried, &plainly(&error))
+            }
+            ErrorKind::TimedOut => failed(FailureKind::Timeout, tried, &plainly(&error)),
+            // There are too few descriptors, ports or pages here.
+            _ => ProbeError::Local,
         })?;
         let kind = if tls || kind == ProbeKind::Http { kind } else { ProbeKind::Tcp };
         if kind == ProbeKind::Tcp {
@@ -77,8 +90,16 @@ impl Probe {
     }
 }
 
-fn failed(kind: FailureKind, tried: &str, error: &dyn std::fmt::Display) -> Failure {
-    Failure { kind, detail: format!("{tried}: {error}") }
+/// Why a probe has not succeeded.
+enum ProbeError {
+    /// By the agent.
+    Failed(Failure),
+    /// By what is missing here.
+    Local,
+}
+
+fn failed(kind: FailureKind, tried: &str, error: &dyn std::fmt::Display) -> ProbeError {
+    ProbeError::Failed(Failure { kind, detail: format!("{tried}: {error}") })
 }
 
 /// Without the number of an error of the system.
@@ -87,7 +108,7 @@ fn plainly(error: &io::Error) -> String {
 }
 
 /// Sends a request, and takes whatever answers it for life.
-async fn ask<S>(agent: SocketAddr, stream: S) -> Result<Option<u32>, Failure>
+async fn ask<S>(agent: SocketAddr, stream: S) -> Result<Option<u32>, ProbeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
