@@ -14,7 +14,7 @@ use crate::agents::directory::{AgentState, NamedAgent};
 use crate::agents::discovered::FoundAddress;
 use crate::agents::health::{Failure, FailureMarks, HealthChange};
 use crate::agents::known::KnownAgents;
-use crate::agents::session_resolver::ResolveQuestion;
+use crate::agents::session_resolver::{Resolution, ResolveError, ResolveQuestion, SessionPlace};
 use crate::config::Config;
 use crate::control::network_helper::{FoundSession, Monitored, NetworkHelper, Order, Report, shown};
 
@@ -224,4 +224,29 @@ fn monitored(config: &Config, KnownAgents { directory, connectors, .. }: &KnownA
     let usual = usual.filter(|agent| directory.at(*agent).is_none());
     let all = directory.agents().iter().map(|agent| agent.address).chain(usual);
     all.map(|agent| Monitored { agent, tls: connectors.of(agent).is_some() }).collect()
+}
+
+/// Where a session is, as its resolver says. An address that may not be reached is none, whoever says so.
+pub(super) fn resolution(
+    session: &str,
+    found: Result<Option<FoundSession>, String>,
+    config: &Config,
+) -> Resolution {
+    let FoundSession { addresses, port, web_url_path } = match found {
+        Ok(Some(found)) => found,
+        Ok(None) => return Err(ResolveError::Unknown),
+        Err(reason) => {
+            tracing::warn!(session, reason, "where a session is can't be found out");
+            return Err(ResolveError::Failed(reason));
+        }
+    };
+    let addresses = addresses.into_iter().map(|address| address.to_canonical());
+    let mut allowed = addresses.filter(|address| config.policy.agents.allows(*address));
+    match allowed.next().filter(|_| config.agent_ports.contains(&port)) {
+        Some(ip) => Ok(SessionPlace { agent: SocketAddr::new(ip, port), web_url_path }),
+        None => {
+            tracing::warn!(session, "a session is at an agent that is not in --agents or --agent-ports");
+            Err(ResolveError::NotAllowed)
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! The supervisor: carries signals and an operator's commands to the workers and the helper, changes the settings of new
 //! connections, and sees to an orderly end. It serves no connection itself; a worker that ends before its time ends all.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -16,10 +17,10 @@ use tokio::time::MissedTickBehavior;
 use crate::agents::directory::{AgentState, Directory};
 use crate::agents::health::HealthMap;
 use crate::agents::known::KnownAgents;
-use crate::agents::session_resolver::{ResolveError, ResolveQuestion, SessionPlace, SessionResolver};
+use crate::agents::session_resolver::{ResolveQuestion, SessionResolver};
 use crate::config::{AccessLogTo, SessionFilter, Settings};
 use crate::control::admin::{self, Sources};
-use crate::control::agent_monitor::{AgentMonitor, MonitorEvent};
+use crate::control::agent_monitor::{AgentMonitor, MonitorEvent, resolution};
 use crate::control::agent_sources::AgentSources;
 use crate::control::agent_states::AgentStates;
 use crate::control::fleet::{self, AgentsReport};
@@ -82,6 +83,8 @@ pub(super) struct Supervisor {
     monitor: AgentMonitor,
     /// Where users ask for sessions whose agent is not known.
     questions: mpsc::Receiver<ResolveQuestion>,
+    /// The agents as they were known before.
+    retired: RefCell<KnownAgents>,
     /// The access log.
     log: Finish,
     /// The program's own log.
@@ -134,6 +137,7 @@ impl Supervisor {
             states: AgentStates::default(),
             monitor,
             questions,
+            retired: RefCell::default(),
             shared,
             log,
             own_log: logging.lines(),
@@ -244,35 +248,18 @@ impl Supervisor {
         }
     }
 
-    /// An address that may not be reached is none, whoever says so.
     fn take_resolution(&self, session: &str, found: Result<Option<FoundSession>, String>) {
-        let config = &self.shared.config;
-        let resolution = match found {
-            Ok(Some(FoundSession { addresses, port, web_url_path })) => {
-                let addresses = addresses.into_iter().map(|address| address.to_canonical());
-                let mut allowed = addresses.filter(|address| config.policy.agents.allows(*address));
-                let agent = allowed.next().filter(|_| config.agent_ports.contains(&port));
-                let place = |ip| SessionPlace { agent: SocketAddr::new(ip, port), web_url_path };
-                agent.map(place).ok_or(ResolveError::NotAllowed)
-            }
-            Ok(None) => Err(ResolveError::Unknown),
-            Err(reason) => Err(ResolveError::Failed(reason)),
-        };
-        match &resolution {
-            Err(ResolveError::NotAllowed) => {
-                tracing::warn!(session, "a session is at an agent that is not in --agents or --agent-ports");
-            }
-            Err(ResolveError::Failed(reason)) => {
-                tracing::warn!(session, reason, "where a session is can't be found out");
-            }
-            _ => {}
-        }
+        let resolution = resolution(session, found, &self.shared.config);
         self.shared.process.session_resolver.answer(session, &resolution, Instant::now());
     }
 
+    /// Workers go by it from their next round on. What they knew of agents before is kept until the next time: it is for this thread
+    /// to give its memory back, and not for one that serves.
     fn publish(&self) {
         let shared = self.shared.clone();
+        let before = self.commands.borrow().shared.agents.clone();
         self.commands.send_modify(|commands| commands.shared = shared);
+        self.retired.replace(before);
     }
 
     /// Sets it at once; it is not saved.
