@@ -242,11 +242,10 @@ pub(super) fn resolution(
     };
     let addresses = addresses.into_iter().map(|address| address.to_canonical());
     let mut allowed = addresses.filter(|address| config.policy.agents.allows(*address));
-    match allowed.next().filter(|_| config.agent_ports.contains(&port)) {
-        Some(ip) => Ok(SessionPlace { agent: SocketAddr::new(ip, port), web_url_path }),
-        None => {
-            tracing::warn!(session, "a session is at an agent that is not in --agents or --agent-ports");
-            Err(ResolveError::NotAllowed)
-        }
-    }
+    let agent = allowed.next().filter(|_| config.agent_ports.contains(&port));
+    let Some(ip) = agent else {
+        tracing::warn!(session, "a session is at an agent that is not in --agents or --agent-ports");
+        return Err(ResolveError::NotAllowed);
+    };
+    Ok(SessionPlace { agent: SocketAddr::new(ip, port), web_url_path })
 }
