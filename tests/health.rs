@@ -47,7 +47,9 @@ impl Fleet {
         let control = format!("--control={}", folder.path().join("control").display());
         let (network, port) = (format!("--agents=127.{network}.0.0/16"), format!("--agent-port={port}"));
         let fixed = ["--listen-plain=127.0.0.1:0", "--agent-tls=off", &*file, &*control, &*network, &*port];
-        let proxy = Proxy::start(&[&fixed[..], flags].concat());
+        let mut proxy = Proxy::start(&[&fixed[..], flags].concat());
+        // It listens before it serves.
+        proxy.until("can be reached", |log| log.contains("control socket opened").then_some(()));
         Self { proxy, agents, folder }
     }
 

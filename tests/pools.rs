@@ -45,7 +45,10 @@ impl Pool {
             (format!("--agents-file={}", at("agents.toml")), format!("--control={}", at("control")));
         let (network, port) = (format!("--agents=127.{network}.0.0/16"), format!("--agent-port={port}"));
         let fixed = ["--listen-plain=127.0.0.1:0", "--agent-tls=off", &*file, &*control, &*network, &*port];
-        Proxy::start(&[&fixed[..], flags].concat())
+        let mut proxy = Proxy::start(&[&fixed[..], flags].concat());
+        // It listens before it serves.
+        proxy.until("can be reached", |log| log.contains("control socket opened").then_some(()));
+        proxy
     }
 
     async fn ask(&self, client: u8, path: &str, lines: &str) -> Answer {

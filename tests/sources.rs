@@ -28,7 +28,9 @@ impl Listed {
         let port = format!("--agent-port={port}");
         let fixed =
             ["--listen-plain=127.0.0.1:0", "--agents=127.91.0.0/16", "--agent-tls=off", &*control, &*port];
-        let proxy = Proxy::start(&[&fixed[..], flags].concat());
+        let mut proxy = Proxy::start(&[&fixed[..], flags].concat());
+        // It listens before it serves.
+        proxy.until("can be reached", |log| log.contains("control socket opened").then_some(()));
         Self { proxy, folder }
     }
 
@@ -277,7 +279,8 @@ async fn another_configuration_judges_lists_again() {
     let one = "agents = [\"127.91.0.0/16\"]\n";
     fs::write(&config, one).unwrap();
     let fixed = ["--listen-plain=127.0.0.1:0", "--agent-tls=off", "--agents-dns=desks.example.com"];
-    let proxy = Proxy::start(&[&fixed[..], &[&*ask, &*command, &*path, &*control]].concat());
+    let mut proxy = Proxy::start(&[&fixed[..], &[&*ask, &*command, &*path, &*control]].concat());
+    proxy.until("can be reached", |log| log.contains("control socket opened").then_some(()));
     let listed = Listed { proxy, folder };
     assert_eq!(listed.names(), ["desks-127-91-0-1"]);
     let asked = server.asked();

@@ -13,6 +13,10 @@ use tokio::sync::{mpsc, oneshot};
 const ASKED_MAX: usize = 1024;
 /// Requests that wait for one of them.
 const WAITING_MAX: usize = 256;
+/// A question that has had no answer for so long has got lost.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// Bytes of what stands before paths.
+const PATH_BYTES_MAX: usize = 256;
 /// Sessions whose agent is remembered.
 const KNOWN_MAX: usize = 16_384;
 /// For how long: a desktop that opens asks about a hundred times within that.
@@ -42,6 +46,18 @@ pub enum ResolveError {
     Busy,
 }
 
+/// What stands before an agent's paths, with a slash in front and none behind; empty for the root. It gets into heads of
+/// requests.
+pub fn web_url_path(path: &str) -> Result<String, String> {
+    let path = path.trim_end_matches('/');
+    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%".contains(&byte);
+    let is_path = path.is_empty() || path.starts_with('/') && !path.starts_with("//");
+    if is_path && path.len() <= PATH_BYTES_MAX && path.bytes().all(is_inner) {
+        return Ok(path.to_owned());
+    }
+    Err("its answer names a WebUrlPath that is no path".to_owned())
+}
+
 /// What comes of a question.
 pub type Resolution = Result<SessionPlace, ResolveError>;
 
@@ -63,8 +79,16 @@ pub struct SessionResolver {
 
 #[derive(Debug, Default)]
 struct Lists {
-    known: HashMap<String, (Resolution, Instant)>,
-    waiting: HashMap<String, Vec<oneshot::Sender<Resolution>>>,
+    /// By the session and who asks: a resolver may say something else to others.
+    known: HashMap<(String, IpAddr), (Resolution, Instant)>,
+    waiting: HashMap<(String, IpAddr), Waiting>,
+}
+
+/// Who waits for one session.
+#[derive(Debug)]
+struct Waiting {
+    asked: Instant,
+    answers: Vec<oneshot::Sender<Resolution>>,
 }
 
 impl SessionResolver {
@@ -78,34 +102,49 @@ impl SessionResolver {
     pub async fn resolve(&self, session: &str, client: IpAddr, now: Instant) -> Resolution {
         let answered = {
             let mut lists = self.lists();
-            match lists.known.get(session) {
+            let key = (session.to_owned(), client);
+            match lists.known.get(&key) {
                 Some((known, until)) if now < *until => return known.clone(),
                 _ => {}
             }
             let (answer, answered) = oneshot::channel();
-            let is_asked = lists.waiting.contains_key(session);
+            let is_fresh = |it: &Waiting| now.duration_since(it.asked) < ASK_AGAIN;
+            let is_asked = lists.waiting.get(&key).is_some_and(is_fresh);
             if !is_asked {
+                if lists.waiting.len() >= ASKED_MAX {
+                    lists.waiting.retain(|_, it| is_fresh(it));
+                }
+                if lists.waiting.len() >= ASKED_MAX {
+                    return Err(ResolveError::Busy);
+                }
                 let question = ResolveQuestion { session: session.to_owned(), client };
                 self.questions.try_send(question).map_err(|_| ResolveError::Busy)?;
             }
-            let waiting = lists.waiting.entry(session.to_owned()).or_default();
+            let none = || Waiting { asked: now, answers: Vec::new() };
+            let waiting = lists.waiting.entry(key).or_insert_with(none);
+            if !is_asked {
+                waiting.asked = now;
+            }
             // Some may have gone.
-            waiting.retain(|other| !other.is_closed());
-            if waiting.len() >= WAITING_MAX {
+            waiting.answers.retain(|other| !other.is_closed());
+            if waiting.answers.len() >= WAITING_MAX {
                 return Err(ResolveError::Busy);
             }
-            waiting.push(answer);
+            waiting.answers.push(answer);
             answered
         };
         answered.await.unwrap_or(Err(ResolveError::Busy))
     }
 
     /// Takes what has come of a question.
-    pub fn answer(&self, session: &str, resolution: &Resolution, now: Instant) {
+    pub fn answer(&self, session: &str, client: IpAddr, resolution: &Resolution, now: Instant) {
         let mut lists = self.lists();
-        for waiting in lists.waiting.remove(session).into_iter().flatten() {
+        let key = (session.to_owned(), client);
+        // What nobody has asked for is not believed.
+        let Some(waiting) = lists.waiting.remove(&key) else { return };
+        for answer in waiting.answers {
             // Whoever asked may have gone.
-            let _ = waiting.send(resolution.clone());
+            let _ = answer.send(resolution.clone());
         }
         let time = match resolution {
             Ok(_) | Err(ResolveError::NotAllowed) => KNOWN_TIME,
@@ -116,21 +155,22 @@ impl SessionResolver {
             lists.known.retain(|_, (_, until)| now < *until);
         }
         if lists.known.len() < KNOWN_MAX {
-            lists.known.insert(session.to_owned(), (resolution.clone(), now + time));
+            lists.known.insert(key, (resolution.clone(), now + time));
         }
     }
 
     /// All that was asked will have no answer.
     pub fn fail_all(&self, why: &str) {
         let waiting: Vec<_> = self.lists().waiting.drain().collect();
-        for answer in waiting.into_iter().flat_map(|(_, waiting)| waiting) {
+        for answer in waiting.into_iter().flat_map(|(_, waiting)| waiting.answers) {
             let _ = answer.send(Err(ResolveError::Failed(why.to_owned())));
         }
     }
 
-    /// Forgets what is known: another resolver is asked from now on.
+    /// Forgets what is known: another resolver is asked from now on, or others agents may be reached. What is under way is given up.
     pub fn forget(&self) {
         self.lists().known.clear();
+        self.fail_all("the configuration has changed");
     }
 
     fn lists(&self) -> std::sync::MutexGuard<'_, Lists> {
@@ -155,6 +195,32 @@ mod tests {
         SessionPlace { agent: SocketAddr::from(([10, 0, 0, number], 8443)), web_url_path: String::new() }
     }
 
+    #[test]
+    fn what_stands_before_paths_is_a_path() {
+        for (path, wanted) in [("", ""), ("/", ""), ("/my", "/my"), ("/my/desk/", "/my/desk")] {
+            assert_eq!(web_url_path(path).as_deref(), Ok(wanted), "{path}");
+        }
+        let long = format!("/{}", "a".repeat(300));
+        for path in ["my", "//evil.example", "/a b", "/a\r\nX: y", "/a?b", "/\u{e9}", &long] {
+            assert!(web_url_path(path).is_err(), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_has_asked_for_is_not_believed() {
+        let (resolver, mut questions) = SessionResolver::new();
+        let now = Instant::now();
+        resolver.answer("a", CLIENT, &Ok(place(9)), now);
+        let other = IpAddr::from([192, 0, 2, 2]);
+        let answer = async {
+            questions.recv().await.expect("a question");
+            resolver.answer("a", other, &Ok(place(9)), now);
+            resolver.answer("a", CLIENT, &Ok(place(1)), now);
+        };
+        let (told, ()) = tokio::join!(resolver.resolve("a", CLIENT, now), answer);
+        assert_eq!(told, Ok(place(1)));
+    }
+
     #[tokio::test]
     async fn a_session_is_asked_for_once_and_known_for_a_while() {
         let (resolver, mut questions) = SessionResolver::new();
@@ -162,7 +228,7 @@ mod tests {
         let answer = async {
             let question = questions.recv().await.expect("a question");
             assert_eq!((&*question.session, question.client), ("a", CLIENT));
-            resolver.answer("a", &Ok(place(1)), now);
+            resolver.answer("a", CLIENT, &Ok(place(1)), now);
         };
         let ask = |at| resolver.resolve("a", CLIENT, at);
         let (one, other, ()) = tokio::join!(ask(now), ask(now), answer);
@@ -173,7 +239,7 @@ mod tests {
         let later = now + KNOWN_TIME;
         let answer = async {
             questions.recv().await.expect("a question");
-            resolver.answer("a", &Err(ResolveError::Unknown), later);
+            resolver.answer("a", CLIENT, &Err(ResolveError::Unknown), later);
         };
         let (again, ()) = tokio::join!(ask(later), answer);
         assert_eq!(again, Err(ResolveError::Unknown));
@@ -189,12 +255,23 @@ mod tests {
             questions.recv().await.expect("a question");
             resolver.fail_all("x");
             questions.recv().await.expect("another question");
-            resolver.answer("a", &failed, now);
+            resolver.answer("a", CLIENT, &failed, now);
         };
         let ask =
             async { [resolver.resolve("a", CLIENT, now).await, resolver.resolve("a", CLIENT, now).await] };
         let (told, ()) = tokio::join!(ask, answer);
         assert_eq!(told, [failed.clone(), failed]);
+    }
+
+    #[tokio::test]
+    async fn a_question_that_has_got_lost_is_asked_again() {
+        let (resolver, mut questions) = SessionResolver::new();
+        let now = Instant::now();
+        let ask = |at| tokio::time::timeout(Duration::from_millis(10), resolver.resolve("a", CLIENT, at));
+        for (at, count) in [(now, 1), (now + ASK_AGAIN / 2, 0), (now + ASK_AGAIN, 1)] {
+            assert!(ask(at).await.is_err(), "nobody answers");
+            assert_eq!(std::iter::from_fn(|| questions.try_recv().ok()).count(), count);
+        }
     }
 
     #[tokio::test]

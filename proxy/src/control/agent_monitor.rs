@@ -2,7 +2,7 @@
 //! ended; tells it which agents there are, and of connections that have failed.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::agents::directory::{AgentState, NamedAgent};
 use crate::agents::discovered::FoundAddress;
 use crate::agents::health::{Failure, FailureMarks, HealthChange};
 use crate::agents::known::KnownAgents;
-use crate::agents::session_resolver::{Resolution, ResolveError, ResolveQuestion, SessionPlace};
+use crate::agents::session_resolver::{self, Resolution, ResolveError, ResolveQuestion, SessionPlace};
 use crate::config::Config;
 use crate::control::network_helper::{FoundSession, Monitored, NetworkHelper, Order, Report, shown};
 
@@ -30,7 +30,7 @@ pub(super) enum MonitorEvent {
     /// A name in DNS has come to these addresses.
     Named(String, Result<Vec<FoundAddress>, String>),
     /// The session resolver has said where a session is.
-    Resolved(String, Result<Option<FoundSession>, String>),
+    Resolved(String, IpAddr, Result<Option<FoundSession>, String>),
     /// It is known whether it can do what it is to.
     Settled,
     /// It has ended: nothing is known any more.
@@ -131,14 +131,14 @@ impl AgentMonitor {
         if let Process::Running(helper) = &self.process {
             let agent = Monitored { agent, tls: connectors.of(agent).is_some() };
             // Of many, some are as good as all.
-            helper.mark(Order::Mark { agent, failure });
+            helper.try_order(Order::Mark { agent, failure });
         }
     }
 
     /// Has it ask the session resolver. An error where that is not possible now.
     pub(super) fn resolve(&self, ResolveQuestion { session, client }: ResolveQuestion) -> Result<(), String> {
         let asked = match &self.process {
-            Process::Running(helper) => helper.order(Order::Resolve { session, client }).is_ok(),
+            Process::Running(helper) => helper.try_order(Order::Resolve { session, client }),
             Process::Absent { .. } | Process::Asked | Process::Stuck => false,
         };
         if asked { Ok(()) } else { Err("it can't be asked now".to_owned()) }
@@ -180,8 +180,8 @@ impl AgentMonitor {
                     self.has_settled = true;
                     return MonitorEvent::Settled;
                 }
-                Ok(Report::Resolved { session, found }) => {
-                    return MonitorEvent::Resolved(session, found.map_err(|why| shown(&why)));
+                Ok(Report::Resolved { session, client, found }) => {
+                    return MonitorEvent::Resolved(session, client, found.map_err(|why| shown(&why)));
                 }
                 Ok(Report::Name { name, found }) => {
                     return MonitorEvent::Named(name, found.map_err(|why| shown(&why)));
@@ -207,7 +207,11 @@ fn orders(config: &Config, agents: &KnownAgents, resolver_ca: Option<&str>) -> V
     vec![
         Order::Monitor { rules: config.probe, agents: monitored(config, agents) },
         Order::Names { names: config.agents_dns.clone(), servers: config.dns_servers.clone() },
-        Order::Resolver { url: config.session_resolver.clone(), authorities: resolver_ca.map(str::to_owned) },
+        Order::Resolver {
+            url: config.session_resolver.clone(),
+            authorities: resolver_ca.map(str::to_owned),
+            servers: config.dns_servers.clone(),
+        },
         Order::Serve {
             listen: config.resolver_listen,
             agents: if config.resolver_listen.is_some() { served.collect() } else { Vec::new() },
@@ -240,6 +244,8 @@ pub(super) fn resolution(
             return Err(ResolveError::Failed(reason));
         }
     };
+    // Whatever the network helper has become, this gets into heads of requests.
+    let web_url_path = session_resolver::web_url_path(&web_url_path).map_err(ResolveError::Failed)?;
     let addresses = addresses.into_iter().map(|address| address.to_canonical());
     let mut allowed = addresses.filter(|address| config.policy.agents.allows(*address));
     let agent = allowed.next().filter(|_| config.agent_ports.contains(&port));

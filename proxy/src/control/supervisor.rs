@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -53,6 +53,8 @@ const REQUESTS_MAX: usize = CONCURRENT_MAX - 2;
 const FIRST_LISTS: Duration = Duration::from_secs(10);
 /// How often it is looked for sessions whose user or client is no longer let in.
 const REVOKED_LOOK: Duration = Duration::from_secs(5);
+/// What is told to who asks for a session then.
+const STOPPING: &str = "the process is stopping: try again";
 /// The state before it stops.
 const SERVING: &str = "serving";
 
@@ -224,7 +226,7 @@ impl Supervisor {
                 self.publish();
             }
             MonitorEvent::Settled => {}
-            MonitorEvent::Resolved(session, found) => self.take_resolution(&session, found),
+            MonitorEvent::Resolved(session, client, found) => self.take_resolution(&session, client, found),
             MonitorEvent::Lost(error) => {
                 self.shared.process.session_resolver.fail_all("the network helper has ended");
                 let reason = &*error.to_string();
@@ -242,15 +244,15 @@ impl Supervisor {
     }
 
     fn resolve(&self, question: ResolveQuestion) {
-        let session = question.session.clone();
+        let (session, client) = (question.session.clone(), question.client);
         if let Err(reason) = self.monitor.resolve(question) {
-            self.take_resolution(&session, Err(reason));
+            self.take_resolution(&session, client, Err(reason));
         }
     }
 
-    fn take_resolution(&self, session: &str, found: Result<Option<FoundSession>, String>) {
+    fn take_resolution(&self, session: &str, client: IpAddr, found: Result<Option<FoundSession>, String>) {
         let resolution = resolution(session, found, &self.shared.config);
-        self.shared.process.session_resolver.answer(session, &resolution, Instant::now());
+        self.shared.process.session_resolver.answer(session, client, &resolution, Instant::now());
     }
 
     /// Workers go by it from their next round on. What they knew of agents before is kept until the next time: it is for this thread
@@ -633,7 +635,8 @@ impl Supervisor {
         self.log_filter.set(&shared.config.log);
         let KnownAgents { directory, connectors, .. } = shared.agents.clone();
         self.sources.set(&shared.config, directory, connectors);
-        if shared.config.session_resolver != self.shared.config.session_resolver {
+        let (now, before) = (&shared.config, &self.shared.config);
+        if now.session_resolver != before.session_resolver || now.policy.agents != before.policy.agents {
             shared.process.session_resolver.forget();
         }
         self.shared = shared;
@@ -718,6 +721,7 @@ impl Supervisor {
     ) -> io::Result<()> {
         self.sockets.clear();
         self.monitor.end();
+        self.shared.process.session_resolver.fail_all(STOPPING);
         self.shared.process.readiness.set(false);
         if self.upgrading
             && let Err(error) = self.helper.stop_asking()
@@ -754,6 +758,9 @@ impl Supervisor {
                     _ => respond(Some(answer), Err("the process is stopping".to_owned())),
                 },
                 answer = self.helper.next(), if !self.alone => drop(self.take(answer).await),
+                Some(ResolveQuestion { session, client }) = self.questions.recv() => {
+                    self.take_resolution(&session, client, Err(STOPPING.to_owned()));
+                }
                 () = tokio::time::sleep_until(end.at.into()), if end.phase == Phase::Draining => {
                     tracing::info!("drain timeout reached");
                     end.phase = Phase::Ending;

@@ -57,7 +57,7 @@ impl PathPrefix {
     /// An agent's path as it is behind the prefix, which stands for all that stands before it there.
     fn without_web_url_path<'a>(&self, path: &'a [u8]) -> &'a [u8] {
         let behind = path.strip_prefix(self.web_url_path.as_bytes());
-        behind.filter(|rest| rest.first().is_some_and(|byte| b"/?#".contains(byte))).unwrap_or(path)
+        behind.filter(|rest| rest.first().is_none_or(|byte| b"/?#".contains(byte))).unwrap_or(path)
     }
 
     /// The path with its prefix, but where an agent that knows of it has put it there already.

@@ -125,9 +125,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker that counts there and knows these agents.
-    pub(super) fn new(stats: Rc<WorkerStats>, agents: KnownAgents) -> Self {
-        Self { stats, agents: RefCell::new(Rc::new(agents)), ..Self::default() }
+    /// A worker that counts there.
+    pub(super) fn new(stats: Rc<WorkerStats>) -> Self {
+        Self { stats, ..Self::default() }
     }
 
     /// The agents, as they are known now.
@@ -158,8 +158,9 @@ pub struct Generation<N: Runtime> {
 }
 
 impl<N: Runtime> Generation<N> {
-    /// A generation without connections.
+    /// A generation without connections. Its worker goes by the agents of this configuration from now on.
     pub fn new(net: N, shared: SharedState, worker: Rc<Worker>) -> Self {
+        worker.set_agents(shared.agents.clone());
         let pool = RefCell::new(Pool::new(shared.config.pool));
         let handshakes = Handshakes::new(shared.config.limits.handshakes_max);
         Self { net, shared, worker, pool, handshakes, drain: Drain::default() }

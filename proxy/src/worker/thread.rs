@@ -71,7 +71,7 @@ impl ConfigGenerations {
     fn new(executor: Executor, number: usize, own: OwnAddresses, shared: SharedState) -> Self {
         let stats = Rc::new(WorkerStats::default());
         let net = OsRuntime::new(executor.clone(), shared.config.agent_tcp(), own.clone(), stats.clone());
-        let worker = Rc::new(Worker::new(stats, shared.agents.clone()));
+        let worker = Rc::new(Worker::new(stats));
         let current = Generation::new(net, shared, worker);
         Self {
             executor,

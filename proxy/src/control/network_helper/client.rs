@@ -45,11 +45,10 @@ impl NetworkHelper {
         self.orders.try_send(order).map_err(|_| io::Error::other("it takes no orders"))
     }
 
-    /// The same of an order that may be left out: where many wait, it is.
-    pub(in crate::control) fn mark(&self, order: Order) {
-        if self.orders.capacity() > ORDERS_MAX / 2 {
-            let _ = self.orders.try_send(order);
-        }
+    /// The same of an order that may be left out: where many wait, it is, and that is no failure of the helper's. True where it
+    /// is given.
+    pub(in crate::control) fn try_order(&self, order: Order) -> bool {
+        self.orders.capacity() > ORDERS_MAX / 2 && self.orders.try_send(order).is_ok()
     }
 
     /// The next report; an error once it has ended. A wait that is given up loses nothing.

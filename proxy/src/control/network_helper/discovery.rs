@@ -22,6 +22,8 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_hours(1);
 /// From a question without an answer to the next.
 const RETRY: Duration = Duration::from_secs(5);
+/// For one question to a name server.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// For all questions that one name takes.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Hosts of a service that are asked for at a time, and for how long each.
@@ -74,6 +76,8 @@ impl Discovery {
         };
         // It has no files.
         options.use_hosts_file = ResolveHosts::Never;
+        // One family that is not answered keeps the other from being used for no longer than a user waits.
+        (options.timeout, options.attempts) = (QUESTION_TIMEOUT, 1);
         // They are asked for again when it is time to.
         options.cache_size = 0;
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());

@@ -51,6 +51,8 @@ pub(in crate::control) enum Order {
         url: Option<ResolverUrl>,
         /// What its certificate is verified with (PEM).
         authorities: Option<String>,
+        /// The name servers by which it, and hosts that it names, are found.
+        servers: Vec<SocketAddr>,
     },
     /// The session resolver is to be asked.
     Resolve {
@@ -96,6 +98,8 @@ pub(in crate::control) enum Report {
     Resolved {
         /// The session.
         session: String,
+        /// Who wanted it.
+        client: IpAddr,
         /// Where it is: addresses, a port, and what stands before paths there; nothing where there is no such session. Or why it can't
         /// be asked.
         found: Result<Option<FoundSession>, String>,

@@ -64,7 +64,8 @@ async fn run(socket: UnixStream, confined: String, system: SystemResolver) -> io
                 Order::Monitor { rules, agents } => monitor.set(rules, agents).await,
                 Order::Names { names, servers } => discovery.set(names, servers),
                 Order::Mark { agent, failure } => monitor.mark(agent, failure),
-                Order::Resolver { url, authorities } => {
+                // By the name servers of the order before this one.
+                Order::Resolver { url, authorities, servers: _ } => {
                     let client = |url| ResolverClient::new(url, authorities.as_deref(), discovery.resolver());
                     done = url.map(client).transpose().map(|client| resolver = client);
                 }
@@ -117,7 +118,7 @@ async fn resolve(
         None => Err("there is none".to_owned()),
     };
     // Nobody listens only where everything ends.
-    let _ = reports.send(Report::Resolved { session, found }).await;
+    let _ = reports.send(Report::Resolved { session, client, found }).await;
 }
 
 fn note_down(changes: &[HealthChange], down: &DownAgents) {

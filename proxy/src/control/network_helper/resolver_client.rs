@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 
 use super::discovery::addresses_of;
 use super::messages::FoundSession;
+use crate::agents::session_resolver::web_url_path as web_url_path_of;
 use crate::config::ResolverUrl;
 use crate::tls::AsyncClient;
 
@@ -24,8 +25,8 @@ use crate::tls::AsyncClient;
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// Bytes of what stands before paths.
-const PATH_BYTES_MAX: usize = 256;
+/// Characters of a host that are shown.
+const HOST_CHARS_MAX: usize = 256;
 
 /// A session resolver. A clone is another handle of the same.
 #[derive(Clone, Debug)]
@@ -103,7 +104,7 @@ impl ResolverClient {
             Port::Text(text) => text.parse().ok(),
         };
         let port = port.filter(|port| *port > 0).ok_or("its answer names no port")?;
-        let web_url_path = base(&web_url_path.unwrap_or_default())?;
+        let web_url_path = web_url_path_of(&web_url_path.unwrap_or_default())?;
         let addresses = self.addresses(&endpoint).await?;
         Ok(FoundSession { addresses, port, web_url_path })
     }
@@ -113,20 +114,9 @@ impl ResolverClient {
             return Ok(vec![address]);
         }
         let names = self.names.as_ref().map_err(String::clone)?;
-        let shown: String = host.chars().take(PATH_BYTES_MAX).flat_map(char::escape_debug).collect();
+        let shown: String = host.chars().take(HOST_CHARS_MAX).flat_map(char::escape_debug).collect();
         addresses_of(names, host).await.map_err(|error| format!("{shown} is not found: {error}"))
     }
-}
-
-/// A path with a slash in front and none behind; empty for the root.
-fn base(path: &str) -> Result<String, String> {
-    let path = path.trim_end_matches('/');
-    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%".contains(&byte);
-    let is_path = path.is_empty() || path.starts_with('/') && !path.starts_with("//");
-    if is_path && path.len() <= PATH_BYTES_MAX && path.bytes().all(is_inner) {
-        return Ok(path.to_owned());
-    }
-    Err("its answer names a WebUrlPath that is no path".to_owned())
 }
 
 fn authority(host: &str, port: u16) -> String {
@@ -165,28 +155,5 @@ where
             Ok(()) => answer.await,
             Err(error) => Err(failed(error)),
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_stands_before_paths_is_a_path() {
-        for (path, wanted) in [("", ""), ("/", ""), ("/my", "/my"), ("/my/desk/", "/my/desk")] {
-            assert_eq!(base(path).as_deref(), Ok(wanted), "{path}");
-        }
-        for path in [
-            "my",
-            "//evil.example",
-            "/a b",
-            "/a\r\nX: y",
-            "/a?b",
-            "/\u{e9}",
-            &format!("/{}", "a".repeat(300)),
-        ] {
-            assert!(base(path).is_err(), "{path}");
-        }
     }
 }
