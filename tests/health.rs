@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use harness::process::eventually;
 use harness::proxy::{self, Proxy};
@@ -389,7 +389,7 @@ type Deaths = Vec<(usize, Instant, Instant)>;
 
 /// Has agents of these numbers die and come back at random; all live at the end.
 async fn kill_and_revive(agents: &mut [StandIn], numbers: Range<usize>, end: Instant) -> Deaths {
-    const DEAD_MAX: usize = 60;
+    const DEAD_MAX: usize = 40;
     let mut deaths = Vec::new();
     let mut dead: Vec<(usize, Instant)> = Vec::new();
     loop {
@@ -408,8 +408,19 @@ async fn kill_and_revive(agents: &mut [StandIn], numbers: Range<usize>, end: Ins
         } else if is_over {
             return deaths;
         }
-        tokio::time::sleep(Duration::from_millis(15)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Since when an agent is down, as a user is told: a second of the day.
+fn down_since(text: &str) -> Option<u64> {
+    let time = text.split("is down since ").nth(1)?.split('T').nth(1)?.split('Z').next()?;
+    time.split(':').map(|part| part.parse::<u64>().ok()).try_fold(0, |all, part| Some(60 * all + part?))
+}
+
+fn second_of_day(at: Instant) -> u64 {
+    let at = SystemTime::now() - at.elapsed();
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() % 86_400
 }
 
 /// From the first user on who was told at once that an agent is down, all are, until it is revived. How many, and the slowest.
@@ -420,7 +431,9 @@ fn told_at_once(deaths: &Deaths, seen: &HashMap<usize, Vec<Seen>>) -> (usize, Du
         let mut during: Vec<_> =
             during.filter(|it| it.begun >= *from && it.begun + it.took < *until).collect();
         during.sort_by_key(|it| it.begun);
-        let Some(first) = during.iter().find(|it| it.text.contains("is down since")) else { continue };
+        // What was found out of a death before this one may be taken back.
+        let is_found = |it: &&&Seen| down_since(&it.text).is_some_and(|since| since > second_of_day(*from));
+        let Some(first) = during.iter().find(is_found) else { continue };
         let told = first.begun + first.took;
         for it in during.iter().filter(|it| it.begun > told) {
             assert_eq!(it.status, 503, "desk{number}: {}", it.text);
@@ -447,7 +460,7 @@ async fn in_a_fleet_whose_agents_die_and_come_back_nobody_else_notices() {
     let proxy = fleet.proxy.address();
     let end = Instant::now() + TIME;
     let seen = AllSeen::default();
-    let users = (0..8).map(|_| tokio::spawn(use_agents(proxy, AGENTS, end, seen.clone())));
+    let users = (0..24).map(|_| tokio::spawn(use_agents(proxy, AGENTS, end, seen.clone())));
     let users: Vec<_> = users.collect();
     let desktops = (1..=STEADY).map(|number| tokio::spawn(use_desktop(proxy, number, end)));
     let desktops: Vec<_> = desktops.collect();
@@ -463,7 +476,7 @@ async fn in_a_fleet_whose_agents_die_and_come_back_nobody_else_notices() {
         let seen = seen.lock().unwrap();
         let (at_once, slowest) = told_at_once(&deaths, &seen);
         eprintln!("{} deaths, {at_once} users told at once, the slowest in {slowest:?}", deaths.len());
-        assert!(at_once > 20, "{at_once}");
+        assert!(at_once > 5, "{at_once}");
         // To connect to one that hangs, or to wait for its answer, takes longer on the most idle machine.
         assert!(slowest < Duration::from_secs(2), "{slowest:?}");
         let steady = (1..=STEADY).flat_map(|number| seen.get(&number).into_iter().flatten());
