@@ -13,7 +13,6 @@ use std::pin::pin;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use super::agents_command::AgentsCommand;
@@ -22,6 +21,7 @@ use super::ebpf::KernelCounters;
 use super::exec::{predecessors, start_network_helper, start_next};
 use crate::config::{AccessLogTo, Config, Resolved, Settings};
 use crate::control::agent_states::AgentStates;
+use crate::control::signals::Signals;
 use crate::control::socket;
 use crate::control::validation::Prepared;
 use crate::os::files::{CachedText, DryRun, FileSystem, Files, read_whole};
@@ -41,14 +41,7 @@ pub(crate) fn serve(settings: Settings) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // They are meant for the serving process, with which this one ends.
-        let kinds = [
-            SignalKind::hangup(),
-            SignalKind::interrupt(),
-            SignalKind::terminate(),
-            SignalKind::user_defined1(),
-            SignalKind::user_defined2(),
-        ];
-        let _ignored = kinds.into_iter().map(signal).collect::<io::Result<Vec<_>>>()?;
+        let _ignored = Signals::new()?;
         // It sees private keys too.
         sandbox::forbid_core_dumps()?;
         let line = HelperChannel::new(io::stdin().as_fd().try_clone_to_owned()?)?;

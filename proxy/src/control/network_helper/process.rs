@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::discovery::{self, Discovery, SystemResolver};
@@ -16,6 +15,7 @@ use super::monitor::Monitor;
 use super::resolver_client::ResolverClient;
 use super::resolver_server::{DownAgents, ResolverServer};
 use crate::agents::health::{Health, HealthChange};
+use crate::control::signals::Signals;
 use crate::os::sandbox;
 
 /// Changes of states, and other reports, that wait to be sent.
@@ -32,14 +32,7 @@ pub(in crate::control) fn serve() -> io::Result<()> {
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         // They are meant for the serving process, with which this one ends.
-        let kinds = [
-            SignalKind::hangup(),
-            SignalKind::interrupt(),
-            SignalKind::terminate(),
-            SignalKind::user_defined1(),
-            SignalKind::user_defined2(),
-        ];
-        let _ignored = kinds.into_iter().map(signal).collect::<io::Result<Vec<_>>>()?;
+        let _ignored = Signals::new()?;
         let socket = std::os::unix::net::UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         socket.set_nonblocking(true)?;
         run(UnixStream::from_std(socket)?, confined, system).await
