@@ -93,9 +93,11 @@ impl Proxy {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the proxy runs").count()
     }
 
-    /// How many threads it has.
+    /// How many threads it has, without those that the kernel keeps for writes through a ring, as it sees fit.
     pub fn threads(&self) -> usize {
-        self.status("Threads:")
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the proxy runs");
+        let names = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+        names.filter(|name| !name.starts_with("iou-wrk-")).count()
     }
 
     /// How much memory it has resident (`VmRSS`), in KiB.

@@ -1,5 +1,4 @@
-//! The program's own log: which events are written, and how. Never waits for the output, which `os::log` writes from a
-//! thread of its own.
+//! The program's own log: which events are written, and how; and the access log beside it. Never waits for the output.
 
 use std::io;
 
@@ -8,11 +7,12 @@ use tracing_subscriber::prelude::*;
 use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::config::LogFormat;
-use crate::os::log::{Finish, Log, Target};
+use crate::os::log::{Log, LogWriters, Target};
 
-/// The running log. Ends, with its last lines, when it is dropped.
+/// The running logs.
 pub(super) struct Logging {
-    lines: Finish,
+    lines: Log,
+    access: Log,
     filter: LogFilter,
 }
 
@@ -36,9 +36,9 @@ impl LogFilter {
 
 impl Logging {
     /// Writes events to the standard error output from now on, panics among them.
-    pub(super) fn start(filter: &Targets, format: LogFormat) -> io::Result<Self> {
-        let finish = Finish(Log::to(Target::standard(io::stderr())?)?);
-        let lines: &'static Log = Box::leak(Box::new(finish.0.clone()));
+    pub(super) fn start(logs: &LogWriters, filter: &Targets, format: LogFormat) -> io::Result<Self> {
+        let log = logs.start(Target::standard(io::stderr())?);
+        let lines: &'static Log = Box::leak(Box::new(log.clone()));
         let layer = fmt::layer().with_ansi(false).with_writer(move || lines);
         let layer = match format {
             LogFormat::Text => layer.with_target(false).boxed(),
@@ -50,12 +50,17 @@ impl Logging {
         tracing_subscriber::registry().with(layer.with_filter(filter)).init();
         // Or it would be written by whoever panics, to an output that may be blocked.
         std::panic::set_hook(Box::new(|panic| tracing::error!(reason = &*panic.to_string(), "panic")));
-        Ok(Self { lines: finish, filter: LogFilter(handle) })
+        Ok(Self { lines: log, access: logs.start(Target::Off), filter: LogFilter(handle) })
     }
 
     /// Where its lines go.
     pub(super) fn lines(&self) -> Log {
-        self.lines.0.clone()
+        self.lines.clone()
+    }
+
+    /// The access log, which goes nowhere yet.
+    pub(super) fn access(&self) -> Log {
+        self.access.clone()
     }
 
     /// The handle that changes the filter.

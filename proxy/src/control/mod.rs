@@ -11,6 +11,7 @@ mod fleet;
 mod helper;
 mod logging;
 mod network_helper;
+mod runtime;
 mod service_account;
 mod shutdown;
 mod signals;

@@ -2,7 +2,9 @@
 //! leaves the rest to the supervisor.
 
 use std::io;
+use std::mem;
 use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -15,12 +17,14 @@ use crate::control::exit::{Failure, failed, unusable};
 use crate::control::fleet::{self, FormerAnswer};
 use crate::control::helper::{Answer, HelperClient, MessageKind, Payload, Predecessor, STATES};
 use crate::control::logging::Logging;
+use crate::control::runtime::ControlRuntime;
 use crate::control::signals::Signals;
 use crate::control::socket::{self, ControlCommand, ControlRequest, ControlServer};
 use crate::control::supervisor::Supervisor;
 use crate::control::validation::Prepared;
 use crate::os::cgroup::Cgroup;
 use crate::os::files::{Files, PassedFiles};
+use crate::os::log::LogWriters;
 use crate::os::sandbox::confine;
 use crate::os::systemd;
 use crate::session::queue::UNREAD_MAX;
@@ -38,15 +42,20 @@ pub(super) fn run(settings: Settings) -> Result<(), Failure> {
             "LISTEN_FDS: {error}; only TCP sockets are served (ListenStream= of the socket unit)"
         ))
     })?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(settings, inherited))
+    let runtime = ControlRuntime::new()?;
+    let logs = LogWriters::new(runtime.write_backend());
+    let served = catch_unwind(AssertUnwindSafe(|| runtime.block_on(serve(settings, inherited, &logs))));
+    runtime.block_on(logs.finish());
+    // To end it would wait for a write that is blocked.
+    mem::forget(runtime);
+    served.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// A disk that does not answer keeps it from serving, not from being stopped.
-async fn serve(settings: Settings, inherited: Inherited) -> Result<(), Failure> {
+async fn serve(settings: Settings, inherited: Inherited, logs: &LogWriters) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
-    let Started { supervisor, requests, control_server, log: _log } = tokio::select! {
-        started = Box::pin(start(settings, inherited)) => started?,
+    let Started { supervisor, requests, control_server } = tokio::select! {
+        started = Box::pin(start(settings, inherited, logs)) => started?,
         () = signals.stop() => return Ok(()),
     };
     let served = supervisor.run(signals, requests).await;
@@ -61,12 +70,10 @@ struct Started {
     supervisor: Supervisor,
     requests: mpsc::Receiver<ControlRequest>,
     control_server: Option<ControlServer>,
-    /// Comes to its end when all has ended.
-    log: Logging,
 }
 
 /// Everything until it serves.
-async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Failure> {
+async fn start(settings: Settings, inherited: Inherited, logs: &LogWriters) -> Result<Started, Failure> {
     let predecessor = Predecessor::from_env()?;
     let helper = HelperClient::start(&settings)?;
     let files = first_files(&helper).await?;
@@ -95,9 +102,9 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
     });
     let control = control.transpose()?;
     let receive_max = listeners::receive_buffer_max();
-    // Threads that were started before would not be confined, those of the logs among them.
+    // Threads that were started before would not be confined.
     let confined = confine(&prepared.config().agent_ports);
-    let log = Logging::start(&prepared.config().log, prepared.config().log_format)?;
+    let log = Logging::start(logs, &prepared.config().log, prepared.config().log_format)?;
     announce(&front, admin.as_ref())?;
     tracing::info!("sandbox: {confined}");
     match &account {
@@ -131,7 +138,7 @@ async fn start(settings: Settings, inherited: Inherited) -> Result<Started, Fail
     take_over(&mut supervisor, predecessor).await?;
     supervisor.open().await;
     systemd::ready("serving");
-    Ok(Started { supervisor, requests, control_server, log })
+    Ok(Started { supervisor, requests, control_server })
 }
 
 /// Learns which agents there are, from the process that hands over and from the sources themselves.

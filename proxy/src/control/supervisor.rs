@@ -37,7 +37,7 @@ use crate::observe::metrics::ProcessStatus;
 use crate::observe::readiness::Readiness;
 use crate::observe::stats::KernelStats;
 use crate::os::files::{Files, PassedFiles};
-use crate::os::log::{Finish, Log, Target};
+use crate::os::log::Log;
 use crate::os::seccomp;
 use crate::os::systemd;
 use crate::runtime::drain::Phase;
@@ -88,7 +88,7 @@ pub(super) struct Supervisor {
     /// The agents as they were known before.
     retired: RefCell<KnownAgents>,
     /// The access log.
-    log: Finish,
+    log: Log,
     /// The program's own log.
     own_log: Log,
     log_filter: LogFilter,
@@ -114,12 +114,12 @@ impl Supervisor {
         counting: bool,
         logging: &Logging,
     ) -> io::Result<Self> {
-        let log = Finish(Log::to(Target::Off)?);
+        let log = logging.access();
         let sockets = listeners.iter().map(Listener::try_clone).collect::<io::Result<_>>()?;
         let (monitor, marks) = AgentMonitor::new();
         let (resolver, questions) = SessionResolver::new();
-        let (shared, inboxes, lines) = prepared.share(&AccessLog::to(log.0.clone()), marks, resolver)?;
-        log.0.change(lines);
+        let (shared, inboxes, lines) = prepared.share(&AccessLog::to(log.clone()), marks, resolver)?;
+        log.change(lines);
         let (commands, told) =
             watch::channel(WorkerCommand { open: false, phase: Phase::Running, shared: shared.clone() });
         let reports = start_workers(&told, inboxes, listeners, own)?;
@@ -629,9 +629,9 @@ impl Supervisor {
 
     fn replace(&mut self, files: &PassedFiles) -> Outcome {
         let prepared = Prepared::new(&self.settings, files)?;
-        let log = AccessLog::to(self.log.0.clone());
+        let log = AccessLog::to(self.log.clone());
         let (shared, lines) = prepared.replace(&self.shared, &log).map_err(|error| error.to_string())?;
-        self.log.0.change(lines);
+        self.log.change(lines);
         self.log_filter.set(&shared.config.log);
         let KnownAgents { directory, connectors, .. } = shared.agents.clone();
         self.sources.set(&shared.config, directory, connectors);
@@ -649,7 +649,7 @@ impl Supervisor {
     fn reopen(&mut self, files: &PassedFiles) -> Outcome {
         let to = &self.shared.config.access_log;
         if matches!(to, AccessLogTo::File(_)) {
-            self.log.0.change(open_log(to, files).map_err(|(_, error)| error.to_string())?);
+            self.log.change(open_log(to, files).map_err(|(_, error)| error.to_string())?);
         }
         Ok(String::new())
     }
@@ -703,7 +703,7 @@ impl Supervisor {
             reloads: self.reloads,
             reload_failures: self.reload_failures,
             log_lines_dropped: self.own_log.dropped(),
-            access_log_lines_dropped: self.log.0.dropped(),
+            access_log_lines_dropped: self.log.dropped(),
             rejected: rejections.counts(),
             agents: fleet::status(&self.shared.agents),
             sources: self.sources.status(),

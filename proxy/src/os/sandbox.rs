@@ -224,6 +224,35 @@ mod tests {
         assert_ne!(before, after, "rings could be made before, or a kernel forbids them all");
     }
 
+    /// The control plane's ring does whatever it is asked for, unseen by the filter of system calls, and it was made before.
+    #[test]
+    fn a_ring_without_restrictions_opens_no_file_and_reaches_no_other_port() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        std::fs::write(&path, "text").expect("a file");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let tried = std::thread::spawn(move || {
+            tokio_uring::start(async {
+                let opened = tokio_uring::fs::File::open(&path).await;
+                let connected = tokio_uring::net::TcpStream::connect(address).await;
+                confine(&[1]).landlock.expect("Landlock");
+                let tries = [
+                    tokio_uring::fs::File::open(&path).await.map(drop),
+                    tokio_uring::fs::File::create(path.with_extension("new")).await.map(drop),
+                    tokio_uring::fs::remove_file(&path).await,
+                    tokio_uring::net::TcpStream::connect(address).await.map(drop),
+                ];
+                (opened.and(connected.map(drop)), tries)
+            })
+        });
+        let (before, after) = tried.join().expect("no panic");
+        before.expect("all was allowed before");
+        for result in after {
+            assert_eq!(result.map_err(|error| error.kind()), Err(std::io::ErrorKind::PermissionDenied));
+        }
+    }
+
     #[test]
     fn a_confined_thread_makes_no_call_that_serving_does_not_take() {
         let confined = std::thread::spawn(|| {

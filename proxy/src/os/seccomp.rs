@@ -233,7 +233,7 @@ mod tests {
         (SYS_clock_getres, "time, where the vDSO has no clock"),
         (SYS_clock_gettime, "time, where the vDSO has no clock"),
         (SYS_clock_nanosleep, "time: sleep"),
-        (SYS_clone, "threads: of logs, of passwords"),
+        (SYS_clone, "threads: of passwords, and of logs where there is no ring"),
         (SYS_clone3, "threads: the same by newer libraries"),
         (SYS_close, "descriptors"),
         (SYS_connect, "agents; Landlock says which port"),
