@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dcv_splice::observe::agent::{Agent, AgentId};
+use dcv_splice::observe::session_stats::LiveSession;
 use dcv_splice::observe::stats::WorkerStats;
 use dcv_splice::runtime::buffer::Buffer;
 use dcv_splice::runtime::drain::Drain;
@@ -112,7 +113,12 @@ fn turn(criterion: &mut Criterion) {
             (endpoint(&near, to_client), endpoint(&far, to_agent));
         let (buffers, pipes, stop) =
             (RefCell::<WorkerBuffers>::default(), RefCell::<Pipes>::default(), Drain::default());
-        let open = WorkerStats::default().begin_session(AgentId::OTHERS);
+        let open = WorkerStats::default().begin_session(
+            AgentId::OTHERS,
+            LiveSession::default(),
+            [None, None],
+            Instant::now(),
+        );
         let (net, buffers, pipes, drain, open) = (&Quiet, &buffers, &pipes, &stop, &open);
         let context = RelayContext { net, buffers, pipes, drain, limits: LIMITS, open };
         let mut session = pin!(relay(&mut client_endpoint, &mut agent_endpoint, &context));

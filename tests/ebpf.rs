@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dcv_splice::observe::agent::AgentId;
-use dcv_splice::observe::metrics::ProcessStatus;
-use dcv_splice::observe::stats::TcpStats;
+use dcv_splice::observe::status::ProcessStatus;
+use dcv_splice::observe::tcp_stats::TcpStats;
 use harness::process::{Process, eventually};
 use harness::proxy::{self, Proxy};
 use harness::raw_client::RawClient;

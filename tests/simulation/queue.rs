@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use dcv_splice::observe::stats::QueueStats;
+use dcv_splice::observe::agent_stats::QueueStats;
 use dcv_splice::transport::stream::Stream;
 use dcv_splice::worker::context::Generation;
 use harness::simulated::{Wire, World, serve};

@@ -2,6 +2,7 @@
 pub mod agent;
 pub mod certificates;
 pub mod debian;
+pub mod delayed_link;
 pub mod fuzzed;
 pub mod name_server;
 pub mod network;

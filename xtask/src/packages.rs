@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
-const NEEDED: [(&str, &[&str]); 12] = [
+const NEEDED: [(&str, &[&str]); 13] = [
     ("interop", &["bubblewrap", "curl", "iproute2", "nghttp2-client", "nginx-light", "openssl"]),
     ("ebpf", &["libcap2-bin", "nftables"]),
     ("fault_injection", &["openssl"]),
@@ -16,6 +16,7 @@ const NEEDED: [(&str, &[&str]); 12] = [
     ("deploy", &["binutils", "dpkg-dev", "mmdebstrap", "openssh-client"]),
     ("dist", &["binutils", "dpkg-dev", "mmdebstrap", "shellcheck"]),
     ("sshd", &["openssh-client", "openssh-server"]),
+    ("lag", &["iproute2"]),
     ("manifests", &["shellcheck"]),
     ("sources", &["jq", "shellcheck"]),
     ("starvation", &["iproute2"]),

@@ -11,7 +11,7 @@ use crate::agents::directory::{AGENTS_MAX, Directory, DirectoryRules, NamedAgent
 use crate::agents::directory_text::{Format, Problem};
 use crate::agents::discovered::{self, FoundAddress};
 use crate::config::Config;
-use crate::observe::metrics::SourceStatus;
+use crate::observe::status::SourceStatus;
 use crate::os::files::{Location, PassedFiles};
 
 /// The name of the command among the sources.

@@ -15,7 +15,10 @@ use crate::agents::known::KnownAgents;
 use crate::config::SessionFilter;
 use crate::control::network_helper::{UNNAMED_MAX, shown};
 use crate::control::socket::{self, ControlCommand};
-use crate::observe::metrics::AgentStatus;
+use crate::observe::lag::Lag;
+use crate::observe::session_stats::SessionSample;
+use crate::observe::status::AgentStatus;
+use crate::observe::units::{bytes, short};
 use crate::session::open_sessions::{Desktop, ListedSession, OpenSessions};
 use crate::worker::context::SharedState;
 
@@ -41,6 +44,9 @@ pub(super) struct SessionReport {
     pub user: String,
     /// How long it is open, in seconds.
     pub seconds: u64,
+    /// What it was like when it moved bytes last.
+    #[serde(default, flatten)]
+    pub sample: SessionSample,
 }
 
 /// An agent that has a name, or sessions.
@@ -68,6 +74,9 @@ pub(super) struct AgentReport {
     pub sessions: u64,
     /// Desktops that have them.
     pub desktops: u64,
+    /// Where their time goes: p50 of the sessions.
+    #[serde(default)]
+    pub lag: Lag,
 }
 
 /// All agents, as a document.
@@ -83,9 +92,11 @@ impl AgentsReport {
         let directory = &shared.agents.directory;
         let mut sessions: HashMap<SocketAddr, u64> = HashMap::new();
         let mut desktops: HashMap<SocketAddr, u64> = HashMap::new();
+        let mut lags: HashMap<SocketAddr, Vec<Lag>> = HashMap::new();
         let mut seen = HashSet::new();
         for session in shared.process.sessions.list() {
             let agent = session.desktop.agent;
+            lags.entry(agent).or_default().push(session.live.sample().lag);
             *sessions.entry(agent).or_default() += 1;
             if seen.insert(session.desktop) {
                 *desktops.entry(agent).or_default() += 1;
@@ -101,6 +112,7 @@ impl AgentsReport {
             agent.note_health(health.of(agent.address));
             agent.sessions = count(&sessions, &agent.address);
             agent.desktops = count(&desktops, &agent.address);
+            agent.lag = Lag::median(lags.get(&agent.address).map_or(&[], Vec::as_slice));
         }
         Self { agent: agents }
     }
@@ -128,11 +140,12 @@ impl AgentsReport {
                 agent.health_cell(),
                 agent.desktops.to_string(),
                 agent.sessions.to_string(),
+                lag_cell(&agent.lag),
                 if agent.pools.is_empty() { "-".to_owned() } else { agent.pools.join(",") },
             ]
         };
         table(
-            ["name", "address", "state", "health", "desktops", "sessions", "pools"],
+            ["name", "address", "state", "health", "desktops", "sessions", LAG_HEAD, "pools"],
             self.agent.iter().map(row),
         )
     }
@@ -163,6 +176,7 @@ impl AgentReport {
             tags: BTreeMap::new(),
             sessions: 0,
             desktops: 0,
+            lag: Lag::default(),
         }
     }
 }
@@ -301,6 +315,7 @@ fn reports(shared: &SharedState, listed: Vec<ListedSession>) -> Vec<SessionRepor
         client: session.desktop.client,
         user: session.desktop.user,
         seconds: now.saturating_duration_since(session.since).as_secs(),
+        sample: session.live.sample(),
     };
     listed.into_iter().map(report).collect()
 }
@@ -387,9 +402,20 @@ pub(super) fn table_of_sessions(sessions: &[SessionReport]) -> String {
             session.client.to_string(),
             if session.user.is_empty() { "-".to_owned() } else { session.user.clone() },
             open,
+            bytes(session.sample.rate_to_client),
+            lag_cell(&session.sample.lag),
         ]
     };
-    table(["id", "name", "agent", "client", "user", "open"], sessions.iter().map(row))
+    let head = ["id", "name", "agent", "client", "user", "open", "bytes/s", LAG_HEAD];
+    table(head, sessions.iter().map(row))
+}
+
+/// The four places of [`lag_cell`].
+const LAG_HEAD: &str = "client net + proxy + agent net + agent";
+
+/// Where the time goes, place by place.
+fn lag_cell(lag: &Lag) -> String {
+    lag.places().map(|(_, us)| us.map_or_else(|| "?".to_owned(), short)).join(" + ")
 }
 
 /// Columns as wide as they have to be.

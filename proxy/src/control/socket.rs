@@ -43,7 +43,7 @@ pub(super) enum ControlCommand {
     Upgrade,
     /// How it is, for people.
     Status,
-    /// The same for programs: a [`ProcessStatus`](crate::observe::metrics::ProcessStatus) as JSON.
+    /// The same for programs: a [`ProcessStatus`](crate::observe::status::ProcessStatus) as JSON.
     Stats,
     /// The same without the kernel's account, which is the helper's to read.
     OwnStats,

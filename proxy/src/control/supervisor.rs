@@ -33,9 +33,9 @@ use crate::control::socket::{CONCURRENT_MAX, ControlCommand, ControlRequest, Out
 use crate::control::validation::{Prepared, open_log};
 use crate::control::workers::{WorkerReport, ended, start_workers};
 use crate::observe::access_log::{AccessLog, EndReason};
-use crate::observe::metrics::ProcessStatus;
 use crate::observe::readiness::Readiness;
-use crate::observe::stats::KernelStats;
+use crate::observe::status::ProcessStatus;
+use crate::observe::tcp_stats::KernelStats;
 use crate::os::files::{Files, PassedFiles};
 use crate::os::log::Log;
 use crate::os::seccomp;

@@ -11,36 +11,9 @@ use time::macros::format_description;
 
 use crate::observe::agent::Agent;
 use crate::observe::client::ConnectionId;
+use crate::observe::session_stats::SessionSample;
+use crate::observe::side::Side;
 use crate::os::log::Log;
-
-/// One of the two sides.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Side {
-    /// The client.
-    Client,
-    /// The agent.
-    Agent,
-}
-
-impl Side {
-    /// The opposite side.
-    #[must_use]
-    pub fn other(self) -> Self {
-        match self {
-            Self::Client => Self::Agent,
-            Self::Agent => Self::Client,
-        }
-    }
-}
-
-impl Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Client => "client",
-            Self::Agent => "agent",
-        })
-    }
-}
 
 /// Why a request or session ended, and which side did it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -127,8 +100,12 @@ pub struct AccessRecord {
     pub to_client: u64,
     /// From the request's head to its end.
     pub duration: Duration,
+    /// From the request's head to the first byte of the agent's response.
+    pub first_byte: Option<Duration>,
     /// Why it ended.
     pub end_reason: EndReason,
+    /// What a session was like at its end.
+    pub session: Option<SessionSample>,
 }
 
 impl AccessRecord {
@@ -281,6 +258,8 @@ mod tests {
             to_agent: 1,
             to_client: 22,
             duration: Duration::from_millis(333),
+            first_byte: None,
+            session: None,
             end_reason: EndReason::Ended(Side::Client),
         };
         assert_eq!(

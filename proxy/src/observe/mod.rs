@@ -3,8 +3,16 @@
 
 pub mod access_log;
 pub mod agent;
+pub mod agent_stats;
 pub(crate) mod client;
 pub(crate) mod failures;
+pub mod histogram;
+pub mod lag;
 pub mod metrics;
 pub mod readiness;
+pub mod session_stats;
+pub mod side;
 pub mod stats;
+pub mod status;
+pub mod tcp_stats;
+pub(crate) mod units;

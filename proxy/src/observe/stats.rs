@@ -1,305 +1,221 @@
-//! Statistics of each agent and of clients. A worker counts in cells of its own and publishes them once a second, so that
-//! nothing is shared while bytes move; a snapshot is up to a second old. Knows no socket.
+//! Statistics of each agent and of clients. A worker counts in cells of its own and publishes what has changed once a second,
+//! so that nothing is shared while bytes move; a snapshot is up to a second old. Knows no socket.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use slab::Slab;
 
-use crate::observe::access_log::{AccessRecord, EndReason, Side};
+use crate::observe::access_log::{AccessRecord, EndReason};
 use crate::observe::agent::AgentId;
+use crate::observe::agent_stats::{AgentCounters, AgentStats, ByteCounter, SocketBytes};
+use crate::observe::histogram::micros;
+use crate::observe::session_stats::{HandedOn, LiveSession, SessionStats, TcpProbe};
+use crate::observe::side::Side;
+use crate::runtime::executor::RoundObserver;
 
 /// Agents that are counted each by itself; the others are counted together, as [`AgentId::OTHERS`].
 const AGENTS_MAX: usize = 4096;
+/// Agents of those that were never reached: who asks for addresses at which nothing is must not take the places of others.
+const UNREACHED_MAX: usize = 256;
+/// How late the kernel may make a timer (prctl(2), `PR_SET_TIMERSLACK`), and what firing it takes.
+const TIMER_SLACK: Duration = Duration::from_micros(100);
+/// Wake-ups that their mean is taken of: two seconds of them.
+const WAKE_UPS: u64 = 20;
+/// Bytes handed on in one round that are counted; sessions of a worker times two would be needed for more.
+const ARRIVALS_MAX: usize = 16_384;
 
-/// Upper bounds of the buckets of a histogram, but for the last, which has none.
-pub type Bounds = [u64; 11];
-
-/// Those of times, in microseconds.
-pub const TIMES_US: Bounds =
-    [1000, 2000, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000];
-
-/// Those of what stands in a queue, in bytes.
-pub const QUEUE_BYTES: Bounds = {
-    let (mut bounds, mut power) = ([1024; 11], 0);
-    while power < bounds.len() {
-        bounds[power] <<= power;
-        power += 1;
-    }
-    bounds
-};
-
-/// How often values lay between bounds that whoever counts them has chosen.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct Histogram {
-    /// How many were no more than each bound and more than the one before; then how many were more than all.
-    pub counts: [u64; 12],
-    /// All together.
-    #[serde(alias = "sum_us")]
-    pub sum: u64,
-}
-
-impl Histogram {
-    /// Counts a value.
-    pub fn note(&mut self, bounds: &Bounds, value: u64) {
-        let bucket = bounds.iter().take_while(|bound| value > **bound).count();
-        self.counts[bucket] += 1;
-        self.sum = self.sum.saturating_add(value);
-    }
-
-    /// Counts a time, by [`TIMES_US`].
-    pub fn note_time(&mut self, time: Duration) {
-        self.note(&TIMES_US, time.as_micros().try_into().unwrap_or(u64::MAX));
-    }
-
-    /// How many there were.
-    pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
-        self.sum = self.sum.saturating_add(other.sum);
-    }
-}
-
-/// Bytes received and sent on sockets, TLS included.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(default)]
-pub struct SocketBytes {
-    /// Bytes received.
-    pub received: u64,
-    /// Bytes sent.
-    pub sent: u64,
-}
-
-impl SocketBytes {
-    fn add(&mut self, other: Self) {
-        self.received += other.received;
-        self.sent += other.sent;
-    }
-}
-
-/// Counts what goes over sockets.
-#[derive(Debug, Default)]
-pub struct ByteCounter {
-    received: Cell<u64>,
-    sent: Cell<u64>,
-}
-
-impl ByteCounter {
-    /// Counts received bytes.
-    pub fn received(&self, bytes: usize) {
-        self.received.set(self.received.get() + bytes as u64);
-    }
-
-    /// Counts sent bytes.
-    pub fn sent(&self, bytes: usize) {
-        self.sent.set(self.sent.get() + bytes as u64);
-    }
-
-    fn read(&self) -> SocketBytes {
-        SocketBytes { received: self.received.get(), sent: self.sent.get() }
-    }
-}
-
-/// What stands in the proxy and its sockets for a side that takes less than the other says. Sampled every 20 ms, and only
-/// while that side holds back.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct QueueStats {
-    /// Bytes that stood, by [`QUEUE_BYTES`].
-    pub bytes: Histogram,
-    /// How long the side needs to take them, by [`TIMES_US`].
-    pub time: Histogram,
-    /// Bytes that stand now, in all sessions.
-    pub standing: u64,
-}
-
-impl QueueStats {
-    fn add(&mut self, other: &Self) {
-        self.bytes.add(&other.bytes);
-        self.time.add(&other.time);
-        self.standing += other.standing;
-    }
-}
-
-/// The statistics of one agent.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct AgentStats {
-    /// Requests by the first digit of the status that the client was given; first those that were given none.
-    pub answers: [u64; 6],
-    /// `WebSockets` that are open.
-    pub sessions: u64,
-    /// `WebSockets` that were opened.
-    pub sessions_opened: u64,
-    /// Body and session bytes to it, of what has ended.
-    pub to_agent: u64,
-    /// Body and session bytes from it, of what has ended.
-    pub to_client: u64,
-    /// Connections that could not be made.
-    pub connect_failures: u64,
-    /// How long connecting took, with TLS.
-    pub connect: Histogram,
-    /// How long requests took, from their head to their end; sessions apart.
-    pub request: Histogram,
-    /// Bytes on its sockets.
-    pub sockets: SocketBytes,
-    /// What stands for it.
-    pub queue_to_agent: QueueStats,
-    /// What stands for its clients.
-    pub queue_to_client: QueueStats,
-}
-
-impl AgentStats {
-    fn queue(&mut self, to: Side) -> &mut QueueStats {
-        match to {
-            Side::Agent => &mut self.queue_to_agent,
-            Side::Client => &mut self.queue_to_client,
-        }
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.answers.iter_mut().zip(other.answers).for_each(|(count, more)| *count += more);
-        self.sessions += other.sessions;
-        self.sessions_opened += other.sessions_opened;
-        self.to_agent += other.to_agent;
-        self.to_client += other.to_client;
-        self.connect_failures += other.connect_failures;
-        self.connect.add(&other.connect);
-        self.request.add(&other.request);
-        self.sockets.add(other.sockets);
-        self.queue_to_agent.add(&other.queue_to_agent);
-        self.queue_to_client.add(&other.queue_to_client);
-    }
-}
-
-/// A worker's counters of one agent.
-#[derive(Debug, Default)]
-pub struct AgentCounters {
-    stats: RefCell<AgentStats>,
-    /// Of its sockets.
-    pub sockets: ByteCounter,
-}
-
-impl AgentCounters {
-    fn read(&self) -> AgentStats {
-        AgentStats { sockets: self.sockets.read(), ..self.stats.borrow().clone() }
-    }
-}
-
-/// A session, which is counted as open until it is dropped.
+/// Bytes that have reached the side that they were for in this round.
 #[derive(Debug)]
-pub struct OpenSession {
-    counters: Rc<AgentCounters>,
-    /// Bytes that stand for the agent, and for the client.
-    standing: [Cell<u64>; 2],
-}
-
-impl OpenSession {
-    /// Counts what stands for a side that holds back, and how long it needs to take it.
-    pub fn note_queue(&self, to: Side, bytes: u64, time: Duration) {
-        self.stands(to, bytes);
-        let mut stats = self.counters.stats.borrow_mut();
-        let queue = stats.queue(to);
-        queue.bytes.note(&QUEUE_BYTES, bytes);
-        queue.time.note_time(time);
-    }
-
-    /// Nothing stands for a side any more.
-    pub fn end_queue(&self, to: Side) {
-        self.stands(to, 0);
-    }
-
-    fn stands(&self, to: Side, bytes: u64) {
-        let before = self.standing[usize::from(to == Side::Client)].replace(bytes);
-        let mut stats = self.counters.stats.borrow_mut();
-        let queue = stats.queue(to);
-        queue.standing = queue.standing - before + bytes;
-    }
-}
-
-impl Drop for OpenSession {
-    fn drop(&mut self) {
-        for side in [Side::Agent, Side::Client] {
-            self.end_queue(side);
-        }
-        self.counters.stats.borrow_mut().sessions -= 1;
-    }
+struct Arrival {
+    session: Rc<SessionStats>,
+    to: Side,
+    since: Instant,
+    handed_on: HandedOn,
 }
 
 /// The counters of a worker.
 #[derive(Debug, Default)]
 pub struct WorkerStats {
     agents: RefCell<BTreeMap<AgentId, Rc<AgentCounters>>>,
+    unreached: Cell<usize>,
     /// Of clients' sockets.
     pub clients: Rc<ByteCounter>,
+    arrivals: Rc<RefCell<Vec<Arrival>>>,
+    sessions: RefCell<Slab<Weak<SessionStats>>>,
+    wake_up_us: Cell<u64>,
+}
+
+/// A session, which is counted as open until it is dropped.
+#[derive(Debug)]
+pub struct OpenSession {
+    stats: Rc<SessionStats>,
+    arrivals: Rc<RefCell<Vec<Arrival>>>,
+}
+
+impl OpenSession {
+    /// Bytes have reached the side that they were for, in this round; they could be read since `since`.
+    pub fn arrived(&self, to: Side, since: Instant, handed_on: HandedOn) {
+        let mut arrivals = self.arrivals.borrow_mut();
+        if arrivals.len() < ARRIVALS_MAX {
+            arrivals.push(Arrival { session: self.stats.clone(), to, since, handed_on });
+        }
+    }
+}
+
+impl std::ops::Deref for OpenSession {
+    type Target = SessionStats;
+
+    fn deref(&self) -> &SessionStats {
+        &self.stats
+    }
+}
+
+/// A round is no longer than what it has done: its end is when what was handed on in it was.
+impl RoundObserver for WorkerStats {
+    fn wants_end(&self) -> bool {
+        !self.arrivals.borrow().is_empty()
+    }
+
+    fn round_ended(&self, now: Instant) {
+        // Its memory is used again.
+        let mut arrivals = std::mem::take(&mut *self.arrivals.borrow_mut());
+        for Arrival { session, to, since, handed_on } in arrivals.drain(..) {
+            session.arrived(to, since, handed_on, now);
+        }
+        *self.arrivals.borrow_mut() = arrivals;
+    }
 }
 
 impl WorkerStats {
-    /// The stats of an agent that was reached.
+    /// The counters of an agent that was reached.
     pub fn agent(&self, agent: AgentId) -> Rc<AgentCounters> {
+        let counters = self.entry(agent);
+        if !counters.is_reached.replace(true) {
+            self.unreached.update(|count| count.saturating_sub(1));
+        }
+        counters
+    }
+
+    /// Those of an agent that need not have been reached.
+    fn entry(&self, agent: AgentId) -> Rc<AgentCounters> {
         let mut agents = self.agents.borrow_mut();
         let key =
             if agents.len() < AGENTS_MAX || agents.contains_key(&agent) { agent } else { AgentId::OTHERS };
-        agents.entry(key).or_default().clone()
+        let is_new = !agents.contains_key(&key);
+        let counters = agents.entry(key).or_default().clone();
+        if is_new {
+            counters.is_reached.set(key == AgentId::OTHERS);
+            self.unreached.update(|count| count + usize::from(key != AgentId::OTHERS));
+        }
+        counters
     }
 
-    /// The stats of an agent, or of the others where it was never reached.
+    /// Those of an agent, or of the others where too many were never reached.
     fn known(&self, agent: AgentId) -> Rc<AgentCounters> {
-        let found = self.agents.borrow().get(&agent).cloned();
-        found.unwrap_or_else(|| self.agents.borrow_mut().entry(AgentId::OTHERS).or_default().clone())
+        let is_known = self.agents.borrow().contains_key(&agent);
+        self.entry(if is_known || self.unreached.get() < UNREACHED_MAX { agent } else { AgentId::OTHERS })
     }
 
-    /// Counts a connection to an agent, and how long connecting took.
-    pub fn connected(&self, agent: AgentId, took: Duration) {
-        self.agent(agent).stats.borrow_mut().connect.note_time(took);
+    /// Counts a connection to an agent: how long connecting took, and the TLS handshake of it, if there was one.
+    pub fn connected(&self, agent: AgentId, took: Duration, handshake: Option<Duration>) {
+        self.agent(agent).count(|stats| {
+            stats.connect.note_time(took);
+            if let Some(time) = handshake {
+                stats.handshake.note_time(time);
+            }
+        });
     }
 
     /// Counts a failed connection to an agent.
     pub fn connect_failed(&self, agent: AgentId) {
-        self.known(agent).stats.borrow_mut().connect_failures += 1;
+        self.known(agent).count(|stats| stats.connect_failures += 1);
     }
 
-    /// Counts a session, which is open until the value is dropped.
-    pub fn begin_session(&self, agent: AgentId) -> OpenSession {
+    /// Counts a session, which is open until the value is dropped. `probes`: of the client's connection, and the agent's.
+    pub fn begin_session(
+        &self,
+        agent: AgentId,
+        live: LiveSession,
+        probes: [Option<TcpProbe>; 2],
+        now: Instant,
+    ) -> OpenSession {
         let counters = self.agent(agent);
-        {
-            let mut stats = counters.stats.borrow_mut();
+        counters.count(|stats| {
             stats.sessions += 1;
             stats.sessions_opened += 1;
-        }
-        OpenSession { counters, standing: <[Cell<u64>; 2]>::default() }
+        });
+        let stats = Rc::new(SessionStats::new(counters, live, probes, now));
+        self.sessions.borrow_mut().insert(Rc::downgrade(&stats));
+        OpenSession { stats, arrivals: self.arrivals.clone() }
+    }
+
+    /// Whether there may be sessions to sample.
+    pub fn has_sessions(&self) -> bool {
+        !self.sessions.borrow().is_empty()
+    }
+
+    /// Notes how late the worker was woken: a timer tells of a machine without a free core, which sockets don't.
+    pub fn note_wake_up(&self, late: Duration) {
+        let us = micros(late.saturating_sub(TIMER_SLACK));
+        self.wake_up_us.update(|mean| (mean * (WAKE_UPS - 1) + us) / WAKE_UPS);
+    }
+
+    /// How late the worker is woken, in the mean.
+    pub fn wake_up_us(&self) -> u64 {
+        self.wake_up_us.get()
+    }
+
+    /// Samples those sessions whose turn it is: every `turns`-th, from the one of this number on.
+    pub fn sample_sessions(&self, turn: usize, turns: usize, now: Instant) {
+        self.sessions.borrow_mut().retain(|key, session| match session.upgrade() {
+            Some(session) if key % turns == turn => {
+                session.sample(now, self.wake_up_us.get());
+                true
+            }
+            session => session.is_some(),
+        });
     }
 
     /// Counts a request or session that is over.
     pub fn close(&self, record: &AccessRecord) {
         let Some(agent) = record.agent else { return };
-        let counters = self.known(agent.id);
-        let mut stats = counters.stats.borrow_mut();
-        let class = usize::from(record.status / 100).min(stats.answers.len() - 1);
-        stats.answers[class] += 1;
-        stats.to_agent += record.to_agent;
-        // What the proxy says itself comes from no agent.
-        stats.to_client += if matches!(record.end_reason, EndReason::Answered | EndReason::Rejected) {
-            0
-        } else {
-            record.to_client
-        };
-        if record.status != 101 {
-            stats.request.note_time(record.duration);
-        }
+        self.known(agent.id).count(|stats| {
+            let class = usize::from(record.status / 100).min(stats.answers.len() - 1);
+            stats.answers[class] += 1;
+            stats.to_agent += record.to_agent;
+            // What the proxy says itself comes from no agent.
+            stats.to_client += if matches!(record.end_reason, EndReason::Answered | EndReason::Rejected) {
+                0
+            } else {
+                record.to_client
+            };
+            if record.status == 101 {
+                stats.session.note(record.duration.as_secs());
+            } else {
+                stats.request.note_time(record.duration);
+            }
+            if let Some(time) = record.first_byte {
+                stats.first_byte.note_time(time);
+            }
+        });
+    }
+
+    /// The agents that have been counted since they were read last.
+    pub fn changed(&self) -> Vec<(AgentId, Rc<AgentCounters>)> {
+        let agents = self.agents.borrow();
+        let changed = agents.iter().filter(|(_, counters)| counters.has_changed());
+        changed.map(|(agent, counters)| (*agent, counters.clone())).collect()
     }
 
     /// The current values.
     pub fn read(&self) -> Stats {
         let agents = self.agents.borrow();
-        let agents = agents.iter().map(|(agent, stats)| (*agent, stats.read())).collect();
+        let agents = agents.iter().map(|(agent, counters)| (*agent, counters.read())).collect();
         Stats { agents, clients: self.clients.read() }
     }
 }
@@ -328,70 +244,6 @@ impl Stats {
     }
 }
 
-/// The kernel's TCP statistics of one agent's connections, or of one listener's.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct TcpStats {
-    /// Bytes of payload that came in order, each once.
-    pub received: u64,
-    /// Bytes of payload that the other side has acknowledged.
-    pub acknowledged: u64,
-    /// Connections that were tried.
-    pub tried: u64,
-    /// Connections that were made.
-    pub opened: u64,
-    /// Connections that could not be made.
-    pub failed: u64,
-    /// Connections that have ended.
-    pub closed: u64,
-    /// Segments that were sent again.
-    pub retransmitted_segments: u64,
-    /// The smoothed round-trip time of the connection that spoke last.
-    pub rtt_us: u64,
-    /// Times to connect: the n-th number is of those of 2^n us and more, below 2^(n+1).
-    pub connect_times: Vec<u64>,
-    /// Smoothed round-trip times, likewise.
-    pub rtts: Vec<u64>,
-}
-
-impl TcpStats {
-    /// Bytes that are in this account and not in the proxy's own, received and sent: they are on their way, or were never
-    /// read. Fewer than none where the kernel has still to tell of some.
-    pub fn beyond(&self, own: SocketBytes) -> (i64, i64) {
-        let differ = |kernel: u64, own: u64| kernel.wrapping_sub(own).cast_signed();
-        (differ(self.received, own.received), differ(self.acknowledged, own.sent))
-    }
-
-    /// Adds what is counted at another port of the same address.
-    pub fn add(&mut self, other: &Self) {
-        self.received += other.received;
-        self.acknowledged += other.acknowledged;
-        self.tried += other.tried;
-        self.opened += other.opened;
-        self.failed += other.failed;
-        self.closed += other.closed;
-        self.retransmitted_segments += other.retransmitted_segments;
-        self.rtt_us = self.rtt_us.max(other.rtt_us);
-        add_each(&mut self.connect_times, &other.connect_times);
-        add_each(&mut self.rtts, &other.rtts);
-    }
-}
-
-fn add_each(sum: &mut Vec<u64>, more: &[u64]) {
-    sum.resize(sum.len().max(more.len()), 0);
-    sum.iter_mut().zip(more).for_each(|(count, more)| *count += more);
-}
-
-/// The kernel's TCP statistics of a process's connections.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct KernelStats {
-    /// By agent.
-    pub agents: BTreeMap<AgentId, TcpStats>,
-    /// By the port that clients come to.
-    pub listeners: BTreeMap<u32, TcpStats>,
-}
-
 /// The statistics that workers have published. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct StatsSnapshot(Arc<[Mutex<Stats>]>);
@@ -402,10 +254,18 @@ impl StatsSnapshot {
         Self((0..workers).map(|_| Mutex::default()).collect())
     }
 
-    /// Publishes a worker's statistics.
-    pub fn put(&self, worker: usize, stats: Stats) {
+    /// Publishes what a worker has counted of an agent.
+    pub fn put_agent(&self, worker: usize, agent: AgentId, counters: &AgentCounters) {
         if let Some(place) = self.0.get(worker) {
-            *lock(place) = stats;
+            let stats = counters.read();
+            lock(place).agents.insert(agent, stats);
+        }
+    }
+
+    /// Publishes what a worker has counted of no agent.
+    pub fn put_clients(&self, worker: usize, stats: &WorkerStats) {
+        if let Some(place) = self.0.get(worker) {
+            lock(place).clients = stats.clients.read();
         }
     }
 
@@ -432,14 +292,8 @@ mod tests {
         IpAddr::from([10, 0, 0, 5]).into()
     }
 
-    #[test]
-    fn times_fall_into_their_buckets() {
-        let mut times = Histogram::default();
-        for ms in [0, 1, 2, 3, 2500, 2501, 1_000_000] {
-            times.note_time(Duration::from_millis(ms));
-        }
-        assert_eq!(times.counts, [2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
-        assert_eq!((times.count(), times.sum), (7, 1_005_007_000));
+    fn begin_session(worker: &WorkerStats) -> OpenSession {
+        worker.begin_session(agent(), LiveSession::default(), [None, None], Instant::now())
     }
 
     #[test]
@@ -447,13 +301,18 @@ mod tests {
         let published = StatsSnapshot::new(2);
         for worker in 0..2 {
             let stats = WorkerStats::default();
-            stats.connected(agent(), Duration::from_millis(3));
+            stats.connected(agent(), Duration::from_millis(3), None);
             stats.agent(agent()).sockets.sent(10);
             stats.clients.received(7);
-            let open = stats.begin_session(agent());
-            drop(stats.begin_session(agent()));
-            published.put(worker, stats.read());
+            let open = begin_session(&stats);
+            drop(begin_session(&stats));
+            published.put_clients(worker, &stats);
+            for (agent, counters) in stats.changed() {
+                published.put_agent(worker, agent, &counters);
+            }
+            assert!(stats.changed().is_empty());
             drop(open);
+            assert_eq!(stats.changed().len(), 1);
         }
         let sum = published.sum();
         let stats = &sum.agents[&agent()];
@@ -463,14 +322,12 @@ mod tests {
         assert_eq!(serde_json::from_str::<Stats>(&written).expect("stats"), sum);
         // An older or newer program may not know all of them.
         assert_eq!(serde_json::from_str::<Stats>("{\"x\":1}").expect("stats"), Stats::default());
-        let old: Histogram = serde_json::from_str("{\"sum_us\":5}").expect("times");
-        assert_eq!(old.sum, 5);
     }
 
     #[test]
     fn what_stands_for_the_sides_of_sessions_is_added_up_until_it_is_taken() {
         let worker = WorkerStats::default();
-        let (one, other) = (worker.begin_session(agent()), worker.begin_session(agent()));
+        let (one, other) = (begin_session(&worker), begin_session(&worker));
         let standing = || {
             let stats = worker.read().agents.remove(&agent()).unwrap_or_default();
             (stats.queue_to_agent.standing, stats.queue_to_client.standing)
@@ -486,18 +343,58 @@ mod tests {
         assert_eq!(standing(), (0, 0));
         let queue = worker.read().agents.remove(&agent()).unwrap_or_default().queue_to_client;
         assert_eq!((queue.bytes.count(), queue.bytes.sum, queue.time.sum), (3, 7300, 15_000));
-        assert_eq!(queue.bytes.counts[..4], [1, 1, 0, 1]);
     }
 
     #[test]
-    fn agents_that_were_never_reached_share_one_entry() {
+    fn bytes_count_from_when_they_could_be_read_to_the_end_of_the_round_in_which_they_went_on() {
+        let (worker, start) = (WorkerStats::default(), Instant::now());
+        let open = begin_session(&worker);
+        assert!(!worker.wants_end());
+        open.arrived(Side::Client, start, HandedOn::AtOnce);
+        open.arrived(Side::Agent, start, HandedOn::AtOnce);
+        assert!(worker.wants_end());
+        worker.round_ended(start + Duration::from_micros(700));
+        assert!(!worker.wants_end());
+        let stats = worker.read().agents.remove(&agent()).unwrap_or_default();
+        assert_eq!((stats.residence_to_client.sum, stats.residence_to_agent.sum), (700, 700));
+        for _ in 0..2 * ARRIVALS_MAX {
+            open.arrived(Side::Client, start, HandedOn::AtOnce);
+        }
+        assert_eq!(worker.arrivals.borrow().len(), ARRIVALS_MAX);
+    }
+
+    #[test]
+    fn sessions_are_sampled_in_turns_until_they_end() {
+        let (worker, start) = (WorkerStats::default(), Instant::now());
+        let sessions: Vec<_> = (0..10).map(|_| begin_session(&worker)).collect();
+        for open in &sessions {
+            open.note_moved(Side::Client, 100);
+        }
+        let sampled = || sessions.iter().filter(|open| open.latest().to_client > 0).count();
+        worker.sample_sessions(3, 5, start + Duration::from_secs(1));
+        assert_eq!(sampled(), 2);
+        for turn in 0..5 {
+            worker.sample_sessions(turn, 5, start + Duration::from_secs(1));
+        }
+        assert_eq!(sampled(), 10);
+        drop(sessions);
+        worker.sample_sessions(0, 5, start);
+        assert!(!worker.has_sessions());
+    }
+
+    #[test]
+    fn agents_that_were_never_reached_have_entries_of_their_own_up_to_a_limit() {
         let worker = WorkerStats::default();
-        for last in 0..=255 {
-            worker.connect_failed(IpAddr::from([10, 0, 0, last]).into());
+        for agent in (0x0a00_0000_u32..).take(UNREACHED_MAX + 44) {
+            worker.connect_failed(IpAddr::from(agent.to_be_bytes()).into());
         }
         let stats = worker.read();
-        assert_eq!(stats.agents.len(), 1);
-        assert_eq!(stats.agents[&AgentId::OTHERS].connect_failures, 256);
+        assert_eq!(stats.agents.len(), UNREACHED_MAX + 1);
+        assert_eq!(stats.agents[&AgentId::OTHERS].connect_failures, 44);
+        // One that is reached makes room for another.
+        worker.agent(IpAddr::from([10, 0, 0, 7]).into());
+        worker.connect_failed(IpAddr::from([10, 0, 9, 9]).into());
+        assert_eq!(worker.read().agents.len(), UNREACHED_MAX + 2);
         for agent in (0x0b00_0000_u32..).take(AGENTS_MAX + 10) {
             worker.agent(IpAddr::from(agent.to_be_bytes()).into());
         }

@@ -22,6 +22,15 @@ use crate::runtime::wakers::{Running, Waiter, Wakes};
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
+/// Is told when a round of the loop is over, where it wants that: what was done in it has been done by then.
+pub trait RoundObserver {
+    /// Whether it is to be told: the clock is read for it.
+    fn wants_end(&self) -> bool;
+
+    /// The round was over at `now`.
+    fn round_ended(&self, now: Instant);
+}
+
 /// Whether a call wants bytes or room.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Interest {
@@ -43,6 +52,8 @@ struct Inner {
     generation: Cell<u32>,
     timers: RefCell<Timers<Waiter>>,
     now: Cell<Instant>,
+    arrived: Cell<Instant>,
+    observer: RefCell<Option<Rc<dyn RoundObserver>>>,
 }
 
 /// A socket and what is known of its readiness.
@@ -95,6 +106,8 @@ impl Executor {
             generation: Cell::new(0),
             timers: RefCell::default(),
             now: Cell::new(Instant::now()),
+            arrived: Cell::new(Instant::now()),
+            observer: RefCell::default(),
         })))
     }
 
@@ -108,6 +121,7 @@ impl Executor {
         loop {
             let has_time = || self.0.now.get().elapsed() < SETUP_TIME;
             self.0.wakes.schedule.round(has_time, |task| self.poll(task));
+            self.end_round();
             if let Some(result) = result.take() {
                 let left = std::mem::take(&mut *self.0.tasks.borrow_mut());
                 drop(left);
@@ -162,6 +176,17 @@ impl Executor {
         self.0.wakes.schedule.is_idle() && !self.0.poller.borrow_mut().has_events()
     }
 
+    /// Tells `observer` of the ends of rounds from now on.
+    pub fn observe(&self, observer: Rc<dyn RoundObserver>) {
+        *self.0.observer.borrow_mut() = Some(observer);
+    }
+
+    /// Since when that may be there which was found in this round: since its beginning, where the loop was waiting for
+    /// something, and since the beginning of the one before, where it was busy.
+    pub fn arrived(&self) -> Instant {
+        self.0.arrived.get()
+    }
+
     /// The time at which this round began.
     pub fn now(&self) -> Instant {
         self.0.now.get()
@@ -199,6 +224,12 @@ impl Executor {
     }
 
     /// Takes in what has happened; where nobody is ready, waits for it.
+    fn end_round(&self) {
+        if let Some(observer) = self.0.observer.borrow().as_ref().filter(|observer| observer.wants_end()) {
+            observer.round_ended(Instant::now());
+        }
+    }
+
     fn collect(&self, events: &mut Vec<Event>) -> io::Result<()> {
         let is_idle = self.0.wakes.schedule.is_idle();
         let mut poller = self.0.poller.borrow_mut();
@@ -207,7 +238,8 @@ impl Executor {
             poller.wait(limit, events)?;
         }
         drop(poller);
-        self.0.now.set(Instant::now());
+        let before = self.0.now.replace(Instant::now());
+        self.0.arrived.set(if is_idle { self.now() } else { before });
         self.fire_timers();
         events.drain(..).try_for_each(|event| self.note(event))
     }
@@ -394,9 +426,30 @@ impl RegisteredFd {
         self.executor.0.wakes.schedule.is_spent()
     }
 
+    /// A way to the socket for others than its owner, for as long as it is there.
+    pub fn probe(&self) -> FdProbe {
+        let token = self.executor.0.sources.borrow()[self.key].token;
+        FdProbe { executor: self.executor.clone(), token }
+    }
+
     /// The socket, for calls that don't depend on its readiness.
     pub fn with<T>(&self, call: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
         call(self.executor.0.sources.borrow()[self.key].socket.as_fd())
+    }
+}
+
+/// A way to a socket of a loop, which its owner may have closed.
+pub struct FdProbe {
+    executor: Executor,
+    token: Token,
+}
+
+impl FdProbe {
+    /// Calls `call` with the socket, if it is there still.
+    pub fn with<T>(&self, call: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+        let sources = self.executor.0.sources.borrow();
+        let source = sources.get(index(self.token)).filter(|source| source.token == self.token)?;
+        Some(call(source.socket.as_fd()))
     }
 }
 

@@ -2,6 +2,7 @@
 //! `transport` and what is below it.
 
 pub(crate) mod close_frame;
+mod direction;
 pub(crate) mod open_sessions;
 pub(crate) mod queue;
 pub mod relay;

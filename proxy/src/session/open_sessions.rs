@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::observe::access_log::EndReason;
+use crate::observe::session_stats::LiveSession;
 
 /// All sessions of one client address and user on one agent. A DCV client opens several: a channel each.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -28,6 +29,8 @@ pub struct ListedSession {
     pub desktop: Desktop,
     /// When it began.
     pub since: Instant,
+    /// What it is like.
+    pub live: LiveSession,
 }
 
 /// The open sessions.
@@ -37,7 +40,7 @@ pub struct OpenSessions(Arc<Mutex<Lists>>);
 #[derive(Debug, Default)]
 struct Lists {
     last: u64,
-    sessions: BTreeMap<u64, (Desktop, Instant)>,
+    sessions: BTreeMap<u64, ListedSession>,
     /// How many each desktop has.
     desktops: HashMap<Desktop, usize>,
     /// The desktops of each agent.
@@ -51,7 +54,7 @@ struct Lists {
 
 impl OpenSessions {
     /// Lists a session that begins, for as long as the result is kept.
-    pub fn open(&self, desktop: Desktop, now: Instant) -> ListEntry {
+    pub fn open(&self, desktop: Desktop, live: LiveSession, now: Instant) -> ListEntry {
         let number = self.with(|lists| {
             lists.last += 1;
             let count = lists.desktops.entry(desktop.clone()).or_default();
@@ -59,8 +62,9 @@ impl OpenSessions {
             if *count == 1 {
                 lists.agents.entry(desktop.agent).or_default().push(desktop.clone());
             }
-            lists.sessions.insert(lists.last, (desktop, now));
-            lists.last
+            let number = lists.last;
+            lists.sessions.insert(number, ListedSession { number, desktop, since: now, live });
+            number
         });
         ListEntry { sessions: self.clone(), number }
     }
@@ -91,14 +95,7 @@ impl OpenSessions {
 
     /// All of them, the oldest first.
     pub fn list(&self) -> Vec<ListedSession> {
-        self.with(|lists| {
-            let listed = |(number, (desktop, since)): (&u64, &(Desktop, Instant))| ListedSession {
-                number: *number,
-                desktop: desktop.clone(),
-                since: *since,
-            };
-            lists.sessions.iter().map(listed).collect()
-        })
+        self.with(|lists| lists.sessions.values().cloned().collect())
     }
 
     /// Notes that a session is to end, for its worker to see.
@@ -150,7 +147,7 @@ impl Drop for ListEntry {
     fn drop(&mut self) {
         self.sessions.with(|lists| {
             lists.ending.remove(&self.number);
-            let Some((desktop, _)) = lists.sessions.remove(&self.number) else { return };
+            let Some(ListedSession { desktop, .. }) = lists.sessions.remove(&self.number) else { return };
             if let Some(count) = lists.desktops.get_mut(&desktop) {
                 *count -= 1;
                 if *count == 0 {
@@ -174,9 +171,10 @@ mod tests {
             user: user.to_owned(),
         };
         let (sessions, now) = (OpenSessions::default(), Instant::now());
-        let (one, other) = (sessions.open(desktop("ann"), now), sessions.open(desktop("ann"), now));
+        let open = |user: &str| sessions.open(desktop(user), LiveSession::default(), now);
+        let (one, other) = (open("ann"), open("ann"));
         assert!(sessions.has(&desktop("ann")) && !sessions.has(&desktop("")));
-        let bob = sessions.open(desktop("bob"), now);
+        let bob = open("bob");
         assert_eq!(sessions.clients_at(desktop("").agent).len(), 2);
         drop((one, bob));
         assert!(sessions.has(&desktop("ann")));

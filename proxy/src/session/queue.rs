@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::observe::access_log::Side;
+use crate::observe::side::Side;
 use crate::transport::receive_window::segments;
 use crate::transport::stream::Route;
 

@@ -8,17 +8,18 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::observe::access_log::{EndReason, Side};
+use crate::observe::access_log::EndReason;
+use crate::observe::side::Side;
 use crate::observe::stats::OpenSession;
 use crate::runtime::drain::{Drain, Phase};
 use crate::session::close_frame;
-use crate::session::queue::{Queue, QueueBounds};
+use crate::session::direction::{Direction, Lane, State};
 use crate::tls::TlsError;
 use crate::transport::endpoint::{Endpoint, EndpointError, RECEIVE_BYTES_MAX, StreamEnd, WorkerBuffers};
 use crate::transport::net::Runtime;
-use crate::transport::pipes::{PIPE_BYTES, Pipe, Pipes};
+use crate::transport::pipes::{PIPE_BYTES, Pipes};
 use crate::transport::stream::Stream;
 
 /// Limits of a relay.
@@ -38,9 +39,6 @@ pub struct RelayLimits {
 const BUDGET_ALONE: usize = RECEIVE_BYTES_MAX;
 /// Receives of one turn. A sender of small segments has the worker busy for longer than its bytes tell.
 const TURN_RECEIVES: usize = 32;
-/// A direction that has used so many turns up in a row is bulk, and has its turns after those who are not. A turn
-/// that is not used up makes it interactive again.
-const BULK_TURNS: u8 = 4;
 /// Below this many bytes waiting, copying costs no more than `splice(2)`.
 const SPLICE_BYTES_MIN: usize = 16 * 1024;
 
@@ -68,142 +66,6 @@ pub struct RelayContext<'a, N> {
     pub limits: RelayLimits,
     /// Where it is counted what stands.
     pub open: &'a OpenSession,
-}
-
-/// The state of a direction.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-enum State {
-    #[default]
-    Going,
-    /// The sender's end was passed on.
-    Done,
-    /// The receiver takes no more.
-    Broken,
-}
-
-/// One way through a session.
-#[derive(Debug)]
-struct Direction {
-    moved: u64,
-    state: State,
-    /// Turns used up in a row.
-    full_turns: u8,
-    /// Bytes moved inside the kernel that the receiver has not taken yet.
-    piped: usize,
-    pipe: Option<Pipe>,
-    lane: Lane,
-    /// Enough waits for the next bytes to go through the pipe.
-    spliced: bool,
-    /// The last record was the sender's close frame; not known without TLS, where a FIN is an end in order anyway.
-    ends_with_close_frame: bool,
-    /// Who takes its bytes.
-    to: Side,
-    /// What may stand; none where that is not bounded.
-    queue: Option<Queue>,
-    /// The receiver holds back, and it was counted what stands for it.
-    stands: bool,
-}
-
-/// How a direction's bytes are moved. Chosen once for a session, by what both ends can do.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Lane {
-    /// Through the worker's buffers, where TLS is opened and sealed.
-    Copy,
-    /// The same while little waits, and through a pipe inside the kernel otherwise: no end has TLS in this program.
-    Splice,
-}
-
-impl Lane {
-    fn between<S: Stream>(from: &Endpoint<S>, to: &Endpoint<S>) -> Self {
-        if from.can_splice() && to.can_splice() { Self::Splice } else { Self::Copy }
-    }
-}
-
-impl Direction {
-    fn between<S: Stream>(
-        from: &mut Endpoint<S>,
-        to: &mut Endpoint<S>,
-        receiver: Side,
-        target: Option<Duration>,
-    ) -> Self {
-        let queue = target.map(|target| Queue::new(target, receiver.other(), from.stream().route()));
-        if let Some(queue) = &queue {
-            bound(from, to, queue.bounds());
-        }
-        Self {
-            moved: 0,
-            state: State::Going,
-            full_turns: 0,
-            piped: 0,
-            pipe: None,
-            lane: Lane::between(from, to),
-            spliced: false,
-            ends_with_close_frame: false,
-            to: receiver,
-            queue,
-            stands: false,
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.state != State::Going
-    }
-
-    /// Bytes of one turn: no more than may stand for the receiver.
-    fn turn_bytes(&self, budget: usize) -> usize {
-        self.queue.as_ref().map_or(budget, |queue| budget.min(queue.bounds().unsent))
-    }
-
-    /// Bounds what may stand anew, where it is time.
-    fn look<S: Stream>(
-        &mut self,
-        now: Instant,
-        from: &mut Endpoint<S>,
-        to: &mut Endpoint<S>,
-        open: &OpenSession,
-        is_blocked: bool,
-    ) {
-        let Some(queue) = &mut self.queue else { return };
-        let Some(bounds) = queue.look(now, self.moved, is_blocked) else { return };
-        bound(from, to, bounds);
-        if is_blocked {
-            let held = to.unsent() + self.piped;
-            let bytes = from.stream().standing().unread + held as u64 + to.stream().standing().unsent;
-            open.note_queue(self.to, bytes, queue.drain_time(bytes));
-            self.stands = true;
-        }
-    }
-
-    /// The sender has nothing for now.
-    fn starve(&mut self, open: &OpenSession) {
-        if let Some(queue) = &mut self.queue {
-            queue.starve();
-        }
-        self.end_queue(open);
-    }
-
-    fn end_queue(&mut self, open: &OpenSession) {
-        if self.stands {
-            open.end_queue(self.to);
-            self.stands = false;
-        }
-    }
-
-    fn is_full_sample(&self) -> bool {
-        self.queue.as_ref().is_some_and(|queue| queue.is_full_sample(self.moved))
-    }
-
-    /// Whether it may have a turn now; if not, the task will be polled again when it may.
-    fn may_go(&self, cx: &Context<'_>, net: &impl Runtime) -> bool {
-        self.full_turns < BULK_TURNS || self.is_over() || net.may_move_bulk(cx)
-    }
-}
-
-fn bound<S: Stream>(from: &mut Endpoint<S>, to: &mut Endpoint<S>, bounds: QueueBounds) {
-    to.stream().bound_unsent(bounds.unsent);
-    if let Some(unread) = bounds.unread {
-        from.stream().bound_unread(unread);
-    }
 }
 
 /// Which side of a transfer failed, the one that bytes come from or the one they go to.
@@ -489,7 +351,11 @@ impl<N: Runtime> Pump<'_, '_, N> {
                 direction.state = State::Done;
                 return Poll::Ready(Ok(Turn::Over));
             }
+            if direction.unread.as_ref().is_some_and(|unread| unread.has_waited) {
+                direction.handed_on(self.open, Some(self.net.arrived()));
+            }
             if left == 0 || receives == TURN_RECEIVES {
+                direction.handed_on(self.open, Some(self.net.now()));
                 return Poll::Ready(Ok(Turn::Again));
             }
             receives += 1;
@@ -498,6 +364,9 @@ impl<N: Runtime> Pump<'_, '_, N> {
             } else {
                 ready!(self.copy(from, to, direction, left))?
             };
+            if moved > 0 {
+                direction.received(self.open, self.net.arrived());
+            }
             if direction.is_full_sample() {
                 direction.look(self.net.now(), from, to, self.open, false);
                 direction.end_queue(self.open);
@@ -518,6 +387,9 @@ impl<N: Runtime> Pump<'_, '_, N> {
             room => room,
         };
         if room.is_pending() && !to.is_put_off() {
+            if let Some(unread) = &mut direction.unread {
+                unread.has_waited = true;
+            }
             direction.look(self.net.now(), from, to, self.open, true);
         }
         room
@@ -621,9 +493,11 @@ mod tests {
     use std::io;
     use std::rc::Rc;
     use std::task::Waker;
+    use std::time::Instant;
 
     use super::*;
     use crate::observe::agent::{Agent, AgentId};
+    use crate::observe::session_stats::LiveSession;
     use crate::observe::stats::WorkerStats;
     use crate::runtime::scheduler::Class;
     use crate::tls::TlsEnd;
@@ -723,7 +597,12 @@ mod tests {
             half_closed_timeout: Duration::MAX,
             queue_target: None,
         };
-        let open = WorkerStats::default().begin_session(AgentId::OTHERS);
+        let open = WorkerStats::default().begin_session(
+            AgentId::OTHERS,
+            LiveSession::default(),
+            [None, None],
+            Instant::now(),
+        );
         let (net, buffers, pipes, drain, open) = (&net, &buffers, &pipes, &stop, &open);
         let context = RelayContext { net, buffers, pipes, drain, limits, open };
         let mut session = pin!(relay(&mut client_endpoint, &mut agent_endpoint, &context));

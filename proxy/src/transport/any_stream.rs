@@ -4,6 +4,7 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use crate::observe::session_stats::TcpProbe;
 use crate::transport::pipes::Pipe;
 use crate::transport::stream::{Route, Standing, Stream};
 
@@ -71,6 +72,10 @@ impl<S: Stream> Stream for AnyStream<S> {
 
     fn standing(&self) -> Standing {
         self.any().standing()
+    }
+
+    fn probe(&self) -> Option<TcpProbe> {
+        self.any().probe()
     }
 
     fn can_splice(&self) -> bool {

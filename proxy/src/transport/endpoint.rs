@@ -8,7 +8,8 @@ use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use crate::observe::access_log::{EndReason, Side};
+use crate::observe::access_log::EndReason;
+use crate::observe::side::Side;
 use crate::runtime::buffer::Buffer;
 use crate::tls::{PARTIAL_RECORD_MAX, TlsEnd, TlsError, TlsState};
 use crate::transport::net::Runtime;

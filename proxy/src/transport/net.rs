@@ -19,7 +19,10 @@ use rustix::pipe::{SpliceFlags, splice};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::observe::agent::Agent;
-use crate::observe::stats::{AgentCounters, ByteCounter, WorkerStats};
+use crate::observe::agent_stats::{AgentCounters, ByteCounter};
+use crate::observe::lag::TcpSample;
+use crate::observe::session_stats::TcpProbe;
+use crate::observe::stats::WorkerStats;
 use crate::runtime::executor::{Executor, Interest, RegisteredFd, Sleep};
 use crate::runtime::io_uring::tcp_info;
 use crate::runtime::scheduler::Class;
@@ -47,6 +50,11 @@ pub trait Runtime: 'static {
 
     /// The time.
     fn now(&self) -> Instant;
+
+    /// Since when that may be there at the earliest which is found now.
+    fn arrived(&self) -> Instant {
+        self.now()
+    }
 
     /// Waits for `time` from now on.
     fn sleep(&self, time: Duration) -> Self::Sleep;
@@ -137,6 +145,10 @@ impl Runtime for OsRuntime {
 
     fn now(&self) -> Instant {
         self.executor.now()
+    }
+
+    fn arrived(&self) -> Instant {
+        self.executor.arrived()
     }
 
     fn sleep(&self, time: Duration) -> Sleep {
@@ -376,6 +388,11 @@ impl Stream for TcpStream {
         Standing { unread, unsent: unsent.into() }
     }
 
+    fn probe(&self) -> Option<TcpProbe> {
+        let probe = self.socket.probe();
+        Some(Box::new(move || probe.with(tcp_info)?.ok().map(|info| tcp_sample(&info))))
+    }
+
     fn can_splice(&self) -> bool {
         true
     }
@@ -414,6 +431,16 @@ impl Stream for TcpStream {
             self.sockets().sent(bytes);
             bytes
         }))
+    }
+}
+
+fn tcp_sample(info: &libc::tcp_info) -> TcpSample {
+    TcpSample {
+        rtt_us: info.tcpi_rtt,
+        rtt_variation_us: info.tcpi_rttvar,
+        delivery_rate: info.tcpi_delivery_rate,
+        retransmitted_segments: info.tcpi_total_retrans,
+        unsent: info.tcpi_notsent_bytes,
     }
 }
 

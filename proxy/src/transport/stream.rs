@@ -4,6 +4,7 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::observe::session_stats::TcpProbe;
 use crate::transport::pipes::Pipe;
 
 /// The way to a side.
@@ -56,6 +57,11 @@ pub trait Stream {
     /// What stands in its buffers now.
     fn standing(&self) -> Standing {
         Standing::default()
+    }
+
+    /// A way to ask the kernel of its connection, where it is one.
+    fn probe(&self) -> Option<TcpProbe> {
+        None
     }
 
     /// Whether bytes can be moved inside the kernel.

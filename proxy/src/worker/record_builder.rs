@@ -46,6 +46,8 @@ impl RecordBuilder {
             to_agent: 0,
             to_client: 0,
             duration: Duration::ZERO,
+            first_byte: None,
+            session: None,
             end_reason: EndReason::Rejected,
         };
         Self { record, secure, started }
@@ -72,6 +74,11 @@ impl RecordBuilder {
         if is_stream && let Some(asked) = self.record.request.strip_suffix("HTTP/1.1") {
             self.record.request = format!("{asked}HTTP/2.0");
         }
+    }
+
+    /// When the agent was heard first.
+    pub(crate) fn note_first_byte(&mut self, heard: Option<Instant>) {
+        self.record.first_byte = heard.map(|heard| heard.saturating_duration_since(self.started));
     }
 
     /// Ends the record: counts it, and writes it to the access log.

@@ -7,7 +7,7 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::access::policy::{Decision, Forward};
 use crate::access::rejections::RejectReason;
@@ -20,9 +20,10 @@ use crate::http::h2::PREFACE_HEAD;
 use crate::http::local_response::LocalResponse;
 use crate::http::message::{Framing, RequestHead, Version};
 use crate::http::request_source::RequestSource;
-use crate::observe::access_log::{EndReason, Side};
+use crate::observe::access_log::EndReason;
 use crate::observe::agent::Agent;
 use crate::observe::client::ClientConnection;
+use crate::observe::side::Side;
 use crate::runtime::drain::Phase;
 use crate::tls::TlsEnd;
 use crate::transport::any_stream::InsideStream;
@@ -73,7 +74,7 @@ struct Connected<N: Runtime> {
     /// Whether the agent's connection is this client's alone, by a login.
     pinned: bool,
     /// Whether the agent has answered, if only in the interim.
-    heard: bool,
+    heard: Option<Instant>,
 }
 
 /// The step after a response: the next request, a session, or an end.
@@ -409,8 +410,8 @@ impl<N: Runtime> Requested<N> {
             .timeout(generation.config().limits.connect_timeout, connect(generation, self.agent))
             .await;
         match reached.unwrap_or(Err(ConnectError::TimedOut)) {
-            Ok(agent) => {
-                generation.worker.stats.connected(self.agent.id, generation.net.now() - begun);
+            Ok((agent, handshake)) => {
+                generation.worker.stats.connected(self.agent.id, generation.net.now() - begun, handshake);
                 Ok(self.pair(agent))
             }
             Err(error) => {
@@ -433,7 +434,7 @@ impl<N: Runtime> Requested<N> {
             reused: false,
             keep_alive_limits: KeepAliveLimits::default(),
             pinned: false,
-            heard: false,
+            heard: None,
         }
     }
 
@@ -446,16 +447,16 @@ impl<N: Runtime> Requested<N> {
 async fn connect<N: Runtime>(
     generation: &Generation<N>,
     agent: Agent,
-) -> Result<Box<Endpoint<N::Stream>>, ConnectError> {
+) -> Result<(Box<Endpoint<N::Stream>>, Option<Duration>), ConnectError> {
     let stream = generation.net.connect(agent).await.map_err(ConnectError::Refused)?;
     let agents = generation.worker.agents();
     let Some(connector) = agents.connectors.of(agent.address) else {
-        return Ok(Box::new(Endpoint::new(stream, TlsEnd::plain())));
+        return Ok((Box::new(Endpoint::new(stream, TlsEnd::plain())), None));
     };
     let tls = connector.connect(agent.address.ip()).map_err(|error| ConnectError::Handshake(error.into()))?;
-    let mut endpoint = Box::new(Endpoint::new(stream, tls));
+    let (mut endpoint, begun) = (Box::new(Endpoint::new(stream, tls)), generation.net.now());
     endpoint.handshake(&generation.worker.buffers).await.map_err(ConnectError::Handshake)?;
-    Ok(endpoint)
+    Ok((endpoint, Some(generation.net.now() - begun)))
 }
 
 impl<N: Runtime> Connected<N> {
@@ -472,7 +473,7 @@ impl<N: Runtime> Connected<N> {
             hsts: generation.config().hsts.as_deref().filter(|_| secure),
             to_agent: 0,
             to_client: 0,
-            heard: false,
+            heard: None,
             keep_alive_limits: self.keep_alive_limits,
             pins: self.pinned || self.requested.request.login.is_tried,
         };
@@ -483,8 +484,9 @@ impl<N: Runtime> Connected<N> {
         };
         (self.heard, self.pinned, self.keep_alive_limits) =
             (exchange.heard, exchange.pins, exchange.keep_alive_limits);
-        let record = &mut self.requested.builder.record;
-        (record.to_agent, record.to_client) = (exchange.to_agent, exchange.to_client);
+        let builder = &mut self.requested.builder;
+        (builder.record.to_agent, builder.record.to_client) = (exchange.to_agent, exchange.to_client);
+        builder.note_first_byte(self.heard);
         match outcome {
             Ok(Outcome::Upgraded) => Ok(NextStep::Upgraded(self.upgrade())),
             Ok(Outcome::Answered { status, keep_client, keep_agent }) => {
@@ -502,7 +504,7 @@ impl<N: Runtime> Connected<N> {
     /// if it may be (RFC 9110 9.2.2), has no body, and not a byte of an answer came.
     fn may_retry(&self, failure: &Failure) -> bool {
         let request = &self.requested.request;
-        let unanswered = !self.heard
+        let unanswered = self.heard.is_none()
             && self.agent.read_buf.is_empty()
             && matches!(
                 failure,

@@ -36,6 +36,12 @@ use crate::worker::load_balancer::{Accepting, Connection, WorkerInbox};
 const SHED_MAX: usize = 4096;
 /// How often idle agent connections are looked after.
 const REAP: Duration = Duration::from_secs(1);
+/// Agents whose statistics are published before others have their turn: some 10 us each.
+const PUBLISHED_AT_ONCE: usize = 8;
+/// Parts of a second in which sessions are sampled.
+const SAMPLE_TURNS: usize = 10;
+/// The time from one part to the next.
+const SAMPLE_PAUSE: Duration = Duration::from_millis(100);
 /// How long a worker leaves a failing listener alone.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections beyond `--connections-max` that look for one that gives way to them; more are rejected at once.
@@ -71,6 +77,7 @@ impl ConfigGenerations {
     fn new(executor: Executor, number: usize, own: OwnAddresses, shared: SharedState) -> Self {
         let stats = Rc::new(WorkerStats::default());
         let net = OsRuntime::new(executor.clone(), shared.config.agent_tcp(), own.clone(), stats.clone());
+        executor.observe(stats.clone());
         let worker = Rc::new(Worker::new(stats));
         let current = Generation::new(net, shared, worker);
         Self {
@@ -153,11 +160,31 @@ impl ConfigGenerations {
     }
 
     /// Once a second: a sign of life, how it stands, and a look after what no event tells of.
-    fn beat(&self, generation: &Generation<OsRuntime>) {
+    async fn beat(&self, generation: &Generation<OsRuntime>) {
         self.executor.look_again();
         generation.worker.sessions.end_overdue(generation.net.now());
         generation.shared.process.balance.beat(self.number);
-        generation.shared.process.published.put(self.number, generation.worker.stats.read());
+        let published = &generation.shared.process.published;
+        published.put_clients(self.number, &generation.worker.stats);
+        for (number, (agent, counters)) in generation.worker.stats.changed().into_iter().enumerate() {
+            published.put_agent(self.number, agent, &counters);
+            if number % PUBLISHED_AT_ONCE == PUBLISHED_AT_ONCE - 1 {
+                self.executor.yield_now().await;
+            }
+        }
+    }
+
+    /// Samples the sessions of the worker, each once a second and not all at once.
+    async fn sample_sessions(self: Rc<Self>) {
+        let stats = self.current().worker.stats.clone();
+        for turn in (0..SAMPLE_TURNS).cycle() {
+            let wait = if stats.has_sessions() { SAMPLE_PAUSE } else { REAP };
+            let due = self.executor.now() + wait;
+            self.executor.sleep(wait).await;
+            let now = self.executor.now();
+            stats.note_wake_up(now.saturating_duration_since(due));
+            stats.sample_sessions(turn, SAMPLE_TURNS, now);
+        }
     }
 
     /// Goes on to `phase` under all settings.
@@ -230,12 +257,13 @@ async fn serve(
         generations.executor.spawn(accept(generations.clone(), acceptor, secure, accepting));
     }
     generations.executor.spawn(receive(generations.clone(), inbox.arrivals));
+    generations.executor.spawn(generations.clone().sample_sessions());
     let mut reap = pin!(generations.executor.sleep(REAP));
     loop {
         let generation = generations.current();
         tokio::select! {
             () = &mut reap => {
-                generations.beat(&generation);
+                generations.beat(&generation).await;
                 reap_agents(&generation).await;
                 reap.set(generations.executor.sleep(REAP));
             }
@@ -253,7 +281,7 @@ async fn serve(
     }
     drain(&generations, commands).await;
     // What was counted last.
-    generations.beat(&generations.current());
+    generations.beat(&generations.current()).await;
     Ok(())
 }
 
@@ -266,7 +294,7 @@ async fn drain(generations: &ConfigGenerations, mut commands: watch::Receiver<Wo
     let beats = async {
         loop {
             generation.net.sleep(REAP).await;
-            generations.beat(&generation);
+            generations.beat(&generation).await;
         }
     };
     tokio::select! {

@@ -2,11 +2,13 @@
 
 use crate::observe::access_log::EndReason;
 use crate::observe::agent::Agent;
+use crate::observe::session_stats::LiveSession;
 use crate::runtime::drain::Phase;
 use crate::runtime::scheduler::Class;
 use crate::session::relay::{ByteCounts, RelayContext, relay};
 use crate::transport::endpoint::Endpoint;
 use crate::transport::net::Runtime;
+use crate::transport::stream::Stream as _;
 use crate::worker::context::{CLOSE_TIMEOUT, Generation};
 use crate::worker::record_builder::RecordBuilder;
 
@@ -23,9 +25,10 @@ impl<N: Runtime> Upgraded<N> {
     /// Runs the session to its end.
     pub(super) async fn relay(self: Box<Self>, generation: &Generation<N>) {
         let Self { mut client, mut agent, target, mut builder } = *self;
-        let open = generation.worker.stats.begin_session(target.id);
-        let now = generation.net.now();
-        let entry = generation.shared.process.sessions.open(builder.desktop(target.address), now);
+        let (now, live) = (generation.net.now(), LiveSession::default());
+        let probes = [client.stream().probe(), agent.stream().probe()];
+        let open = generation.worker.stats.begin_session(target.id, live.clone(), probes, now);
+        let entry = generation.shared.process.sessions.open(builder.desktop(target.address), live, now);
         let until = generation.config().session_max.map(|limit| now + limit);
         let slot = generation.worker.sessions.enter(entry.number(), until);
         if generation.drain.phase() == Phase::Ending {
@@ -42,6 +45,8 @@ impl<N: Runtime> Upgraded<N> {
         };
         let (end_reason, ByteCounts { to_agent, to_client }) = relay(&mut client, &mut agent, &around).await;
         let end_reason = if end_reason == EndReason::Drained { slot.reason() } else { end_reason };
+        open.sample(generation.net.now(), generation.worker.stats.wake_up_us());
+        builder.record.session = Some(open.latest());
         drop((entry, slot));
         (builder.record.to_agent, builder.record.to_client) = (to_agent, to_client);
         builder.close(generation, 101, end_reason);

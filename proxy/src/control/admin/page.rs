@@ -4,8 +4,12 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::agents::health::date;
 use crate::observe::agent::AgentId;
-use crate::observe::metrics::{AgentStatus, ProcessStatus};
-use crate::observe::stats::{AgentStats, Histogram, QueueStats, SocketBytes, Stats, TIMES_US, TcpStats};
+use crate::observe::agent_stats::{AgentStats, QueueStats, SocketBytes};
+use crate::observe::histogram::Distribution;
+use crate::observe::stats::Stats;
+use crate::observe::status::{AgentStatus, ProcessStatus};
+use crate::observe::tcp_stats::TcpStats;
+use crate::observe::units::{bytes, short, time};
 
 /// Agents that are shown one by one.
 const FLEET_ROWS_MAX: usize = 100;
@@ -155,7 +159,10 @@ fn agent(address: AgentId, stats: &AgentStats) -> Markup {
 
 /// What stands now, and how long what stood has taken.
 fn queue(QueueStats { time, standing, .. }: &QueueStats) -> String {
-    if time.count() == 0 { "–".to_owned() } else { format!("{} / {}", bytes(*standing), bound(time, 99)) }
+    match time.percentile(99) {
+        None => "–".to_owned(),
+        Some(us) => format!("{} / {}", bytes(*standing), short(us)),
+    }
 }
 
 /// The kernel's TCP statistics, if there are any.
@@ -213,74 +220,25 @@ fn rejected(processes: &[ProcessStatus]) -> Markup {
     }
 }
 
-/// The bounds that half of the times, and 99 of 100, keep to.
-fn spread(times: &Histogram) -> String {
-    if times.count() == 0 {
-        return "–".to_owned();
-    }
-    format!("{} / {}", bound(times, 50), bound(times, 99))
-}
-
-fn bound(times: &Histogram, percent: u64) -> String {
-    let wanted = (times.count() * percent).div_ceil(100);
-    let mut seen = 0;
-    let bucket = times.counts.iter().position(|count| {
-        seen += count;
-        seen >= wanted
-    });
-    match bucket.and_then(|bucket| TIMES_US.get(bucket)) {
-        Some(us) => format!("{} ms", us / 1000),
-        None => format!("over {} ms", TIMES_US[TIMES_US.len() - 1] / 1000),
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-fn bytes(count: u64) -> String {
-    let units = ["B", "kB", "MB", "GB", "TB"];
-    let mut scaled = count as f64;
-    let mut unit = 0;
-    while scaled >= 999.5 && unit + 1 < units.len() {
-        scaled /= 1000.0;
-        unit += 1;
-    }
-    let digits = usize::from(unit > 0 && scaled < 99.95);
-    format!("{scaled:.digits$} {}", units[unit])
-}
-
-fn time(seconds: u64) -> String {
-    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, minutes) => format!("{minutes} min"),
-        (0, hours, minutes) => format!("{hours} h {minutes} min"),
-        (days, hours, _) => format!("{days} d {hours} h"),
+/// p50 and p99.
+fn spread(times: &Distribution) -> String {
+    match (times.percentile(50), times.percentile(99)) {
+        (Some(half), Some(most)) => format!("{} / {}", short(half), short(most)),
+        _ => "–".to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
-    use std::time::Duration;
 
     use super::*;
 
     #[test]
-    fn numbers_are_shown_as_people_read_them() {
-        assert_eq!(
-            [0, 999, 1000, 12_345, 999_499, 5_000_000_000].map(bytes),
-            ["0 B", "999 B", "1.0 kB", "12.3 kB", "999 kB", "5.0 GB"]
-        );
-        assert_eq!([59, 61, 3_700, 90_000].map(time), ["59 s", "1 min", "1 h 1 min", "1 d 1 h"]);
-    }
-
-    #[test]
     fn a_spread_is_what_half_and_nearly_all_keep_to() {
-        let mut times = Histogram::default();
-        assert_eq!(spread(&times), "–");
-        (0..99).for_each(|_| times.note_time(Duration::from_millis(4)));
-        times.note_time(Duration::from_mins(1));
-        assert_eq!(spread(&times), "5 ms / 5 ms");
-        times.note_time(Duration::from_mins(1));
-        assert_eq!(spread(&times), "5 ms / over 2500 ms");
+        assert_eq!(spread(&Distribution::default()), "–");
+        let times = Distribution { values: vec![(4000, 99), (60_000_000, 2)], sum: 0 };
+        assert_eq!(spread(&times), "4.0 ms / 60 s");
     }
 
     #[test]

@@ -16,8 +16,9 @@ use crate::http::h1::head::{HeadEnd, HeadError, HeadLimits};
 use crate::http::h1::writer;
 use crate::http::local_response::LocalResponse;
 use crate::http::message::{self, RequestHead};
-use crate::observe::metrics::{self, Format, ProcessStatus};
+use crate::observe::metrics::{self, Format};
 use crate::observe::readiness::Readiness;
+use crate::observe::status::ProcessStatus;
 use crate::transport::own_addresses::OwnAddresses;
 
 /// Clients at a time; the others wait.

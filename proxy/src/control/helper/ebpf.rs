@@ -13,7 +13,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use crate::config::{AGENT_PORTS_MAX, Config};
 use crate::observe::agent::AgentId;
-use crate::observe::stats::{KernelStats, TcpStats};
+use crate::observe::tcp_stats::{KernelStats, TcpStats};
 
 use layout::{
     ACKNOWLEDGED, AGENT, BUCKETS, CLOSED, CONNECT_TIMES, Counts, FAILED, Key, LEG, OPENED, PORT, RECEIVED,

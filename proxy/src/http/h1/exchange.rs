@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::http::connection_auth::{self, Login};
 use crate::http::h1::body::{self, BodyChunk, BodyError, Decoder};
@@ -15,7 +15,7 @@ use crate::http::h1::writer;
 use crate::http::message::{self, Framing, RequestHead, ResponseHead, Version};
 use crate::http::path_prefix::PathPrefix;
 use crate::http::rewrite::ResponseRewrite;
-use crate::observe::access_log::Side;
+use crate::observe::side::Side;
 use crate::runtime::drain::{Drain, Phase};
 use crate::transport::endpoint::{Endpoint, EndpointError, FILL_BYTES, StreamEnd, WorkerBuffers};
 use crate::transport::net::Runtime;
@@ -174,7 +174,7 @@ pub struct Exchange<'a, N: Runtime> {
     /// Body bytes to the client, as far as they got.
     pub to_client: u64,
     /// Whether a head came from the agent, if only an interim one.
-    pub heard: bool,
+    pub heard: Option<Instant>,
     /// Whether the agent has spoken of a login that holds for its connection.
     pub pins: bool,
     /// How long and for how many requests the agent means to keep its connection.
@@ -354,7 +354,7 @@ impl<N: Runtime> Exchange<'_, N> {
         let mut interim = 0;
         loop {
             let length = self.response_head(upload, timer.as_mut()).await?;
-            self.heard = true;
+            self.heard.get_or_insert_with(|| self.net.now());
             let head = ResponseHead::parse(
                 &self.agent.read_buf.filled()[..length],
                 &self.limits.head,

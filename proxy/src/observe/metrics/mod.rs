@@ -1,144 +1,37 @@
 //! The statistics as text for Prometheus, in its classic format or `OpenMetrics` 1.0. Nothing is summed over processes:
-//! after an upgrade those that drain have samples of their own. Pure.
+//! after an upgrade those that drain have samples of their own. Never counts anything. Uses the rest of `observe`.
 
-use std::collections::HashMap;
+mod format;
+mod kernel;
+
 use std::fmt;
 use std::sync::Arc;
 
+pub use self::format::Format;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
-use serde::{Deserialize, Serialize};
 
 use crate::observe::agent::AgentId;
-use crate::observe::stats::{
-    AgentStats, Bounds, Histogram, KernelStats, QUEUE_BYTES, QueueStats, Stats, TIMES_US, TcpStats,
-};
+use crate::observe::agent_stats::{AgentStats, QueueStats};
+use crate::observe::histogram::Distribution;
+use crate::observe::status::{AgentStatus, ProcessStatus, STATES, SourceStatus};
 
-/// How the stats are written.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Format {
-    /// Prometheus text 0.0.4, which every reader understands.
-    Classic,
-    /// `OpenMetrics` 1.0, for those who ask for it.
-    OpenMetrics,
-}
-
-impl Format {
-    /// What a client is given that accepts these media ranges, the members of its `Accept` (RFC 9110 12.5.1):
-    /// `OpenMetrics` only where it is named, in a version that is spoken here, and liked no less than plain text.
-    pub fn wanted<'a>(accepted: impl Iterator<Item = &'a [u8]>) -> Self {
-        let (mut open, mut plain) = (0, 0);
-        for range in accepted {
-            let Ok(range) = std::str::from_utf8(range) else { continue };
-            let mut parts = range.split(';').map(str::trim);
-            let kind = parts.next().unwrap_or_default();
-            let parameters: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
-            let parameter = |name: &str| {
-                let found = parameters.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-                found.map(|(_, value)| value.trim_matches('"'))
-            };
-            let weight = parameter("q").map_or(1000, thousandths);
-            let is_version = |ours: &str| parameter("version").is_none_or(|version| version == ours);
-            if kind.eq_ignore_ascii_case("application/openmetrics-text") && is_version("1.0.0") {
-                open = open.max(weight);
-            } else if kind.eq_ignore_ascii_case("text/plain") && is_version("0.0.4") {
-                plain = plain.max(weight);
-            }
-        }
-        if open > 0 && open >= plain { Self::OpenMetrics } else { Self::Classic }
-    }
-
-    /// The text's media type.
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        }
-    }
-}
-
-/// A weight from 0 to 1 (RFC 9110 12.4.2); nothing where it is none.
-fn thousandths(weight: &str) -> u32 {
-    let (whole, fraction) = weight.split_once('.').unwrap_or((weight, ""));
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    match whole {
-        "1" => 1000,
-        "0" if fraction.len() <= 3 && digits(fraction) => format!("{fraction:0<3}").parse().unwrap_or(0),
-        _ => 0,
-    }
-}
-
-/// The states of a process: it accepts connections, another process does so after an upgrade, or it was told to stop.
-pub const STATES: [&str; 3] = ["serving", "draining", "stopping"];
-
-/// The status of a process.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct ProcessStatus {
-    /// Its process id.
-    pub pid: u32,
-    /// Its version.
-    pub version: String,
-    /// One of [`STATES`].
-    pub state: String,
-    /// Seconds since it serves.
-    pub seconds: u64,
-    /// Client connections that are open.
-    pub connections: u64,
-    /// Worker threads.
-    pub workers: u64,
-    /// Reloads that were applied.
-    pub reloads: u64,
-    /// Reloads that failed.
-    pub reload_failures: u64,
-    /// Lines of its log that were dropped.
-    pub log_lines_dropped: u64,
-    /// Lines of the access log that were dropped.
-    pub access_log_lines_dropped: u64,
-    /// Rejected connections and requests, by reason.
-    pub rejected: Vec<(String, u64)>,
-    /// Agents that have names or were probed.
-    pub agents: Vec<AgentStatus>,
-    /// The sources that list agents, but for the file.
-    pub sources: Vec<SourceStatus>,
-    /// Statistics of agents and clients.
-    pub stats: Stats,
-    /// The kernel's TCP statistics, if they are available.
-    pub kernel: Option<KernelStats>,
-}
-
-/// The status of a source that lists agents.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct SourceStatus {
-    /// `--agents-command`, or the name in DNS.
-    pub source: String,
-    /// Agents of its last list that can be used.
-    pub agents: u64,
-    /// Why its latest one can't; empty where it can.
-    pub problem: String,
-}
-
-/// The status of an agent that has a name or was probed.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct AgentStatus {
-    /// Its name; empty where it has none.
-    pub name: String,
-    /// Its address and port.
-    pub address: String,
-    /// What the operator has decided: `active`, `drain` or `off`.
-    pub state: String,
-    /// Whether it lives; nothing where it was not probed.
-    pub is_up: Option<bool>,
-    /// In what it fails, where it is down.
-    pub failure: String,
-    /// What was tried, and what came of it, where it is down.
-    pub reason: String,
-    /// Since when it is down, in seconds since 1970.
-    pub down_since_s: u64,
-}
+/// Upper bounds of the buckets of times, in microseconds.
+const TIMES_US: [u64; 13] = [
+    1000, 2000, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+    10_000_000,
+];
+/// Those of times within the proxy.
+const RESIDENCES_US: [u64; 13] =
+    [50, 100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
+/// Those of how long sessions last, in seconds.
+const SESSIONS_S: [u64; 9] = [1, 10, 60, 300, 1800, 3600, 4 * 3600, 8 * 3600, 24 * 3600];
+/// Those of what stands in a queue, in bytes.
+const QUEUE_BYTES: [u64; 11] =
+    [1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15, 1 << 16, 1 << 17, 1 << 18, 1 << 19, 1 << 20];
 
 /// The text of all processes; the one that serves comes first.
 pub fn render(processes: Vec<ProcessStatus>, format: Format) -> Result<String, fmt::Error> {
@@ -147,35 +40,9 @@ pub fn render(processes: Vec<ProcessStatus>, format: Format) -> Result<String, f
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(match format {
-        Format::Classic => classic(&text),
+        Format::Classic => format::classic(&text),
         Format::OpenMetrics => text,
     })
-}
-
-/// The same in the classic format: there a family has the name of its lines, `_total` and `_info` included, an info is
-/// a gauge, and there are no units and no end.
-fn classic(text: &str) -> String {
-    let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
-    let kinds: HashMap<_, _> = kinds.collect();
-    let mut out = String::with_capacity(text.len());
-    for line in text.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
-        let described = line.strip_prefix("# ").and_then(|line| line.split_once(' '));
-        let Some((what, (name, rest))) =
-            described.and_then(|(what, about)| Some((what, about.split_once(' ')?)))
-        else {
-            out.extend([line, "\n"]);
-            continue;
-        };
-        let (suffix, kind) = match kinds.get(name) {
-            Some(&"counter") => ("_total", "counter"),
-            Some(&"info") => ("_info", "gauge"),
-            Some(kind) => ("", *kind),
-            None => ("", "untyped"),
-        };
-        let rest = if what == "TYPE" { kind } else { rest };
-        out.extend(["# ", what, " ", name, suffix, " ", rest, "\n"]);
-    }
-    out
 }
 
 #[derive(Debug)]
@@ -236,6 +103,39 @@ const OF_SOURCE: [Row<SourceStatus>; 2] = [
     ("agents", "Agents of the list that is in use", MetricType::Gauge, |it| it.agents),
 ];
 
+/// A histogram of each agent: its name, help, bounds, what a value is in the unit of the metric, and the values.
+type Times = (&'static str, &'static str, &'static [u64], fn(u64) -> f64, fn(&AgentStats) -> &Distribution);
+
+const OF_TIMES: [Times; 5] = [
+    (
+        "agent_connect_seconds",
+        "Time to connect to the agent, TLS handshake included",
+        &TIMES_US,
+        seconds,
+        |it| &it.connect,
+    ),
+    ("agent_tls_handshake_seconds", "Time of TLS handshakes with the agent", &TIMES_US, seconds, |it| {
+        &it.handshake
+    }),
+    (
+        "agent_first_byte_seconds",
+        "Time from a request's head to the first byte of the agent's response",
+        &TIMES_US,
+        seconds,
+        |it| &it.first_byte,
+    ),
+    (
+        "agent_request_seconds",
+        "Time of a request from its head to its end, without sessions",
+        &TIMES_US,
+        seconds,
+        |it| &it.request,
+    ),
+    ("agent_session_seconds", "How long sessions lasted that have ended", &SESSIONS_S, whole, |it| {
+        &it.session
+    }),
+];
+
 const OF_QUEUE: [Row<QueueStats>; 1] =
     [("standing_bytes", "Bytes that stand in the proxy and its sockets now", MetricType::Gauge, |it| {
         it.standing
@@ -250,14 +150,10 @@ impl Collector for All {
         self.rejected(&mut encoder)?;
         rows(&mut encoder, "agent_", &OF_AGENT, || self.agents())?;
         self.requests_by_status(&mut encoder)?;
-        self.times(
-            &mut encoder,
-            "agent_connect_seconds",
-            "Time to connect to the agent, TLS handshake included",
-            |it| &it.connect,
-        )?;
-        let help = "Time of a request from its head to its end, without sessions";
-        self.times(&mut encoder, "agent_request_seconds", help, |it| &it.request)?;
+        for of in OF_TIMES {
+            self.times(&mut encoder, of)?;
+        }
+        self.residences(&mut encoder)?;
         self.queues(&mut encoder)?;
         self.health(&mut encoder)?;
         self.sources(&mut encoder)?;
@@ -361,13 +257,27 @@ impl All {
     fn times(
         &self,
         encoder: &mut DescriptorEncoder<'_>,
-        name: &str,
-        help: &str,
-        times: fn(&AgentStats) -> &Histogram,
+        (name, help, bounds, unit, values): Times,
     ) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (labels, stats) in self.agents() {
-            bounded_histogram(&mut metric, &labels, times(stats), &TIMES_US, seconds)?;
+            bounded_histogram(&mut metric, &labels, values(stats), bounds, unit)?;
+        }
+        Ok(())
+    }
+
+    /// How long bytes stay in the proxy, each way.
+    fn residences(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Time of session bytes in the proxy, from readable on one side to taken by the other";
+        let mut metric =
+            encoder.encode_descriptor("agent_residence_seconds", help, None, MetricType::Histogram)?;
+        for ([pid, agent], stats) in self.agents() {
+            for (direction, values) in
+                [("to_agent", &stats.residence_to_agent), ("to_client", &stats.residence_to_client)]
+            {
+                let labels = [pid.clone(), agent.clone(), ("direction", direction.to_owned())];
+                bounded_histogram(&mut metric, &labels, values, &RESIDENCES_US, seconds)?;
+            }
         }
         Ok(())
     }
@@ -398,115 +308,6 @@ impl All {
     }
 }
 
-/// Of each agent, and of each listener.
-const OF_KERNEL: [Row<TcpStats>; 8] = [
-    ("received_bytes", "Payload received in order (kernel)", MetricType::Counter, |it| it.received),
-    ("sent_bytes", "Payload acknowledged (kernel)", MetricType::Counter, |it| it.acknowledged),
-    ("connections", "Open connections (kernel)", MetricType::Gauge, |it| it.opened.saturating_sub(it.closed)),
-    ("connection_attempts", "Connection attempts (kernel)", MetricType::Counter, |it| it.tried),
-    ("connections_opened", "Connections opened (kernel)", MetricType::Counter, |it| it.opened),
-    ("connections_failed", "Connection attempts that failed (kernel)", MetricType::Counter, |it| it.failed),
-    ("connections_closed", "Connections closed (kernel)", MetricType::Counter, |it| it.closed),
-    ("retransmitted_segments", "Segments sent again (kernel)", MetricType::Counter, |it| {
-        it.retransmitted_segments
-    }),
-];
-
-impl All {
-    fn kernel(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        rows(encoder, "tcp_agent_", &OF_KERNEL, || self.kernel_agents())?;
-        rows(encoder, "tcp_client_", &OF_KERNEL, || self.kernel_listeners())?;
-        self.power_of_two_histogram(
-            encoder,
-            "tcp_agent_connect_seconds",
-            "Time to connect, without TLS (kernel)",
-            |it| &it.connect_times,
-        )?;
-        self.power_of_two_histogram(
-            encoder,
-            "tcp_agent_rtt_seconds",
-            "Smoothed round-trip times (kernel)",
-            |it| &it.rtts,
-        )?;
-        last_rtts(encoder, "tcp_agent_last_rtt_seconds", self.kernel_agents())?;
-        last_rtts(encoder, "tcp_client_last_rtt_seconds", self.kernel_listeners())?;
-        self.unaccounted(encoder)
-    }
-
-    fn accounts(&self) -> impl Iterator<Item = (&ProcessStatus, &KernelStats)> {
-        self.0.iter().filter_map(|process| Some((process, process.kernel.as_ref()?)))
-    }
-
-    fn kernel_agents(&self) -> impl Iterator<Item = ([Label; 2], &TcpStats)> {
-        self.accounts().flat_map(|(process, account)| {
-            let agents = account.agents.iter();
-            agents.map(|(address, stats)| ([pid(process), agent(*address)], stats))
-        })
-    }
-
-    fn kernel_listeners(&self) -> impl Iterator<Item = ([Label; 2], &TcpStats)> {
-        self.accounts().flat_map(|(process, account)| {
-            let listeners = account.listeners.iter();
-            listeners.map(|(port, stats)| ([pid(process), ("port", port.to_string())], stats))
-        })
-    }
-
-    /// Times by powers of two, of which the sum is not known: it is what they are at the least.
-    fn power_of_two_histogram(
-        &self,
-        encoder: &mut DescriptorEncoder<'_>,
-        name: &str,
-        help: &str,
-        times: fn(&TcpStats) -> &Vec<u64>,
-    ) -> fmt::Result {
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (labels, stats) in self.kernel_agents() {
-            let counts = times(stats);
-            let least =
-                (0..).zip(counts).fold(0_u64, |sum, (power, count)| sum.saturating_add(count << power));
-            let highest = counts.len().saturating_sub(1);
-            let bound =
-                |power: usize| if power == highest { f64::INFINITY } else { seconds(1 << (power + 1)) };
-            let buckets: Vec<_> =
-                counts.iter().enumerate().map(|(power, count)| (bound(power), *count)).collect();
-            histogram(&mut metric, &labels, seconds(least), &buckets)?;
-        }
-        Ok(())
-    }
-
-    /// What the kernel's account and the proxy's own differ by: bytes on their way, and bytes that nobody has read.
-    fn unaccounted(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Bytes of an agent that the kernel has counted and the proxy has not";
-        let mut metric =
-            encoder.encode_descriptor("agent_unaccounted_bytes", help, None, MetricType::Gauge)?;
-        for (process, account) in self.accounts() {
-            for (address, kernel) in &account.agents {
-                let (received, sent) = kernel.beyond(process.stats.sockets(*address));
-                for (direction, difference) in [("received", received), ("sent", sent)] {
-                    let labels = [pid(process), agent(*address), ("direction", direction.to_owned())];
-                    let labels = &labels[..];
-                    metric.encode_family(&labels)?.encode_gauge(&difference)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn last_rtts<'a>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    each: impl Iterator<Item = ([Label; 2], &'a TcpStats)>,
-) -> fmt::Result {
-    let help = "Smoothed round-trip time of the connection that was active last (kernel)";
-    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for (labels, stats) in each {
-        let labels = &labels[..];
-        metric.encode_family(&labels)?.encode_gauge(&seconds(stats.rtt_us))?;
-    }
-    Ok(())
-}
-
 /// A family for each row, with a line for each of whom it is about.
 fn rows<'a, T: 'a, const N: usize, I: Iterator<Item = ([Label; N], &'a T)>>(
     encoder: &mut DescriptorEncoder<'_>,
@@ -528,13 +329,14 @@ fn rows<'a, T: 'a, const N: usize, I: Iterator<Item = ([Label; N], &'a T)>>(
 fn bounded_histogram(
     metric: &mut MetricEncoder<'_>,
     labels: &[Label],
-    Histogram { counts, sum }: &Histogram,
-    bounds: &Bounds,
+    values: &Distribution,
+    bounds: &[u64],
     unit: fn(u64) -> f64,
 ) -> fmt::Result {
+    let counts = values.buckets(bounds);
     let bounds = bounds.iter().map(|bound| unit(*bound)).chain([f64::INFINITY]);
-    let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
-    histogram(metric, labels, unit(*sum), &buckets)
+    let buckets: Vec<_> = bounds.zip(counts).collect();
+    histogram(metric, labels, unit(values.sum), &buckets)
 }
 
 fn histogram(
@@ -578,14 +380,15 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::observe::tcp_stats::TcpStats;
 
     /// Without it readers refuse the whole text.
     #[test]
     fn every_histogram_has_all_of_its_times_in_the_last_bucket() {
         let mut process = ProcessStatus::default();
         let address = AgentId::from(IpAddr::from([10, 0, 0, 5]));
-        let mut stats = AgentStats::default();
-        stats.connect.note_time(std::time::Duration::from_secs(100));
+        let connect = Distribution { values: vec![(60_000_000, 1)], sum: 60_000_000 };
+        let stats = AgentStats { connect, ..AgentStats::default() };
         process.stats.agents.insert(address, stats);
         let kernel = TcpStats { connect_times: vec![1, 2, 3], rtts: vec![4, 5], ..TcpStats::default() };
         process.kernel.get_or_insert_default().agents.insert(address, kernel);
@@ -610,8 +413,8 @@ mod tests {
         let mut stats = AgentStats::default();
         let queue = &mut stats.queue_to_client;
         queue.standing = 7;
-        queue.bytes.note(&QUEUE_BYTES, 3000);
-        queue.time.note_time(std::time::Duration::from_millis(30));
+        queue.bytes = Distribution { values: vec![(3000, 1)], sum: 3000 };
+        queue.time = Distribution { values: vec![(30_000, 1)], sum: 30_000 };
         process.stats.agents.insert(AgentId::from(IpAddr::from([10, 0, 0, 5])), stats);
         let text = render(vec![process], Format::Classic).expect("text");
         let labels = "pid=\"0\",agent=\"10.0.0.5\",direction=\"to_client\"";
@@ -709,32 +512,5 @@ mod tests {
             text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(samples(Format::OpenMetrics), samples(Format::Classic));
-    }
-
-    #[test]
-    fn who_does_not_ask_for_open_metrics_is_given_the_classic_format() {
-        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.8,\
-                          application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
-        for (accept, wanted) in [
-            ("", Format::Classic),
-            ("*/*", Format::Classic),
-            ("text/plain", Format::Classic),
-            ("text/html, application/xhtml+xml, */*;q=0.8", Format::Classic),
-            (prometheus, Format::OpenMetrics),
-            ("application/openmetrics-text", Format::OpenMetrics),
-            ("Application/OpenMetrics-Text; Version=\"1.0.0\"", Format::OpenMetrics),
-            ("application/openmetrics-text; version=0.0.1", Format::Classic),
-            ("application/openmetrics-text;q=0", Format::Classic),
-            ("application/openmetrics-text;q=0.000, */*", Format::Classic),
-            ("application/openmetrics-text;q=x", Format::Classic),
-            ("application/openmetrics-text;q=0.3, text/plain;q=0.5", Format::Classic),
-            ("application/openmetrics-text;q=0.5, text/plain;q=0.50", Format::OpenMetrics),
-            ("text/plain, application/openmetrics-text", Format::OpenMetrics),
-            ("application/openmetrics-textual", Format::Classic),
-        ] {
-            let members = accept.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-            assert_eq!(Format::wanted(members), wanted, "{accept}");
-        }
-        assert_eq!(Format::wanted([&b"\xff"[..]].into_iter()), Format::Classic);
     }
 }

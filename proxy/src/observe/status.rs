@@ -1,0 +1,75 @@
+//! The status of a process, as it is shown and handed from process to process. Knows no socket.
+
+use serde::{Deserialize, Serialize};
+
+use crate::observe::stats::Stats;
+use crate::observe::tcp_stats::KernelStats;
+
+/// The states of a process: it accepts connections, another process does so after an upgrade, or it was told to stop.
+pub const STATES: [&str; 3] = ["serving", "draining", "stopping"];
+
+/// The status of a process.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct ProcessStatus {
+    /// Its process id.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// One of [`STATES`].
+    pub state: String,
+    /// Seconds since it serves.
+    pub seconds: u64,
+    /// Client connections that are open.
+    pub connections: u64,
+    /// Worker threads.
+    pub workers: u64,
+    /// Reloads that were applied.
+    pub reloads: u64,
+    /// Reloads that failed.
+    pub reload_failures: u64,
+    /// Lines of its log that were dropped.
+    pub log_lines_dropped: u64,
+    /// Lines of the access log that were dropped.
+    pub access_log_lines_dropped: u64,
+    /// Rejected connections and requests, by reason.
+    pub rejected: Vec<(String, u64)>,
+    /// Agents that have names or were probed.
+    pub agents: Vec<AgentStatus>,
+    /// The sources that list agents, but for the file.
+    pub sources: Vec<SourceStatus>,
+    /// Statistics of agents and clients.
+    pub stats: Stats,
+    /// The kernel's TCP statistics, if they are available.
+    pub kernel: Option<KernelStats>,
+}
+
+/// The status of a source that lists agents.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct SourceStatus {
+    /// `--agents-command`, or the name in DNS.
+    pub source: String,
+    /// Agents of its last list that can be used.
+    pub agents: u64,
+    /// Why its latest one can't; empty where it can.
+    pub problem: String,
+}
+
+/// The status of an agent that has a name or was probed.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct AgentStatus {
+    /// Its name; empty where it has none.
+    pub name: String,
+    /// Its address and port.
+    pub address: String,
+    /// What the operator has decided: `active`, `drain` or `off`.
+    pub state: String,
+    /// Whether it lives; nothing where it was not probed.
+    pub is_up: Option<bool>,
+    /// In what it fails, where it is down.
+    pub failure: String,
+    /// What was tried, and what came of it, where it is down.
+    pub reason: String,
+    /// Since when it is down, in seconds since 1970.
+    pub down_since_s: u64,
+}
