@@ -18,12 +18,18 @@ const NAME: &str = "dcv-splice";
 /// A name that reaches nobody: whoever passes the package on puts theirs.
 const MAINTAINER: &str = "dcv-splice <dcv-splice@dcv-splice.invalid>";
 /// What is packaged as it stands: below `packaging/`, and where it goes.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 12] = [
     ("copyright", "usr/share/doc/dcv-splice/copyright"),
     ("dcv-splice.service", "lib/systemd/system/dcv-splice.service"),
     ("dcv-splice.toml", "etc/dcv-splice/dcv-splice.toml"),
     ("ebpf.conf", "usr/share/doc/dcv-splice/examples/ebpf.conf"),
+    ("fail2ban/filter.conf", "usr/share/doc/dcv-splice/examples/fail2ban/filter.conf"),
+    ("fail2ban/jail.conf", "usr/share/doc/dcv-splice/examples/fail2ban/jail.conf"),
+    ("grafana/dcv-splice.json", "usr/share/doc/dcv-splice/examples/grafana/dcv-splice.json"),
     ("logrotate", "etc/logrotate.d/dcv-splice"),
+    ("prometheus/alerts.yml", "usr/share/doc/dcv-splice/examples/prometheus/alerts.yml"),
+    ("prometheus/prometheus.yml", "usr/share/doc/dcv-splice/examples/prometheus/prometheus.yml"),
+    ("prometheus/rules.yml", "usr/share/doc/dcv-splice/examples/prometheus/rules.yml"),
     ("sysctl.conf", "usr/share/doc/dcv-splice/examples/sysctl.conf"),
 ];
 /// Programs that are packaged as they stand.

@@ -7,11 +7,13 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
-const NEEDED: [(&str, &[&str]); 13] = [
+const NEEDED: [(&str, &[&str]); 15] = [
     ("interop", &["bubblewrap", "curl", "iproute2", "nghttp2-client", "nginx-light", "openssl"]),
     ("ebpf", &["libcap2-bin", "nftables"]),
     ("fault_injection", &["openssl"]),
+    ("monitoring", &["curl", "openssl", "prometheus"]),
     ("pinned", &["iproute2"]),
+    ("security", &["fail2ban"]),
     ("session", &["openssh-client", "openssh-server"]),
     ("deploy", &["binutils", "dpkg-dev", "mmdebstrap", "openssh-client"]),
     ("dist", &["binutils", "dpkg-dev", "mmdebstrap", "shellcheck"]),

@@ -3,13 +3,13 @@
 //! which is what one of them is given.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::access::rejections::RejectReason;
 use crate::http::local_response::LocalResponse;
-use crate::transport::networks::Networks;
+use crate::transport::networks::{Networks, client_network};
 
 /// Clients that are remembered before those who left long enough ago are forgotten.
 const REMEMBERED_MAX: usize = 16_384;
@@ -112,7 +112,7 @@ impl Admission {
     /// Lets a client's connection in, or says why not.
     pub fn admit(&self, client: IpAddr, now: Instant) -> Result<ClientPermit, RejectReason> {
         self.enter(client, now)?;
-        Ok(ClientPermit { clients: self.clients.clone(), client: one(client) })
+        Ok(ClientPermit { clients: self.clients.clone(), client: client_network(client) })
     }
 
     /// Whether a client would be let in now, which changes nothing.
@@ -121,7 +121,7 @@ impl Admission {
         if !networks.allows(address) {
             return Err(RejectReason::ClientDenied);
         }
-        match self.clients.lock().get(&one(address)) {
+        match self.clients.lock().get(&client_network(address)) {
             Some(client) if client.open >= limits.connections_max => Err(RejectReason::ClientConnectionsMax),
             Some(client) if client.tokens_at(now, limits.per_second.into()) < 1.0 => {
                 Err(RejectReason::RateLimited)
@@ -141,7 +141,7 @@ impl Admission {
             clients.retain(|_, client| client.open > 0 || client.tokens_at(now, rate) < rate * BURST_S);
         }
         let fresh = Client { open: 0, tokens: rate * BURST_S, at: now };
-        let client = clients.entry(one(address)).or_insert(fresh);
+        let client = clients.entry(client_network(address)).or_insert(fresh);
         client.tokens = client.tokens_at(now, rate);
         // One worker's time is not quite another's.
         client.at = client.at.max(now);
@@ -175,17 +175,6 @@ impl Drop for ClientPermit {
         if let Some(client) = self.clients.lock().get_mut(&self.client) {
             client.open -= 1;
         }
-    }
-}
-
-/// The address or network that counts as one client.
-pub fn one(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

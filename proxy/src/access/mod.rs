@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub(crate) mod htpasswd;
+pub(crate) mod offenders;
 pub(crate) mod passwords;
 pub(crate) mod policy;
 pub mod pool_cookie;

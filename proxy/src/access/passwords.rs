@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::hmac;
 use tokio::sync::oneshot;
 
-use crate::access::admission;
 use crate::access::htpasswd::{Credentials, LineError, Users};
 use crate::access::rejections::RejectReason;
 use crate::http::local_response::LocalResponse;
 use crate::os::files::Files;
 use crate::os::seccomp;
 use crate::transport::networks::Networks;
+use crate::transport::networks::client_network;
 
 /// Passwords that wait to be compared, of all clients and of one.
 const REQUESTS_MAX: usize = 64;
@@ -80,7 +80,8 @@ impl AuthError {
     /// How it is counted.
     pub fn why(self) -> RejectReason {
         match self {
-            Self::Missing | Self::Wrong => RejectReason::AuthFailed,
+            Self::Missing => RejectReason::AuthMissing,
+            Self::Wrong => RejectReason::AuthFailed,
             Self::TooOften(_) => RejectReason::AuthBackoff,
             Self::Busy => RejectReason::AuthBusy,
         }
@@ -201,7 +202,7 @@ impl Passwords {
     ) -> Result<String, AuthError> {
         let credentials = header.and_then(Credentials::from_header).ok_or(AuthError::Missing)?;
         let book = &self.0.book;
-        let client = admission::one(client);
+        let client = client_network(client);
         let digest = book.digest(client, &credentials);
         if book.known().contains(&digest) {
             return Ok(credentials.name);

@@ -4,7 +4,10 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
+use crate::access::offenders::{Offence, Offenders};
 use crate::observe::client::ClientConnection;
 
 /// Why a client or a request is rejected.
@@ -58,7 +61,9 @@ pub enum RejectReason {
     Http2Flood,
     /// It asks for an agent that may not be reached.
     AgentNotAllowed,
-    /// It sent no password, or a wrong one.
+    /// It sent no password: as every browser does at first.
+    AuthMissing,
+    /// It sent a wrong password.
     AuthFailed,
     /// It sent too many wrong passwords.
     AuthBackoff,
@@ -67,7 +72,7 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
-    const ALL: [Self; 27] = [
+    const ALL: [Self; 28] = [
         Self::ClientDenied,
         Self::ClientConnectionsMax,
         Self::RateLimited,
@@ -92,6 +97,7 @@ impl RejectReason {
         Self::Http2Protocol,
         Self::Http2Flood,
         Self::AgentNotAllowed,
+        Self::AuthMissing,
         Self::AuthFailed,
         Self::AuthBackoff,
         Self::AuthBusy,
@@ -124,6 +130,7 @@ impl RejectReason {
             Self::Http2Protocol => "http2_protocol",
             Self::Http2Flood => "http2_flood",
             Self::AgentNotAllowed => "agent_not_allowed",
+            Self::AuthMissing => "auth_missing",
             Self::AuthFailed => "auth_failed",
             Self::AuthBackoff => "auth_backoff",
             Self::AuthBusy => "auth_busy",
@@ -158,16 +165,34 @@ impl fmt::Display for RejectReason {
             Self::Http2Protocol => "it breaks a rule of HTTP/2",
             Self::Http2Flood => "it sends too many frames of HTTP/2 that ask for nothing",
             Self::AgentNotAllowed => "the agent is in no --agents network",
-            Self::AuthFailed => "it sent no password, or a wrong one (--htpasswd)",
+            Self::AuthMissing => "it sent no password (--htpasswd)",
+            Self::AuthFailed => "it sent a wrong password (--htpasswd)",
             Self::AuthBackoff => "it must wait after repeated wrong passwords (--htpasswd)",
             Self::AuthBusy => "too many passwords are being checked (--htpasswd)",
         })
     }
 }
 
+/// What a rejection is a sign of, if of anything.
+fn offence(reason: RejectReason) -> Option<Offence> {
+    match reason {
+        RejectReason::AuthFailed | RejectReason::AuthBackoff => Some(Offence::WrongPassword),
+        RejectReason::AgentNotAllowed => Some(Offence::AgentScan),
+        RejectReason::BadRequest | RejectReason::Http2Protocol | RejectReason::Http2Flood => {
+            Some(Offence::MalformedRequest)
+        }
+        RejectReason::NotTls | RejectReason::TlsError => Some(Offence::TlsGarbage),
+        _ => None,
+    }
+}
+
 /// The counters, of all workers.
 #[derive(Debug, Default)]
-pub struct RejectCounters([AtomicU64; RejectReason::ALL.len()]);
+pub struct RejectCounters {
+    counts: [AtomicU64; RejectReason::ALL.len()],
+    offenders: Mutex<Offenders>,
+    events: [AtomicU64; Offence::ALL.len()],
+}
 
 impl RejectCounters {
     /// Counts a rejection of `client`, and logs it if it is time to.
@@ -192,6 +217,9 @@ impl RejectCounters {
         agent: Option<IpAddr>,
         detail: &dyn fmt::Display,
     ) {
+        if let Some(offence) = offence(reason) {
+            self.note_offence(offence, client);
+        }
         let count = self.add(reason);
         if count.is_power_of_two() {
             tracing::warn!(
@@ -206,18 +234,35 @@ impl RejectCounters {
         }
     }
 
+    /// The line is read by programs that shut clients out, as fail2ban does.
+    fn note_offence(&self, offence: Offence, client: ClientConnection) {
+        let mut offenders = self.offenders.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = offenders.note(client.address, offence, Instant::now());
+        drop(offenders);
+        if let Some(count) = told {
+            self.events[offence as usize].fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(client = %client.address, kind = %offence.name(), count, "security event");
+        }
+    }
+
+    /// How many events there were, by kind.
+    pub fn events(&self) -> Vec<(String, u64)> {
+        let count = |it: &Offence| self.events[*it as usize].load(Ordering::Relaxed);
+        Offence::ALL.iter().map(|it| (it.name().to_owned(), count(it))).collect()
+    }
+
     /// Counts without a log line.
     pub fn note_quietly(&self, reason: RejectReason) {
         self.add(reason);
     }
 
     fn add(&self, why: RejectReason) -> u64 {
-        self.0[why as usize].fetch_add(1, Ordering::Relaxed) + 1
+        self.counts[why as usize].fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// How often that was so.
     pub fn count(&self, why: RejectReason) -> u64 {
-        self.0[why as usize].load(Ordering::Relaxed)
+        self.counts[why as usize].load(Ordering::Relaxed)
     }
 }
 

@@ -7,6 +7,7 @@ mod agent_sources;
 mod agent_states;
 pub(crate) mod command;
 mod exit;
+mod expiry_watch;
 mod fleet;
 mod helper;
 mod logging;

@@ -20,11 +20,12 @@ use crate::control::logging::Logging;
 use crate::control::runtime::ControlRuntime;
 use crate::control::signals::Signals;
 use crate::control::socket::{self, ControlCommand, ControlRequest, ControlServer};
-use crate::control::supervisor::Supervisor;
+use crate::control::supervisor::{Accounts, Supervisor};
 use crate::control::validation::Prepared;
 use crate::os::cgroup::Cgroup;
 use crate::os::files::{Files, PassedFiles};
 use crate::os::log::LogWriters;
+use crate::os::process_usage::UsageReader;
 use crate::os::sandbox::confine;
 use crate::os::systemd;
 use crate::session::queue::UNREAD_MAX;
@@ -102,6 +103,7 @@ async fn start(settings: Settings, inherited: Inherited, logs: &LogWriters) -> R
     });
     let control = control.transpose()?;
     let receive_max = listeners::receive_buffer_max();
+    let usage = UsageReader::open();
     // Threads that were started before would not be confined.
     let confined = confine(&prepared.config().agent_ports);
     let log = Logging::start(logs, &prepared.config().log, prepared.config().log_format)?;
@@ -120,12 +122,12 @@ async fn start(settings: Settings, inherited: Inherited, logs: &LogWriters) -> R
              than the network; {UNREAD_MAX} is enough"
         );
     }
-    let counting = matches!(account, Some(Ok(_)));
+    let accounts = Accounts { kernel: matches!(account, Some(Ok(_))), usage: readable(usage) };
     let former: Vec<_> = predecessor.iter().flat_map(|it| &it.processes).copied().collect();
     let former = reached_at.iter().flat_map(|path| former.iter().map(|it| socket::of_process(path, *it)));
     let former: Vec<_> = former.collect();
     let states = agent_states(&helper, former.first()).await?;
-    let mut supervisor = Supervisor::start(settings, helper, prepared, front, &own, counting, &log).await?;
+    let mut supervisor = Supervisor::start(settings, helper, prepared, front, &own, accounts, &log).await?;
     know_agents(&mut supervisor, states, former.first()).await;
     supervisor.follow(&former).await;
     let (commands, requests) = mpsc::channel(COMMANDS_MAX);
@@ -166,6 +168,15 @@ async fn take_over(supervisor: &mut Supervisor, predecessor: Option<Predecessor>
         return Err(error);
     }
     Ok(())
+}
+
+/// Without it there are no `process_` metrics, and that is all.
+fn readable(usage: io::Result<UsageReader>) -> Option<UsageReader> {
+    usage
+        .inspect_err(|error| {
+            tracing::info!(reason = &*error.to_string(), "/proc can't be read: no process_ metrics");
+        })
+        .ok()
 }
 
 /// Has the kernel count the connections of this process, in a cgroup of its own.

@@ -20,7 +20,7 @@ use crate::config::{AccessLogTo, Config, Resolved, Settings};
 use crate::observe::access_log::AccessLog;
 use crate::os::files::{Files, Location};
 use crate::os::log::Target;
-use crate::tls::{self, Acceptor, AsyncClient, Connector};
+use crate::tls::{self, Acceptor, AsyncClient, CertificateExpiry, Connector};
 use crate::transport::congestion::try_without_capabilities;
 use crate::worker::context::{ProcessState, SharedState};
 use crate::worker::load_balancer::{LoadBalancer, WorkerInbox};
@@ -40,6 +40,8 @@ pub(super) struct Prepared {
     lines: Target,
     /// Warnings, each with its place in the configuration file.
     pub warnings: Vec<String>,
+    /// Until when the certificates can be used that are shown to clients.
+    pub expiries: Vec<CertificateExpiry>,
 }
 
 impl Prepared {
@@ -106,10 +108,8 @@ impl Prepared {
                 Ok(lines),
                 Ok(directory),
             ) if problems.is_empty() => {
-                let (trust, demands) = (config.agent_trust.as_ref(), &config.client_demands);
-                let warnings = tls::warnings(&config.certificates, demands, trust, files);
-                let warnings =
-                    warnings.iter().map(|it| resolved.at_place(Some(&it.file), &it.says)).collect();
+                let warnings = warnings(&resolved, files);
+                let expiries = tls::expiries(&config.certificates, files);
                 Ok(Self {
                     resolved,
                     directory,
@@ -120,6 +120,7 @@ impl Prepared {
                     resolver_ca,
                     lines,
                     warnings,
+                    expiries,
                 })
             }
             _ => Err(problems.join("\n")),
@@ -231,6 +232,14 @@ fn congestion_advice(error: &io::Error) -> String {
             .to_owned(),
         _ => error.to_string(),
     }
+}
+
+/// What is to be said of certificates and keys that can be used.
+fn warnings(resolved: &Resolved, files: &dyn Files) -> Vec<String> {
+    let config = &resolved.config;
+    let (trust, demands) = (config.agent_trust.as_ref(), &config.client_demands);
+    let warnings = tls::warnings(&config.certificates, demands, trust, files);
+    warnings.iter().map(|it| resolved.at_place(Some(&it.file), &it.says)).collect()
 }
 
 fn passwords(

@@ -6,6 +6,7 @@ pub mod agent;
 pub mod agent_stats;
 pub(crate) mod client;
 pub(crate) mod failures;
+pub mod handshakes;
 pub mod histogram;
 pub mod lag;
 pub mod metrics;

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 
 /// One of the two sides.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Side {
     /// The client.
     Client,

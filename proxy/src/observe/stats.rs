@@ -13,7 +13,8 @@ use slab::Slab;
 use crate::observe::access_log::{AccessRecord, EndReason};
 use crate::observe::agent::AgentId;
 use crate::observe::agent_stats::{AgentCounters, AgentStats, ByteCounter, SocketBytes};
-use crate::observe::histogram::micros;
+use crate::observe::handshakes::{self, HandshakeCount, HandshakeCounters, HandshakeOutcome};
+use crate::observe::histogram::{Counts, Distribution, micros};
 use crate::observe::session_stats::{HandedOn, LiveSession, SessionStats, TcpProbe};
 use crate::observe::side::Side;
 use crate::runtime::executor::RoundObserver;
@@ -48,6 +49,9 @@ pub struct WorkerStats {
     arrivals: Rc<RefCell<Vec<Arrival>>>,
     sessions: RefCell<Slab<Weak<SessionStats>>>,
     wake_up_us: Cell<u64>,
+    accepted: Cell<u64>,
+    handshakes: RefCell<HandshakeCounters>,
+    client_handshake: RefCell<Counts>,
 }
 
 /// A session, which is counted as open until it is dropped.
@@ -129,6 +133,19 @@ impl WorkerStats {
                 stats.handshake.note_time(time);
             }
         });
+    }
+
+    /// Counts a client's connection that was accepted.
+    pub fn accepted(&self) {
+        self.accepted.update(|count| count + 1);
+    }
+
+    /// Counts a TLS handshake that is over; `took`: where it succeeded with a client.
+    pub fn handshake(&self, outcome: HandshakeOutcome, took: Option<Duration>) {
+        self.handshakes.borrow_mut().note(outcome);
+        if let Some(time) = took {
+            self.client_handshake.borrow_mut().note_time(time);
+        }
     }
 
     /// Counts a failed connection to an agent.
@@ -216,7 +233,19 @@ impl WorkerStats {
     pub fn read(&self) -> Stats {
         let agents = self.agents.borrow();
         let agents = agents.iter().map(|(agent, counters)| (*agent, counters.read())).collect();
-        Stats { agents, clients: self.clients.read() }
+        Stats { agents, ..self.read_clients() }
+    }
+
+    /// The same without agents.
+    fn read_clients(&self) -> Stats {
+        Stats {
+            agents: BTreeMap::new(),
+            clients: self.clients.read(),
+            accepted: self.accepted.get(),
+            handshakes: self.handshakes.borrow().read(),
+            client_handshake: self.client_handshake.borrow_mut().read(),
+            wake_up_us: self.wake_up_us.get(),
+        }
     }
 }
 
@@ -228,6 +257,14 @@ pub struct Stats {
     pub agents: BTreeMap<AgentId, AgentStats>,
     /// Bytes on clients' sockets.
     pub clients: SocketBytes,
+    /// Connections of clients that were accepted.
+    pub accepted: u64,
+    /// TLS handshakes that are over.
+    pub handshakes: Vec<HandshakeCount>,
+    /// How long clients' TLS handshakes took, in microseconds.
+    pub client_handshake: Distribution,
+    /// How late a worker is woken, in the mean of the last seconds, in microseconds; of several, the latest.
+    pub wake_up_us: u64,
 }
 
 impl Stats {
@@ -241,6 +278,10 @@ impl Stats {
             self.agents.entry(*agent).or_default().add(stats);
         }
         self.clients.add(other.clients);
+        self.accepted += other.accepted;
+        handshakes::add(&mut self.handshakes, &other.handshakes);
+        self.client_handshake.add(&other.client_handshake);
+        self.wake_up_us = self.wake_up_us.max(other.wake_up_us);
     }
 }
 
@@ -265,7 +306,9 @@ impl StatsSnapshot {
     /// Publishes what a worker has counted of no agent.
     pub fn put_clients(&self, worker: usize, stats: &WorkerStats) {
         if let Some(place) = self.0.get(worker) {
-            lock(place).clients = stats.clients.read();
+            let mut published = lock(place);
+            let agents = std::mem::take(&mut published.agents);
+            *published = Stats { agents, ..stats.read_clients() };
         }
     }
 

@@ -28,12 +28,20 @@ pub struct ProcessStatus {
     pub reloads: u64,
     /// Reloads that failed.
     pub reload_failures: u64,
+    /// The latest one failed.
+    pub has_reload_failed: bool,
     /// Lines of its log that were dropped.
     pub log_lines_dropped: u64,
     /// Lines of the access log that were dropped.
     pub access_log_lines_dropped: u64,
+    /// What the process uses.
+    pub usage: UsageStatus,
+    /// The certificates that are shown to clients.
+    pub certificates: Vec<CertificateStatus>,
     /// Rejected connections and requests, by reason.
     pub rejected: Vec<(String, u64)>,
+    /// Security events, by kind.
+    pub security_events: Vec<(String, u64)>,
     /// Agents that have names or were probed.
     pub agents: Vec<AgentStatus>,
     /// The sources that list agents, but for the file.
@@ -42,6 +50,35 @@ pub struct ProcessStatus {
     pub stats: Stats,
     /// The kernel's TCP statistics, if they are available.
     pub kernel: Option<KernelStats>,
+}
+
+/// What a process uses; nothing where it is not known.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct UsageStatus {
+    /// Processor time, in seconds.
+    pub cpu_seconds: Option<f64>,
+    /// Memory in use, in bytes.
+    pub resident_bytes: Option<u64>,
+    /// Addresses in use, in bytes.
+    pub virtual_bytes: Option<u64>,
+    /// Open descriptors.
+    pub open_fds: Option<u64>,
+    /// Descriptors that may be open.
+    pub max_fds: Option<u64>,
+    /// When it began, in seconds since 1970.
+    pub start_seconds: Option<f64>,
+}
+
+/// A certificate that is shown to clients.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct CertificateStatus {
+    /// Its file.
+    pub file: String,
+    /// The first name that it is for.
+    pub name: String,
+    /// Until when it is valid, in seconds since 1970.
+    pub not_after_s: i64,
 }
 
 /// The status of a source that lists agents.

@@ -4,6 +4,7 @@
 pub(crate) mod cgroup;
 pub mod files;
 pub(crate) mod log;
+pub(crate) mod process_usage;
 pub(crate) mod sandbox;
 pub(crate) mod seccomp;
 pub(crate) mod systemd;

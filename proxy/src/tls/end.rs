@@ -83,6 +83,11 @@ impl TlsEnd {
         self.speaks_http2
     }
 
+    /// The version that both sides have agreed on, `1.2` or `1.3`; empty without TLS, and before.
+    pub fn version(&self) -> &'static str {
+        if let Phase::Session(session) = &self.phase { session.version() } else { "" }
+    }
+
     /// Whether anything of the peer's handshake has come.
     pub fn was_heard(&self) -> bool {
         if let Phase::Handshake(handshake) = &self.phase { handshake.was_heard() } else { true }

@@ -63,6 +63,14 @@ pub(super) enum Secrets {
 }
 
 impl Session {
+    /// What both sides have agreed on: `1.2` or `1.3`.
+    pub(super) fn version(&self) -> &'static str {
+        match self.secrets.version() {
+            Version::Tls12 => "1.2",
+            Version::Tls13 => "1.3",
+        }
+    }
+
     /// Goes on where the handshake ended.
     pub(super) fn new(now: ExtractedSecrets, secrets: Secrets) -> Result<Self, TlsError> {
         Ok(Self {

@@ -24,4 +24,4 @@ pub use fetch_certificate::ShownError;
 pub use material::{CertificateError, CertificatePair};
 pub use pem::PemError;
 pub use reasons::HandshakeFailure;
-pub use warnings::{CertificateWarning, warnings};
+pub use warnings::{CertificateExpiry, CertificateWarning, EXPIRES_SOON_S, expiries, warnings};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustls::pki_types::UnixTime;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
 
 use super::certificates::{AgentTrust, ClientDemands};
 use super::material::{CertificatePair, certificates, parsed};
@@ -12,6 +13,22 @@ use crate::os::files::Files;
 
 /// Permission of everybody to read (inode(7)).
 const READ_BY_OTHERS: u32 = 0o004;
+
+/// How long before it expires a certificate is warned of, in seconds: 14 days.
+pub const EXPIRES_SOON_S: i64 = 14 * 86_400;
+/// Characters of a name that are shown.
+const NAME_CHARS_MAX: usize = 100;
+
+/// Until when a certificate can be used.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CertificateExpiry {
+    /// Its file.
+    pub file: PathBuf,
+    /// The first name that it is for.
+    pub name: String,
+    /// In seconds since 1970.
+    pub not_after_s: i64,
+}
 
 /// Something that is worth a warning, and the file that it is about.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,13 +74,40 @@ fn times(file: &Path, files: &dyn Files, warnings: &mut Vec<CertificateWarning>)
     }
 }
 
+/// The own certificates of pairs, for whoever has to renew them; what can't be read any more is passed over.
+pub fn expiries(pairs: &[CertificatePair], files: &dyn Files) -> Vec<CertificateExpiry> {
+    let expiry = |pair: &CertificatePair| {
+        let all = certificates(&pair.certificate, files).unwrap_or_default();
+        let own = parsed(all.first()?)?;
+        let not_after_s = own.validity().not_after.timestamp();
+        Some(CertificateExpiry { file: pair.certificate.clone(), name: first_name(&own), not_after_s })
+    };
+    pairs.iter().filter_map(expiry).collect()
+}
+
+/// The first host name that a certificate is for, or else its common name.
+fn first_name(certificate: &X509Certificate<'_>) -> String {
+    let alternatives = certificate.subject_alternative_name().ok().flatten();
+    let dns = alternatives.iter().flat_map(|names| &names.value.general_names).find_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    let common = || certificate.subject().iter_common_name().next()?.as_str().ok().map(str::to_owned);
+    let name = dns.or_else(common).unwrap_or_default();
+    // It came from whoever issued it.
+    name.chars().filter(char::is_ascii_graphic).take(NAME_CHARS_MAX).collect()
+}
+
 fn untimely(certificate: &X509Certificate<'_>, now: i64) -> Option<String> {
     let validity = certificate.validity();
     if now > validity.not_after.timestamp() {
         return Some(format!("has expired ({})", validity.not_after));
     }
-    (now < validity.not_before.timestamp())
-        .then(|| format!("is not valid yet (from {} on)", validity.not_before))
+    if now < validity.not_before.timestamp() {
+        return Some(format!("is not valid yet (from {} on)", validity.not_before));
+    }
+    let left = validity.not_after.timestamp() - now;
+    (left < EXPIRES_SOON_S).then(|| format!("expires soon ({}): renew it", validity.not_after))
 }
 
 fn names(file: &Path, files: &dyn Files, warnings: &mut Vec<CertificateWarning>) {

@@ -134,6 +134,11 @@ impl<S: Stream> Endpoint<S> {
         self.tls.speaks_http2()
     }
 
+    /// The version of TLS, `1.2` or `1.3`; empty without it, and during its handshake.
+    pub fn tls_version(&self) -> &'static str {
+        self.tls.version()
+    }
+
     /// Whether it has said anything of its TLS handshake.
     pub fn was_heard(&self) -> bool {
         self.tls.was_heard()

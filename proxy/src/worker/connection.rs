@@ -10,17 +10,20 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use crate::access::admission::{self, ClientPermit};
 use crate::access::proxy_protocol::{InvalidProxyHeader, ProxyHeader};
 use crate::access::rejections::RejectReason;
 use crate::http::h1::writer;
 use crate::observe::client::{ClientConnection, ConnectionId};
+use crate::observe::handshakes::HandshakeOutcome;
+use crate::observe::side::Side;
 use crate::tls::TlsEnd;
 use crate::transport::endpoint::{Endpoint, EndpointError};
 use crate::transport::net::Runtime;
 use crate::worker::context::Generation;
-use crate::worker::failure_responses::{not_tls, note_failed_handshake};
+use crate::worker::failure_responses::{handshake_failure_reason, not_tls, note_failed_handshake};
 use crate::worker::http2;
 use crate::worker::record_builder::RecordBuilder;
 use crate::worker::request::{NextStep, Ready};
@@ -199,18 +202,24 @@ impl<N: Runtime> Accepted<N> {
             generation.config().limits.header_timeout,
             ready.endpoint.handshake(&generation.worker.buffers),
         );
-        let mut place = generation.handshakes.begin();
+        let (mut place, begun) = (generation.handshakes.begin(), generation.net.now());
         let secure = tokio::select! {
             done = handshake => done.unwrap_or(Err(EndpointError::TimedOut)),
             () = place.lost() => {
+                count_handshake(generation, "", RejectReason::HandshakeEvicted.name(), None);
                 generation.rejections().note(RejectReason::HandshakeEvicted, client);
                 return None;
             }
             () = generation.drain_request_timeout() => return None,
         };
         match secure {
-            Ok(()) => Some(ready),
+            Ok(()) => {
+                let took = generation.net.now() - begun;
+                count_handshake(generation, ready.endpoint.tls_version(), "", Some(took));
+                Some(ready)
+            }
             Err(EndpointError::NoTls) => {
+                count_handshake(generation, "", RejectReason::NotTls.name(), None);
                 generation.rejections().note(RejectReason::NotTls, client);
                 ready.endpoint = Box::new(ready.endpoint.into_plain());
                 ready.secure = false;
@@ -221,11 +230,24 @@ impl<N: Runtime> Accepted<N> {
                 None
             }
             Err(error) => {
+                if ready.endpoint.was_heard() {
+                    count_handshake(generation, "", handshake_failure_reason(&error).name(), None);
+                }
                 note_failed_handshake(generation.rejections(), client, &error, ready.endpoint.was_heard());
                 None
             }
         }
     }
+}
+
+fn count_handshake<N: Runtime>(
+    generation: &Generation<N>,
+    version: &'static str,
+    reason: &'static str,
+    took: Option<Duration>,
+) {
+    let outcome = HandshakeOutcome { side: Side::Client, version, reason };
+    generation.worker.stats.handshake(outcome, took);
 }
 
 /// Why it is not known whom a balancer speaks for.

@@ -102,14 +102,23 @@ pub(super) fn note_failed_handshake(
     error: &EndpointError,
     was_heard: bool,
 ) {
+    match (handshake_failure_reason(error), error) {
+        (RejectReason::HandshakeAborted, EndpointError::Tls(_)) => {
+            rejections.note_quietly(RejectReason::HandshakeAborted);
+        }
+        (RejectReason::HandshakeAborted, _) if !was_heard => {}
+        (RejectReason::HandshakeAborted, _) => rejections.note_quietly(RejectReason::HandshakeAborted),
+        (reason, EndpointError::Tls(error)) => rejections.note_with(reason, client, error),
+        (reason, _) => rejections.note(reason, client),
+    }
+}
+
+/// Why a handshake with a client failed.
+pub(super) fn handshake_failure_reason(error: &EndpointError) -> RejectReason {
     match error {
-        EndpointError::Tls(error) => match reject_reason(error.handshake_failure()) {
-            RejectReason::HandshakeAborted => rejections.note_quietly(RejectReason::HandshakeAborted),
-            reason => rejections.note_with(reason, client, error),
-        },
-        EndpointError::TimedOut => rejections.note(RejectReason::HandshakeTimeout, client),
-        _ if was_heard => rejections.note_quietly(RejectReason::HandshakeAborted),
-        _ => {}
+        EndpointError::Tls(error) => reject_reason(error.handshake_failure()),
+        EndpointError::TimedOut => RejectReason::HandshakeTimeout,
+        _ => RejectReason::HandshakeAborted,
     }
 }
 

@@ -23,6 +23,7 @@ use crate::http::request_source::RequestSource;
 use crate::observe::access_log::EndReason;
 use crate::observe::agent::Agent;
 use crate::observe::client::ClientConnection;
+use crate::observe::handshakes::HandshakeOutcome;
 use crate::observe::side::Side;
 use crate::runtime::drain::Phase;
 use crate::tls::TlsEnd;
@@ -33,7 +34,8 @@ use crate::worker::authorization::authorize;
 use crate::worker::context::{CLOSE_TIMEOUT, Generation};
 use crate::worker::eviction::EvictionEntry;
 use crate::worker::failure_responses::{
-    cause, head_took_too_long, log_connect_failure, log_failure, mark_if_down, response_to,
+    cause, handshake_failure_reason, head_took_too_long, log_connect_failure, log_failure, mark_if_down,
+    response_to,
 };
 use crate::worker::record_builder::RecordBuilder;
 use crate::worker::routing::{decide, resolve};
@@ -455,7 +457,11 @@ async fn connect<N: Runtime>(
     };
     let tls = connector.connect(agent.address.ip()).map_err(|error| ConnectError::Handshake(error.into()))?;
     let (mut endpoint, begun) = (Box::new(Endpoint::new(stream, tls)), generation.net.now());
-    endpoint.handshake(&generation.worker.buffers).await.map_err(ConnectError::Handshake)?;
+    let done = endpoint.handshake(&generation.worker.buffers).await;
+    let reason = done.as_ref().err().map_or("", |error| handshake_failure_reason(error).name());
+    let outcome = HandshakeOutcome { side: Side::Agent, version: endpoint.tls_version(), reason };
+    generation.worker.stats.handshake(outcome, None);
+    done.map_err(ConnectError::Handshake)?;
     Ok((endpoint, Some(generation.net.now() - begun)))
 }
 

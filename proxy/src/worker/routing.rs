@@ -4,7 +4,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::access::admission;
 use crate::access::policy::{Decision, Now};
 use crate::access::route::{AgentRef, Route};
 use crate::agents::directory::NamedAgent;
@@ -16,6 +15,7 @@ use crate::http::message::{self, RequestHead};
 use crate::http::request_source::RequestSource;
 use crate::runtime::drain::Phase;
 use crate::transport::net::Runtime;
+use crate::transport::networks::client_network;
 use crate::worker::context::Generation;
 use crate::worker::record_builder::RecordBuilder;
 
@@ -115,7 +115,7 @@ fn place<'a, N: Runtime>(
     let asked = PoolRequest {
         pool,
         client: builder.record.client,
-        network: admission::one(builder.record.client),
+        network: client_network(builder.record.client),
         user: &builder.record.user,
         cookie: cookie.as_deref(),
         // A WebSocket of a browser can be told of no cookie.

@@ -380,6 +380,7 @@ async fn admit(
 ) {
     let (balance, config) = (&generation.shared.process.balance, generation.config());
     let id = generation.shared.process.connection_ids.next();
+    generation.worker.stats.accepted();
     let named = ClientConnection { id, address: client.ip() };
     let place = balance.place(generations.number, config.limits.connections_max);
     if let (None, Err(why)) = (&place, may_evict(generation, client.ip())) {

@@ -3,6 +3,7 @@
 
 mod format;
 mod kernel;
+mod usage;
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,8 +36,10 @@ const QUEUE_BYTES: [u64; 11] =
 
 /// The text of all processes; the one that serves comes first.
 pub fn render(processes: Vec<ProcessStatus>, format: Format) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("dcv_splice");
-    registry.register_collector(Box::new(All(Arc::new(processes))));
+    let processes = Arc::new(processes);
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(usage::Usage(processes.clone())));
+    registry.sub_registry_with_prefix("dcv_splice").register_collector(Box::new(All(processes)));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(match format {
@@ -54,15 +57,24 @@ type Label = (&'static str, String);
 /// A metric: its name, help, kind, and value.
 type Row<T> = (&'static str, &'static str, MetricType, fn(&T) -> u64);
 
-const OF_PROCESS: [Row<ProcessStatus>; 9] = [
+const OF_PROCESS: [Row<ProcessStatus>; 11] = [
     ("uptime_seconds", "Time since the process serves", MetricType::Gauge, |it| it.seconds),
     ("client_connections", "Open client connections", MetricType::Gauge, |it| it.connections),
     ("workers", "Worker threads", MetricType::Gauge, |it| it.workers),
     ("config_reloads", "Reloads that were applied", MetricType::Counter, |it| it.reloads),
     ("config_reload_failures", "Reloads that failed", MetricType::Counter, |it| it.reload_failures),
+    (
+        "config_last_reload_successful",
+        "Whether the latest reload was applied: 1, or 0",
+        MetricType::Gauge,
+        |it| u64::from(!it.has_reload_failed),
+    ),
     ("log_lines_dropped", "Log lines that were dropped", MetricType::Counter, |it| it.log_lines_dropped),
     ("access_log_lines_dropped", "Access log lines that were dropped", MetricType::Counter, |it| {
         it.access_log_lines_dropped
+    }),
+    ("client_connections_accepted", "Client connections that were accepted", MetricType::Counter, |it| {
+        it.stats.accepted
     }),
     ("client_received_bytes", "Bytes received on client sockets, TLS included", MetricType::Counter, |it| {
         it.stats.clients.received
@@ -147,7 +159,10 @@ impl Collector for All {
         self.state(&mut encoder)?;
         let processes = || self.0.iter().map(|process| ([pid(process)], process));
         rows(&mut encoder, "", &OF_PROCESS, processes)?;
+        self.wake_ups(&mut encoder)?;
         self.rejected(&mut encoder)?;
+        self.handshakes(&mut encoder)?;
+        self.certificates(&mut encoder)?;
         rows(&mut encoder, "agent_", &OF_AGENT, || self.agents())?;
         self.requests_by_status(&mut encoder)?;
         for of in OF_TIMES {
@@ -231,12 +246,80 @@ impl All {
 
     fn rejected(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Rejected clients and requests";
-        let mut metric = encoder.encode_descriptor("rejected", help, None, MetricType::Counter)?;
+        self.by_word(encoder, "rejected", help, "reason", |it| &it.rejected)?;
+        let help = "Clients that did again and again what no user does";
+        self.by_word(encoder, "security_events", help, "kind", |it| &it.security_events)
+    }
+
+    fn by_word(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        counts: fn(&ProcessStatus) -> &Vec<(String, u64)>,
+    ) -> fmt::Result {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for process in self.0.iter() {
-            for (reason, count) in &process.rejected {
-                let labels = [pid(process), ("reason", reason.clone())];
-                number(&mut metric, MetricType::Counter, &labels, *count)?;
+            for (word, count) in counts(process) {
+                number(&mut metric, MetricType::Counter, &[pid(process), (label, word.clone())], *count)?;
             }
+        }
+        Ok(())
+    }
+
+    fn wake_ups(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "How late the latest worker is woken: how long it waits for a core, mean of some seconds";
+        let mut metric =
+            encoder.encode_descriptor("worker_wake_up_delay_seconds", help, None, MetricType::Gauge)?;
+        for process in self.0.iter() {
+            let labels = &[pid(process)][..];
+            metric.encode_family(&labels)?.encode_gauge(&seconds(process.stats.wake_up_us))?;
+        }
+        Ok(())
+    }
+
+    fn handshakes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "TLS handshakes that are over, by side, version, result and reason of failure";
+        let mut metric = encoder.encode_descriptor("tls_handshakes", help, None, MetricType::Counter)?;
+        for process in self.0.iter() {
+            for it in &process.stats.handshakes {
+                let result = if it.reason.is_empty() { "ok" } else { "failed" };
+                let labels = [
+                    pid(process),
+                    ("side", it.side.clone()),
+                    ("version", it.version.clone()),
+                    ("result", result.to_owned()),
+                    ("reason", it.reason.clone()),
+                ];
+                number(&mut metric, MetricType::Counter, &labels, it.count)?;
+            }
+        }
+        let help = "Time of TLS handshakes with clients that succeeded";
+        let name = "client_tls_handshake_seconds";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for process in self.0.iter() {
+            bounded_histogram(
+                &mut metric,
+                &[pid(process)],
+                &process.stats.client_handshake,
+                &TIMES_US,
+                seconds,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Of the process that serves: the others show theirs to nobody new.
+    fn certificates(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(serving) = self.0.first() else { return Ok(()) };
+        let help = "Until when a certificate is valid that is shown to clients, in seconds since 1970";
+        let mut metric =
+            encoder.encode_descriptor("certificate_not_after_seconds", help, None, MetricType::Gauge)?;
+        for it in &serving.certificates {
+            let labels = [pid(serving), ("name", it.name.clone()), ("file", it.file.clone())];
+            let labels = &labels[..];
+            metric.encode_family(&labels)?.encode_gauge(&it.not_after_s)?;
         }
         Ok(())
     }

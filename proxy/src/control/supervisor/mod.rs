@@ -1,5 +1,8 @@
 //! The supervisor: carries signals and an operator's commands to the workers and the helper, changes the settings of new
-//! connections, and sees to an orderly end. It serves no connection itself; a worker that ends before its time ends all.
+//! connections, and sees to an orderly end. It never serves a connection itself; a worker that ends before its time ends all.
+//! Uses all folders.
+
+mod status;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -23,8 +26,9 @@ use crate::control::admin::{self, Sources};
 use crate::control::agent_monitor::{AgentMonitor, MonitorEvent, resolution};
 use crate::control::agent_sources::AgentSources;
 use crate::control::agent_states::AgentStates;
-use crate::control::fleet::{self, AgentsReport};
-use crate::control::helper::{Answer, HelperClient, LIST, MessageKind, Payload, STATS, TRUNCATED};
+use crate::control::expiry_watch::ExpiryWatch;
+use crate::control::fleet;
+use crate::control::helper::{Answer, HelperClient, LIST, MessageKind, Payload, TRUNCATED};
 use crate::control::logging::{LogFilter, Logging};
 use crate::control::network_helper::FoundSession;
 use crate::control::shutdown::{Shutdown, StopReason};
@@ -34,15 +38,14 @@ use crate::control::validation::{Prepared, open_log};
 use crate::control::workers::{WorkerReport, ended, start_workers};
 use crate::observe::access_log::{AccessLog, EndReason};
 use crate::observe::readiness::Readiness;
-use crate::observe::status::ProcessStatus;
-use crate::observe::tcp_stats::KernelStats;
 use crate::os::files::{Files, PassedFiles};
 use crate::os::log::Log;
+use crate::os::process_usage::UsageReader;
 use crate::os::seccomp;
 use crate::os::systemd;
 use crate::runtime::drain::Phase;
 use crate::transport::own_addresses::OwnAddresses;
-use crate::worker::context::{ProcessState, SharedState};
+use crate::worker::context::SharedState;
 use crate::worker::listeners::Listener;
 use crate::worker::thread::WorkerCommand;
 
@@ -51,12 +54,20 @@ use crate::worker::thread::WorkerCommand;
 const REQUESTS_MAX: usize = CONCURRENT_MAX - 2;
 /// How long sources of agents may take for their first list before it is served without it.
 const FIRST_LISTS: Duration = Duration::from_secs(10);
-/// How often it is looked for sessions whose user or client is no longer let in.
-const REVOKED_LOOK: Duration = Duration::from_secs(5);
+/// How often it is looked for sessions whose user or client is no longer let in, and for certificates that expire.
+const LOOK: Duration = Duration::from_secs(5);
 /// What is told to who asks for a session then.
 const STOPPING: &str = "the process is stopping: try again";
 /// The state before it stops.
 const SERVING: &str = "serving";
+
+/// Who counts beside the workers.
+pub(super) struct Accounts {
+    /// The kernel does.
+    pub(super) kernel: bool,
+    /// What the process uses, where that can be read.
+    pub(super) usage: Option<UsageReader>,
+}
 
 /// The workers, and their configuration.
 pub(super) struct Supervisor {
@@ -71,8 +82,8 @@ pub(super) struct Supervisor {
     /// Another process is about to serve.
     upgrading: bool,
     state: &'static str,
-    /// The kernel counts too.
-    counting: bool,
+    accounts: Accounts,
+    certificates: ExpiryWatch,
     /// The state for new connections.
     shared: SharedState,
     /// Where agents are listed.
@@ -99,6 +110,7 @@ pub(super) struct Supervisor {
     since: Instant,
     reloads: u64,
     reload_failures: u64,
+    has_reload_failed: bool,
     /// The admin page, until another process has it.
     admin: Option<JoinHandle<()>>,
 }
@@ -111,10 +123,11 @@ impl Supervisor {
         prepared: Prepared,
         listeners: Vec<Listener>,
         own: &OwnAddresses,
-        counting: bool,
+        accounts: Accounts,
         logging: &Logging,
     ) -> io::Result<Self> {
         let log = logging.access();
+        let certificates = ExpiryWatch::new(prepared.expiries.clone());
         let sockets = listeners.iter().map(Listener::try_clone).collect::<io::Result<_>>()?;
         let (monitor, marks) = AgentMonitor::new();
         let (resolver, questions) = SessionResolver::new();
@@ -133,7 +146,8 @@ impl Supervisor {
             stats_waiters: None,
             upgrading: false,
             state: SERVING,
-            counting,
+            accounts,
+            certificates,
             listed: shared.agents.directory.clone(),
             sources: AgentSources::default(),
             states: AgentStates::default(),
@@ -150,6 +164,7 @@ impl Supervisor {
             since,
             reloads: 0,
             reload_failures: 0,
+            has_reload_failed: false,
             admin: None,
         };
         let KnownAgents { directory, connectors, .. } = supervisor.shared.agents.clone();
@@ -386,8 +401,8 @@ impl Supervisor {
         commands: &mut mpsc::Receiver<ControlRequest>,
     ) -> io::Result<()> {
         let mut watchdog = systemd::Watchdog::new();
-        let mut revoked = tokio::time::interval(REVOKED_LOOK);
-        revoked.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = loop {
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -404,10 +419,11 @@ impl Supervisor {
                 Some(question) = self.questions.recv() => self.resolve(question),
                 report = self.reports.recv() => return ended(report),
                 // Some were let in before the change, and have a session only now.
-                _ = revoked.tick(), if self.shared.config.end_revoked => {
+                _ = looks.tick() => {
                     if self.end_revoked() {
                         self.publish();
                     }
+                    self.certificates.look();
                 }
                 () = watchdog.due() => watchdog.look(&self.shared.process.balance.beats()),
             }
@@ -494,7 +510,7 @@ impl Supervisor {
             }
         };
         if kind == MessageKind::Stats {
-            let stats = self.stats(outcome.ok().and_then(kernel_stats));
+            let stats = self.stats(outcome.ok().and_then(status::kernel_stats));
             let waiters = self.stats_waiters.take().into_iter().flatten();
             waiters.for_each(|waiter| respond(Some(waiter), stats.clone()));
             return None;
@@ -535,6 +551,7 @@ impl Supervisor {
         self.upgrading &= kind != MessageKind::Upgrade;
         if matches!(kind, MessageKind::Reload | MessageKind::Changed) {
             *(if outcome.is_ok() { &mut self.reloads } else { &mut self.reload_failures }) += 1;
+            self.has_reload_failed = outcome.is_err();
         }
         let (done, failed) = kind.words();
         match &outcome {
@@ -630,9 +647,11 @@ impl Supervisor {
     fn replace(&mut self, files: &PassedFiles) -> Outcome {
         let prepared = Prepared::new(&self.settings, files)?;
         let log = AccessLog::to(self.log.clone());
+        let certificates = ExpiryWatch::new(prepared.expiries.clone());
         let (shared, lines) = prepared.replace(&self.shared, &log).map_err(|error| error.to_string())?;
         self.log.change(lines);
         self.log_filter.set(&shared.config.log);
+        self.certificates = certificates;
         let KnownAgents { directory, connectors, .. } = shared.agents.clone();
         self.sources.set(&shared.config, directory, connectors);
         let (now, before) = (&shared.config, &self.shared.config);
@@ -652,64 +671,6 @@ impl Supervisor {
             self.log.change(open_log(to, files).map_err(|(_, error)| error.to_string())?);
         }
         Ok(String::new())
-    }
-
-    /// Tells how it stands, people or programs; the kernel's account is the helper's to read.
-    async fn show_status(&mut self, command: ControlCommand, answer: Option<oneshot::Sender<Outcome>>) {
-        match (command, answer) {
-            (ControlCommand::Stats, Some(waiter)) if self.ask_stats().await => {
-                let stats_waiters = self.stats_waiters.get_or_insert_default();
-                // Some of a helper that does not answer have gone.
-                stats_waiters.retain(|waiter| !waiter.is_closed());
-                stats_waiters.push(waiter);
-            }
-            (ControlCommand::Status, answer) => respond(answer, Ok(self.status_line())),
-            (ControlCommand::Agents, answer) => respond(answer, json(&AgentsReport::of(&self.shared))),
-            (ControlCommand::Lists, answer) => respond(answer, json(&self.sources.last_lists())),
-            (ControlCommand::States, answer) => respond(answer, self.states.text()),
-            (ControlCommand::Sessions, answer) => respond(answer, json(&fleet::sessions(&self.shared))),
-            (_, answer) => respond(answer, self.stats(None)),
-        }
-    }
-
-    /// Whether the kernel's stats are on their way.
-    async fn ask_stats(&self) -> bool {
-        let can_ask = self.counting && !self.alone;
-        can_ask && (self.stats_waiters.is_some() || self.helper.ask(MessageKind::Stats).await.is_ok())
-    }
-
-    fn stats(&self, kernel: Option<KernelStats>) -> Outcome {
-        json(&ProcessStatus { kernel, ..self.status() })
-    }
-
-    fn status_line(&self) -> String {
-        let ProcessStatus { pid, version, state, seconds, connections, .. } = self.status();
-        let alone = if self.alone { ", without its helper: restart it to reload" } else { "" };
-        format!(
-            "process {pid}, version {version}, {state}, for {seconds} s, connections {connections}{alone}"
-        )
-    }
-
-    fn status(&self) -> ProcessStatus {
-        let SharedState { config, process: ProcessState { balance, rejections, published, .. }, .. } =
-            &self.shared;
-        ProcessStatus {
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            state: self.state.to_owned(),
-            seconds: self.since.elapsed().as_secs(),
-            connections: balance.connections() as u64,
-            workers: config.workers as u64,
-            reloads: self.reloads,
-            reload_failures: self.reload_failures,
-            log_lines_dropped: self.own_log.dropped(),
-            access_log_lines_dropped: self.log.dropped(),
-            rejected: rejections.counts(),
-            agents: fleet::status(&self.shared.agents),
-            sources: self.sources.status(),
-            stats: published.sum(),
-            kernel: None,
-        }
     }
 
     /// Lets what runs come to its end, for as long as it may take.
@@ -778,11 +739,6 @@ impl Supervisor {
 
 fn json(report: &impl Serialize) -> Outcome {
     serde_json::to_string(report).map_err(|error| error.to_string())
-}
-
-fn kernel_stats(found: Payload) -> Option<KernelStats> {
-    let Payload::Files(files) = found else { return None };
-    serde_json::from_slice(&files.read(STATS.as_ref()).ok()?).ok()
 }
 
 /// Sends a result; whoever asked may have gone.
