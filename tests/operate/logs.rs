@@ -81,6 +81,35 @@ async fn an_access_log_that_nobody_reads_keeps_no_command_and_no_client_waiting(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_access_log_of_json_tells_of_requests_and_of_sessions_from_their_beginning_on() {
+    let agent = agent().await;
+    let service = Service::start(agent.address, "access-log-format = \"json\"\n");
+    assert_eq!(service.ask("/x?token=secret").await.status, 200);
+    let lines = |event: &str| -> Vec<serde_json::Value> {
+        let lines = service.files.log_lines("access.log");
+        let lines = lines.iter().map(|line| serde_json::from_str(line).expect("JSON"));
+        lines.filter(|line: &serde_json::Value| line["event"] == event).collect()
+    };
+    let line = |event| eventually(event, || lines(event).pop());
+    let request = line("request");
+    assert!(request["request"].as_str().unwrap().contains("/x?token=*** HTTP/1.1"), "{request}");
+    assert_eq!((&request["tls"], &request["status"]), (&"1.3".into(), &200.into()));
+    assert!(request["first_byte_us"].as_u64().is_some_and(|us| us > 0), "{request}");
+    assert!(request["client_port"].as_u64().is_some_and(|port| port > 0), "{request}");
+    let mut session = service.session("/echo").await;
+    let start = line("session_started");
+    assert!(lines("session_ended").is_empty());
+    echoes(&mut session).await;
+    session.finish().await;
+    drop(session);
+    let end = line("session_ended");
+    assert_eq!((&end["conn"], &end["status"]), (&start["conn"], &101.into()));
+    assert!(end["client_rtt_us"].as_u64().is_some_and(|us| us > 0), "{end}");
+    assert!(end["residence_p99_us"].as_u64().is_some_and(|us| us > 0), "{end}");
+    assert!(end["to_agent"].as_u64().is_some_and(|bytes| bytes > 0), "{end}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lines_that_find_no_room_are_counted_and_told() {
     let agent = agent().await;
     let files = Files::new(agent.address);

@@ -294,7 +294,11 @@ mod tests {
     #[test]
     fn each_reason_has_a_counter_and_a_name_of_its_own() {
         let rejections = RejectCounters::default();
-        let client = ClientConnection { id: ConnectionIds::default().next(), address: [192, 0, 2, 1].into() };
+        let client = ClientConnection {
+            id: ConnectionIds::default().next(),
+            address: [192, 0, 2, 1].into(),
+            port: 50_000,
+        };
         assert_eq!(rejections.to_string(), "none");
         for (times, why) in (1..).zip(RejectReason::ALL) {
             (0..times).for_each(|_| rejections.note(why, client));

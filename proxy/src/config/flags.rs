@@ -351,6 +351,9 @@ pub struct Flags {
     /// File for a line per request or session, or stdout
     #[arg(long, value_name = "PATH|stdout|off", default_value = "off", help_heading = MONITORING)]
     pub access_log: String,
+    /// Form of its lines: as web servers write them, or a JSON object each, with more of it
+    #[arg(long, value_enum, default_value_t, help_heading = MONITORING)]
+    pub access_log_format: AccessLogFormat,
     /// Address of /metrics (Prometheus) and the status page, by plain HTTP
     #[arg(long, value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9443", value_parser = admin_at)]
     #[arg(help_heading = MONITORING)]
@@ -576,6 +579,16 @@ pub enum LogFormat {
     /// Time, level, event, fields.
     #[default]
     Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The form of the access log's lines.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum AccessLogFormat {
+    /// The combined format of web servers, and fields behind it.
+    #[default]
+    Combined,
     /// One JSON object per line.
     Json,
 }

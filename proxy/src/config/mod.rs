@@ -10,8 +10,8 @@ mod sources;
 mod units;
 
 pub use flags::{
-    AdminAt, AgentTls, ClientCert, Command, CommandLine, ControlFlags, DrainFlags, EbpfMode, EndFlags, Flags,
-    IoBackend, LimitFlags, LogFormat, SessionFilter, SessionFlags, TlsMin,
+    AccessLogFormat, AdminAt, AgentTls, ClientCert, Command, CommandLine, ControlFlags, DrainFlags, EbpfMode,
+    EndFlags, Flags, IoBackend, LimitFlags, LogFormat, SessionFilter, SessionFlags, TlsMin,
 };
 pub use model::*;
 pub use settings::{Resolved, Settings};

@@ -11,8 +11,8 @@ use bytesize::ByteSize;
 use tracing_subscriber::filter::Targets;
 
 use super::flags::{
-    AdminAt, AgentTls, ClientCert, EbpfMode, EndRevoked, Flags, Http2, Http2Websocket, IoBackend, LimitFlags,
-    LogFormat, Probe, TlsMin,
+    AccessLogFormat, AdminAt, AgentTls, ClientCert, EbpfMode, EndRevoked, Flags, Http2, Http2Websocket,
+    IoBackend, LimitFlags, LogFormat, Probe, TlsMin,
 };
 use super::sources::{CommandWords, ResolverUrl};
 use crate::access::admission::{ClientLimits, ClientNetworks};
@@ -138,6 +138,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Where the access log goes.
     pub access_log: AccessLogTo,
+    /// How its lines are written.
+    pub access_log_format: AccessLogFormat,
     /// How workers wait for sockets.
     pub io_backend: IoBackend,
     /// Limits of a client connection before a session.
@@ -341,6 +343,7 @@ impl Flags {
             session_max: self.limits.session_max,
             workers: self.workers.map_or_else(cores, usize::from),
             access_log: access_log(&self.access_log),
+            access_log_format: self.access_log_format,
             log: self.log,
             log_format: self.log_format,
             io_backend: self.io_backend,

@@ -16,10 +16,10 @@ use crate::agents::directory_text::{Format, Problem};
 use crate::agents::health::FailureMarks;
 use crate::agents::known::KnownAgents;
 use crate::agents::session_resolver::SessionResolver;
-use crate::config::{AccessLogTo, Config, Resolved, Settings};
+use crate::config::{AccessLogFormat, AccessLogTo, Config, Resolved, Settings};
 use crate::observe::access_log::AccessLog;
 use crate::os::files::{Files, Location};
-use crate::os::log::Target;
+use crate::os::log::{Log, Target};
 use crate::tls::{self, Acceptor, AsyncClient, CertificateExpiry, Connector};
 use crate::transport::congestion::try_without_capabilities;
 use crate::worker::context::{ProcessState, SharedState};
@@ -140,7 +140,7 @@ impl Prepared {
     /// The shared state at the start. Starts the thread of the passwords.
     pub(super) fn share(
         self,
-        log: &AccessLog,
+        log: &Log,
         marks: FailureMarks,
         session_resolver: SessionResolver,
     ) -> io::Result<(SharedState, Vec<WorkerInbox>, Target)> {
@@ -152,7 +152,7 @@ impl Prepared {
             pool_cookies: self.pool_cookies.unwrap_or_else(|| process.pool_cookies.clone()),
             admission: Admission::new(config.clients.clone(), config.client_limits),
             passwords: passwords(config.passwords.as_ref(), self.users, None)?,
-            log: log_if_wanted(log, &config.access_log),
+            log: access_log(log, &config),
             acceptor: self.acceptor,
             process,
             agents: KnownAgents {
@@ -166,7 +166,7 @@ impl Prepared {
     }
 
     /// What the workers share from now on, in place of `before`: who is in stays counted, who has guessed stays known.
-    pub(super) fn replace(self, before: &SharedState, log: &AccessLog) -> io::Result<(SharedState, Target)> {
+    pub(super) fn replace(self, before: &SharedState, log: &Log) -> io::Result<(SharedState, Target)> {
         self.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let config = self.resolved.config;
         let shared = SharedState {
@@ -174,7 +174,7 @@ impl Prepared {
             pool_cookies: self.pool_cookies.unwrap_or_else(|| before.process.pool_cookies.clone()),
             admission: before.admission.renewed(config.clients.clone(), config.client_limits),
             passwords: passwords(config.passwords.as_ref(), self.users, before.passwords.as_ref())?,
-            log: log_if_wanted(log, &config.access_log),
+            log: access_log(log, &config),
             acceptor: self.acceptor,
             process: before.process.clone(),
             agents: KnownAgents {
@@ -255,8 +255,11 @@ fn passwords(
     Ok(Some(renewed))
 }
 
-fn log_if_wanted(log: &AccessLog, to: &AccessLogTo) -> AccessLog {
-    if *to == AccessLogTo::Off { AccessLog::default() } else { log.clone() }
+fn access_log(log: &Log, config: &Config) -> AccessLog {
+    match config.access_log {
+        AccessLogTo::Off => AccessLog::default(),
+        _ => AccessLog::to(log.clone(), config.access_log_format == AccessLogFormat::Json),
+    }
 }
 
 /// Where the lines go.

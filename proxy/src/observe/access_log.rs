@@ -6,11 +6,14 @@ use std::fmt::{self, Display, Write as _};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use serde::Serialize;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::observe::agent::Agent;
 use crate::observe::client::ConnectionId;
+use crate::observe::histogram::micros;
+use crate::observe::lag::Lag;
 use crate::observe::session_stats::SessionSample;
 use crate::observe::side::Side;
 use crate::os::log::Log;
@@ -82,6 +85,12 @@ pub struct AccessRecord {
     pub conn: ConnectionId,
     /// The client's address.
     pub client: IpAddr,
+    /// The client's port on this connection: a balancer's, where the client is known by a header alone.
+    pub port: u16,
+    /// The version of TLS to the client, `1.2` or `1.3`; empty without it, and in requests over HTTP/2.
+    pub tls: &'static str,
+    /// The agent's connection was there before.
+    pub is_reused: bool,
     /// The name that it showed the password of.
     pub user: String,
     /// The request line as far as it is known, secrets included.
@@ -129,6 +138,95 @@ impl AccessRecord {
             self.duration.as_millis(),
             self.end_reason,
         )
+    }
+}
+
+/// A line of the log as JSON. Strings have no control characters in them, and no secrets.
+#[derive(Serialize)]
+struct JsonLine<'a> {
+    time: String,
+    event: &'a str,
+    conn: u64,
+    client: IpAddr,
+    client_port: u16,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    user: &'a str,
+    request: Cow<'a, str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    referer: Cow<'a, str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    user_agent: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    tls: &'a str,
+    status: u16,
+    agent: Option<String>,
+    agent_connection_reused: bool,
+    to_agent: u64,
+    to_client: u64,
+    duration_us: u64,
+    first_byte_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_reason: Option<String>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    session: Option<JsonSession>,
+}
+
+/// What a session was like at its end.
+#[derive(Serialize)]
+struct JsonSession {
+    client_rtt_us: Option<u32>,
+    agent_rtt_us: Option<u32>,
+    client_retransmitted_segments: Option<u32>,
+    queue_to_agent: u64,
+    queue_to_client: u64,
+    residence_p99_us: u64,
+    lag: Lag,
+}
+
+impl AccessRecord {
+    /// The line as JSON. `is_start`: of a session that begins.
+    pub fn json_line(&self, now: OffsetDateTime, is_start: bool) -> String {
+        let stamp =
+            format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+        let event = match (is_start, self.status) {
+            (true, _) => "session_started",
+            (false, 101) => "session_ended",
+            (false, _) => "request",
+        };
+        let session = self.session.as_ref().map(|it| JsonSession {
+            client_rtt_us: it.client_tcp.map(|tcp| tcp.rtt_us),
+            agent_rtt_us: it.agent_tcp.map(|tcp| tcp.rtt_us),
+            client_retransmitted_segments: it.client_tcp.map(|tcp| tcp.retransmitted_segments),
+            queue_to_agent: it.queue_to_agent,
+            queue_to_client: it.queue_to_client,
+            residence_p99_us: it.residence_p99_us,
+            lag: it.lag,
+        });
+        let line = JsonLine {
+            time: now.format(stamp).unwrap_or_default(),
+            event,
+            conn: self.conn.number(),
+            client: self.client,
+            client_port: self.port,
+            user: &self.user,
+            request: redact(&self.request),
+            referer: redact(&self.referer),
+            user_agent: &self.user_agent,
+            tls: self.tls,
+            status: self.status,
+            agent: self.agent.map(|agent| agent.to_string()),
+            agent_connection_reused: self.is_reused,
+            to_agent: self.to_agent,
+            to_client: self.to_client,
+            duration_us: micros(self.duration),
+            first_byte_us: self.first_byte.map(micros),
+            end_reason: (!is_start).then(|| self.end_reason.to_string()),
+            session,
+        };
+        // Numbers and strings can always be written.
+        let mut text = serde_json::to_string(&line).unwrap_or_default();
+        text.push('\n');
+        text
     }
 }
 
@@ -196,23 +294,39 @@ fn escape(text: &str) -> Cow<'_, str> {
 
 /// The access log. A worker never waits for the disk.
 #[derive(Clone, Debug, Default)]
-pub struct AccessLog(Option<Log>);
+pub struct AccessLog {
+    log: Option<Log>,
+    is_json: bool,
+}
 
 impl AccessLog {
-    /// The log whose lines go to `log`.
-    pub fn to(log: Log) -> Self {
-        Self(Some(log))
+    /// The log whose lines go to `log`, as JSON or in the combined format.
+    pub fn to(log: Log, is_json: bool) -> Self {
+        Self { log: Some(log), is_json }
     }
 
     /// Whether anything is written.
     pub fn is_on(&self) -> bool {
-        self.0.is_some()
+        self.log.is_some()
     }
 
     /// Writes the line of `record`.
     pub fn write(&self, record: &AccessRecord) {
-        let Some(log) = &self.0 else { return };
-        log.write(record.line(OffsetDateTime::now_utc()).as_bytes());
+        let now = OffsetDateTime::now_utc();
+        self.write_line(|| if self.is_json { record.json_line(now, false) } else { record.line(now) });
+    }
+
+    /// Writes that the session of `record` begins, where lines are JSON: in the combined format a line stands for a request
+    /// that is over.
+    pub fn write_start(&self, record: &AccessRecord) {
+        if self.is_json {
+            self.write_line(|| record.json_line(OffsetDateTime::now_utc(), true));
+        }
+    }
+
+    fn write_line(&self, line: impl FnOnce() -> String) {
+        let Some(log) = &self.log else { return };
+        log.write(line().as_bytes());
         if let Some(dropped) = log.untold() {
             tracing::warn!(dropped, "access log lines dropped: the output does not take them in time");
         }
@@ -244,9 +358,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_line_stays_one_line() {
-        let record = AccessRecord {
+    fn record() -> AccessRecord {
+        AccessRecord {
             conn: ConnectionIds::default().next(),
             user: "ann b".to_owned(),
             client: IpAddr::from([192, 0, 2, 1]),
@@ -260,12 +373,62 @@ mod tests {
             duration: Duration::from_millis(333),
             first_byte: None,
             session: None,
+            port: 50_000,
+            tls: "1.3",
+            is_reused: true,
             end_reason: EndReason::Ended(Side::Client),
-        };
+        }
+    }
+
+    #[test]
+    fn a_line_stays_one_line() {
         assert_eq!(
-            record.line(OffsetDateTime::UNIX_EPOCH),
+            record().line(OffsetDateTime::UNIX_EPOCH),
             "192.0.2.1 - ann\\x20b [01/Jan/1970:00:00:00 +0000] \"GET /\\x22\\x0a HTTP/1.1\" 200 22 \"https://p/?token=***\" \"-\" \
              conn=1 agent=10.0.0.5:8443 to_agent=1 to_client=22 ms=333 end_reason=client-ended\n"
         );
+    }
+
+    #[test]
+    fn a_line_of_json_has_what_the_other_has_and_more() {
+        let line = record().json_line(OffsetDateTime::UNIX_EPOCH, false);
+        assert!(line.ends_with("}\n") && line.matches('\n').count() == 1, "{line}");
+        let json: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        for (key, value) in [
+            ("time", "1970-01-01T00:00:00.000000Z"),
+            ("event", "request"),
+            ("client", "192.0.2.1"),
+            ("user", "ann b"),
+            ("request", "GET /\"\n HTTP/1.1"),
+            ("referer", "https://p/?token=***"),
+            ("agent", "10.0.0.5:8443"),
+            ("tls", "1.3"),
+            ("end_reason", "client-ended"),
+        ] {
+            assert_eq!(json[key], value);
+        }
+        for (key, value) in
+            [("client_port", 50_000), ("status", 200), ("duration_us", 333_000), ("to_client", 22)]
+        {
+            assert_eq!(json[key], value);
+        }
+        assert!(json.get("lag").is_none() && json.get("user_agent").is_none(), "{line}");
+    }
+
+    #[test]
+    fn a_session_has_a_line_when_it_begins_and_one_when_it_ends() {
+        let tcp = crate::observe::lag::TcpSample { rtt_us: 700, ..Default::default() };
+        let session =
+            SessionSample { client_tcp: Some(tcp), residence_p99_us: 64, ..SessionSample::default() };
+        let record = AccessRecord { status: 101, session: Some(session), ..record() };
+        let json = |record: &AccessRecord, is_start| -> serde_json::Value {
+            serde_json::from_str(&record.json_line(OffsetDateTime::UNIX_EPOCH, is_start)).expect("JSON")
+        };
+        let start = json(&AccessRecord { session: None, ..record.clone() }, true);
+        assert_eq!(start["event"], "session_started");
+        assert!(start.get("end_reason").is_none());
+        let end = json(&record, false);
+        assert_eq!((&end["event"], &end["client_rtt_us"]), (&"session_ended".into(), &700.into()));
+        assert_eq!(end["residence_p99_us"], 64);
     }
 }

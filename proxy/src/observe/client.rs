@@ -40,4 +40,6 @@ pub struct ClientConnection {
     pub id: ConnectionId,
     /// The client's address, as far as it is known: behind a load balancer it changes once the balancer has named it.
     pub address: IpAddr,
+    /// The client's port.
+    pub port: u16,
 }

@@ -182,7 +182,7 @@ impl<N: Runtime> Accepted<N> {
 
     /// As logs name it.
     fn client(&self) -> ClientConnection {
-        ClientConnection { id: self.id, address: self.client.ip() }
+        ClientConnection { id: self.id, address: self.client.ip(), port: self.client.port() }
     }
 
     fn unsecured(self) -> Ready<N> {

@@ -24,7 +24,7 @@ pub(crate) struct RecordBuilder {
 impl RecordBuilder {
     /// The connection and the client that the request came from.
     pub(crate) fn client(&self) -> ClientConnection {
-        ClientConnection { id: self.record.conn, address: self.record.client }
+        ClientConnection { id: self.record.conn, address: self.record.client, port: self.record.port }
     }
 
     /// The desktop that a session of this client at `agent` belongs to.
@@ -37,6 +37,9 @@ impl RecordBuilder {
         let record = AccessRecord {
             conn: client.id,
             client: client.address,
+            port: client.port,
+            tls: "",
+            is_reused: false,
             user: String::new(),
             request: String::new(),
             referer: String::new(),
@@ -51,6 +54,13 @@ impl RecordBuilder {
             end_reason: EndReason::Rejected,
         };
         Self { record, secure, started }
+    }
+
+    /// Writes that the session begins, where the log has room for that.
+    pub(crate) fn log_session_start<N: Runtime>(&mut self, generation: &Generation<N>) {
+        self.record.status = 101;
+        self.record.duration = generation.net.now() - self.started;
+        generation.shared.log.write_start(&self.record);
     }
 
     /// Of a head that is understood.

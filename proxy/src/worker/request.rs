@@ -138,7 +138,8 @@ impl<N: Runtime> Ready<N> {
         if !self.wait_for_request(generation).await {
             return Err(self.close());
         }
-        let builder = RecordBuilder::new(self.client, self.secure, generation.net.now());
+        let mut builder = RecordBuilder::new(self.client, self.secure, generation.net.now());
+        builder.record.tls = self.endpoint.tls_version();
         let length = match generation
             .net
             .timeout(generation.config().limits.header_timeout, self.read_head(generation))
@@ -493,6 +494,7 @@ impl<N: Runtime> Connected<N> {
         let builder = &mut self.requested.builder;
         (builder.record.to_agent, builder.record.to_client) = (exchange.to_agent, exchange.to_client);
         builder.note_first_byte(self.heard);
+        builder.record.is_reused = self.reused;
         match outcome {
             Ok(Outcome::Upgraded) => Ok(NextStep::Upgraded(self.upgrade())),
             Ok(Outcome::Answered { status, keep_client, keep_agent }) => {

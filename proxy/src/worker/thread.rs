@@ -144,7 +144,7 @@ impl ConfigGenerations {
                 Some(connection)
             };
             if let Some(Connection { socket, client, secure, id, .. }) = left {
-                let client = ClientConnection { id, address: client.ip() };
+                let client = ClientConnection { id, address: client.ip(), port: client.port() };
                 reject(&generation, socket, client, secure, RejectReason::MaxConnections).await;
             }
             return;
@@ -381,7 +381,7 @@ async fn admit(
     let (balance, config) = (&generation.shared.process.balance, generation.config());
     let id = generation.shared.process.connection_ids.next();
     generation.worker.stats.accepted();
-    let named = ClientConnection { id, address: client.ip() };
+    let named = ClientConnection { id, address: client.ip(), port: client.port() };
     let place = balance.place(generations.number, config.limits.connections_max);
     if let (None, Err(why)) = (&place, may_evict(generation, client.ip())) {
         return reject(generation, socket, named, secure, why).await;
@@ -462,7 +462,7 @@ async fn shed(
         match poll_fn(|cx| Poll::Ready(acceptor.poll_accept(cx))).await {
             Poll::Ready(Ok((_, client))) => {
                 let id = generation.shared.process.connection_ids.next();
-                let client = ClientConnection { id, address: client.ip() };
+                let client = ClientConnection { id, address: client.ip(), port: client.port() };
                 generation.shared.process.rejections.note(RejectReason::NoFileDescriptors, client);
             }
             Poll::Pending if acceptor.is_put_off() => generation.net.yield_now().await,

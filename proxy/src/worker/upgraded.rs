@@ -27,6 +27,7 @@ impl<N: Runtime> Upgraded<N> {
         let Self { mut client, mut agent, target, mut builder } = *self;
         let (now, live) = (generation.net.now(), LiveSession::default());
         let probes = [client.stream().probe(), agent.stream().probe()];
+        builder.log_session_start(generation);
         let open = generation.worker.stats.begin_session(target.id, live.clone(), probes, now);
         let entry = generation.shared.process.sessions.open(builder.desktop(target.address), live, now);
         let until = generation.config().session_max.map(|limit| now + limit);

@@ -36,7 +36,7 @@ use crate::control::signals::Signals;
 use crate::control::socket::{CONCURRENT_MAX, ControlCommand, ControlRequest, Outcome};
 use crate::control::validation::{Prepared, open_log};
 use crate::control::workers::{WorkerReport, ended, start_workers};
-use crate::observe::access_log::{AccessLog, EndReason};
+use crate::observe::access_log::EndReason;
 use crate::observe::readiness::Readiness;
 use crate::os::files::{Files, PassedFiles};
 use crate::os::log::Log;
@@ -131,7 +131,7 @@ impl Supervisor {
         let sockets = listeners.iter().map(Listener::try_clone).collect::<io::Result<_>>()?;
         let (monitor, marks) = AgentMonitor::new();
         let (resolver, questions) = SessionResolver::new();
-        let (shared, inboxes, lines) = prepared.share(&AccessLog::to(log.clone()), marks, resolver)?;
+        let (shared, inboxes, lines) = prepared.share(&log, marks, resolver)?;
         log.change(lines);
         let (commands, told) =
             watch::channel(WorkerCommand { open: false, phase: Phase::Running, shared: shared.clone() });
@@ -646,9 +646,8 @@ impl Supervisor {
 
     fn replace(&mut self, files: &PassedFiles) -> Outcome {
         let prepared = Prepared::new(&self.settings, files)?;
-        let log = AccessLog::to(self.log.clone());
         let certificates = ExpiryWatch::new(prepared.expiries.clone());
-        let (shared, lines) = prepared.replace(&self.shared, &log).map_err(|error| error.to_string())?;
+        let (shared, lines) = prepared.replace(&self.shared, &self.log).map_err(|error| error.to_string())?;
         self.log.change(lines);
         self.log_filter.set(&shared.config.log);
         self.certificates = certificates;
