@@ -1,6 +1,7 @@
 //! Stand-in agents and clients for whole-program tests.
 pub mod agent;
 pub mod certificates;
+pub mod channel;
 pub mod debian;
 pub mod delayed_link;
 pub mod fuzzed;

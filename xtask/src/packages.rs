@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
-const NEEDED: [(&str, &[&str]); 15] = [
+const NEEDED: [(&str, &[&str]); 16] = [
     ("interop", &["bubblewrap", "curl", "iproute2", "nghttp2-client", "nginx-light", "openssl"]),
     ("ebpf", &["libcap2-bin", "nftables"]),
     ("fault_injection", &["openssl"]),
@@ -22,6 +22,7 @@ const NEEDED: [(&str, &[&str]); 15] = [
     ("manifests", &["shellcheck"]),
     ("sources", &["jq", "shellcheck"]),
     ("starvation", &["iproute2"]),
+    ("top", &["tmux"]),
     (
         "desktop",
         &[

@@ -70,6 +70,8 @@ pub enum Command {
     },
     /// Show the open sessions, those of processes that drain too
     Sessions(SessionFlags),
+    /// Watch agents and sessions in a terminal: where their time goes, the slowest first
+    Top(TopFlags),
     /// Take no new users at an agent; those who have a session there keep it, and may reconnect
     Drain(DrainFlags),
     /// End sessions, in order: all that are named by what is given
@@ -187,6 +189,17 @@ pub struct SessionFlags {
     /// As a JSON array, an element for each session
     #[arg(long)]
     pub json: bool,
+}
+
+/// Of `top`.
+#[derive(Args, Clone, Debug)]
+pub struct TopFlags {
+    /// By which sessions are chosen.
+    #[command(flatten)]
+    pub filter: SessionFilter,
+    /// The running proxy.
+    #[command(flatten)]
+    pub control: ControlFlags,
 }
 
 /// How TLS to the agents is done.

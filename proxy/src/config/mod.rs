@@ -11,7 +11,7 @@ mod units;
 
 pub use flags::{
     AccessLogFormat, AdminAt, AgentTls, ClientCert, Command, CommandLine, ControlFlags, DrainFlags, EbpfMode,
-    EndFlags, Flags, IoBackend, LimitFlags, LogFormat, SessionFilter, SessionFlags, TlsMin,
+    EndFlags, Flags, IoBackend, LimitFlags, LogFormat, SessionFilter, SessionFlags, TlsMin, TopFlags,
 };
 pub use model::*;
 pub use settings::{Resolved, Settings};

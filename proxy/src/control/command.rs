@@ -10,16 +10,17 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::config::{Command, CommandLine, DrainFlags, EndFlags, Resolved, SessionFlags, Settings};
 use crate::control::exit::{Failure, STOPPED, failed, unusable};
-use crate::control::fleet::{self, AgentsReport, SessionReport};
+use crate::control::fleet;
 use crate::control::helper;
 use crate::control::network_helper;
+use crate::control::reports::{self, inquire, reports};
 use crate::control::service_account;
 use crate::control::socket::{self, ControlCommand};
 use crate::control::start;
+use crate::control::top;
 use crate::control::validation::Prepared;
 use crate::os::files::DryRun;
 use crate::tls::Pin;
@@ -49,6 +50,7 @@ fn run_command(line: CommandLine, settings: Settings) -> Result<(), Failure> {
         Some(Command::Status(at)) => send_to_all(&at.control, ControlCommand::Status),
         Some(Command::Agents { control, json }) => agents(&control.control, json),
         Some(Command::Sessions(wanted)) => sessions(&wanted),
+        Some(Command::Top(wanted)) => top::run(&wanted),
         Some(Command::Drain(at)) => drain(&at, ControlCommand::Drain, ControlCommand::DrainProxy),
         Some(Command::End(wanted)) => end(&wanted),
         Some(Command::Undrain(at)) => drain(&at, ControlCommand::Undrain, ControlCommand::UndrainProxy),
@@ -151,49 +153,13 @@ fn ask_about(control: &Path, command: ControlCommand, argument: &str) -> Result<
     Ok(io::stdout().write_all(format!("{said}\n").as_bytes())?)
 }
 
-fn inquire(control: &Path, command: ControlCommand, argument: &str) -> Result<String, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(socket::ask(control, command, argument)).map_err(|reason| failed(&reason))
-}
-
-/// The answers of the process that serves, first, and of those that drain.
-fn reports<T: DeserializeOwned>(
-    control: &Path,
-    command: ControlCommand,
-    argument: &str,
-) -> Result<Vec<T>, Failure> {
-    let mut all = socket::all(control);
-    if all.is_empty() {
-        all.push(control.to_owned());
-    }
-    let mut reports = Vec::new();
-    for process in all {
-        match inquire(&process, command, argument) {
-            Ok(text) => reports.push(serde_json::from_str(&text).map_err(|error| failed(&error))?),
-            Err(failure) if process == control => return Err(failure),
-            // One that drained may have ended meanwhile; one of an earlier version does not know the command.
-            Err(failure) if socket::is_listened_to(&process) => {
-                eprintln!("dcv-splice: {}: {}", process.display(), failure.reason);
-            }
-            Err(_) => {}
-        }
-    }
-    Ok(reports)
-}
-
 fn agents(control: &Path, as_json: bool) -> Result<(), Failure> {
-    let mut reports = reports::<AgentsReport>(control, ControlCommand::Agents, "")?.into_iter();
-    let mut agents = reports.next().unwrap_or_default();
-    for former in reports {
-        agents.add_sessions(&former);
-    }
+    let agents = reports::agents(control)?;
     show(as_json.then_some(&agents), || agents.table())
 }
 
 fn sessions(wanted: &SessionFlags) -> Result<(), Failure> {
-    let reports: Vec<Vec<SessionReport>> = reports(&wanted.control.control, ControlCommand::Sessions, "")?;
-    let mut sessions = reports.concat();
-    sessions.retain(|session| session.is_named(&wanted.filter));
+    let sessions = reports::sessions(&wanted.control.control, &wanted.filter)?;
     show(wanted.json.then_some(&sessions), || fleet::table_of_sessions(&sessions))
 }
 

@@ -16,7 +16,7 @@ use crate::config::SessionFilter;
 use crate::control::network_helper::{UNNAMED_MAX, shown};
 use crate::control::socket::{self, ControlCommand};
 use crate::observe::lag::Lag;
-use crate::observe::session_stats::SessionSample;
+use crate::observe::session_stats::{HistoryPoint, SessionSample};
 use crate::observe::status::AgentStatus;
 use crate::observe::units::{bytes, short};
 use crate::session::open_sessions::{Desktop, ListedSession, OpenSessions};
@@ -306,10 +306,21 @@ pub(super) fn sessions(shared: &SharedState) -> Vec<SessionReport> {
     reports(shared, shared.process.sessions.list())
 }
 
+/// The last five minutes of one of them; nothing where it is not here.
+pub(super) fn history(shared: &SharedState, id: &str) -> Vec<HistoryPoint> {
+    let listed = shared.process.sessions.list();
+    let found = listed.iter().find(|session| session_id(session.number) == id);
+    found.map(|session| session.live.history()).unwrap_or_default()
+}
+
+fn session_id(number: u64) -> String {
+    format!("{}-{number}", std::process::id())
+}
+
 fn reports(shared: &SharedState, listed: Vec<ListedSession>) -> Vec<SessionReport> {
     let (directory, now) = (&shared.agents.directory, Instant::now());
     let report = |session: ListedSession| SessionReport {
-        id: format!("{}-{}", std::process::id(), session.number),
+        id: session_id(session.number),
         name: directory.at(session.desktop.agent).map(|agent| agent.name.to_string()),
         agent: session.desktop.agent,
         client: session.desktop.client,

@@ -51,6 +51,8 @@ pub(super) enum ControlCommand {
     Agents,
     /// The open sessions, as JSON.
     Sessions,
+    /// The last five minutes of the session that the argument names, as JSON.
+    History,
     /// What sources of agents have said last, as text, for the next process.
     Lists,
     /// The states of agents that commands have set, as text, for the next process.
@@ -70,7 +72,7 @@ pub(super) enum ControlCommand {
 }
 
 impl ControlCommand {
-    const ALL: [(&str, Self); 16] = [
+    const ALL: [(&str, Self); 17] = [
         ("reload", Self::Reload),
         ("reopen", Self::Reopen),
         ("upgrade", Self::Upgrade),
@@ -79,6 +81,7 @@ impl ControlCommand {
         ("own-stats", Self::OwnStats),
         ("agents", Self::Agents),
         ("sessions", Self::Sessions),
+        ("history", Self::History),
         ("lists", Self::Lists),
         ("states", Self::States),
         ("drain", Self::Drain),
@@ -100,7 +103,7 @@ impl ControlCommand {
     }
 
     fn takes_argument(self) -> bool {
-        matches!(self, Self::Drain | Self::Undrain | Self::Off | Self::End)
+        matches!(self, Self::Drain | Self::Undrain | Self::Off | Self::End | Self::History)
     }
 
     fn of(word: &str) -> Option<Self> {

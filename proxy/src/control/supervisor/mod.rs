@@ -446,6 +446,9 @@ impl Supervisor {
             | ControlCommand::Sessions
             | ControlCommand::Lists
             | ControlCommand::States => return self.show_status(command, answer).await,
+            ControlCommand::History => {
+                return respond(answer, json(&fleet::history(&self.shared, argument)));
+            }
             ControlCommand::End => return respond(answer, self.end_sessions(argument)),
             ControlCommand::DrainProxy => return respond(answer, Ok(self.set_ready(false))),
             ControlCommand::UndrainProxy => return respond(answer, Ok(self.set_ready(true))),
@@ -712,6 +715,7 @@ impl Supervisor {
                     Some(command) => tracing::warn!(command = %command, reason = "the process is stopping", "command ignored"),
                 },
                 Some(ControlRequest { command, argument, answer }) = commands.recv() => match command {
+                    ControlCommand::History => respond(Some(answer), json(&fleet::history(&self.shared, &argument))),
                     ControlCommand::End => respond(Some(answer), self.end_sessions(&argument)),
                     command if command.is_question() => self.show_status(command, Some(answer)).await,
                     ControlCommand::Reopen => self.handle(command, "", Some(answer)).await,

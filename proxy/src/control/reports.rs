@@ -1,0 +1,66 @@
+//! What the commands of an operator learn from running processes: that which serves, and those that drain. Changes nothing.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use crate::config::SessionFilter;
+use crate::control::exit::{Failure, failed};
+use crate::control::fleet::{AgentsReport, SessionReport};
+use crate::control::socket::{self, ControlCommand};
+use crate::observe::session_stats::HistoryPoint;
+
+/// The answer of one process.
+pub(super) fn inquire(control: &Path, command: ControlCommand, argument: &str) -> Result<String, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(socket::ask(control, command, argument)).map_err(|reason| failed(&reason))
+}
+
+/// The answers of the process that serves, first, and of those that drain.
+pub(super) fn reports<T: DeserializeOwned>(
+    control: &Path,
+    command: ControlCommand,
+    argument: &str,
+) -> Result<Vec<T>, Failure> {
+    let mut all = socket::all(control);
+    if all.is_empty() {
+        all.push(control.to_owned());
+    }
+    let mut reports = Vec::new();
+    for process in all {
+        match inquire(&process, command, argument) {
+            Ok(text) => reports.push(serde_json::from_str(&text).map_err(|error| failed(&error))?),
+            Err(failure) if process == control => return Err(failure),
+            // One that drained may have ended meanwhile; one of an earlier version does not know the command.
+            Err(failure) if socket::is_listened_to(&process) => {
+                eprintln!("dcv-splice: {}: {}", process.display(), failure.reason);
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(reports)
+}
+
+/// The agents, with what processes that drain have of them.
+pub(super) fn agents(control: &Path) -> Result<AgentsReport, Failure> {
+    let mut reports = reports::<AgentsReport>(control, ControlCommand::Agents, "")?.into_iter();
+    let mut agents = reports.next().unwrap_or_default();
+    for former in reports {
+        agents.add_sessions(&former);
+    }
+    Ok(agents)
+}
+
+/// The open sessions that a filter names.
+pub(super) fn sessions(control: &Path, filter: &SessionFilter) -> Result<Vec<SessionReport>, Failure> {
+    let reports: Vec<Vec<SessionReport>> = reports(control, ControlCommand::Sessions, "")?;
+    let mut sessions = reports.concat();
+    sessions.retain(|session| session.is_named(filter));
+    Ok(sessions)
+}
+
+/// The last five minutes of a session; nothing where it has ended.
+pub(super) fn history(control: &Path, id: &str) -> Result<Vec<HistoryPoint>, Failure> {
+    let reports: Vec<Vec<HistoryPoint>> = reports(control, ControlCommand::History, id)?;
+    Ok(reports.concat())
+}
