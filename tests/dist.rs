@@ -118,10 +118,10 @@ fn the_manual_and_the_completions_know_the_flags() {
         root.run("zcat /usr/share/man/man1/dcv-splice.1.gz /usr/share/man/man1/dcv-splice-check.1.gz");
     assert_eq!(manual.matches(r"\fB\-\-agents\fR \fI<CIDR>\fR").count(), 2, "{manual}");
     let completed = root.run(
-        "bash -euc '. /usr/share/bash-completion/completions/dcv-splice; COMP_WORDS=(dcv-splice --acc); COMP_CWORD=1
-         _dcv__splice dcv-splice --acc dcv-splice; echo \"${COMPREPLY[@]}\"'",
+        "bash -euc '. /usr/share/bash-completion/completions/dcv-splice; COMP_WORDS=(dcv-splice --admi); COMP_CWORD=1
+         _dcv__splice dcv-splice --admi dcv-splice; echo \"${COMPREPLY[@]}\"'",
     );
-    assert_eq!(completed, "--access-log\n");
+    assert_eq!(completed, "--admin\n");
     for script in [
         "bash-completion/completions/dcv-splice",
         "fish/vendor_completions.d/dcv-splice.fish",

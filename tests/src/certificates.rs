@@ -2,7 +2,9 @@
 //! that verify. Everything is PEM text, because the proxy reads PEM files.
 // A panic in here is a failed test, which is what it is for.
 #![allow(clippy::missing_panics_doc)]
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, RsaKeySize};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, RsaKeySize, date_time_ymd,
+};
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -29,6 +31,15 @@ impl Identity {
     pub fn self_signed(kind: KeyKind, names: &[&str]) -> Self {
         let key = key(kind);
         let certificate = leaf(names).self_signed(&key).expect("a fresh key signs its own certificate");
+        Self { cert_pem: certificate.pem(), key_pem: key.serialize_pem() }
+    }
+
+    /// The same, but that it could be used in 2001 alone.
+    pub fn expired(kind: KeyKind, names: &[&str]) -> Self {
+        let key = key(kind);
+        let mut params = leaf(names);
+        (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2002, 1, 1));
+        let certificate = params.self_signed(&key).expect("a fresh key signs its own certificate");
         Self { cert_pem: certificate.pem(), key_pem: key.serialize_pem() }
     }
 

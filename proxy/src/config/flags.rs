@@ -70,6 +70,19 @@ pub enum Command {
     },
     /// Show the open sessions, those of processes that drain too
     Sessions(SessionFlags),
+    /// Try step by step how an agent is reached, and name the cause where it is not: exit 0 if all is well, or a code of its own
+    /// for each cause
+    Doctor {
+        /// Its name in --agents-file or in DNS, or its address; its port is --agent-port if none is given
+        #[arg(value_name = "AGENT")]
+        agent: String,
+        /// The name by which browsers reach this proxy: the agent gets it as Host, and in Origin
+        #[arg(value_name = "HOST", default_value = "localhost")]
+        host: String,
+        /// How agents are reached, as the proxy has it.
+        #[command(flatten)]
+        flags: Box<Flags>,
+    },
     /// Watch agents and sessions in a terminal: where their time goes, the slowest first
     Top(TopFlags),
     /// Take no new users at an agent; those who have a session there keep it, and may reconnect

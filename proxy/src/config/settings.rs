@@ -51,6 +51,17 @@ impl Settings {
         Self { words }
     }
 
+    /// The same without the words of a command that are no flags.
+    #[must_use]
+    pub fn without(mut self, others: &[&str]) -> Self {
+        for other in others {
+            if let Some(place) = self.words.iter().position(|word| word == *other) {
+                self.words.remove(place);
+            }
+        }
+        self
+    }
+
     /// The flags, to be given to another process.
     pub fn words(&self) -> &[OsString] {
         &self.words

@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 
 use crate::config::{Command, CommandLine, DrainFlags, EndFlags, Resolved, SessionFlags, Settings};
+use crate::control::doctor;
 use crate::control::exit::{Failure, STOPPED, failed, unusable};
 use crate::control::fleet;
 use crate::control::helper;
@@ -50,6 +51,7 @@ fn run_command(line: CommandLine, settings: Settings) -> Result<(), Failure> {
         Some(Command::Status(at)) => send_to_all(&at.control, ControlCommand::Status),
         Some(Command::Agents { control, json }) => agents(&control.control, json),
         Some(Command::Sessions(wanted)) => sessions(&wanted),
+        Some(Command::Doctor { agent, host, .. }) => doctor::run(&agent, &host, settings),
         Some(Command::Top(wanted)) => top::run(&wanted),
         Some(Command::Drain(at)) => drain(&at, ControlCommand::Drain, ControlCommand::DrainProxy),
         Some(Command::End(wanted)) => end(&wanted),

@@ -6,6 +6,7 @@ mod agent_monitor;
 mod agent_sources;
 mod agent_states;
 pub(crate) mod command;
+mod doctor;
 mod exit;
 mod expiry_watch;
 mod fleet;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -130,6 +131,11 @@ impl Prepared {
     /// The configuration.
     pub(super) fn config(&self) -> &Config {
         &self.resolved.config
+    }
+
+    /// TLS to an agent; none where it speaks plain HTTP.
+    pub(super) fn connector(&self, agent: SocketAddr) -> Option<&Connector> {
+        self.connectors.of(agent)
     }
 
     /// Whether passwords are asked for and nobody has one.

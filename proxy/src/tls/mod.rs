@@ -2,6 +2,7 @@
 //! turns bytes into bytes: it owns no socket and never waits. Uses `os` and `runtime`.
 
 mod async_client;
+mod blocking_client;
 mod certificates;
 mod end;
 mod error;
@@ -16,6 +17,7 @@ mod trust;
 mod warnings;
 
 pub use async_client::AsyncClient;
+pub use blocking_client::{BlockingTls, BlockingTlsError};
 pub use certificates::{AgentTrust, ClientAuthority, ClientDemands, Pin, PinError};
 pub use end::{Acceptor, Connector, PARTIAL_RECORD_MAX, TlsEnd};
 pub use error::TlsError;
