@@ -142,9 +142,11 @@ fn an_upgrade_takes_over_a_rotation_starts_a_new_log_and_a_purge_leaves_nothing(
     let port = configure(&root);
     let service = root.serve();
     answered(&root, port);
+    let log = root.file("/var/log/dcv-splice/access.log");
+    // An empty log would stay where it is.
+    eventually("the log has a line", || fs::metadata(&log).is_ok_and(|log| log.len() > 0).then_some(()));
     root.run("logrotate --force /etc/logrotate.d/dcv-splice");
     answered(&root, port);
-    let log = root.file("/var/log/dcv-splice/access.log");
     eventually("the new log has a line", || {
         fs::read_to_string(&log).ok().filter(|text| text.contains("/health"))
     });

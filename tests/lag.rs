@@ -39,6 +39,13 @@ fn told(control: &str, words: &[&str], member: Option<&str>) -> Value {
     all[0].clone()
 }
 
+/// For the documents: what people are shown, where a folder is named for it.
+fn keep(control: &str, what: &str) {
+    let Ok(folder) = std::env::var("DCV_SPLICE_SCREENS") else { return };
+    let output = Command::new(proxy::binary()).args(["sessions", "--control", control]).output().unwrap();
+    std::fs::write(format!("{folder}/sessions-{}.txt", what.replace(' ', "-")), output.stdout).unwrap();
+}
+
 const PLACES: [&str; 4] = ["client_network_us", "proxy_us", "agent_network_us", "agent_us"];
 
 /// The four places of a session or an agent.
@@ -85,6 +92,7 @@ fn a_delay_is_told_of_its_own_place_and_of_no_other() {
             std::thread::sleep(Duration::from_millis(200));
         }
         eprintln!("{what}: {:?} us", session().unwrap_or_default());
+        keep(&control, what);
     };
     until("no delay", None);
     to_client.delay(DELAY);
@@ -93,6 +101,7 @@ fn a_delay_is_told_of_its_own_place_and_of_no_other() {
     until("no delay again", None);
     interrupt(&proxy, || is_told(Some(1)));
     eprintln!("the proxy: {:?} us", session().unwrap_or_default());
+    keep(&control, "the proxy");
     until("no delay after that", None);
     to_agent.delay(DELAY);
     until("the agent's network", Some(2));

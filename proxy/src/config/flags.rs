@@ -397,7 +397,7 @@ pub struct Flags {
     /// Worker threads [default: one per core] [range: 1 to 1024]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = PROCESS)]
     pub workers: Option<u16>,
-    /// How workers wait for sockets: auto uses epoll if `io_uring` is not available
+    /// How sockets are waited for and logs written: auto uses epoll and threads if `io_uring` is not available
     #[arg(long, value_enum, default_value_t, help_heading = PROCESS)]
     pub io_backend: IoBackend,
 

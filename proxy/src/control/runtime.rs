@@ -7,6 +7,7 @@ use std::io;
 use tokio::runtime;
 use tokio::task::LocalSet;
 
+use crate::config::IoBackend;
 use crate::os::log::WriteBackend;
 use crate::os::seccomp;
 
@@ -23,9 +24,11 @@ pub(super) enum ControlRuntime {
 }
 
 impl ControlRuntime {
-    /// The best that this machine has.
-    pub(super) fn new() -> io::Result<Self> {
-        if let Ok(ring) = tokio_uring::Runtime::new(&tokio_uring::builder()) {
+    /// The best that this machine has. `wanted`: as for workers; where it says epoll, no ring is made here either.
+    pub(super) fn new(wanted: IoBackend) -> io::Result<Self> {
+        if wanted != IoBackend::Epoll
+            && let Ok(ring) = tokio_uring::Runtime::new(&tokio_uring::builder())
+        {
             return Ok(Self::Ring(ring));
         }
         let plain = runtime::Builder::new_current_thread()

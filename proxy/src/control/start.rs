@@ -23,7 +23,7 @@ use crate::control::socket::{self, ControlCommand, ControlRequest, ControlServer
 use crate::control::supervisor::{Accounts, Supervisor};
 use crate::control::validation::Prepared;
 use crate::os::cgroup::Cgroup;
-use crate::os::files::{Files, PassedFiles};
+use crate::os::files::{DryRun, Files, PassedFiles};
 use crate::os::log::LogWriters;
 use crate::os::process_usage::UsageReader;
 use crate::os::sandbox::confine;
@@ -43,7 +43,9 @@ pub(super) fn run(settings: Settings) -> Result<(), Failure> {
             "LISTEN_FDS: {error}; only TCP sockets are served (ListenStream= of the socket unit)"
         ))
     })?;
-    let runtime = ControlRuntime::new()?;
+    // What is wrong with the configuration is said once the helper has read it.
+    let wanted = settings.examine(&DryRun).0.map(|resolved| resolved.config.io_backend);
+    let runtime = ControlRuntime::new(wanted.unwrap_or_default())?;
     let logs = LogWriters::new(runtime.write_backend());
     let served = catch_unwind(AssertUnwindSafe(|| runtime.block_on(serve(settings, inherited, &logs))));
     runtime.block_on(logs.finish());
