@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use harness::channel::{Channel, EchoAgent};
+use harness::process::eventually;
 use harness::proxy::{self, Proxy};
 
 /// A terminal that tmux keeps, on a server of its own.
@@ -120,7 +121,10 @@ fn agents_and_sessions_are_shown_the_slowest_first_and_one_can_be_looked_at() {
     proxy.terminate();
     terminal.until(&["no answer: "]);
     terminal.press(&["q"]);
-    terminal.until(&["Pane is dead (status 0"]);
+    eventually("it ends in order", || {
+        (terminal.tmux(&["display-message", "-p", "#{pane_dead} #{pane_dead_status}"]).trim() == "1 0")
+            .then_some(())
+    });
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl Offence {
 const EVENT_AT: u64 = 5;
 /// How long an offence is remembered after the client's last one of that kind.
 const REMEMBERED: Duration = Duration::from_mins(10);
-/// Clients and kinds that are remembered; with so many, further ones are not until others are forgotten.
+/// Clients and kinds that are remembered.
 const OFFENDERS_MAX: usize = 4096;
 
 #[derive(Debug)]
@@ -53,13 +53,21 @@ struct Record {
 #[derive(Debug, Default)]
 pub(crate) struct Offenders(HashMap<(IpAddr, Offence), Record>);
 
+/// With too many, those go that have made no event, so that nobody hides behind a crowd.
+fn make_room(records: &mut HashMap<(IpAddr, Offence), Record>, now: Instant) {
+    records.retain(|_, record| now.saturating_duration_since(record.last) < REMEMBERED);
+    if records.len() >= OFFENDERS_MAX {
+        records.retain(|_, record| record.count >= EVENT_AT);
+    }
+}
+
 impl Offenders {
     /// Notes an offence. Gives how many of that kind there were of that client where it is time to tell: at the fifth, and
     /// whenever they have doubled.
     pub(crate) fn note(&mut self, client: IpAddr, offence: Offence, now: Instant) -> Option<u64> {
         let key = (client_network(client), offence);
         if self.0.len() >= OFFENDERS_MAX && !self.0.contains_key(&key) {
-            self.0.retain(|_, record| now.saturating_duration_since(record.last) < REMEMBERED);
+            make_room(&mut self.0, now);
             if self.0.len() >= OFFENDERS_MAX {
                 return None;
             }
@@ -108,8 +116,13 @@ mod tests {
             let client = IpAddr::from(u32::try_from(client).unwrap_or(0).to_be_bytes());
             offenders.note(client, Offence::TlsGarbage, now);
         }
-        assert_eq!(offenders.0.len(), OFFENDERS_MAX);
-        offenders.note([255; 4].into(), Offence::TlsGarbage, now + REMEMBERED);
-        assert_eq!(offenders.0.len(), 1);
+        assert!(offenders.0.len() <= OFFENDERS_MAX);
+        let told = (0..5).filter_map(|_| offenders.note([254; 4].into(), Offence::TlsGarbage, now));
+        assert_eq!(told.collect::<Vec<_>>(), [5], "nobody hides behind them");
+        for client in 0..OFFENDERS_MAX {
+            let client = IpAddr::from(u32::try_from(client).unwrap_or(0).to_be_bytes());
+            offenders.note(client, Offence::AgentScan, now + REMEMBERED);
+        }
+        assert!(offenders.0.keys().all(|(_, offence)| *offence == Offence::AgentScan));
     }
 }

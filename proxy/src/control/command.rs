@@ -155,13 +155,17 @@ fn ask_about(control: &Path, command: ControlCommand, argument: &str) -> Result<
     Ok(io::stdout().write_all(format!("{said}\n").as_bytes())?)
 }
 
+fn complain(problem: &str) {
+    eprintln!("dcv-splice: {problem}");
+}
+
 fn agents(control: &Path, as_json: bool) -> Result<(), Failure> {
-    let agents = reports::agents(control)?;
+    let agents = reports::agents(control, &mut complain)?;
     show(as_json.then_some(&agents), || agents.table())
 }
 
 fn sessions(wanted: &SessionFlags) -> Result<(), Failure> {
-    let sessions = reports::sessions(&wanted.control.control, &wanted.filter)?;
+    let sessions = reports::sessions(&wanted.control.control, &wanted.filter, &mut complain)?;
     show(wanted.json.then_some(&sessions), || fleet::table_of_sessions(&sessions))
 }
 
@@ -177,7 +181,7 @@ fn drain(at: &DrainFlags, of_agent: ControlCommand, of_proxy: ControlCommand) ->
 
 fn end(wanted: &EndFlags) -> Result<(), Failure> {
     let filter = serde_json::to_string(&wanted.filter).map_err(|error| failed(&error))?;
-    let ended: Vec<u64> = reports(&wanted.control.control, ControlCommand::End, &filter)?;
+    let ended: Vec<u64> = reports(&wanted.control.control, ControlCommand::End, &filter, &mut complain)?;
     println!("sessions ended: {}", ended.iter().sum::<u64>());
     Ok(())
 }

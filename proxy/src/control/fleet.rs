@@ -122,6 +122,10 @@ impl AgentsReport {
         for other in former.agent.iter().filter(|other| other.sessions > 0) {
             match self.agent.iter_mut().find(|agent| agent.address == other.address) {
                 Some(agent) => {
+                    // Of the process that has more of them: no middle is known of both.
+                    if other.sessions > agent.sessions {
+                        agent.lag = other.lag;
+                    }
                     agent.sessions += other.sessions;
                     agent.desktops += other.desktops;
                 }

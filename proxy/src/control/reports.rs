@@ -16,11 +16,12 @@ pub(super) fn inquire(control: &Path, command: ControlCommand, argument: &str) -
     runtime.block_on(socket::ask(control, command, argument)).map_err(|reason| failed(&reason))
 }
 
-/// The answers of the process that serves, first, and of those that drain.
+/// The answers of the process that serves, first, and of those that drain. `complain` is told of those that can't answer.
 pub(super) fn reports<T: DeserializeOwned>(
     control: &Path,
     command: ControlCommand,
     argument: &str,
+    complain: &mut dyn FnMut(&str),
 ) -> Result<Vec<T>, Failure> {
     let mut all = socket::all(control);
     if all.is_empty() {
@@ -33,7 +34,7 @@ pub(super) fn reports<T: DeserializeOwned>(
             Err(failure) if process == control => return Err(failure),
             // One that drained may have ended meanwhile; one of an earlier version does not know the command.
             Err(failure) if socket::is_listened_to(&process) => {
-                eprintln!("dcv-splice: {}: {}", process.display(), failure.reason);
+                complain(&format!("{}: {}", process.display(), failure.reason));
             }
             Err(_) => {}
         }
@@ -42,8 +43,8 @@ pub(super) fn reports<T: DeserializeOwned>(
 }
 
 /// The agents, with what processes that drain have of them.
-pub(super) fn agents(control: &Path) -> Result<AgentsReport, Failure> {
-    let mut reports = reports::<AgentsReport>(control, ControlCommand::Agents, "")?.into_iter();
+pub(super) fn agents(control: &Path, complain: &mut dyn FnMut(&str)) -> Result<AgentsReport, Failure> {
+    let mut reports = reports::<AgentsReport>(control, ControlCommand::Agents, "", complain)?.into_iter();
     let mut agents = reports.next().unwrap_or_default();
     for former in reports {
         agents.add_sessions(&former);
@@ -52,15 +53,23 @@ pub(super) fn agents(control: &Path) -> Result<AgentsReport, Failure> {
 }
 
 /// The open sessions that a filter names.
-pub(super) fn sessions(control: &Path, filter: &SessionFilter) -> Result<Vec<SessionReport>, Failure> {
-    let reports: Vec<Vec<SessionReport>> = reports(control, ControlCommand::Sessions, "")?;
+pub(super) fn sessions(
+    control: &Path,
+    filter: &SessionFilter,
+    complain: &mut dyn FnMut(&str),
+) -> Result<Vec<SessionReport>, Failure> {
+    let reports: Vec<Vec<SessionReport>> = reports(control, ControlCommand::Sessions, "", complain)?;
     let mut sessions = reports.concat();
     sessions.retain(|session| session.is_named(filter));
     Ok(sessions)
 }
 
 /// The last five minutes of a session; nothing where it has ended.
-pub(super) fn history(control: &Path, id: &str) -> Result<Vec<HistoryPoint>, Failure> {
-    let reports: Vec<Vec<HistoryPoint>> = reports(control, ControlCommand::History, id)?;
+pub(super) fn history(
+    control: &Path,
+    id: &str,
+    complain: &mut dyn FnMut(&str),
+) -> Result<Vec<HistoryPoint>, Failure> {
+    let reports: Vec<Vec<HistoryPoint>> = reports(control, ControlCommand::History, id, complain)?;
     Ok(reports.concat())
 }

@@ -141,6 +141,14 @@ impl AccessRecord {
     }
 }
 
+/// Without control characters, which a terminal would obey.
+fn printable(text: Cow<'_, str>) -> Cow<'_, str> {
+    if text.chars().any(char::is_control) {
+        return Cow::Owned(text.replace(char::is_control, "\u{fffd}"));
+    }
+    text
+}
+
 /// A line of the log as JSON. Strings have no control characters in them, and no secrets.
 #[derive(Serialize)]
 struct JsonLine<'a> {
@@ -150,12 +158,12 @@ struct JsonLine<'a> {
     client: IpAddr,
     client_port: u16,
     #[serde(skip_serializing_if = "str::is_empty")]
-    user: &'a str,
+    user: Cow<'a, str>,
     request: Cow<'a, str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     referer: Cow<'a, str>,
     #[serde(skip_serializing_if = "str::is_empty")]
-    user_agent: &'a str,
+    user_agent: Cow<'a, str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     tls: &'a str,
     status: u16,
@@ -208,10 +216,10 @@ impl AccessRecord {
             conn: self.conn.number(),
             client: self.client,
             client_port: self.port,
-            user: &self.user,
-            request: redact(&self.request),
-            referer: redact(&self.referer),
-            user_agent: &self.user_agent,
+            user: printable(Cow::Borrowed(&self.user)),
+            request: printable(redact(&self.request)),
+            referer: printable(redact(&self.referer)),
+            user_agent: printable(Cow::Borrowed(&self.user_agent)),
             tls: self.tls,
             status: self.status,
             agent: self.agent.map(|agent| agent.to_string()),
@@ -399,7 +407,7 @@ mod tests {
             ("event", "request"),
             ("client", "192.0.2.1"),
             ("user", "ann b"),
-            ("request", "GET /\"\n HTTP/1.1"),
+            ("request", "GET /\"\u{fffd} HTTP/1.1"),
             ("referer", "https://p/?token=***"),
             ("agent", "10.0.0.5:8443"),
             ("tls", "1.3"),

@@ -133,6 +133,7 @@ pub struct SessionStats {
     handed_on: [Cell<(u64, u32)>; 2],
     /// When the client's oldest question reached the agent that has no answer yet.
     asked: Cell<Option<Instant>>,
+    is_agent_speaking: Cell<bool>,
     answers: Cell<Answers>,
     /// Of the sample before.
     sampled: Cell<Sampled>,
@@ -174,6 +175,7 @@ impl SessionStats {
             residences: RefCell::default(),
             handed_on: Default::default(),
             asked: Cell::new(None),
+            is_agent_speaking: Cell::new(false),
             answers: Cell::default(),
             sampled: Cell::new(sampled),
         }
@@ -210,11 +212,26 @@ impl SessionStats {
     /// The agent says something, after it had nothing to say.
     pub fn agent_speaks(&self, now: Instant) {
         let mut answers = self.answers.get();
-        match self.asked.take() {
-            Some(asked) => answers.note_answer(micros(now.saturating_duration_since(asked))),
-            None => answers.note_unasked(),
+        self.is_agent_speaking.set(true);
+        match self.asked.get().map(|asked| now.checked_duration_since(asked)) {
+            // It may have begun before it was asked.
+            Some(None) | None => answers.note_unasked(),
+            Some(Some(took)) => {
+                self.asked.set(None);
+                answers.note_answer(micros(took));
+            }
         }
         self.answers.set(answers);
+    }
+
+    /// It has nothing more to say for now.
+    pub fn agent_pauses(&self) {
+        self.is_agent_speaking.set(false);
+    }
+
+    /// What reaches it now need not be what it answers next.
+    pub fn is_agent_speaking(&self) -> bool {
+        self.is_agent_speaking.get()
     }
 
     /// Bytes have reached the side that they were for, at a time of the clock; they could be read since `since`.
@@ -223,7 +240,8 @@ impl SessionStats {
         self.agent.count(|stats| stats.residence(to).note_time(time));
         let us = micros(time);
         let power = (u64::BITS - us.leading_zeros()) as usize;
-        self.residences.borrow_mut()[power.min(POWERS - 1)] += 1;
+        let counts = &mut self.residences.borrow_mut()[power.min(POWERS - 1)];
+        *counts = counts.saturating_add(1);
         if handed_on != HandedOn::AfterAWait {
             let (sum, count) = self.handed_on[index(to)].get();
             self.handed_on[index(to)].set((sum.saturating_add(us), count.saturating_add(1)));

@@ -287,7 +287,14 @@ impl Stats {
 
 /// The statistics that workers have published. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct StatsSnapshot(Arc<[Mutex<Stats>]>);
+pub struct StatsSnapshot(Arc<[Mutex<Published>]>);
+
+/// What a worker has published: its agents one by one, so that nobody holds it up for longer than it takes to count them.
+#[derive(Clone, Debug, Default)]
+struct Published {
+    agents: BTreeMap<AgentId, Arc<AgentStats>>,
+    clients: Stats,
+}
 
 impl StatsSnapshot {
     /// Nothing yet.
@@ -299,29 +306,32 @@ impl StatsSnapshot {
     pub fn put_agent(&self, worker: usize, agent: AgentId, counters: &AgentCounters) {
         if let Some(place) = self.0.get(worker) {
             let stats = counters.read();
-            lock(place).agents.insert(agent, stats);
+            lock(place).agents.insert(agent, Arc::new(stats));
         }
     }
 
     /// Publishes what a worker has counted of no agent.
     pub fn put_clients(&self, worker: usize, stats: &WorkerStats) {
         if let Some(place) = self.0.get(worker) {
-            let mut published = lock(place);
-            let agents = std::mem::take(&mut published.agents);
-            *published = Stats { agents, ..stats.read_clients() };
+            let clients = stats.read_clients();
+            lock(place).clients = clients;
         }
     }
 
     /// The sum over all workers.
     pub fn sum(&self) -> Stats {
-        self.0.iter().fold(Stats::default(), |mut sum, stats| {
-            sum.add(&lock(stats));
+        self.0.iter().fold(Stats::default(), |mut sum, place| {
+            let Published { agents, clients } = lock(place).clone();
+            for (agent, stats) in agents {
+                sum.agents.entry(agent).or_default().add(&stats);
+            }
+            sum.add(&clients);
             sum
         })
     }
 }
 
-fn lock(stats: &Mutex<Stats>) -> MutexGuard<'_, Stats> {
+fn lock(stats: &Mutex<Published>) -> MutexGuard<'_, Published> {
     stats.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

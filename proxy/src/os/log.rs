@@ -129,8 +129,10 @@ pub struct Log(Arc<Queue>);
 #[derive(Debug)]
 struct Queue {
     state: Mutex<State>,
-    /// There are lines, or another target.
+    /// There are lines.
     news: Notify,
+    /// There is another target.
+    changed: Notify,
     /// A write has ended.
     written: Notify,
     /// Lines that were dropped, and of how many of them the owner was told.
@@ -186,6 +188,7 @@ impl Log {
         Self(Arc::new(Queue {
             state: Mutex::new(state),
             news: Notify::new(),
+            changed: Notify::new(),
             written: Notify::new(),
             dropped: AtomicU64::new(0),
             told: AtomicU64::new(0),
@@ -214,7 +217,7 @@ impl Log {
         (state.kind, state.since) = (kind, Instant::now());
         state.next = Some(target);
         drop(state);
-        self.0.news.notify_one();
+        self.0.changed.notify_one();
     }
 
     /// Lines that were dropped so far: those that found no room, and those of writes that failed.
@@ -284,7 +287,10 @@ impl Queue {
                     return next;
                 }
             }
-            self.news.notified().await;
+            tokio::select! {
+                () = self.news.notified() => {}
+                () = self.changed.notified() => {}
+            }
         }
     }
 
@@ -298,7 +304,7 @@ impl Queue {
             match since.map(|since| HANDOVER.saturating_sub(since.elapsed())) {
                 Some(Duration::ZERO) => return,
                 Some(left) => tokio::time::sleep(left).await,
-                None => self.news.notified().await,
+                None => self.changed.notified().await,
             }
         }
     }

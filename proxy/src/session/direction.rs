@@ -58,11 +58,13 @@ pub(super) struct Unread {
     pub(super) since: Instant,
     /// The receiver had to make room for them.
     pub(super) has_waited: bool,
+    /// There are some: where the last were handed on it is not known yet whether more are there.
+    pub(super) has_bytes: bool,
 }
 
 impl Unread {
     pub(super) fn since(since: Instant) -> Self {
-        Self { since, has_waited: false }
+        Self { since, has_waited: false, has_bytes: false }
     }
 }
 
@@ -144,27 +146,29 @@ impl Direction {
         }
         self.end_queue(open);
         self.handed_on(open, None);
+        if self.to == Side::Client {
+            open.agent_pauses();
+        }
     }
 
     /// Bytes are there that could be read since `arrived` at the earliest.
     pub(super) fn received(&mut self, open: &OpenSession, arrived: Instant) {
         open.note_moved(self.to, self.moved);
-        if self.unread.is_none() {
-            self.unread = Some(Unread::since(arrived));
-            if self.to == Side::Client {
-                open.agent_speaks(arrived);
-            }
+        if self.unread.is_none() && self.to == Side::Client {
+            open.agent_speaks(arrived);
         }
+        self.unread.get_or_insert(Unread::since(arrived)).has_bytes = true;
     }
 
     /// The receiver has all that was read. `since`: since when there may be more.
     pub(super) fn handed_on(&mut self, open: &OpenSession, since: Option<Instant>) {
         let next = since.map(Unread::since);
-        let Some(Unread { since, has_waited }) = std::mem::replace(&mut self.unread, next) else { return };
+        let before = std::mem::replace(&mut self.unread, next);
+        let Some(Unread { since, has_waited, has_bytes: true }) = before else { return };
         let how = match (has_waited, self.to) {
             (true, _) => HandedOn::AfterAWait,
-            (false, Side::Agent) => HandedOn::Question,
-            (false, Side::Client) => HandedOn::AtOnce,
+            (false, Side::Agent) if !open.is_agent_speaking() => HandedOn::Question,
+            (false, _) => HandedOn::AtOnce,
         };
         open.arrived(self.to, since, how);
     }

@@ -5,6 +5,7 @@
 //! Ready → Requested → Connected → { exchange → Ready | Upgraded } → its record written
 //! ```
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -407,11 +408,17 @@ impl<N: Runtime> Requested<N> {
     }
 
     async fn reach_anew(self: Box<Self>, generation: &Generation<N>) -> Result<Connected<N>, NextStep<N>> {
-        let begun = generation.net.now();
+        let (begun, is_in_handshake) = (generation.net.now(), Cell::new(false));
         let reached = generation
             .net
-            .timeout(generation.config().limits.connect_timeout, connect(generation, self.agent))
+            .timeout(
+                generation.config().limits.connect_timeout,
+                connect(generation, self.agent, &is_in_handshake),
+            )
             .await;
+        if reached.is_err() && is_in_handshake.get() {
+            count_handshake(generation, "", RejectReason::HandshakeTimeout.name());
+        }
         match reached.unwrap_or(Err(ConnectError::TimedOut)) {
             Ok((agent, handshake)) => {
                 generation.worker.stats.connected(self.agent.id, generation.net.now() - begun, handshake);
@@ -447,9 +454,15 @@ impl<N: Runtime> Requested<N> {
     }
 }
 
+fn count_handshake<N: Runtime>(generation: &Generation<N>, version: &'static str, reason: &'static str) {
+    let outcome = HandshakeOutcome { side: Side::Agent, version, reason };
+    generation.worker.stats.handshake(outcome, None);
+}
+
 async fn connect<N: Runtime>(
     generation: &Generation<N>,
     agent: Agent,
+    is_in_handshake: &Cell<bool>,
 ) -> Result<(Box<Endpoint<N::Stream>>, Option<Duration>), ConnectError> {
     let stream = generation.net.connect(agent).await.map_err(ConnectError::Refused)?;
     let agents = generation.worker.agents();
@@ -458,10 +471,10 @@ async fn connect<N: Runtime>(
     };
     let tls = connector.connect(agent.address.ip()).map_err(|error| ConnectError::Handshake(error.into()))?;
     let (mut endpoint, begun) = (Box::new(Endpoint::new(stream, tls)), generation.net.now());
+    is_in_handshake.set(true);
     let done = endpoint.handshake(&generation.worker.buffers).await;
     let reason = done.as_ref().err().map_or("", |error| handshake_failure_reason(error).name());
-    let outcome = HandshakeOutcome { side: Side::Agent, version: endpoint.tls_version(), reason };
-    generation.worker.stats.handshake(outcome, None);
+    count_handshake(generation, endpoint.tls_version(), reason);
     done.map_err(ConnectError::Handshake)?;
     Ok((endpoint, Some(generation.net.now() - begun)))
 }

@@ -49,7 +49,9 @@ pub(super) fn run(wanted: &TopFlags) -> Result<(), Failure> {
             Ok(_) => {}
             Err(RecvTimeoutError::Timeout) => {
                 // A proxy that is being restarted comes back.
-                view.problem = look(&mut view, control, &wanted.filter).err().map(|failure| failure.reason);
+                if let Err(failure) = look(&mut view, control, &wanted.filter) {
+                    view.problem = Some(failure.reason);
+                }
             }
             Err(RecvTimeoutError::Disconnected) => break Ok(()),
         }
@@ -59,12 +61,15 @@ pub(super) fn run(wanted: &TopFlags) -> Result<(), Failure> {
 }
 
 fn look(view: &mut view::View, control: &Path, filter: &SessionFilter) -> Result<(), Failure> {
-    view.agents = reports::agents(control)?.agent;
-    view.sessions = reports::sessions(control, filter)?;
+    let mut problem = None;
+    let complain = &mut |it: &str| problem = Some(it.to_owned());
+    view.agents = reports::agents(control, complain)?.agent;
+    view.sessions = reports::sessions(control, filter, complain)?;
     view.history = match &view.watched {
-        Some(id) => reports::history(control, id)?,
+        Some(id) => reports::history(control, id, complain)?,
         None => Vec::new(),
     };
+    view.problem = problem;
     Ok(())
 }
 

@@ -57,18 +57,12 @@ type Label = (&'static str, String);
 /// A metric: its name, help, kind, and value.
 type Row<T> = (&'static str, &'static str, MetricType, fn(&T) -> u64);
 
-const OF_PROCESS: [Row<ProcessStatus>; 11] = [
+const OF_PROCESS: [Row<ProcessStatus>; 10] = [
     ("uptime_seconds", "Time since the process serves", MetricType::Gauge, |it| it.seconds),
     ("client_connections", "Open client connections", MetricType::Gauge, |it| it.connections),
     ("workers", "Worker threads", MetricType::Gauge, |it| it.workers),
     ("config_reloads", "Reloads that were applied", MetricType::Counter, |it| it.reloads),
     ("config_reload_failures", "Reloads that failed", MetricType::Counter, |it| it.reload_failures),
-    (
-        "config_last_reload_successful",
-        "Whether the latest reload was applied: 1, or 0",
-        MetricType::Gauge,
-        |it| u64::from(!it.has_reload_failed),
-    ),
     ("log_lines_dropped", "Log lines that were dropped", MetricType::Counter, |it| it.log_lines_dropped),
     ("access_log_lines_dropped", "Access log lines that were dropped", MetricType::Counter, |it| {
         it.access_log_lines_dropped
@@ -162,7 +156,7 @@ impl Collector for All {
         self.wake_ups(&mut encoder)?;
         self.rejected(&mut encoder)?;
         self.handshakes(&mut encoder)?;
-        self.certificates(&mut encoder)?;
+        self.configuration(&mut encoder)?;
         rows(&mut encoder, "agent_", &OF_AGENT, || self.agents())?;
         self.requests_by_status(&mut encoder)?;
         for of in OF_TIMES {
@@ -310,9 +304,13 @@ impl All {
         Ok(())
     }
 
-    /// Of the process that serves: the others show theirs to nobody new.
-    fn certificates(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    /// Of the process that serves: the others show their certificates to nobody new, and reload no more.
+    fn configuration(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(serving) = self.0.first() else { return Ok(()) };
+        let help = "Whether the latest reload was applied: 1, or 0";
+        let name = "config_last_reload_successful";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        number(&mut metric, MetricType::Gauge, &[pid(serving)], u64::from(!serving.has_reload_failed))?;
         let help = "Until when a certificate is valid that is shown to clients, in seconds since 1970";
         let mut metric =
             encoder.encode_descriptor("certificate_not_after_seconds", help, None, MetricType::Gauge)?;
