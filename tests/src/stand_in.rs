@@ -48,13 +48,7 @@ impl StandIn {
     /// It lives again.
     pub async fn revive(&mut self) {
         self.tasks = JoinSet::new();
-        // The port of a listener that was dropped is free only when its task is.
-        let listener = loop {
-            match TcpListener::bind(self.address).await {
-                Ok(listener) => break listener,
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
-            }
-        };
+        let listener = self.listen().await;
         self.address = listener.local_addr().expect("it is bound");
         let (name, headers, served) = (self.name.clone(), self.headers.clone(), self.served.clone());
         self.tasks.spawn(async move {
@@ -70,11 +64,21 @@ impl StandIn {
         });
     }
 
+    /// The port of a listener that was dropped is free only when its task is.
+    async fn listen(&self) -> TcpListener {
+        loop {
+            match TcpListener::bind(self.address).await {
+                Ok(listener) => return listener,
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+            }
+        }
+    }
+
     /// All its connections end, and no others are served.
     pub async fn die(&mut self, death: Death) {
         self.tasks.shutdown().await;
         if death == Death::Hangs {
-            let listener = TcpListener::bind(self.address).await.expect("its own port");
+            let listener = self.listen().await;
             self.tasks.spawn(async move {
                 let mut held = Vec::new();
                 while let Ok((socket, _)) = listener.accept().await {
