@@ -390,6 +390,8 @@ type Deaths = Vec<(usize, Instant, Instant)>;
 /// Has agents of these numbers die and come back at random; all live at the end.
 async fn kill_and_revive(agents: &mut [StandIn], numbers: Range<usize>, end: Instant) -> Deaths {
     const DEAD_MAX: usize = 40;
+    /// How long one stays dead at the least: the second in which it was found out is told, and has to be another one.
+    const DEAD_MIN: Duration = Duration::from_secs(3);
     let mut deaths = Vec::new();
     let mut dead: Vec<(usize, Instant)> = Vec::new();
     loop {
@@ -401,8 +403,9 @@ async fn kill_and_revive(agents: &mut [StandIn], numbers: Range<usize>, end: Ins
                 agents[number - 1].die(death).await;
                 dead.push((number, Instant::now()));
             }
-        } else if !dead.is_empty() {
-            let (number, since) = dead.swap_remove(fastrand::usize(..dead.len()));
+        } else if let Some(place) = dead.iter().position(|(_, since)| is_over || since.elapsed() >= DEAD_MIN)
+        {
+            let (number, since) = dead.swap_remove(place);
             deaths.push((number, since, Instant::now()));
             agents[number - 1].revive().await;
         } else if is_over {
