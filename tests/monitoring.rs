@@ -295,7 +295,7 @@ fn the_packages_rules_are_understood() {
 }
 
 #[test]
-fn each_panel_shows_something_and_each_alert_fires_with_its_fault_alone() {
+fn each_panel_shows_something_and_each_alert_fires_with_its_fault() {
     let here = TcpListener::bind("127.0.0.1:0").unwrap();
     let there = TcpListener::bind("127.0.0.2:0").unwrap();
     let (agent, other) = (here.local_addr().unwrap(), there.local_addr().unwrap());
