@@ -11,6 +11,7 @@ use dcv_splice::http::h1::writer;
 use dcv_splice::http::message::RequestHead;
 use dcv_splice::http::request_source::RequestSource;
 use dcv_splice::http::rewrite::{self, HostHeader, RequestRewrite};
+use dcv_splice::observe::request_id::RequestId;
 use dcv_splice::transport::networks::Networks;
 
 const HEAD: &[u8] = b"GET /10.150.248.181/ws?v=2 HTTP/1.1\r\n\
@@ -27,6 +28,7 @@ const HEAD: &[u8] = b"GET /10.150.248.181/ws?v=2 HTTP/1.1\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
     Sec-WebSocket-Protocol: dcv\r\n\r\n";
+const REQUEST_ID: &[u8] = b"0123456789abcdef0123456789abcdef";
 const LIMITS: HeadLimits =
     HeadLimits { header_size_max: 32 * 1024, request_line_max: 16 * 1024, header_count_max: 100 };
 
@@ -45,7 +47,8 @@ fn rewritten(agents: &AllowedAgents, directory: &Directory, out: &mut Vec<u8>) {
     };
     let host = rewrite::host_for(&head, HostHeader::default(), agent.ip());
     out.clear();
-    writer::request(&head, &rewritten, &host, out);
+    let id = RequestId::given(REQUEST_ID).expect("an id");
+    writer::request(&head, &rewritten, &host, &id, out);
 }
 
 fn request(criterion: &mut Criterion) {

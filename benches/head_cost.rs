@@ -17,6 +17,7 @@ use dcv_splice::http::path_prefix::{PathPrefix, Place};
 use dcv_splice::http::request_source::RequestSource;
 use dcv_splice::http::rewrite::{self, HostHeader, RequestRewrite, ResponseRewrite};
 use dcv_splice::observe::access_log::redact;
+use dcv_splice::observe::request_id::RequestIds;
 use dcv_splice::transport::networks::Networks;
 
 const LIMITS: HeadLimits =
@@ -36,14 +37,12 @@ fn understand_request(head: &[u8], trusted: &Networks) -> usize {
     let Ok(head) = RequestHead::parse(&head[..length], &LIMITS) else { return 1 };
     let directory = Directory::default();
     let route = Route::of_request(head.host, head.path, None, &directory);
-    let rewritten = RequestRewrite {
-        source: RequestSource::of(PEER, true, &head.headers, trusted),
-        hides_passwords: true,
-        path: head.path.into(),
-    };
+    let source = RequestSource::of(PEER, true, &head.headers, trusted);
+    let id = source.request_id(&head.headers).unwrap_or_else(|| RequestIds::default().next());
+    let rewritten = RequestRewrite { source, hides_passwords: true, path: head.path.into() };
     let host = rewrite::host_for(&head, HostHeader::default(), IpAddr::from([10, 0, 0, 5]));
     let mut out = Vec::new();
-    writer::request(&head, &rewritten, &host, &mut out);
+    writer::request(&head, &rewritten, &host, &id, &mut out);
     black_box((route, Login::of_request(&head.headers), redact(head.path)));
     out.len()
 }

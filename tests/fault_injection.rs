@@ -30,6 +30,8 @@ mod logins;
 mod material;
 #[path = "fault_injection/old_kernel.rs"]
 mod old_kernel;
+#[path = "fault_injection/own_answers.rs"]
+mod own_answers;
 #[path = "fault_injection/selfmade.rs"]
 mod selfmade;
 #[path = "fault_injection/stopping.rs"]

@@ -186,7 +186,7 @@ fn chunks() -> Vec<Row> {
             "0\r\nContent-Length: 5\r\nTransfer-Encoding: x\r\nHost: x\r\nConnection: close\r\nUpgrade: x\r\n\
              Trailer: x\r\nTE: x\r\nKeep-Alive: x\r\nAuthorization: x\r\nSet-Cookie: x\r\nContent-Encoding: x\r\n\
              Location: x\r\nProxy-Authorization: x\r\nProxy-Connection: x\r\nX-Forwarded-For: x\r\n\
-             X-Forwarded-Proto: x\r\nX-Real-IP: x\r\nX_Sum: x\r\nX-Sum: 1\r\n\r\n",
+             X-Forwarded-Proto: x\r\nX-Request-Id: x\r\nX-Real-IP: x\r\nX_Sum: x\r\nX-Sum: 1\r\n\r\n",
             "0\r\nX-Sum: 1\r\n\r\n",
         ),
         post(

@@ -72,6 +72,7 @@ pub(crate) fn origin(trusted: bool) -> Vec<Row> {
     };
     let by_trusted = |row: Row, from: &str, to: &str| if trusted { row.seeing(from, to) } else { row };
     let client = |row| by_trusted(row, "Real-IP: 127.0.0.1", "Real-IP: 10.9.8.7");
+    let id = |row| by_trusted(row, "Request-Id: *", "Request-Id: Root=1-67891233-abc");
     let https = |row| by_trusted(row, "Proto: http", "Proto: https");
     vec![
         client(told("X-Forwarded-For", &["X-Forwarded-For: 10.9.8.7"], believed("10.9.8.7, "), "")),
@@ -100,6 +101,11 @@ pub(crate) fn origin(trusted: bool) -> Vec<Row> {
             believed("10.9.8.7, "),
             "",
         )),
+        id(told("X-Request-Id", &["x-request-ID: Root=1-67891233-abc"], "", "")),
+        told("X-Request-Id with a space", &["X-Request-Id: a b"], "", ""),
+        told("X-Request-Id that is empty", &["X-Request-Id:"], "", ""),
+        told("X-Request-Id that is too long", &[&format!("X-Request-Id: {}", "x".repeat(65))], "", ""),
+        told("two X-Request-Id", &["X-Request-Id: a", "X-Request-Id: a"], "", ""),
         told("X-Real-IP", &["X-Real-IP: 10.9.8.7"], "", ""),
         told("X-Real-IP twice", &["x-real-ip: 10.9.8.7", "X-REAL-IP: 10.9.8.6"], "", ""),
         https(told("X-Forwarded-Proto", &["X-Forwarded-Proto: https"], "", "")),

@@ -3,9 +3,9 @@
 
 /// The agent that most rows ask for.
 pub(crate) const AGENT: &str = "127.0.0.2";
-/// What every agent is told of a client that came by plain HTTP.
+/// What every agent is told of a client that came by plain HTTP; `*` stands for an id that the proxy has made.
 pub(crate) const TOLD: &str =
-    "X-Real-IP: 127.0.0.1\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\n";
+    "X-Real-IP: 127.0.0.1\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Request-Id: *\r\n";
 
 /// What an agent is to see.
 #[derive(Debug)]

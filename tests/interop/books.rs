@@ -74,7 +74,7 @@ async fn the_proxys_own_answers_are_booked_with_the_bytes_of_their_bodies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_is_one_line_at_its_end() {
+async fn a_session_is_one_line_at_its_beginning_and_one_at_its_end() {
     let (_agent, front) = started(&[]).await;
     let mut client = RawClient::secure(front.secure()).await;
     client.say(front.upgrade("/echo")).await;
@@ -84,11 +84,16 @@ async fn a_session_is_one_line_at_its_end() {
         assert_eq!(client.bytes(6).await, b"\x81\x04ping");
     }
     front.answers().await;
-    assert!(lines(&front).is_empty(), "it has not ended");
+    let begun = lines(&front);
+    assert!(begun.len() == 1 && begun[0].ends_with(" end_reason=started"), "{begun:?}");
+    assert!(begun[0].contains("\" 101 0 ") && begun[0].contains(" to_agent=0 to_client=0 "), "{begun:?}");
     drop(client);
     let line = front.access_line("GET /127.0.0.1/echo HTTP/1.1\" 101 600 ");
     assert!(line.contains(" to_agent=1000 to_client=600 "), "{line}");
-    assert_eq!(lines(&front).len(), 1);
+    assert_eq!(lines(&front).len(), 2);
+    let id =
+        |line: &str| line.split_once(" id=").and_then(|(_, rest)| rest.split(' ').next()).map(str::to_owned);
+    assert_eq!(id(&begun[0]), id(&line));
 }
 
 #[tokio::test(flavor = "multi_thread")]

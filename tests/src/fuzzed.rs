@@ -27,6 +27,7 @@ use dcv_splice::http::message::{Framing, Header, RequestHead, ResponseHead, Vers
 use dcv_splice::http::path_prefix::{PathPrefix, Place};
 use dcv_splice::http::request_source::RequestSource;
 use dcv_splice::http::rewrite::{self, HostHeader, RequestRewrite, ResponseRewrite};
+use dcv_splice::observe::request_id::RequestIds;
 use dcv_splice::os::files::Files;
 use dcv_splice::transport::networks::Networks;
 
@@ -108,7 +109,7 @@ pub fn request_head(data: &[u8]) {
         IpAddr::from(AGENT),
     );
     let mut out = Vec::new();
-    writer::request(&head, &rewritten, &host, &mut out);
+    writer::request(&head, &rewritten, &host, &RequestIds::default().next(), &mut out);
     let found = end_of(&out, out.len(), &WIDE).expect("what is passed on is a head");
     assert_eq!(found, Some(out.len()), "and one alone");
     let passed = RequestHead::parse(&out, &WIDE).expect("what is passed on is valid");
@@ -117,7 +118,7 @@ pub fn request_head(data: &[u8]) {
     assert_eq!(passed.host, Some(&*host));
     assert!(passed.path.starts_with('/') && passed.version == Version::Http11);
     let names = |name: &str| passed.headers.iter().filter(|header| header.is(name)).count();
-    assert_eq!(["X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto"].map(names), [1, 1, 1]);
+    assert_eq!(["X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Request-Id"].map(names), [1; 4]);
     assert!(ONE_HOP.iter().all(|name| names(name) == 0));
     assert!(!passed.headers.iter().any(|header| header.name.contains('_')));
     let is_password =

@@ -99,11 +99,12 @@ impl ProxyUnderTest {
         });
     }
 
-    /// The line of the access log that contains `what`.
+    /// The line of the access log of what is over and contains `what`.
     #[track_caller]
     pub fn access_line(&self, what: &str) -> String {
+        let is_over = |line: &str| !line.ends_with("end_reason=started");
         eventually(&format!("a line of the access log contains {what}"), || {
-            self.proxy.output().lines().find(|line| line.contains(what)).map(str::to_owned)
+            self.proxy.output().lines().find(|line| is_over(line) && line.contains(what)).map(str::to_owned)
         })
     }
 

@@ -56,7 +56,7 @@ impl RawAgent {
         knock.write_all(KNOCK).expect("the agent listens");
         drop(knock);
         let records = std::iter::from_fn(|| self.seen.recv_timeout(2 * PATIENCE).ok());
-        records.take_while(|record| record != KNOCK).collect()
+        records.take_while(|record| record != KNOCK).map(|record| with_id_masked(&record)).collect()
     }
 }
 
@@ -95,6 +95,18 @@ fn send<'a>(stream: &mut impl Write, pieces: impl Iterator<Item = &'a [u8]>) {
         if stream.write_all(piece).and_then(|()| stream.flush()).is_err() {
             return;
         }
+    }
+}
+
+/// The request with `*` in place of the id that the proxy has made for it; one of another form stays.
+fn with_id_masked(request: &[u8]) -> Vec<u8> {
+    const NAME: &[u8] = b"\r\nX-Request-Id: ";
+    const ID_BYTES: usize = 32;
+    let found = request.windows(NAME.len()).position(|bytes| bytes == NAME).map(|at| at + NAME.len());
+    let id = |at: usize| request.get(at..at + ID_BYTES).filter(|id| id.iter().all(u8::is_ascii_hexdigit));
+    match found.filter(|at| id(*at).is_some()) {
+        None => request.to_vec(),
+        Some(at) => [&request[..at], b"*", &request[at + ID_BYTES..]].concat(),
     }
 }
 

@@ -10,3 +10,4 @@ pub mod known;
 pub mod placement;
 pub(crate) mod pool;
 pub mod session_resolver;
+pub(crate) mod unreachable;

@@ -244,7 +244,7 @@ pub struct Flags {
     /// Networks of load balancers that send a PROXY protocol header (version 1 or 2); repeatable
     #[arg(long, value_name = "CIDR", help_heading = LISTENERS)]
     pub proxy_protocol: Vec<Network>,
-    /// Networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted; repeatable
+    /// Networks of proxies whose X-Forwarded-For, X-Forwarded-Proto and X-Request-Id are trusted; repeatable
     #[arg(long, value_name = "CIDR", help_heading = LISTENERS)]
     pub trust_forwarded: Vec<Network>,
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use crate::agents::unreachable::UnreachableReason;
 use crate::config::Settings;
 use crate::control::exit::{Failure, unusable};
 use crate::control::validation::Prepared;
@@ -230,39 +231,31 @@ fn step(what: &str, begun: Option<Instant>, result: &str) {
 }
 
 fn connect_cause(address: SocketAddr, error: &io::Error) -> Finding {
-    match error.kind() {
-        ErrorKind::ConnectionRefused => {
-            let seen = format!("nobody listens at {address}");
-            finding(Cause::PortClosed, seen, "start its DCV server, or look at its port (--agent-port)")
-        }
-        ErrorKind::TimedOut | ErrorKind::WouldBlock => {
-            let seen = format!("{address} does not answer");
-            finding(
-                Cause::NoAnswer,
-                seen,
-                "look whether it runs, and whether a firewall or security group is in between",
-            )
-        }
-        _ => {
-            let seen = format!("{address} can't be reached: {error}");
-            finding(
-                Cause::Unreachable,
-                seen,
-                "look at the routes of this host: `ip route get` with its address",
-            )
-        }
-    }
+    let reason = UnreachableReason::of_connection(error);
+    let detail = if reason == UnreachableReason::NoRoute { format!(" ({error})") } else { String::new() };
+    unreachable(address, reason, &detail)
+}
+
+/// The words are those that users are given.
+fn unreachable(address: SocketAddr, reason: UnreachableReason, detail: &str) -> Finding {
+    let cause = match reason {
+        UnreachableReason::PortClosed => Cause::PortClosed,
+        UnreachableReason::NoAnswer => Cause::NoAnswer,
+        UnreachableReason::NoRoute => Cause::Unreachable,
+        UnreachableReason::PlainHttp => Cause::PlainHttp,
+        UnreachableReason::OldTls => Cause::OldTls,
+        UnreachableReason::CertificateChanged => Cause::CertificateChanged,
+        UnreachableReason::CertificateInvalid => Cause::CertificateInvalid,
+        UnreachableReason::NoTls => Cause::NoTls,
+    };
+    finding(cause, format!("{address}: {reason}{detail}"), reason.remedy())
 }
 
 fn tls_cause(address: SocketAddr, error: &BlockingTlsError) -> Finding {
     let (failure, told) = match error {
         BlockingTlsError::Io(error) if is_timeout(error) => {
-            let seen = format!("{address} accepts the connection and says nothing in the TLS handshake");
-            return finding(
-                Cause::NoAnswer,
-                seen,
-                "look whether its DCV server hangs: `dcv list-sessions` on it",
-            );
+            let detail = " (it takes the connection, and says nothing in the TLS handshake)";
+            return unreachable(address, UnreachableReason::NoAnswer, detail);
         }
         BlockingTlsError::Io(error) => (HandshakeFailure::Left, error.to_string()),
         BlockingTlsError::Handshake(failure, told) => (*failure, told.clone()),
@@ -272,45 +265,12 @@ fn tls_cause(address: SocketAddr, error: &BlockingTlsError) -> Finding {
         HandshakeFailure::NoTls | HandshakeFailure::Left | HandshakeFailure::ProtocolViolation
     );
     if is_lost && speaks_plain_http(address) {
-        let seen = format!("{address} speaks plain HTTP where TLS is expected");
-        return finding(
-            Cause::PlainHttp,
-            seen,
-            "set --agent-tls off, or tls = \"off\" for this agent in --agents-file",
-        );
+        return unreachable(address, UnreachableReason::PlainHttp, "");
     }
-    match failure {
-        HandshakeFailure::Version | HandshakeFailure::Suites => {
-            let seen = format!("{address} speaks no TLS that is safe: {told}");
-            finding(
-                Cause::OldTls,
-                seen,
-                "update its DCV server, or allow TLS 1.2 with ECDHE and AES-GCM there",
-            )
-        }
-        HandshakeFailure::CertificateUnknown | HandshakeFailure::CertificateMissing => {
-            let shown = shown_pin(address).map_or_else(String::new, |pin| format!("; it shows {pin}"));
-            let seen = format!("the certificate of {address} is not the one that is expected: {told}{shown}");
-            finding(
-                Cause::CertificateChanged,
-                seen,
-                "if it was renewed, put the new one into --agent-pin or --agent-ca (`dcv-splice pin` shows it); if not, \
-                 somebody is in between",
-            )
-        }
-        HandshakeFailure::CertificateExpired | HandshakeFailure::CertificateBroken => {
-            let seen = format!("the certificate of {address} can't be used: {told}");
-            finding(Cause::CertificateInvalid, seen, "give the agent a new certificate, or set its clock")
-        }
-        _ => {
-            let seen = format!("the TLS handshake with {address} fails: {told}");
-            finding(
-                Cause::NoTls,
-                seen,
-                "look what listens there: `dcv-splice doctor` with another port, --agent-port",
-            )
-        }
-    }
+    let reason = UnreachableReason::of_handshake(failure);
+    let shown = (reason == UnreachableReason::CertificateChanged).then(|| shown_pin(address)).flatten();
+    let shown = shown.map_or_else(String::new, |pin| format!("; it shows {pin}"));
+    unreachable(address, reason, &format!(" ({told}{shown})"))
 }
 
 fn bounded(stream: io::Result<TcpStream>, address: SocketAddr) -> Result<TcpStream, Finding> {

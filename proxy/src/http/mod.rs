@@ -3,6 +3,7 @@
 //! Never chooses an agent and never decides who may ask. Uses `transport` and what is below it.
 
 pub mod connection_auth;
+pub mod error_page;
 pub mod h1;
 pub(crate) mod h2;
 pub(crate) mod local_response;

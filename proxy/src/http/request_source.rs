@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::http::message::{self, Header};
+use crate::observe::request_id::RequestId;
 use crate::transport::networks::Networks;
 
 /// Members of an `X-Forwarded-For` list that are read, from its end: no real chain of proxies is longer.
@@ -36,6 +37,12 @@ impl RequestSource {
         }
         let client = client(peer, headers, trusted_proxies);
         Self { peer, trusted, client, secure: said_scheme(headers).unwrap_or(secure) }
+    }
+
+    /// The id that a trusted proxy has given the request, if it is one that can be kept (`X-Request-Id`, once).
+    pub fn request_id(&self, headers: &[Header<'_>]) -> Option<RequestId> {
+        let mut values = message::values(headers, "x-request-id").filter(|_| self.trusted);
+        values.next().filter(|_| values.next().is_none()).and_then(RequestId::given)
     }
 
     /// Whether the client is another than who made the connection.

@@ -10,6 +10,7 @@ use crate::http::message::{
 };
 use crate::http::path_prefix::{self, PathPrefix};
 use crate::http::request_source::RequestSource;
+use crate::observe::request_id::RequestId;
 
 /// The `Host` that an agent gets.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
@@ -54,8 +55,13 @@ pub fn host_for(head: &RequestHead<'_>, mode: HostHeader, agent: IpAddr) -> Stri
     }
 }
 
-/// Gives the fields that say whom a request comes from.
-pub fn forwarded_fields(head: &RequestHead<'_>, rewrite: &RequestRewrite<'_>, out: &mut impl FieldSink) {
+/// Gives the fields that say whom a request comes from, and which one it is.
+pub fn forwarded_fields(
+    head: &RequestHead<'_>,
+    rewrite: &RequestRewrite<'_>,
+    id: &RequestId,
+    out: &mut impl FieldSink,
+) {
     let RequestSource { peer, trusted, client, secure } = rewrite.source;
     let client = Address::new(client);
     out.field("X-Real-IP", &[client.text()]);
@@ -69,6 +75,7 @@ pub fn forwarded_fields(head: &RequestHead<'_>, rewrite: &RequestRewrite<'_>, ou
     list.push(peer.text());
     out.field("X-Forwarded-For", &list);
     out.field("X-Forwarded-Proto", &[if secure { b"https" } else { b"http" }]);
+    out.field("X-Request-Id", &[id.bytes()]);
 }
 
 /// Gives the client's fields that the agent gets.
@@ -128,7 +135,7 @@ const ONE_HOP: [&str; 7] = [
     "upgrade",
     "proxy-authorization",
 ];
-const OWN: [&str; 4] = ["host", "x-real-ip", "x-forwarded-for", "x-forwarded-proto"];
+const OWN: [&str; 5] = ["host", "x-real-ip", "x-forwarded-for", "x-forwarded-proto", "x-request-id"];
 
 fn passes_to_agent(header: &Header<'_>, head: &RequestHead<'_>) -> bool {
     let known = ONE_HOP.iter().chain(&OWN).any(|name| header.is(name));

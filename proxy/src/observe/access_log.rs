@@ -14,6 +14,7 @@ use crate::observe::agent::Agent;
 use crate::observe::client::ConnectionId;
 use crate::observe::histogram::micros;
 use crate::observe::lag::Lag;
+use crate::observe::request_id::RequestId;
 use crate::observe::session_stats::SessionSample;
 use crate::observe::side::Side;
 use crate::os::log::Log;
@@ -81,6 +82,8 @@ impl Display for EndReason {
 /// The record of one request, or of the session that it became.
 #[derive(Clone, Debug)]
 pub struct AccessRecord {
+    /// The id of the request, as the agent has seen it.
+    pub id: RequestId,
     /// The connection that the request came on.
     pub conn: ConnectionId,
     /// The client's address.
@@ -119,12 +122,15 @@ pub struct AccessRecord {
 
 impl AccessRecord {
     /// The access log's line: the combined format, then what a desktop's operator asks for.
-    pub fn line(&self, now: OffsetDateTime) -> String {
+    ///
+    /// `is_start`: of a session that begins.
+    pub fn line(&self, now: OffsetDateTime, is_start: bool) -> String {
         let stamp = format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
         let now = now.format(stamp).unwrap_or_default();
         let agent = self.agent.map_or_else(|| "-".to_owned(), |agent| agent.to_string());
+        let end_reason = if is_start { "started".to_owned() } else { self.end_reason.to_string() };
         format!(
-            "{} - {} [{now}] \"{}\" {} {} \"{}\" \"{}\" conn={} agent={agent} to_agent={} to_client={} ms={} end_reason={}\n",
+            "{} - {} [{now}] \"{}\" {} {} \"{}\" \"{}\" conn={} agent={agent} to_agent={} to_client={} ms={} id={} end_reason={end_reason}\n",
             self.client,
             escape(dash(&self.user)).replace(' ', "\\x20"),
             escape(&redact(&self.request)),
@@ -136,7 +142,7 @@ impl AccessRecord {
             self.to_agent,
             self.to_client,
             self.duration.as_millis(),
-            self.end_reason,
+            self.id,
         )
     }
 }
@@ -154,6 +160,7 @@ fn printable(text: Cow<'_, str>) -> Cow<'_, str> {
 struct JsonLine<'a> {
     time: String,
     event: &'a str,
+    id: &'a str,
     conn: u64,
     client: IpAddr,
     client_port: u16,
@@ -213,6 +220,7 @@ impl AccessRecord {
         let line = JsonLine {
             time: now.format(stamp).unwrap_or_default(),
             event,
+            id: self.id.as_str(),
             conn: self.conn.number(),
             client: self.client,
             client_port: self.port,
@@ -320,21 +328,19 @@ impl AccessLog {
 
     /// Writes the line of `record`.
     pub fn write(&self, record: &AccessRecord) {
-        let now = OffsetDateTime::now_utc();
-        self.write_line(|| if self.is_json { record.json_line(now, false) } else { record.line(now) });
+        self.write_line(record, false);
     }
 
-    /// Writes that the session of `record` begins, where lines are JSON: in the combined format a line stands for a request
-    /// that is over.
+    /// Writes that the session of `record` begins.
     pub fn write_start(&self, record: &AccessRecord) {
-        if self.is_json {
-            self.write_line(|| record.json_line(OffsetDateTime::now_utc(), true));
-        }
+        self.write_line(record, true);
     }
 
-    fn write_line(&self, line: impl FnOnce() -> String) {
+    fn write_line(&self, record: &AccessRecord, is_start: bool) {
         let Some(log) = &self.log else { return };
-        log.write(line().as_bytes());
+        let now = OffsetDateTime::now_utc();
+        let line = if self.is_json { record.json_line(now, is_start) } else { record.line(now, is_start) };
+        log.write(line.as_bytes());
         if let Some(dropped) = log.untold() {
             tracing::warn!(dropped, "access log lines dropped: the output does not take them in time");
         }
@@ -368,6 +374,7 @@ mod tests {
 
     fn record() -> AccessRecord {
         AccessRecord {
+            id: RequestId::given(b"abc").expect("an id"),
             conn: ConnectionIds::default().next(),
             user: "ann b".to_owned(),
             client: IpAddr::from([192, 0, 2, 1]),
@@ -391,9 +398,9 @@ mod tests {
     #[test]
     fn a_line_stays_one_line() {
         assert_eq!(
-            record().line(OffsetDateTime::UNIX_EPOCH),
+            record().line(OffsetDateTime::UNIX_EPOCH, false),
             "192.0.2.1 - ann\\x20b [01/Jan/1970:00:00:00 +0000] \"GET /\\x22\\x0a HTTP/1.1\" 200 22 \"https://p/?token=***\" \"-\" \
-             conn=1 agent=10.0.0.5:8443 to_agent=1 to_client=22 ms=333 end_reason=client-ended\n"
+             conn=1 agent=10.0.0.5:8443 to_agent=1 to_client=22 ms=333 id=abc end_reason=client-ended\n"
         );
     }
 
@@ -405,6 +412,7 @@ mod tests {
         for (key, value) in [
             ("time", "1970-01-01T00:00:00.000000Z"),
             ("event", "request"),
+            ("id", "abc"),
             ("client", "192.0.2.1"),
             ("user", "ann b"),
             ("request", "GET /\"\u{fffd} HTTP/1.1"),
@@ -438,5 +446,8 @@ mod tests {
         let end = json(&record, false);
         assert_eq!((&end["event"], &end["client_rtt_us"]), (&"session_ended".into(), &700.into()));
         assert_eq!(end["residence_p99_us"], 64);
+        let line = |is_start| record.line(OffsetDateTime::UNIX_EPOCH, is_start);
+        assert!(line(true).contains(" id=abc end_reason=started\n"), "{}", line(true));
+        assert!(line(false).contains(" id=abc end_reason=client-ended\n"), "{}", line(false));
     }
 }

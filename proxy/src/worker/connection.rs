@@ -223,7 +223,12 @@ impl<N: Runtime> Accepted<N> {
                 generation.rejections().note(RejectReason::NotTls, client);
                 ready.endpoint = Box::new(ready.endpoint.into_plain());
                 ready.secure = false;
-                let builder = RecordBuilder::new(client, false, generation.net.now());
+                let builder = RecordBuilder::new(
+                    generation.worker.request_ids.next(),
+                    client,
+                    false,
+                    generation.net.now(),
+                );
                 if let NextStep::Closing(ready) = ready.respond(generation, builder, &not_tls(), None).await {
                     ready.linger(generation).await;
                 }

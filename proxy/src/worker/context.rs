@@ -20,6 +20,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::client::ConnectionIds;
 use crate::observe::failures::Failures;
 use crate::observe::readiness::Readiness;
+use crate::observe::request_id::RequestIds;
 use crate::observe::stats::{StatsSnapshot, WorkerStats};
 use crate::runtime::drain::{Drain, Phase};
 use crate::session::open_sessions::OpenSessions;
@@ -117,6 +118,8 @@ pub struct Worker {
     pub pipes: RefCell<Pipes>,
     /// Clients without a request.
     pub waiting: EvictionQueue,
+    /// Makes the ids of requests.
+    pub(super) request_ids: RequestIds,
     /// Its statistics.
     pub stats: Rc<WorkerStats>,
     /// Its sessions.

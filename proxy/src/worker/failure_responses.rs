@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind};
 use crate::access::rejections::{RejectCounters, RejectReason};
 use crate::agents::health::{Failure as AgentFailure, FailureKind};
 use crate::agents::pool::ConnectError;
+use crate::agents::unreachable::UnreachableReason;
 use crate::http::h1::body::BodyError;
 use crate::http::h1::exchange::Failure;
 use crate::http::local_response::LocalResponse;
@@ -146,23 +147,19 @@ pub(super) fn head_took_too_long() -> LocalResponse {
     LocalResponse::new(408, "The request head did not come in time.")
 }
 
-/// What the client is told; the details are for the operator, but for what has to be done at the agent.
-pub(super) fn cause(error: &ConnectError) -> String {
-    match error {
-        ConnectError::TimedOut => {
-            "did not answer in time: is it running, and may this proxy reach it?".to_owned()
+/// What the client is told where the agent is not reached; the details are for the operator.
+pub(super) fn unreachable(agent: Agent, error: &ConnectError) -> LocalResponse {
+    let reason = match error {
+        ConnectError::Refused(error) => UnreachableReason::of_connection(error),
+        ConnectError::TimedOut | ConnectError::Handshake(EndpointError::TimedOut) => {
+            UnreachableReason::NoAnswer
         }
-        ConnectError::Refused(_) => "refused the connection: is its DCV server running?".to_owned(),
-        ConnectError::Handshake(EndpointError::Tls(error))
-            if matches!(error.handshake_failure(), HandshakeFailure::Version | HandshakeFailure::Suites) =>
-        {
-            format!("failed in the TLS handshake: {error}.")
+        ConnectError::Handshake(EndpointError::Tls(error)) => {
+            UnreachableReason::of_handshake(error.handshake_failure())
         }
-        ConnectError::Handshake(_) => {
-            "failed in the TLS handshake: does it speak HTTPS with a certificate this proxy accepts?"
-                .to_owned()
-        }
-    }
+        ConnectError::Handshake(_) => UnreachableReason::NoTls,
+    };
+    LocalResponse::new(error.status(), format!("The desktop at {} is not reached: {reason}.", agent.id))
 }
 
 pub(super) fn bad_gateway(agent: Agent, what: &str) -> LocalResponse {

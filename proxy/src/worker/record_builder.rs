@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::http::message::{self, RequestHead, Version};
 use crate::observe::access_log::{AccessRecord, EndReason};
 use crate::observe::client::ClientConnection;
+use crate::observe::request_id::RequestId;
 use crate::session::open_sessions::Desktop;
 use crate::transport::net::Runtime;
 use crate::worker::context::Generation;
@@ -33,8 +34,9 @@ impl RecordBuilder {
     }
 
     /// Of a request that begins.
-    pub(crate) fn new(client: ClientConnection, secure: bool, started: Instant) -> Self {
+    pub(crate) fn new(id: RequestId, client: ClientConnection, secure: bool, started: Instant) -> Self {
         let record = AccessRecord {
+            id,
             conn: client.id,
             client: client.address,
             port: client.port,

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::access::policy::{Decision, Forward};
 use crate::access::rejections::RejectReason;
 use crate::agents::pool::{ConnectError, PinnedConnection, PoolLimits};
+use crate::http::error_page::{self, AnswerForm};
 use crate::http::h1::exchange::{Exchange, Failure, Method, Outcome, RequestContext};
 use crate::http::h1::head::{HeadEnd, HeadError};
 use crate::http::h1::keep_alive::KeepAliveLimits;
@@ -35,8 +36,8 @@ use crate::worker::authorization::authorize;
 use crate::worker::context::{CLOSE_TIMEOUT, Generation};
 use crate::worker::eviction::EvictionEntry;
 use crate::worker::failure_responses::{
-    cause, handshake_failure_reason, head_took_too_long, log_connect_failure, log_failure, mark_if_down,
-    response_to,
+    handshake_failure_reason, head_took_too_long, log_connect_failure, log_failure, mark_if_down,
+    response_to, unreachable,
 };
 use crate::worker::record_builder::RecordBuilder;
 use crate::worker::routing::{decide, resolve};
@@ -139,7 +140,8 @@ impl<N: Runtime> Ready<N> {
         if !self.wait_for_request(generation).await {
             return Err(self.close());
         }
-        let mut builder = RecordBuilder::new(self.client, self.secure, generation.net.now());
+        let id = generation.worker.request_ids.next();
+        let mut builder = RecordBuilder::new(id, self.client, self.secure, generation.net.now());
         builder.record.tls = self.endpoint.tls_version();
         let length = match generation
             .net
@@ -249,6 +251,7 @@ impl<N: Runtime> Ready<N> {
         let (address, proxies) = (self.client.address, &config.clients.trusted_proxies);
         let source = RequestSource::of(address, self.secure, &head.headers, proxies);
         (builder.record.client, builder.secure) = (source.client, source.secure);
+        builder.record.id = source.request_id(&head.headers).unwrap_or(builder.record.id);
         let mut request = RequestContext::of(&head);
         // A trusted proxy speaks for others, whatever it says.
         request.login.is_for_another |= source.trusted;
@@ -274,7 +277,7 @@ impl<N: Runtime> Ready<N> {
         let response = match decision {
             Decision::Forward(Forward { agent, rewrite, path_prefix }) => {
                 let mut out = Vec::with_capacity(512 + head.path.len());
-                writer::request(&head, &rewrite, &path_prefix.host, &mut out);
+                writer::request(&head, &rewrite, &path_prefix.host, &builder.record.id, &mut out);
                 self.endpoint.read_buf.consume(length);
                 builder.record.agent = Some(agent);
                 request.path_prefix = Some(path_prefix);
@@ -319,9 +322,13 @@ impl<N: Runtime> Ready<N> {
         };
         let keep = running && request.is_some_and(whole);
         let head_only = request.is_some_and(|request| request.method == Method::Head);
-        let hsts = generation.config().hsts.as_ref().filter(|_| builder.secure);
+        let (id, hsts) = (builder.record.id, generation.config().hsts.as_ref().filter(|_| builder.secure));
         let hsts = hsts.map(|value| format!("Strict-Transport-Security: {value}"));
-        let response = hsts.into_iter().fold(response.clone(), LocalResponse::with_header);
+        let is_page =
+            response.status >= 400 && request.is_some_and(|request| request.own_answers == AnswerForm::Page);
+        let response = if is_page { error_page::of(response.clone(), &id) } else { response.clone() };
+        let own = [format!("X-Request-Id: {id}")].into_iter().chain(hsts);
+        let response = own.fold(response, LocalResponse::with_header);
         let sent = self.send(generation, &writer::local_response(&response, keep, head_only)).await;
         let end_reason = if response.status < 400 { EndReason::Answered } else { EndReason::Rejected };
         builder.record.to_client = if head_only { 0 } else { response.body_bytes() as u64 };
@@ -428,10 +435,7 @@ impl<N: Runtime> Requested<N> {
                 generation.worker.stats.connect_failed(self.agent.id);
                 log_connect_failure(generation, self.builder.client(), self.agent, &error);
                 mark_if_down(generation, self.agent, &error);
-                let response = LocalResponse::new(
-                    error.status(),
-                    format!("The desktop at {} {}", self.agent.id, cause(&error)),
-                );
+                let response = unreachable(self.agent, &error);
                 Err(self.respond(generation, &response).await)
             }
         }

@@ -190,7 +190,7 @@ fn parse_chunk_size(line: &[u8], padded: bool) -> Option<u64> {
 /// Fields that say how a message is framed or routed, or where it came from, have no say in its trailers
 /// (RFC 9110 6.5.1): many a server adds them to the header.
 fn may_trail(header: &Header<'_>) -> bool {
-    const NEVER: [&str; 18] = [
+    const NEVER: [&str; 19] = [
         "content-length",
         "transfer-encoding",
         "host",
@@ -208,6 +208,7 @@ fn may_trail(header: &Header<'_>) -> bool {
         "forwarded",
         "x-forwarded-for",
         "x-forwarded-proto",
+        "x-request-id",
         "x-real-ip",
     ];
     !header.name.contains('_') && !NEVER.iter().any(|name| header.is(name))

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use crate::http::connection_auth::{self, Login};
+use crate::http::error_page::{self, AnswerForm};
 use crate::http::h1::body::{self, BodyChunk, BodyError, Decoder};
 use crate::http::h1::head::{self, HeadEnd, HeadError, HeadLimits};
 use crate::http::h1::keep_alive::KeepAliveLimits;
@@ -73,6 +74,8 @@ pub struct RequestContext {
     pub version: Version,
     /// Whether the client would send another request.
     pub keep_alive: bool,
+    /// The form that an answer of the proxy's own has.
+    pub own_answers: AnswerForm,
     /// Its effect on logins that hold for the agent's connection.
     pub login: Login,
     /// Where the agent's paths are for the client.
@@ -89,6 +92,7 @@ impl RequestContext {
             expects_continue: message::values(&head.headers, "expect").next().is_some(),
             version: head.version,
             keep_alive: head.keep_alive,
+            own_answers: error_page::wanted(&head.headers),
             login: Login::of_request(&head.headers),
             path_prefix: None,
         }

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use crate::http::local_response::{self, LocalResponse};
 use crate::http::message::{FieldSink, Framing, RequestHead, ResponseHead};
 use crate::http::rewrite::{self, RequestRewrite, ResponseRewrite};
+use crate::observe::request_id::RequestId;
 
 impl FieldSink for Vec<u8> {
     fn field(&mut self, name: &str, value: &[&[u8]]) {
@@ -18,14 +19,20 @@ impl FieldSink for Vec<u8> {
 }
 
 /// Writes the head that the agent sees.
-pub fn request(head: &RequestHead<'_>, rewrite: &RequestRewrite<'_>, host: &str, out: &mut Vec<u8>) {
+pub fn request(
+    head: &RequestHead<'_>,
+    rewrite: &RequestRewrite<'_>,
+    host: &str,
+    id: &RequestId,
+    out: &mut Vec<u8>,
+) {
     for part in [head.method, " ", &rewrite.path, " HTTP/1.1\r\nHost: ", host, "\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     if head.websocket {
         out.extend_from_slice(b"Upgrade: websocket\r\nConnection: upgrade\r\n");
     }
-    rewrite::forwarded_fields(head, rewrite, out);
+    rewrite::forwarded_fields(head, rewrite, id, out);
     write_framing(head.framing, out);
     rewrite::request_fields(head, rewrite, out);
     out.extend_from_slice(b"\r\n");
