@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::access::offenders::{Offence, Offenders};
 use crate::observe::client::ClientConnection;
+use crate::observe::recent::{Recent, RecentRejection};
 
 /// Why a client or a request is rejected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -192,6 +193,7 @@ pub struct RejectCounters {
     counts: [AtomicU64; RejectReason::ALL.len()],
     offenders: Mutex<Offenders>,
     events: [AtomicU64; Offence::ALL.len()],
+    recent: Recent<RecentRejection>,
 }
 
 impl RejectCounters {
@@ -220,6 +222,7 @@ impl RejectCounters {
         if let Some(offence) = offence(reason) {
             self.note_offence(offence, client);
         }
+        self.recent.rejected(client.address, reason.name());
         let count = self.add(reason);
         if count.is_power_of_two() {
             tracing::warn!(
@@ -249,6 +252,11 @@ impl RejectCounters {
     pub fn events(&self) -> Vec<(String, u64)> {
         let count = |it: &Offence| self.events[*it as usize].load(Ordering::Relaxed);
         Offence::ALL.iter().map(|it| (it.name().to_owned(), count(it))).collect()
+    }
+
+    /// The latest ones, without those that are counted alone.
+    pub fn recent(&self) -> Vec<RecentRejection> {
+        self.recent.list()
     }
 
     /// Counts without a log line.

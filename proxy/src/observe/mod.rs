@@ -11,6 +11,7 @@ pub mod histogram;
 pub mod lag;
 pub mod metrics;
 pub mod readiness;
+pub mod recent;
 pub mod request_id;
 pub mod session_stats;
 pub mod side;

@@ -30,7 +30,7 @@ pub struct SessionSample {
     pub to_agent: u64,
     /// The same to the client.
     pub to_client: u64,
-    /// Bytes a second to the agent, in the last second in which it moved any.
+    /// Bytes a second to the agent, since the sample before.
     pub rate_to_agent: u64,
     /// The same to the client.
     pub rate_to_client: u64,
@@ -144,7 +144,8 @@ struct Sampled {
     at: Instant,
     moved: [u64; 2],
     proxy_us: Option<u64>,
-    had_standing: bool,
+    /// It moved something, or had something to move.
+    was_busy: bool,
 }
 
 impl fmt::Debug for SessionStats {
@@ -164,7 +165,7 @@ impl SessionStats {
         probes: [Option<TcpProbe>; 2],
         now: Instant,
     ) -> Self {
-        let sampled = Sampled { at: now, moved: [0; 2], proxy_us: None, had_standing: false };
+        let sampled = Sampled { at: now, moved: [0; 2], proxy_us: None, was_busy: false };
         Self {
             agent,
             live,
@@ -263,14 +264,17 @@ impl SessionStats {
         power.filter(|_| all > 0).map_or(0, |power| 1 << power)
     }
 
-    /// Looks at it, where it has moved bytes since the last time, or still has some to move. `wake_up_us`: how long its worker
+    /// Looks at it, where it has moved bytes since the last time or still has some to move, and once more when that is over. `wake_up_us`: how long its worker
     /// waits for a core, in the mean.
     pub fn sample(&self, now: Instant, wake_up_us: u64) {
         let before = self.sampled.get();
         let moved = [0, 1].map(|it: usize| self.moved[it].get());
         let standing = [0, 1].map(|it: usize| self.standing[it].get());
         let has_standing = standing.iter().any(|(bytes, _)| *bytes > 0);
-        if moved == before.moved && !has_standing && !before.had_standing {
+        let is_at_rest = moved == before.moved && !has_standing;
+        if is_at_rest && !before.was_busy {
+            // What moves next, moves from now on.
+            self.sampled.set(Sampled { at: now, ..before });
             return;
         }
         let time = micros(now.saturating_duration_since(before.at)).max(1);
@@ -320,7 +324,7 @@ impl SessionStats {
             lag,
         };
         self.live.put(sample, point);
-        self.sampled.set(Sampled { at: now, moved, proxy_us, had_standing: has_standing });
+        self.sampled.set(Sampled { at: now, moved, proxy_us, was_busy: !is_at_rest });
     }
 
     /// The latest sample.
@@ -419,13 +423,20 @@ mod tests {
     }
 
     #[test]
-    fn a_session_at_rest_is_not_looked_at_and_keeps_what_it_was_like() {
+    fn a_session_at_rest_is_looked_at_once_and_keeps_what_it_was_like_but_for_its_rates() {
         let (session, start) = session(1000, 1000);
         session.note_moved(Side::Client, 5);
         session.sample(start + ms(1000), 0);
         let before = session.latest();
+        assert_eq!(before.rate_to_client, 5);
         session.sample(start + ms(2000), 0);
-        assert_eq!((session.latest(), session.live.history().len()), (before, 1));
+        let at_rest = SessionSample { rate_to_client: 0, ..before };
+        (3..600).for_each(|second| session.sample(start + Duration::from_secs(second), 0));
+        assert_eq!((session.latest(), session.live.history().len()), (at_rest, 1));
+        // What moves then has moved in the last second, and not in ten minutes.
+        session.note_moved(Side::Client, 1005);
+        session.sample(start + Duration::from_secs(600), 0);
+        assert_eq!(session.latest().rate_to_client, 1000);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::observe::handshakes::{self, HandshakeCount, HandshakeCounters, Handsh
 use crate::observe::histogram::{Counts, Distribution, micros};
 use crate::observe::session_stats::{HandedOn, LiveSession, SessionStats, TcpProbe};
 use crate::observe::side::Side;
+use crate::observe::status::WorkerStatus;
 use crate::runtime::executor::RoundObserver;
 
 /// Agents that are counted each by itself; the others are counted together, as [`AgentId::OTHERS`].
@@ -49,6 +50,7 @@ pub struct WorkerStats {
     arrivals: Rc<RefCell<Vec<Arrival>>>,
     sessions: RefCell<Slab<Weak<SessionStats>>>,
     wake_up_us: Cell<u64>,
+    cpu_time: Cell<Duration>,
     accepted: Cell<u64>,
     handshakes: RefCell<HandshakeCounters>,
     client_handshake: RefCell<Counts>,
@@ -182,6 +184,11 @@ impl WorkerStats {
         self.wake_up_us.update(|mean| (mean * (WAKE_UPS - 1) + us) / WAKE_UPS);
     }
 
+    /// Notes how much processor time the worker has used.
+    pub fn note_cpu_time(&self, used: Duration) {
+        self.cpu_time.set(used);
+    }
+
     /// How late the worker is woken, in the mean.
     pub fn wake_up_us(&self) -> u64 {
         self.wake_up_us.get()
@@ -245,6 +252,7 @@ impl WorkerStats {
             handshakes: self.handshakes.borrow().read(),
             client_handshake: self.client_handshake.borrow_mut().read(),
             wake_up_us: self.wake_up_us.get(),
+            cpu_us: micros(self.cpu_time.get()),
         }
     }
 }
@@ -265,6 +273,8 @@ pub struct Stats {
     pub client_handshake: Distribution,
     /// How late a worker is woken, in the mean of the last seconds, in microseconds; of several, the latest.
     pub wake_up_us: u64,
+    /// Processor time that workers have used, in microseconds.
+    pub cpu_us: u64,
 }
 
 impl Stats {
@@ -282,6 +292,7 @@ impl Stats {
         handshakes::add(&mut self.handshakes, &other.handshakes);
         self.client_handshake.add(&other.client_handshake);
         self.wake_up_us = self.wake_up_us.max(other.wake_up_us);
+        self.cpu_us += other.cpu_us;
     }
 }
 
@@ -316,6 +327,17 @@ impl StatsSnapshot {
             let clients = stats.read_clients();
             lock(place).clients = clients;
         }
+    }
+
+    /// The status of each worker; `connections`: those that it has now.
+    pub fn workers(&self, connections: &[usize]) -> Vec<WorkerStatus> {
+        let status = |(place, connections): (&Mutex<Published>, &usize)| {
+            let published = lock(place);
+            let Stats { clients, accepted, wake_up_us, cpu_us, .. } = published.clients;
+            let sessions = published.agents.values().map(|agent| agent.sessions).sum();
+            WorkerStatus { connections: *connections as u64, sessions, accepted, clients, wake_up_us, cpu_us }
+        };
+        self.0.iter().zip(connections).map(status).collect()
     }
 
     /// The sum over all workers.

@@ -20,6 +20,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::client::ConnectionIds;
 use crate::observe::failures::Failures;
 use crate::observe::readiness::Readiness;
+use crate::observe::recent::RecentEnds;
 use crate::observe::request_id::RequestIds;
 use crate::observe::stats::{StatsSnapshot, WorkerStats};
 use crate::runtime::drain::{Drain, Phase};
@@ -54,6 +55,8 @@ pub struct ProcessState {
     pub sessions: OpenSessions,
     /// Whether new users are welcome.
     pub readiness: Readiness,
+    /// What is over, for those who look.
+    pub recent_ends: RecentEnds,
     /// Which agents have sessions, as the session resolver says.
     pub session_resolver: SessionResolver,
     /// Who was sent to which agent of a pool.
@@ -78,6 +81,7 @@ impl ProcessState {
             failures: Arc::default(),
             sessions: OpenSessions::default(),
             readiness: Readiness::default(),
+            recent_ends: RecentEnds::default(),
             session_resolver,
             placements: Placements::default(),
             pool_cookies: PoolCookies::new(),

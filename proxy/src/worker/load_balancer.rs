@@ -135,6 +135,11 @@ impl LoadBalancer {
         self.0.all.load(Ordering::Relaxed)
     }
 
+    /// Connections of each worker.
+    pub fn counts(&self) -> Vec<usize> {
+        self.0.workers.iter().map(|share| share.count.load(Ordering::Relaxed)).collect()
+    }
+
     /// A sign of life of that worker.
     pub fn beat(&self, worker: usize) {
         self.0.workers[worker].beats.fetch_add(1, Ordering::Relaxed);

@@ -107,6 +107,7 @@ impl RecordBuilder {
         let agent = agent.map(tracing::field::display);
         tracing::debug!(conn = conn.number(), %client, agent, status, %end_reason, "request ended");
         generation.worker.stats.close(&self.record);
+        generation.shared.process.recent_ends.ended(&self.record);
         generation.shared.log.write(&self.record);
     }
 }

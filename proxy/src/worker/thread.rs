@@ -21,6 +21,7 @@ use crate::config::IoBackend;
 use crate::observe::agent::AgentId;
 use crate::observe::client::ClientConnection;
 use crate::observe::stats::WorkerStats;
+use crate::os::process_usage::thread_cpu_time;
 use crate::os::seccomp;
 use crate::runtime::drain::{Drain, Phase};
 use crate::runtime::executor::Executor;
@@ -165,6 +166,7 @@ impl ConfigGenerations {
         generation.worker.sessions.end_overdue(generation.net.now());
         generation.shared.process.balance.beat(self.number);
         let published = &generation.shared.process.published;
+        generation.worker.stats.note_cpu_time(thread_cpu_time());
         published.put_clients(self.number, &generation.worker.stats);
         for (number, (agent, counters)) in generation.worker.stats.changed().into_iter().enumerate() {
             published.put_agent(self.number, agent, &counters);

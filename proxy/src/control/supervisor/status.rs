@@ -73,8 +73,8 @@ impl Supervisor {
     }
 
     fn status(&self) -> ProcessStatus {
-        let SharedState { config, process: ProcessState { balance, rejections, published, .. }, .. } =
-            &self.shared;
+        let SharedState { config, process, .. } = &self.shared;
+        let ProcessState { balance, rejections, published, recent_ends, .. } = process;
         ProcessStatus {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -82,6 +82,10 @@ impl Supervisor {
             seconds: self.since.elapsed().as_secs(),
             connections: balance.connections() as u64,
             workers: config.workers as u64,
+            worker: published.workers(&balance.counts()),
+            recent_sessions: recent_ends.sessions.list(),
+            recent_failures: recent_ends.failures.list(),
+            recent_rejections: rejections.recent(),
             reloads: self.reloads,
             reload_failures: self.reload_failures,
             has_reload_failed: self.has_reload_failed,
