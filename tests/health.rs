@@ -144,7 +144,7 @@ async fn a_dead_agent_is_answered_for_at_once_and_is_back_by_itself() {
         let kind = if death == Death::Hangs { "timeout" } else { "refused" };
         assert!(metrics.contains(&format!("name=\"desk1\",reason=\"{kind}\"}} ")), "{metrics}");
         let page = ask(admin, "/").await.text();
-        assert!(page.contains("2 agents: 1 up, ") && page.contains("1 down"), "{page}");
+        assert!(page.contains(">1 up, 1 down, ") && page.contains("desk1 is down since 20"), "{page}");
         fleet.agents[0].revive().await;
         assert_eq!(fleet.becomes("/desk1/x", 200).await.text(), "desk1 /x");
         let log = fleet.proxy.log();

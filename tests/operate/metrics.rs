@@ -126,7 +126,8 @@ async fn an_upgrade_shows_both_processes_until_the_old_one_has_ended() {
     let of_old = |text: &str| text.contains(&format!("dcv_splice_client_connections{{pid=\"{old}\"}} 1\n"));
     assert!(of_old(&text), "{text}");
     let page = get(admin, "GET /").await.text();
-    assert!(page.contains(&format!("<td>{old}</td>")) && page.contains(&format!("<td>{new}</td>")), "{page}");
+    let row = |pid: u32, state: &str| page.contains(&format!("<td>{pid}")) && page.contains(state);
+    assert!(row(old, ">draining</td>") && row(new, ">serving</td>"), "{page}");
     session.finish().await;
     session.rest().await;
     for _ in 0..600 {

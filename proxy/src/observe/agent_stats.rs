@@ -131,7 +131,8 @@ impl<H> AgentStats<H> {
 }
 
 impl AgentStats {
-    pub(super) fn add(&mut self, other: &Self) {
+    /// Adds what was counted elsewhere.
+    pub fn add(&mut self, other: &Self) {
         self.answers.iter_mut().zip(other.answers).for_each(|(count, more)| *count += more);
         self.sessions += other.sessions;
         self.sessions_opened += other.sessions_opened;

@@ -3,6 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// A place that takes so long or longer is shown in a colour, in microseconds: what a user begins to feel.
+pub(crate) const SLOW_US: u64 = 50_000;
+
 /// What the kernel knows of one connection (`TCP_INFO`, tcp(7)).
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
@@ -36,7 +39,7 @@ pub struct Lag {
 impl Lag {
     /// All that can be seen of it.
     pub fn total_us(&self) -> u64 {
-        self.places().iter().flat_map(|(_, us)| us).sum()
+        self.places().iter().filter_map(|(_, us)| *us).fold(0, u64::saturating_add)
     }
 
     /// The places by name, in the order of the way.

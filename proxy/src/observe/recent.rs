@@ -34,8 +34,8 @@ pub struct RecentEnd {
     pub seconds: u64,
     /// Bytes to the client.
     pub to_client: u64,
-    /// Why it ended.
-    pub end_reason: String,
+    /// Why it ended: for a request, what the client was told.
+    pub reason: String,
 }
 
 /// A connection or request that was rejected.
@@ -99,8 +99,8 @@ pub struct RecentEnds {
 }
 
 impl RecentEnds {
-    /// Notes what is over, where it is of interest.
-    pub fn ended(&self, record: &AccessRecord) {
+    /// Notes what is over, where it is of interest. `told`: to the client, by the proxy itself.
+    pub fn ended(&self, record: &AccessRecord, told: &str) {
         let list = match record.status {
             101 => &self.sessions,
             500.. => &self.failures,
@@ -115,7 +115,7 @@ impl RecentEnds {
             status: record.status,
             seconds: record.duration.as_secs(),
             to_client: record.to_client,
-            end_reason: record.end_reason.to_string(),
+            reason: if told.is_empty() { record.end_reason.to_string() } else { told.to_owned() },
         });
     }
 }

@@ -435,7 +435,7 @@ mod tests {
         assert_eq!((session.latest(), session.live.history().len()), (at_rest, 1));
         // What moves then has moved in the last second, and not in ten minutes.
         session.note_moved(Side::Client, 1005);
-        session.sample(start + Duration::from_secs(600), 0);
+        session.sample(start + Duration::from_mins(10), 0);
         assert_eq!(session.latest().rate_to_client, 1000);
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct RecordBuilder {
     pub(crate) record: AccessRecord,
     /// Whether the client came by HTTPS.
     pub(crate) secure: bool,
+    /// What the client is told by the proxy itself.
+    pub(crate) told: String,
     started: Instant,
 }
 
@@ -55,7 +57,7 @@ impl RecordBuilder {
             session: None,
             end_reason: EndReason::Rejected,
         };
-        Self { record, secure, started }
+        Self { record, secure, told: String::new(), started }
     }
 
     /// Writes that the session begins, where the log has room for that.
@@ -107,7 +109,7 @@ impl RecordBuilder {
         let agent = agent.map(tracing::field::display);
         tracing::debug!(conn = conn.number(), %client, agent, status, %end_reason, "request ended");
         generation.worker.stats.close(&self.record);
-        generation.shared.process.recent_ends.ended(&self.record);
+        generation.shared.process.recent_ends.ended(&self.record, &self.told);
         generation.shared.log.write(&self.record);
     }
 }

@@ -322,6 +322,7 @@ impl<N: Runtime> Ready<N> {
         };
         let keep = running && request.is_some_and(whole);
         let head_only = request.is_some_and(|request| request.method == Method::Head);
+        builder.told.clone_from(&response.text);
         let (id, hsts) = (builder.record.id, generation.config().hsts.as_ref().filter(|_| builder.secure));
         let hsts = hsts.map(|value| format!("Strict-Transport-Security: {value}"));
         let is_page =

@@ -1,7 +1,9 @@
-//! The admin listener: `/metrics`, `/health` and a page for people. Answers GET and HEAD and changes nothing. Uses `observe`,
-//! `http` and the control socket.
+//! The admin listener: `/metrics`, `/health` and live pages for people. Answers GET and HEAD and changes nothing. Uses `observe`,
+//! `http`, the reports of the fleet and the control socket.
 
-mod page;
-pub(super) mod server;
+mod pages;
+mod sampler;
+mod server;
 
-pub(super) use server::{Sources, serve};
+pub(super) use sampler::Sources;
+pub(super) use server::serve;

@@ -1,47 +1,54 @@
-//! The admin listener: plain HTTP for operators and their monitoring: `/metrics`, `/health`, and a page that shows how it
-//! stands. It answers GET and HEAD, changes nothing, and is on a thread that serves no desktop.
+//! The admin listener: plain HTTP for operators and their monitoring: `/metrics`, `/health`, and pages that show how it
+//! stands, as it changes. It answers GET and HEAD, changes nothing, and is on a thread that serves no desktop.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::pages::{self, View};
+use super::sampler::{Sampler, Sources};
 use crate::access::policy::health;
-use crate::control::socket::{self, ControlCommand, ControlRequest};
 use crate::http::h1::head::{HeadEnd, HeadError, HeadLimits};
 use crate::http::h1::writer;
 use crate::http::local_response::LocalResponse;
 use crate::http::message::{self, RequestHead};
 use crate::observe::metrics::{self, Format};
-use crate::observe::readiness::Readiness;
-use crate::observe::status::ProcessStatus;
-use crate::transport::own_addresses::OwnAddresses;
 
 /// Clients at a time; the others wait.
-const CLIENTS_MAX: usize = 16;
+const CLIENTS_MAX: usize = 32;
+/// Of them, those that look at a page as it changes; others are told to come back.
+const WATCHERS_MAX: usize = 16;
 /// How long one may take to ask, and to take its answer.
 const IO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take to say what is asked for; the other clients wait for it.
 const HEAD_TIME: Duration = Duration::from_secs(2);
-/// How long a process may take to say how it stands before it is left out.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 const HEAD: HeadLimits = HeadLimits { header_size_max: 8192, request_line_max: 1024, header_count_max: 64 };
+/// The time between two states of a page, and the bytes for which as much is added: a watcher is sent 64 kB/s at the most.
+const EVENT_PAUSE: Duration = Duration::from_secs(1);
+const BYTES_PER_PAUSE: usize = 64 << 10;
+/// Nothing is loaded from elsewhere, and no other page shows this one.
+const CONTENT_POLICY: &str = "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+     img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
-/// The sources of what the page shows.
-#[derive(Clone, Debug)]
-pub(crate) struct Sources {
-    /// This process.
-    pub own: mpsc::Sender<ControlRequest>,
-    /// The control sockets of those that drain.
-    pub former: Arc<[PathBuf]>,
-    /// Whether new users are welcome.
-    pub readiness: Readiness,
-    /// Where the proxy itself listens: none of its clients reaches this by it.
-    pub listeners: OwnAddresses,
+/// What every client of the listener shares.
+#[derive(Clone)]
+struct Shared {
+    sampler: Arc<Sampler>,
+    watchers: Arc<Semaphore>,
+    /// Closed once another process has the listener.
+    closing: watch::Receiver<()>,
+}
+
+/// What a client is given.
+enum Reply {
+    /// An answer; only its head where that is all that is wanted.
+    Whole(LocalResponse, bool),
+    /// A page as it changes, to one of a bounded number of watchers.
+    Events(View, OwnedSemaphorePermit),
 }
 
 /// Answers until the task is ended.
@@ -51,18 +58,22 @@ pub(crate) async fn serve(listener: TcpListener, sources: Sources) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(reason = &*error.to_string(), "admin page failed"),
         };
+    let (_open, closing) = watch::channel(());
+    let listeners = sources.listeners.clone();
+    let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
+    let shared = Shared { sampler: Arc::new(Sampler::new(sources)), watchers, closing };
     let places = Arc::new(Semaphore::new(CLIENTS_MAX));
     while let Ok(place) = places.clone().acquire_owned().await {
         match listener.accept().await {
-            Ok((stream, client)) if sources.listeners.has_departed(client, || stream.local_addr()) => {
+            Ok((stream, client)) if listeners.has_departed(client, || stream.local_addr()) => {
                 tracing::warn!(%client, "admin connection rejected: the proxy connects to itself (--agents)");
             }
             Ok((stream, _)) => {
-                let sources = sources.clone();
+                let shared = shared.clone();
                 tokio::spawn(async move {
                     let _place = place;
                     // Whoever asked has gone, or takes too long.
-                    let _ = tokio::time::timeout(IO_TIMEOUT, answer(stream, &sources)).await;
+                    let _ = answer(stream, shared).await;
                 });
             }
             Err(error) => {
@@ -73,14 +84,25 @@ pub(crate) async fn serve(listener: TcpListener, sources: Sources) {
     }
 }
 
-async fn answer(mut stream: TcpStream, sources: &Sources) -> std::io::Result<()> {
-    let (reply, head_only) = match tokio::time::timeout(HEAD_TIME, read_head(&mut stream)).await?? {
-        Ok(head) if head.is_empty() => return Ok(()),
-        Ok(head) => reply_to(&head, sources).await,
-        Err(error) => (LocalResponse::new(error.status(), error.to_string()), false),
-    };
-    stream.write_all(&writer::local_response(&reply, false, head_only)).await?;
-    stream.shutdown().await
+async fn answer(mut stream: TcpStream, shared: Shared) -> std::io::Result<()> {
+    let reply = tokio::time::timeout(IO_TIMEOUT, async {
+        let head = tokio::time::timeout(HEAD_TIME, read_head(&mut stream)).await??;
+        std::io::Result::Ok(match head {
+            Ok(head) if head.is_empty() => None,
+            Ok(head) => Some(reply_to(&head, &shared).await),
+            Err(error) => Some(Reply::Whole(LocalResponse::new(error.status(), error.to_string()), false)),
+        })
+    });
+    match reply.await?? {
+        None => Ok(()),
+        Some(Reply::Whole(response, head_only)) => {
+            let response = response.with_header("X-Content-Type-Options: nosniff");
+            let bytes = writer::local_response(&response, false, head_only);
+            tokio::time::timeout(IO_TIMEOUT, stream.write_all(&bytes)).await??;
+            stream.shutdown().await
+        }
+        Some(Reply::Events(view, _permit)) => send_events(stream, &view, shared).await,
+    }
 }
 
 /// The head; nothing where the client has gone before it was whole.
@@ -99,32 +121,64 @@ async fn read_head(stream: &mut TcpStream) -> std::io::Result<Result<Vec<u8>, He
     }
 }
 
-/// The answer, and whether its head is all that is wanted.
-async fn reply_to(head: &[u8], sources: &Sources) -> (LocalResponse, bool) {
+async fn reply_to(head: &[u8], shared: &Shared) -> Reply {
     let head = match RequestHead::parse(head, &HEAD) {
         Ok(head) => head,
-        Err(error) => return (LocalResponse::new(error.status(), error.to_string()), false),
+        Err(error) => return Reply::Whole(LocalResponse::new(error.status(), error.to_string()), false),
     };
+    if !matches!(head.method, "GET" | "HEAD") {
+        let response = LocalResponse::new(405, "GET and HEAD are answered.").with_header("Allow: GET, HEAD");
+        return Reply::Whole(response, false);
+    }
+    let is_head = head.method == "HEAD";
+    if let Some(view) = View::of(head.path) {
+        let wants_events = message::members(&head.headers, "accept").any(|it| it == b"text/event-stream");
+        if wants_events && !is_head {
+            return match shared.watchers.clone().try_acquire_owned() {
+                Ok(permit) => Reply::Events(view, permit),
+                Err(_) => {
+                    Reply::Whole(LocalResponse::new(503, "Too many look at once. Try again later."), false)
+                }
+            };
+        }
+        return Reply::Whole(page(&view, shared).await, is_head);
+    }
     let path = head.path.split('?').next().unwrap_or_default();
-    let reply = match (head.method, path) {
-        ("GET" | "HEAD", "/health") => health(head.path == "/health?ready", sources.readiness.is_ready()),
-        ("GET" | "HEAD", "/metrics") => {
-            metrics(sources, Format::wanted(message::members(&head.headers, "accept"))).await
-        }
-        ("GET" | "HEAD", "/") => {
-            let page = super::page::render(&processes(sources).await);
-            LocalResponse::new(200, page)
-                .of_type("text/html; charset=utf-8")
-                .with_header("Cache-Control: no-store")
-        }
-        ("GET" | "HEAD", _) => LocalResponse::new(404, "There are /, /metrics and /health."),
-        _ => LocalResponse::new(405, "GET and HEAD are answered.").with_header("Allow: GET, HEAD"),
+    let response = match path {
+        "/health" => health(head.path == "/health?ready", shared.sampler.is_ready()),
+        "/metrics" => metrics(shared, Format::wanted(message::members(&head.headers, "accept"))).await,
+        "/style.css" => asset(include_str!("assets/style.css"), "text/css; charset=utf-8"),
+        "/live.js" => asset(include_str!("assets/live.js"), "text/javascript; charset=utf-8"),
+        _ => LocalResponse::new(404, "There are /, /agent/ADDRESS, /session/ID, /metrics and /health."),
     };
-    (reply, head.method == "HEAD")
+    Reply::Whole(response, is_head)
 }
 
-async fn metrics(sources: &Sources, format: Format) -> LocalResponse {
-    match metrics::render(processes(sources).await, format) {
+fn asset(text: &str, kind: &'static str) -> LocalResponse {
+    LocalResponse::new(200, text.trim_end()).of_type(kind).with_header("Cache-Control: no-cache")
+}
+
+async fn page(view: &View, shared: &Shared) -> LocalResponse {
+    let content = content(view, shared).await;
+    LocalResponse::new(if content.is_found { 200 } else { 404 }, pages::document(view, &content))
+        .of_type("text/html; charset=utf-8")
+        .with_header("Cache-Control: no-store")
+        .with_header("Vary: Accept")
+        .with_header("Referrer-Policy: no-referrer")
+        .with_header(CONTENT_POLICY)
+}
+
+async fn content(view: &View, shared: &Shared) -> pages::Content {
+    let overview = shared.sampler.overview().await;
+    let history = match view.session() {
+        Some(id) => shared.sampler.history(id).await,
+        None => Vec::new(),
+    };
+    pages::content(view, &overview, &history)
+}
+
+async fn metrics(shared: &Shared, format: Format) -> LocalResponse {
+    match metrics::render(shared.sampler.processes().await, format) {
         Ok(text) => LocalResponse::new(200, text.trim_end())
             .of_type(format.content_type())
             .with_header("Vary: Accept"),
@@ -132,27 +186,37 @@ async fn metrics(sources: &Sources, format: Format) -> LocalResponse {
     }
 }
 
-/// How it stands with this process, and with those that drain.
-async fn processes(sources: &Sources) -> Vec<ProcessStatus> {
-    let mut processes = Vec::from_iter(own(&sources.own).await);
-    for path in sources.former.iter() {
-        // Most have ended by now.
-        let said = tokio::time::timeout(STATUS_TIMEOUT, socket::ask(path, ControlCommand::Stats, "")).await;
-        processes.extend(said.ok().and_then(Result::ok).and_then(|said| serde_json::from_str(&said).ok()));
+/// Sends a page again and again (HTML, 9.2 Server-sent events), until its watcher has gone.
+async fn send_events(mut stream: TcpStream, view: &View, mut shared: Shared) -> std::io::Result<()> {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
+                Connection: close\r\n\r\nretry: 2000\n\n";
+    stream.write_all(head.as_bytes()).await?;
+    loop {
+        let event = event(&content(view, &shared).await.html);
+        tokio::time::timeout(IO_TIMEOUT, stream.write_all(event.as_bytes())).await??;
+        let steps = u32::try_from(event.len() / BYTES_PER_PAUSE).unwrap_or(u32::MAX).saturating_add(1);
+        let mut said = [0; 1];
+        tokio::select! {
+            // It has gone; one that goes on speaking has nothing to say.
+            read = stream.read(&mut said) => return read.map(|_| ()),
+            _ = shared.closing.changed() => return stream.shutdown().await,
+            () = tokio::time::sleep(EVENT_PAUSE.saturating_mul(steps)) => {}
+        }
     }
-    processes
 }
 
-/// With the kernel's account where it can be had soon.
-async fn own(commands: &mpsc::Sender<ControlRequest>) -> Option<ProcessStatus> {
-    match tokio::time::timeout(STATUS_TIMEOUT, own_by(commands, ControlCommand::Stats)).await {
-        Ok(status) => status,
-        Err(_) => own_by(commands, ControlCommand::OwnStats).await,
-    }
+/// A text as one event: each line of it is a field.
+fn event(text: &str) -> String {
+    let lines = text.lines().flat_map(|line| ["data: ", line, "\n"]);
+    lines.chain(["\n"]).collect()
 }
 
-async fn own_by(commands: &mpsc::Sender<ControlRequest>, command: ControlCommand) -> Option<ProcessStatus> {
-    let (answer, answered) = oneshot::channel();
-    commands.send(ControlRequest { command, argument: String::new(), answer }).await.ok()?;
-    serde_json::from_str(&answered.await.ok()?.ok()?).ok()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_has_a_field_for_each_line() {
+        assert_eq!(event("<p>a\nb</p>"), "data: <p>a\ndata: b</p>\n\n");
+    }
 }

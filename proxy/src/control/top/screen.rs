@@ -8,12 +8,10 @@ use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table, TableState
 
 use super::view::{Page, View};
 use crate::control::fleet::{AgentReport, SessionReport};
-use crate::observe::lag::Lag;
+use crate::observe::lag::{Lag, SLOW_US};
 use crate::observe::session_stats::HistoryPoint;
 use crate::observe::units::{bytes, short, time};
 
-/// A place that takes so long or longer is shown in a colour, in microseconds: what a user begins to feel.
-const SLOW_US: u64 = 50_000;
 const LAG_COLUMNS: [&str; 4] = ["CLIENT NET", "PROXY", "AGENT NET", "AGENT"];
 const LAG_WIDTHS: [u16; 4] = [10, 8, 9, 8];
 

@@ -1,0 +1,227 @@
+//! What the admin listener shows: processes, agents and sessions, of this process and of those that drain. Reads them at most once a
+//! second, however many look, and more seldom where that takes long. Changes nothing.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::de::DeserializeOwned;
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use crate::control::fleet::{AgentReport, AgentsReport, SessionReport};
+use crate::control::socket::{self, ControlCommand, ControlRequest};
+use crate::observe::agent::AgentId;
+use crate::observe::agent_stats::AgentStats;
+use crate::observe::readiness::Readiness;
+use crate::observe::session_stats::HistoryPoint;
+use crate::observe::status::ProcessStatus;
+use crate::transport::own_addresses::OwnAddresses;
+
+/// How long a process may take to answer before it is left out.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a sample serves all who look.
+const SAMPLE_LIFE: Duration = Duration::from_secs(1);
+/// Of the time, one part in so many goes into samples at the most.
+const SAMPLE_SHARE: u32 = 20;
+/// Between samples that are further apart nothing is said of what was used in the meantime.
+const COMPARED_MAX: Duration = Duration::from_secs(10);
+
+/// The sources of what is shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Sources {
+    /// This process.
+    pub own: mpsc::Sender<ControlRequest>,
+    /// The control sockets of those that drain.
+    pub former: Arc<[PathBuf]>,
+    /// Whether new users are welcome.
+    pub readiness: Readiness,
+    /// Where the proxy itself listens: none of its clients reaches this by it.
+    pub listeners: OwnAddresses,
+}
+
+/// How it stands, at one time.
+#[derive(Debug, Default)]
+pub(super) struct Overview {
+    /// When, in seconds since 1970.
+    pub at_s: u64,
+    /// The processes; the one that serves comes first.
+    pub processes: Vec<ProcessStatus>,
+    /// The agents that have names, health or sessions, of all processes.
+    pub agents: Vec<AgentReport>,
+    /// The open sessions of all processes.
+    pub sessions: Vec<SessionReport>,
+    /// The share of a core that a worker has used since the sample before, in percent, by process and number.
+    pub cpu_percent: HashMap<(u32, usize), u64>,
+}
+
+#[derive(Debug)]
+struct Sample {
+    at: Instant,
+    took: Duration,
+    overview: Arc<Overview>,
+}
+
+/// Takes the samples.
+#[derive(Debug)]
+pub(super) struct Sampler {
+    sources: Sources,
+    last: Mutex<Option<Sample>>,
+}
+
+impl Sampler {
+    /// Of those sources.
+    pub(super) fn new(sources: Sources) -> Self {
+        Self { sources, last: Mutex::default() }
+    }
+
+    /// Whether new users are welcome.
+    pub(super) fn is_ready(&self) -> bool {
+        self.sources.readiness.is_ready()
+    }
+
+    /// How it stands, a second ago at the most where that is soon told.
+    pub(super) async fn overview(&self) -> Arc<Overview> {
+        // Who comes meanwhile waits, and is given the same.
+        let mut last = self.last.lock().await;
+        if let Some(Sample { at, took, overview }) = &*last
+            && at.elapsed() < SAMPLE_LIFE.max(*took * SAMPLE_SHARE)
+        {
+            return overview.clone();
+        }
+        let begun = Instant::now();
+        let mut overview = self.read().await;
+        if let Some(before) = last.take().filter(|before| before.at.elapsed() < COMPARED_MAX) {
+            overview.compare(&before.overview, begun.saturating_duration_since(before.at));
+        }
+        let overview = Arc::new(overview);
+        *last = Some(Sample { at: begun, took: begun.elapsed(), overview: overview.clone() });
+        overview
+    }
+
+    async fn read(&self) -> Overview {
+        let (processes, former) = self.answering().await;
+        let mut agents: Vec<AgentsReport> = self.ask(&former, ControlCommand::Agents, "").await;
+        let mut reports = agents.drain(..);
+        let mut agents = reports.next().unwrap_or_default();
+        reports.for_each(|former| agents.add_sessions(&former));
+        let sessions: Vec<Vec<SessionReport>> = self.ask(&former, ControlCommand::Sessions, "").await;
+        let cpu_percent = HashMap::new();
+        let at_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        Overview { at_s, processes, agents: agents.agent, sessions: sessions.concat(), cpu_percent }
+    }
+
+    /// The last five minutes of a session.
+    pub(super) async fn history(&self, id: &str) -> Vec<HistoryPoint> {
+        let points: Vec<Vec<HistoryPoint>> =
+            self.ask(&self.sources.former, ControlCommand::History, id).await;
+        points.concat()
+    }
+
+    /// How it stands with this process, and with those that drain.
+    pub(super) async fn processes(&self) -> Vec<ProcessStatus> {
+        self.answering().await.0
+    }
+
+    /// The processes that tell, and the sockets of those of them that drain.
+    async fn answering(&self) -> (Vec<ProcessStatus>, Vec<PathBuf>) {
+        let mut processes = Vec::from_iter(self.own_status().await);
+        let mut answering = Vec::new();
+        for path in self.sources.former.iter() {
+            // Most have ended by now.
+            if let Some(status) = ask_former(path, ControlCommand::Stats, "").await {
+                processes.push(status);
+                answering.push(path.clone());
+            }
+        }
+        (processes, answering)
+    }
+
+    /// With the kernel's account where it can be had soon.
+    async fn own_status(&self) -> Option<ProcessStatus> {
+        match tokio::time::timeout(ANSWER_TIMEOUT, self.ask_own(ControlCommand::Stats, "")).await {
+            Ok(status) => status,
+            Err(_) => self.ask_own(ControlCommand::OwnStats, "").await,
+        }
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        former: &[PathBuf],
+        command: ControlCommand,
+        argument: &str,
+    ) -> Vec<T> {
+        let mut answers = Vec::from_iter(self.ask_own(command, argument).await);
+        for path in former {
+            answers.extend(ask_former(path, command, argument).await);
+        }
+        answers
+    }
+
+    async fn ask_own<T: DeserializeOwned>(&self, command: ControlCommand, argument: &str) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let request = ControlRequest { command, argument: argument.to_owned(), answer };
+        self.sources.own.send(request).await.ok()?;
+        serde_json::from_str(&answered.await.ok()?.ok()?).ok()
+    }
+}
+
+/// Nothing where it has ended, hangs, or is of a version that does not know the command.
+async fn ask_former<T: DeserializeOwned>(
+    path: &std::path::Path,
+    command: ControlCommand,
+    argument: &str,
+) -> Option<T> {
+    let said = tokio::time::timeout(ANSWER_TIMEOUT, socket::ask(path, command, argument)).await;
+    serde_json::from_str(&said.ok()?.ok()?).ok()
+}
+
+impl Overview {
+    /// The statistics of an agent, of all processes.
+    pub(super) fn stats(&self, agent: AgentId) -> Option<AgentStats> {
+        let mut all = self.processes.iter().filter_map(|process| process.stats.agents.get(&agent));
+        let first = all.next()?.clone();
+        Some(all.fold(first, |mut sum, stats| {
+            sum.add(stats);
+            sum
+        }))
+    }
+
+    /// Notes what has been used since `before`.
+    fn compare(&mut self, before: &Self, time: Duration) {
+        let time_us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+        for process in &self.processes {
+            let Some(former) = before.processes.iter().find(|former| former.pid == process.pid) else {
+                continue;
+            };
+            for (number, (now, then)) in process.worker.iter().zip(&former.worker).enumerate() {
+                let used = now.cpu_us.saturating_sub(then.cpu_us);
+                // Workers tell once a second, and samples are taken in between.
+                self.cpu_percent.insert((process.pid, number), (used * 100 / time_us).min(100));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::status::WorkerStatus;
+
+    #[test]
+    fn a_workers_share_is_what_it_has_used_since_the_sample_before() {
+        let overview = |pid, used: [u64; 2]| {
+            let worker = used.map(|cpu_us| WorkerStatus { cpu_us, ..WorkerStatus::default() }).into();
+            Overview {
+                processes: vec![ProcessStatus { pid, worker, ..ProcessStatus::default() }],
+                ..Overview::default()
+            }
+        };
+        let mut now = overview(7, [1_500_000, 9_000_000]);
+        now.compare(&overview(7, [1_000_000, 1_000_000]), Duration::from_secs(2));
+        assert_eq!((now.cpu_percent[&(7, 0)], now.cpu_percent[&(7, 1)]), (25, 100));
+        let mut other = overview(8, [1, 1]);
+        other.compare(&now, Duration::from_secs(2));
+        assert!(other.cpu_percent.is_empty());
+    }
+}
