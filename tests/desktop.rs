@@ -5,23 +5,18 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashSet;
-use std::error::Error;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::thread;
 
-use fantoccini::actions::{InputSource, KeyAction, KeyActions};
 use fantoccini::key::Key;
-use fantoccini::wd::{Capabilities, WindowHandle};
-use fantoccini::{Client, ClientBuilder, Locator};
+use fantoccini::wd::WindowHandle;
+use harness::browser::Browser;
 use harness::process::{Process, eventually};
 use harness::proxy::{Proxy, target_directory};
-use hyper_util::client::legacy::connect::HttpConnector;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
-use tokio::runtime::{self, Runtime};
 
 #[test]
 fn two_desktops_are_drawn_moving_and_take_their_own_keys() {
@@ -29,7 +24,7 @@ fn two_desktops_are_drawn_moving_and_take_their_own_keys() {
     let blue = Desktop::start("127.0.0.2", port, "#204080", "cadmium");
     let green = Desktop::start("127.0.0.3", port, "#206040", "orthodox");
     let mut proxy = start_proxy(port, &[]);
-    let browser = Browser::start();
+    let browser = start_browser();
 
     let blue_tab = browser.open(&blue.url(&proxy));
     let green_tab = browser.open(&green.url(&proxy));
@@ -38,7 +33,7 @@ fn two_desktops_are_drawn_moving_and_take_their_own_keys() {
     for (desktop, tab) in &tabs {
         browser.show(tab);
         desktop.is_drawn(&browser);
-        browser.click();
+        browser.click(CANVAS);
     }
     type_in_turn(&browser, &tabs);
     for (desktop, tab) in &tabs {
@@ -64,10 +59,10 @@ fn a_desktop_is_drawn_moving_and_takes_keys_over_http2() {
     let port = free_port();
     let desktop = Desktop::start("127.0.0.2", port, "#204080", "cadmium");
     let mut proxy = start_proxy(port, &["--http2-websocket=on"]);
-    let browser = Browser::start();
+    let browser = start_browser();
     let tab = browser.open(&desktop.url(&proxy));
     desktop.is_drawn(&browser);
-    browser.click();
+    browser.click(CANVAS);
     for letter in desktop.word.chars().chain([Key::Enter.into()]) {
         browser.press(letter);
     }
@@ -221,118 +216,42 @@ fn start_front(folder: &Path, address: &str, port: u16) -> Process {
     front
 }
 
-/// A headless Chromium with an empty profile that can reach nothing but this machine. The session is closed before
-/// the driver ends, and what both have written removed after that.
-struct Browser {
-    runtime: Runtime,
-    client: Client,
-    _driver: Process,
-    _folder: TempDir,
+/// What is seen of a remote desktop.
+trait Screen {
+    /// The colour of one pixel; none before it is connected.
+    fn colour(&self, at: [u32; 2]) -> Option<String>;
+
+    /// A number that stands for what a part looks like; none before it is connected.
+    fn look(&self, area: [u32; 4]) -> Option<i64>;
 }
 
-impl Browser {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut driver = Command::new("chromedriver");
-        driver.arg("--port=0").env("TMPDIR", folder.path());
-        let mut driver = Process::start(driver);
-        let port: u16 = driver.until("has a port", |driver| {
-            driver.output().split_once("successfully on port ")?.1.split('.').next()?.parse().ok()
-        });
-        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let client = runtime
-            .block_on(
-                ClientBuilder::new(HttpConnector::new())
-                    .capabilities(capabilities(&folder.path().join("profile")))
-                    .connect(&format!("http://127.0.0.1:{port}")),
-            )
-            .unwrap();
-        Self { runtime, client, _driver: driver, _folder: folder }
-    }
-
-    /// Opens an address in a tab of its own.
-    fn open(&self, url: &str) -> WindowHandle {
-        let tab = self.runtime.block_on(self.client.new_window(true)).unwrap().handle;
-        self.show(&tab);
-        self.runtime.block_on(self.client.goto(url)).unwrap();
-        tab
-    }
-
-    fn show(&self, tab: &WindowHandle) {
-        self.runtime.block_on(self.client.switch_to_window(tab.clone())).unwrap();
-    }
-
-    /// Clicks the middle of the remote desktop.
-    fn click(&self) {
-        let canvas = self.runtime.block_on(self.client.find(Locator::Css(CANVAS))).unwrap();
-        self.runtime.block_on(canvas.click()).unwrap();
-    }
-
-    fn press(&self, key: char) {
-        let keys = KeyActions::new("keyboard".into());
-        let keys = keys.then(KeyAction::Down { value: key }).then(KeyAction::Up { value: key });
-        self.runtime.block_on(self.client.perform_actions(keys)).unwrap();
-    }
-
-    /// The colour of one pixel of the remote desktop; none before it is connected.
+impl Screen for Browser {
     fn colour(&self, [x, y]: [u32; 2]) -> Option<String> {
-        let pixel = self.pixels(
+        let pixel = pixels(
+            self,
             [x, y, 1, 1],
             "'#' + [...pixels].slice(0, 3).map(byte => byte.toString(16).padStart(2, '0')).join('')",
         );
         pixel.as_str().map(str::to_owned)
     }
 
-    /// A number that stands for what a part of the remote desktop looks like; none before it is connected.
     fn look(&self, area: [u32; 4]) -> Option<i64> {
-        self.pixels(area, "pixels.reduce((hash, byte) => (31 * hash + byte) | 0, 0)").as_i64()
-    }
-
-    /// What a JavaScript expression makes of the pixels in an area of the remote desktop.
-    fn pixels(&self, area: [u32; 4], expression: &str) -> Value {
-        let script = format!(
-            "const canvas = document.querySelector('{CANVAS}');
-             if (!canvas || !canvas.width || !canvas.height) return null;
-             const pixels = canvas.getContext('2d').getImageData(...arguments).data;
-             return {expression};"
-        );
-        self.runtime.block_on(self.client.execute(&script, area.map(Value::from).to_vec())).unwrap()
-    }
-
-    /// Keeps what the tab shows, for people to look at.
-    fn screenshot(&self, name: &str) -> Result<(), Box<dyn Error>> {
-        let folder = target_directory().join("desktop");
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join(name), self.runtime.block_on(self.client.screenshot())?)?;
-        Ok(())
+        pixels(self, area, "pixels.reduce((hash, byte) => (31 * hash + byte) | 0, 0)").as_i64()
     }
 }
 
-impl Drop for Browser {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            let _ = self.screenshot("failed.png");
-        }
-        // Where the driver is gone there is no session left to close.
-        let _ = self.runtime.block_on(self.client.clone().close());
-    }
+/// What a JavaScript expression makes of the pixels in an area of the remote desktop.
+fn pixels(browser: &Browser, area: [u32; 4], expression: &str) -> Value {
+    let script = format!(
+        "const canvas = document.querySelector('{CANVAS}');
+         if (!canvas || !canvas.width || !canvas.height) return null;
+         const pixels = canvas.getContext('2d').getImageData(...arguments).data;
+         return {expression};"
+    );
+    browser.run(&script, area.map(Value::from).to_vec())
 }
 
-fn capabilities(profile: &Path) -> Capabilities {
-    let arguments = [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--ignore-certificate-errors",
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-        "--window-size=1000,700",
-        &format!("--user-data-dir={}", profile.display()),
-    ];
-    [("goog:chromeOptions".to_owned(), json!({ "args": arguments }))].into_iter().collect()
+/// A browser whose screenshots are kept among what is built.
+fn start_browser() -> Browser {
+    Browser::start(target_directory().join("desktop"))
 }

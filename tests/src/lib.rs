@@ -1,5 +1,6 @@
 //! Stand-in agents and clients for whole-program tests.
 pub mod agent;
+pub mod browser;
 pub mod certificates;
 pub mod channel;
 pub mod debian;

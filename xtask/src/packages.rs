@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
-const NEEDED: [(&str, &[&str]); 16] = [
+const NEEDED: [(&str, &[&str]); 17] = [
     ("interop", &["bubblewrap", "curl", "iproute2", "nghttp2-client", "nginx-light", "openssl"]),
     ("ebpf", &["libcap2-bin", "nftables"]),
     ("fault_injection", &["openssl"]),
@@ -23,6 +23,7 @@ const NEEDED: [(&str, &[&str]); 16] = [
     ("sources", &["jq", "shellcheck"]),
     ("starvation", &["iproute2"]),
     ("top", &["tmux"]),
+    ("admin_pages", &["chromium", "chromium-driver"]),
     (
         "desktop",
         &[

@@ -17,7 +17,6 @@ use crate::observe::handshakes::{self, HandshakeCount, HandshakeCounters, Handsh
 use crate::observe::histogram::{Counts, Distribution, micros};
 use crate::observe::session_stats::{HandedOn, LiveSession, SessionStats, TcpProbe};
 use crate::observe::side::Side;
-use crate::observe::status::WorkerStatus;
 use crate::runtime::executor::RoundObserver;
 
 /// Agents that are counted each by itself; the others are counted together, as [`AgentId::OTHERS`].
@@ -294,6 +293,24 @@ impl Stats {
         self.wake_up_us = self.wake_up_us.max(other.wake_up_us);
         self.cpu_us += other.cpu_us;
     }
+}
+
+/// A worker.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct WorkerStatus {
+    /// Client connections that are open.
+    pub connections: u64,
+    /// Sessions that are open.
+    pub sessions: u64,
+    /// Connections that it has accepted.
+    pub accepted: u64,
+    /// Bytes on clients' sockets.
+    pub clients: SocketBytes,
+    /// How late it is woken, in microseconds, in the mean of the last seconds.
+    pub wake_up_us: u64,
+    /// Processor time that it has used, in microseconds.
+    pub cpu_us: u64,
 }
 
 /// The statistics that workers have published. Cheap to clone.

@@ -2,9 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::observe::agent_stats::SocketBytes;
 use crate::observe::recent::{RecentEnd, RecentRejection};
-use crate::observe::stats::Stats;
+use crate::observe::stats::{Stats, WorkerStatus};
 use crate::observe::tcp_stats::KernelStats;
 
 /// The states of a process: it accepts connections, another process does so after an upgrade, or it was told to stop.
@@ -60,24 +59,6 @@ pub struct ProcessStatus {
     pub stats: Stats,
     /// The kernel's TCP statistics, if they are available.
     pub kernel: Option<KernelStats>,
-}
-
-/// A worker.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
-pub struct WorkerStatus {
-    /// Client connections that are open.
-    pub connections: u64,
-    /// Sessions that are open.
-    pub sessions: u64,
-    /// Connections that it has accepted.
-    pub accepted: u64,
-    /// Bytes on clients' sockets.
-    pub clients: SocketBytes,
-    /// How late it is woken, in microseconds, in the mean of the last seconds.
-    pub wake_up_us: u64,
-    /// Processor time that it has used, in microseconds.
-    pub cpu_us: u64,
 }
 
 /// What a process uses; nothing where it is not known.

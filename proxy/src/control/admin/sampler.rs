@@ -206,7 +206,7 @@ impl Overview {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::status::WorkerStatus;
+    use crate::observe::stats::WorkerStatus;
 
     #[test]
     fn a_workers_share_is_what_it_has_used_since_the_sample_before() {
