@@ -54,6 +54,12 @@ pub enum RejectReason {
     CertificateInvalid,
     /// A load balancer sent no valid PROXY header.
     ProxyHeader,
+    /// It sent no request in time. Counted, and not logged: browsers open connections that they never use.
+    NoRequest,
+    /// Its request head was not whole in time.
+    RequestTimeout,
+    /// It left before its request head was whole. Counted, and not logged.
+    RequestAborted,
     /// Its request head is invalid or ambiguous.
     BadRequest,
     /// It breaks a rule of HTTP/2.
@@ -73,7 +79,7 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
-    const ALL: [Self; 28] = [
+    const ALL: [Self; 31] = [
         Self::ClientDenied,
         Self::ClientConnectionsMax,
         Self::RateLimited,
@@ -94,6 +100,9 @@ impl RejectReason {
         Self::CertificateExpired,
         Self::CertificateInvalid,
         Self::ProxyHeader,
+        Self::NoRequest,
+        Self::RequestTimeout,
+        Self::RequestAborted,
         Self::BadRequest,
         Self::Http2Protocol,
         Self::Http2Flood,
@@ -127,6 +136,9 @@ impl RejectReason {
             Self::CertificateExpired => "certificate_expired",
             Self::CertificateInvalid => "certificate_invalid",
             Self::ProxyHeader => "proxy_header",
+            Self::NoRequest => "no_request",
+            Self::RequestTimeout => "request_timeout",
+            Self::RequestAborted => "request_aborted",
             Self::BadRequest => "bad_request",
             Self::Http2Protocol => "http2_protocol",
             Self::Http2Flood => "http2_flood",
@@ -162,6 +174,9 @@ impl fmt::Display for RejectReason {
             Self::CertificateExpired => "its certificate is expired, or not valid yet",
             Self::CertificateInvalid => "its certificate is invalid",
             Self::ProxyHeader => "it sent no valid PROXY header (--proxy-protocol)",
+            Self::NoRequest => "it sent no request in time (--header-timeout)",
+            Self::RequestTimeout => "its request head took too long (--header-timeout)",
+            Self::RequestAborted => "it left before its request head was whole",
             Self::BadRequest => "its request is invalid",
             Self::Http2Protocol => "it breaks a rule of HTTP/2",
             Self::Http2Flood => "it sends too many frames of HTTP/2 that ask for nothing",

@@ -1,7 +1,7 @@
 //! Failures that a client can cause again and again, by kind and agent: the log tells the 1st, 2nd, 4th, ... of each, with
 //! how many there were, so that nobody fills a disk by asking for an agent that is down. Never asked where nothing fails.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use crate::observe::agent::AgentId;
@@ -22,6 +22,15 @@ impl Failures {
         *count += 1;
         count.is_power_of_two().then_some(*count)
     }
+
+    /// How many there were of each kind.
+    pub fn counts(&self) -> Vec<(String, u64)> {
+        let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+        for ((kind, _), count) in &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            *sums.entry(kind).or_default() += count;
+        }
+        sums.into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect()
+    }
 }
 
 #[cfg(test)]
@@ -41,6 +50,7 @@ mod tests {
         assert_eq!(told("refused", [10, 0, 0, 2]), powers);
         assert_eq!(told("timed out", [10, 0, 0, 1]), powers);
         assert_eq!(told("refused", [10, 0, 0, 1]), [1024]);
+        assert_eq!(failures.counts(), [("refused".to_owned(), 3000), ("timed out".to_owned(), 1000)]);
     }
 
     #[test]

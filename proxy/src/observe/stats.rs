@@ -50,6 +50,8 @@ pub struct WorkerStats {
     sessions: RefCell<Slab<Weak<SessionStats>>>,
     wake_up_us: Cell<u64>,
     cpu_time: Cell<Duration>,
+    own_responses: RefCell<BTreeMap<u16, u64>>,
+    session_ends: RefCell<BTreeMap<String, u64>>,
     accepted: Cell<u64>,
     handshakes: RefCell<HandshakeCounters>,
     client_handshake: RefCell<Counts>,
@@ -204,8 +206,16 @@ impl WorkerStats {
         });
     }
 
+    /// Counts a response that no agent gave.
+    pub fn answered_itself(&self, status: u16) {
+        *self.own_responses.borrow_mut().entry(status).or_default() += 1;
+    }
+
     /// Counts a request or session that is over.
     pub fn close(&self, record: &AccessRecord) {
+        if record.status == 101 {
+            *self.session_ends.borrow_mut().entry(record.end_reason.to_string()).or_default() += 1;
+        }
         let Some(agent) = record.agent else { return };
         self.known(agent.id).count(|stats| {
             let class = usize::from(record.status / 100).min(stats.answers.len() - 1);
@@ -252,6 +262,8 @@ impl WorkerStats {
             client_handshake: self.client_handshake.borrow_mut().read(),
             wake_up_us: self.wake_up_us.get(),
             cpu_us: micros(self.cpu_time.get()),
+            own_responses: self.own_responses.borrow().clone(),
+            session_ends: self.session_ends.borrow().clone(),
         }
     }
 }
@@ -274,6 +286,10 @@ pub struct Stats {
     pub wake_up_us: u64,
     /// Processor time that workers have used, in microseconds.
     pub cpu_us: u64,
+    /// Responses that no agent gave, by status.
+    pub own_responses: BTreeMap<u16, u64>,
+    /// Sessions that have ended, by reason.
+    pub session_ends: BTreeMap<String, u64>,
 }
 
 impl Stats {
@@ -292,6 +308,12 @@ impl Stats {
         self.client_handshake.add(&other.client_handshake);
         self.wake_up_us = self.wake_up_us.max(other.wake_up_us);
         self.cpu_us += other.cpu_us;
+        for (status, count) in &other.own_responses {
+            *self.own_responses.entry(*status).or_default() += count;
+        }
+        for (reason, count) in &other.session_ends {
+            *self.session_ends.entry(reason.clone()).or_default() += count;
+        }
     }
 }
 

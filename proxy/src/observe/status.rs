@@ -49,6 +49,8 @@ pub struct ProcessStatus {
     pub certificates: Vec<CertificateStatus>,
     /// Rejected connections and requests, by reason.
     pub rejected: Vec<(String, u64)>,
+    /// Failures that are logged, by reason.
+    pub failures: Vec<(String, u64)>,
     /// Security events, by kind.
     pub security_events: Vec<(String, u64)>,
     /// Agents that have names or were probed.

@@ -196,7 +196,13 @@ impl<N: Runtime> Accepted<N> {
         if !self.secure {
             return Some(self.unsecured());
         }
-        let tls = generation.shared.acceptor.accept().ok()?;
+        let tls = match generation.shared.acceptor.accept() {
+            Ok(tls) => tls,
+            Err(error) => {
+                generation.rejections().note_with(RejectReason::TlsError, client, &error);
+                return None;
+            }
+        };
         let mut ready = Self { endpoint: self.endpoint.begin_tls(tls), ..self }.unsecured();
         let handshake = generation.net.timeout(
             generation.config().limits.header_timeout,

@@ -125,7 +125,7 @@ async fn open<'a, N: Runtime>(
     match place.hold(opened).await {
         Some(Ok(Ok(connection))) => return Some(connection),
         Some(Ok(Err(error))) => note_failure(generation, client, &error),
-        Some(Err(_)) => {}
+        Some(Err(_)) => generation.rejections().note(RejectReason::RequestTimeout, client),
         None => generation.rejections().note(RejectReason::Evicted, client),
     }
     None

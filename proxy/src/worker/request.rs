@@ -149,12 +149,18 @@ impl<N: Runtime> Ready<N> {
             .await
         {
             Ok(Ok(length)) => length,
-            Ok(Err(HeadFailure::Gone)) => return Err(NextStep::Closed),
+            Ok(Err(HeadFailure::Gone)) => {
+                generation.rejections().note_quietly(RejectReason::RequestAborted);
+                return Err(NextStep::Closed);
+            }
             Ok(Err(HeadFailure::Invalid(error))) => {
                 return Err(self.reject_head(generation, builder, error).await);
             }
             Err(_) if self.endpoint.read_buf.is_empty() => return Err(self.close()),
-            Err(_) => return Err(self.respond(generation, builder, &head_took_too_long(), None).await),
+            Err(_) => {
+                generation.rejections().note(RejectReason::RequestTimeout, self.client);
+                return Err(self.respond(generation, builder, &head_took_too_long(), None).await);
+            }
         };
         if self.has_preface(generation) {
             return Err(NextStep::Http2(self));
@@ -180,7 +186,12 @@ impl<N: Runtime> Ready<N> {
         }
         tokio::select! {
             biased;
-            begun = generation.net.timeout(limit, self.begin_request(generation)) => begun.unwrap_or(false),
+            begun = generation.net.timeout(limit, self.begin_request(generation)) => begun.unwrap_or_else(|_| {
+                if !again {
+                    generation.rejections().note_quietly(RejectReason::NoRequest);
+                }
+                false
+            }),
             () = Self::drain_begun(again, generation) => false,
         }
     }
@@ -332,6 +343,7 @@ impl<N: Runtime> Ready<N> {
         let response = own.fold(response, LocalResponse::with_header);
         let sent = self.send(generation, &writer::local_response(&response, keep, head_only)).await;
         let end_reason = if response.status < 400 { EndReason::Answered } else { EndReason::Rejected };
+        generation.worker.stats.answered_itself(response.status);
         builder.record.to_client = if head_only { 0 } else { response.body_bytes() as u64 };
         match sent {
             Ok(()) => builder.close(generation, response.status, end_reason),

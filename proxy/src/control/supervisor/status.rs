@@ -94,6 +94,7 @@ impl Supervisor {
             usage: self.usage(),
             certificates: self.certificates.status(),
             rejected: rejections.counts(),
+            failures: process.failures.counts(),
             security_events: rejections.events(),
             agents: fleet::status(&self.shared.agents),
             sources: self.sources.status(),

@@ -155,6 +155,7 @@ impl Collector for All {
         rows(&mut encoder, "", &OF_PROCESS, processes)?;
         self.wake_ups(&mut encoder)?;
         self.rejected(&mut encoder)?;
+        self.endings(&mut encoder)?;
         self.handshakes(&mut encoder)?;
         self.configuration(&mut encoder)?;
         rows(&mut encoder, "agent_", &OF_AGENT, || self.agents())?;
@@ -238,9 +239,31 @@ impl All {
         rows(encoder, "agents_source_", &OF_SOURCE, all)
     }
 
+    /// What the proxy has answered itself, and why sessions have ended.
+    fn endings(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let kind = MetricType::Counter;
+        let help = "Responses of the proxy itself, by status";
+        let mut metric = encoder.encode_descriptor("own_responses", help, None, kind)?;
+        for process in self.0.iter() {
+            for (status, count) in &process.stats.own_responses {
+                number(&mut metric, kind, &[pid(process), ("status", status.to_string())], *count)?;
+            }
+        }
+        let help = "Sessions (WebSockets) that have ended, by reason";
+        let mut metric = encoder.encode_descriptor("sessions_ended", help, None, kind)?;
+        for process in self.0.iter() {
+            for (reason, count) in &process.stats.session_ends {
+                number(&mut metric, kind, &[pid(process), ("reason", reason.clone())], *count)?;
+            }
+        }
+        Ok(())
+    }
+
     fn rejected(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Rejected clients and requests";
         self.by_word(encoder, "rejected", help, "reason", |it| &it.rejected)?;
+        let help = "Failures to take connections, to reach agents, and of requests; as the log names them";
+        self.by_word(encoder, "failures", help, "reason", |it| &it.failures)?;
         let help = "Clients that did again and again what no user does";
         self.by_word(encoder, "security_events", help, "kind", |it| &it.security_events)
     }
