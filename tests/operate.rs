@@ -3,6 +3,8 @@
 //! `sd_listen_fds(3)` and `sd_watchdog_enabled(3)` describe them.
 #![allow(clippy::unwrap_used)]
 
+#[path = "operate/accounts.rs"]
+mod accounts;
 #[path = "operate/logs.rs"]
 mod logs;
 #[path = "operate/metrics.rs"]

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use harness::process::eventually;
 use harness::raw_client::{Answer, RawClient};
+use harness::scripted_agent::ScriptedAgent;
 
 use super::{Service, agent, echoes};
 
@@ -14,14 +15,19 @@ async fn get(admin: SocketAddr, line: &str) -> Answer {
 }
 
 /// A service that shows figures, and where.
-async fn shown() -> (harness::scripted_agent::ScriptedAgent, Service, SocketAddr) {
+pub(super) async fn shown() -> (ScriptedAgent, Service, SocketAddr) {
+    shown_with("").await
+}
+
+/// The same with these settings besides.
+pub(super) async fn shown_with(more: &str) -> (ScriptedAgent, Service, SocketAddr) {
     let agent = agent().await;
     let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let service = Service::start(agent.address, &format!("admin = \"{admin}\"\n"));
+    let service = Service::start(agent.address, &format!("admin = \"{admin}\"\n{more}"));
     (agent, service, admin)
 }
 
-async fn metrics(admin: SocketAddr) -> String {
+pub(super) async fn metrics(admin: SocketAddr) -> String {
     get(admin, "GET /metrics").await.text()
 }
 
