@@ -209,6 +209,32 @@ async fn it_answers_what_it_has_and_nothing_else() {
     ] {
         assert_eq!(get(admin, line).await.status, status, "{line}");
     }
+    // A page of somebody else whose name leads here.
+    for (host, status) in [("localhost:9443", 200), ("127.0.0.1", 200), ("rebound.example", 403)] {
+        let mut client = RawClient::plain(admin).await;
+        client.say(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert_eq!(client.answer().await.unwrap().status, status, "{host}");
+    }
+    // Those who look at a page as it changes are sent it again and again, and no more of them than may be.
+    let ask = "GET / HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
+    let mut watchers = Vec::new();
+    for _ in 0..16 {
+        let mut watcher = RawClient::plain(admin).await;
+        watcher.say(ask).await;
+        let head = watcher.head().await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("text/event-stream"), "{head}");
+        watchers.push(watcher);
+    }
+    let mut more = RawClient::plain(admin).await;
+    more.say(ask).await;
+    assert_eq!(more.answer().await.unwrap().status, 503);
+    for _ in 0..2 {
+        let mut event = String::new();
+        while !event.contains("Processes and workers") {
+            event.push_str(&String::from_utf8(watchers[0].some_bytes().await).unwrap());
+        }
+    }
+    drop(watchers);
     // Those who say nothing, or no end of it, keep others waiting no longer than their time.
     let silent: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(admin).unwrap()).collect();
     let mut endless = RawClient::plain(admin).await;

@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Where the desktops listen, on 127.0.0.2 and 127.0.0.3
     #[arg(long, default_value_t = 8443)]
     agent_port: u16,
-    /// Where the status page is, on 127.0.0.1
+    /// Where the admin pages are, on 127.0.0.1
     #[arg(long, default_value_t = 9443)]
     admin_port: u16,
 }

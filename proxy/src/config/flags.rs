@@ -380,7 +380,7 @@ pub struct Flags {
     /// Form of its lines: as web servers write them, or a JSON object each, with more of it
     #[arg(long, value_enum, default_value_t, help_heading = MONITORING)]
     pub access_log_format: AccessLogFormat,
-    /// Address of /metrics (Prometheus) and the status page, by plain HTTP
+    /// Address of /metrics (Prometheus) and the admin pages, by plain HTTP
     #[arg(long, value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9443", value_parser = admin_at)]
     #[arg(help_heading = MONITORING)]
     pub admin: AdminAt,

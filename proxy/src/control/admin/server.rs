@@ -1,7 +1,7 @@
 //! The admin listener: plain HTTP for operators and their monitoring: `/metrics`, `/health`, and pages that show how it
 //! stands, as it changes. It answers GET and HEAD, changes nothing, and is on a thread that serves no desktop.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,11 +85,12 @@ pub(crate) async fn serve(listener: TcpListener, sources: Sources) {
 }
 
 async fn answer(mut stream: TcpStream, shared: Shared) -> std::io::Result<()> {
+    let is_local = stream.local_addr()?.ip().is_loopback();
     let reply = tokio::time::timeout(IO_TIMEOUT, async {
         let head = tokio::time::timeout(HEAD_TIME, read_head(&mut stream)).await??;
         std::io::Result::Ok(match head {
             Ok(head) if head.is_empty() => None,
-            Ok(head) => Some(reply_to(&head, &shared).await),
+            Ok(head) => Some(reply_to(&head, &shared, is_local).await),
             Err(error) => Some(Reply::Whole(LocalResponse::new(error.status(), error.to_string()), false)),
         })
     });
@@ -121,7 +122,8 @@ async fn read_head(stream: &mut TcpStream) -> std::io::Result<Result<Vec<u8>, He
     }
 }
 
-async fn reply_to(head: &[u8], shared: &Shared) -> Reply {
+/// `is_local`: the client reaches it by a loopback address.
+async fn reply_to(head: &[u8], shared: &Shared, is_local: bool) -> Reply {
     let head = match RequestHead::parse(head, &HEAD) {
         Ok(head) => head,
         Err(error) => return Reply::Whole(LocalResponse::new(error.status(), error.to_string()), false),
@@ -131,6 +133,10 @@ async fn reply_to(head: &[u8], shared: &Shared) -> Reply {
         return Reply::Whole(response, false);
     }
     let is_head = head.method == "HEAD";
+    if is_local && head.host.is_some_and(|host| !is_local_name(host)) {
+        let response = LocalResponse::new(403, "Ask for it by its address, or as localhost.");
+        return Reply::Whole(response, is_head);
+    }
     if let Some(view) = View::of(head.path) {
         let wants_events = message::members(&head.headers, "accept").any(|it| it == b"text/event-stream");
         if wants_events && !is_head {
@@ -152,6 +158,13 @@ async fn reply_to(head: &[u8], shared: &Shared) -> Reply {
         _ => LocalResponse::new(404, "There are /, /agent/ADDRESS, /session/ID, /metrics and /health."),
     };
     Reply::Whole(response, is_head)
+}
+
+/// A page of somebody else whose name leads to a loopback address (DNS rebinding) is of another name than these.
+fn is_local_name(host: &str) -> bool {
+    let name = message::split_port(host).0;
+    let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    is_address || name.eq_ignore_ascii_case("localhost")
 }
 
 fn asset(text: &str, kind: &'static str) -> LocalResponse {
@@ -214,6 +227,16 @@ fn event(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_may_be_anybodys_is_no_local_one() {
+        for name in ["127.0.0.1:9443", "localhost", "LOCALHOST:1", "[::1]:9443", "10.0.0.5"] {
+            assert!(is_local_name(name), "{name}");
+        }
+        for name in ["rebound.example", "localhost.example:9443", "127.0.0.1.example", ""] {
+            assert!(!is_local_name(name), "{name}");
+        }
+    }
 
     #[test]
     fn an_event_has_a_field_for_each_line() {
