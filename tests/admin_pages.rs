@@ -89,6 +89,9 @@ impl Scene {
 const ROWS: &str =
     "[...document.querySelector('table').querySelectorAll('tbody tr')].map(row => row.innerText).join('\\n')";
 
+/// The ids that are there more than once.
+const DOUBLE_IDS: &str = "[...document.querySelectorAll('[id]')].map(it => it.id).filter((id, at, all) => all.indexOf(id) !== at).join()";
+
 #[test]
 fn a_slow_agent_is_found_and_its_session_looked_at_with_keys_alone() {
     let (fast, slow) = (EchoAgent::start([127, 0, 0, 1].into()), EchoAgent::start([127, 0, 0, 2].into()));
@@ -112,6 +115,19 @@ fn a_slow_agent_is_found_and_its_session_looked_at_with_keys_alone() {
     assert_eq!(scene.sees("window.wasNeverLoadedAgain"), "true");
     scene.holds("getComputedStyle(document.querySelector('.place3')).fill.startsWith('rgb(')");
     scene.browser.screenshot("overview.png").unwrap();
+
+    // Nothing of the page is there twice, and what somebody has the button down on stays.
+    assert_eq!(scene.sees(DOUBLE_IDS), "");
+    scene.browser.click_slowly("tbody a", Duration::from_millis(2500));
+    scene.shows("Since the process began");
+    scene.press(&['u']);
+    scene.shows("Processes and workers");
+    scene.becomes_live();
+    // What is being copied stays too, and that is said.
+    scene.sees("getSelection().selectAllChildren(document.querySelector('main h2'))");
+    scene.holds("document.querySelector('#live').innerText === 'paused: text is selected'");
+    scene.sees("getSelection().removeAllRanges()");
+    scene.becomes_live();
 
     // What has the focus keeps it while the page changes.
     scene.press(&['j']);

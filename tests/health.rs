@@ -100,7 +100,7 @@ impl Fleet {
 
 async fn ask(proxy: SocketAddr, path: &str) -> Answer {
     let mut client = RawClient::plain(proxy).await;
-    client.say(format!("GET {path} HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n")).await;
+    client.say(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
     client.answer().await.unwrap()
 }
 

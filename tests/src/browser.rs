@@ -8,8 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
-use fantoccini::actions::{InputSource, KeyAction, KeyActions};
+use fantoccini::actions::{
+    InputSource, KeyAction, KeyActions, MOUSE_BUTTON_LEFT, MouseActions, PointerAction,
+};
 use fantoccini::wd::{Capabilities, WindowHandle};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -74,6 +77,18 @@ impl Browser {
     pub fn click(&self, selector: &str) {
         let element = self.runtime.block_on(self.client.find(Locator::Css(selector))).expect("an element");
         self.runtime.block_on(element.click()).expect("an element that is seen");
+    }
+
+    /// Presses the button on an element, and lets it go a while later.
+    pub fn click_slowly(&self, selector: &str, held: Duration) {
+        let element = self.runtime.block_on(self.client.find(Locator::Css(selector))).expect("an element");
+        let to = PointerAction::MoveToElement { element, duration: None, x: 0.0, y: 0.0 };
+        let pointer = MouseActions::new("mouse".into())
+            .then(to)
+            .then(PointerAction::Down { button: MOUSE_BUTTON_LEFT })
+            .then(PointerAction::Pause { duration: held })
+            .then(PointerAction::Up { button: MOUSE_BUTTON_LEFT });
+        self.runtime.block_on(self.client.perform_actions(pointer)).expect("a page");
     }
 
     /// Presses a key and lets it go.

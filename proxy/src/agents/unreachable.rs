@@ -15,6 +15,8 @@ pub(crate) enum UnreachableReason {
     NoAnswer,
     /// There is no way to it.
     NoRoute,
+    /// The fault is here.
+    Local,
     /// It speaks HTTP without TLS.
     PlainHttp,
     /// No version or cipher suite of TLS in common.
@@ -33,7 +35,10 @@ impl UnreachableReason {
         match error.kind() {
             ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Self::PortClosed,
             ErrorKind::TimedOut | ErrorKind::WouldBlock => Self::NoAnswer,
-            _ => Self::NoRoute,
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
+                Self::NoRoute
+            }
+            _ => Self::Local,
         }
     }
 
@@ -59,6 +64,7 @@ impl UnreachableReason {
                 "look whether it runs (`dcv list-sessions` on it), and whether a firewall or security group is in between"
             }
             Self::NoRoute => "look at the routes of this host: `ip route get` with its address",
+            Self::Local => "look at the ports, descriptors and memory of this host, and at its firewall",
             Self::PlainHttp => "set --agent-tls off, or tls = \"off\" for this agent in --agents-file",
             Self::OldTls => "update its DCV server, or allow TLS 1.2 with ECDHE and AES-GCM there",
             Self::CertificateChanged => {
@@ -80,6 +86,7 @@ impl fmt::Display for UnreachableReason {
             }
             Self::NoAnswer => "it does not answer: it is off or hangs, or a firewall is in between",
             Self::NoRoute => "there is no way to it from here",
+            Self::Local => "this proxy can't connect to it just now",
             Self::PlainHttp => "it speaks plain HTTP where TLS is expected",
             Self::OldTls => {
                 "it speaks no TLS that is safe: it needs TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305"

@@ -232,7 +232,8 @@ fn step(what: &str, begun: Option<Instant>, result: &str) {
 
 fn connect_cause(address: SocketAddr, error: &io::Error) -> Finding {
     let reason = UnreachableReason::of_connection(error);
-    let detail = if reason == UnreachableReason::NoRoute { format!(" ({error})") } else { String::new() };
+    let is_told = matches!(reason, UnreachableReason::NoRoute | UnreachableReason::Local);
+    let detail = if is_told { format!(" ({error})") } else { String::new() };
     unreachable(address, reason, &detail)
 }
 
@@ -241,7 +242,7 @@ fn unreachable(address: SocketAddr, reason: UnreachableReason, detail: &str) -> 
     let cause = match reason {
         UnreachableReason::PortClosed => Cause::PortClosed,
         UnreachableReason::NoAnswer => Cause::NoAnswer,
-        UnreachableReason::NoRoute => Cause::Unreachable,
+        UnreachableReason::NoRoute | UnreachableReason::Local => Cause::Unreachable,
         UnreachableReason::PlainHttp => Cause::PlainHttp,
         UnreachableReason::OldTls => Cause::OldTls,
         UnreachableReason::CertificateChanged => Cause::CertificateChanged,

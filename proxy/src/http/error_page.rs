@@ -7,6 +7,8 @@ use crate::http::local_response::{self, LocalResponse};
 use crate::http::message::{self, Header};
 use crate::observe::request_id::RequestId;
 
+/// Seconds between two tries of a page: many may be open, and in the background too.
+const RELOAD_S_MIN: u32 = 10;
 const STYLE: &str = "
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 36rem; margin: 15vh auto; padding: 0 1.25rem; overflow-wrap: anywhere; }
@@ -46,7 +48,9 @@ fn is_refusal(parameter: &[u8]) -> bool {
 /// The answer as a page. One that is told to come back later tries again by itself.
 pub(crate) fn of(response: LocalResponse, id: &RequestId) -> LocalResponse {
     let phrase = local_response::reason(response.status);
-    let again = response.headers.iter().find_map(|header| header.strip_prefix("Retry-After: "));
+    let again = response.headers.iter().find_map(|header| header.strip_prefix("Retry-After: ")?.parse().ok());
+    // A password that was refused is not to be shown again by itself.
+    let again = again.filter(|_| response.status != 429).map(|seconds: u32| seconds.max(RELOAD_S_MIN));
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -66,10 +70,7 @@ pub(crate) fn of(response: LocalResponse, id: &RequestId) -> LocalResponse {
         }
     };
     let text = page.into_string();
-    LocalResponse { text, ..response }
-        .of_type("text/html; charset=utf-8")
-        .with_header(CONTENT_POLICY)
-        .with_header("Cache-Control: no-store")
+    LocalResponse { text, ..response }.of_type("text/html; charset=utf-8").with_header(CONTENT_POLICY)
 }
 
 #[cfg(test)]
@@ -107,7 +108,9 @@ mod tests {
         let page = of(LocalResponse::new(404, "There is no <b>\"session\"</b>."), &id);
         assert!(page.text.contains("There is no &lt;b&gt;") && !page.text.contains("<b>"), "{}", page.text);
         assert!(page.text.contains("<code>abc</code>") && !page.text.contains("refresh"));
-        let later = of(LocalResponse::new(503, "Later.").with_header("Retry-After: 7"), &id);
-        assert!(later.text.contains("<meta http-equiv=\"refresh\" content=\"7\">"), "{}", later.text);
+        let later = of(LocalResponse::new(503, "Later.").with_header("Retry-After: 17"), &id);
+        let again = |status| of(LocalResponse::new(status, "Later.").with_header("Retry-After: 1"), &id);
+        assert!(again(503).text.contains("content=\"10\">") && !again(429).text.contains("refresh"));
+        assert!(later.text.contains("<meta http-equiv=\"refresh\" content=\"17\">"), "{}", later.text);
     }
 }

@@ -49,7 +49,8 @@ pub struct WorkerStats {
     arrivals: Rc<RefCell<Vec<Arrival>>>,
     sessions: RefCell<Slab<Weak<SessionStats>>>,
     wake_up_us: Cell<u64>,
-    cpu_time: Cell<Duration>,
+    /// Processor time, and the time in which it was used.
+    cpu_time: Cell<(Duration, Duration)>,
     own_responses: RefCell<BTreeMap<u16, u64>>,
     session_ends: RefCell<BTreeMap<String, u64>>,
     accepted: Cell<u64>,
@@ -185,9 +186,9 @@ impl WorkerStats {
         self.wake_up_us.update(|mean| (mean * (WAKE_UPS - 1) + us) / WAKE_UPS);
     }
 
-    /// Notes how much processor time the worker has used.
-    pub fn note_cpu_time(&self, used: Duration) {
-        self.cpu_time.set(used);
+    /// Notes how much processor time the worker has used, of the time since it began.
+    pub fn note_cpu_time(&self, used: Duration, alive: Duration) {
+        self.cpu_time.set((used, alive));
     }
 
     /// How late the worker is woken, in the mean.
@@ -261,7 +262,8 @@ impl WorkerStats {
             handshakes: self.handshakes.borrow().read(),
             client_handshake: self.client_handshake.borrow_mut().read(),
             wake_up_us: self.wake_up_us.get(),
-            cpu_us: micros(self.cpu_time.get()),
+            cpu_us: micros(self.cpu_time.get().0),
+            alive_us: micros(self.cpu_time.get().1),
             own_responses: self.own_responses.borrow().clone(),
             session_ends: self.session_ends.borrow().clone(),
         }
@@ -286,6 +288,8 @@ pub struct Stats {
     pub wake_up_us: u64,
     /// Processor time that workers have used, in microseconds.
     pub cpu_us: u64,
+    /// The time in which they have, in microseconds.
+    pub alive_us: u64,
     /// Responses that no agent gave, by status.
     pub own_responses: BTreeMap<u16, u64>,
     /// Sessions that have ended, by reason.
@@ -308,6 +312,7 @@ impl Stats {
         self.client_handshake.add(&other.client_handshake);
         self.wake_up_us = self.wake_up_us.max(other.wake_up_us);
         self.cpu_us += other.cpu_us;
+        self.alive_us += other.alive_us;
         for (status, count) in &other.own_responses {
             *self.own_responses.entry(*status).or_default() += count;
         }
@@ -333,6 +338,8 @@ pub struct WorkerStatus {
     pub wake_up_us: u64,
     /// Processor time that it has used, in microseconds.
     pub cpu_us: u64,
+    /// The time in which it has, in microseconds.
+    pub alive_us: u64,
 }
 
 /// The statistics that workers have published. Cheap to clone.
@@ -372,9 +379,17 @@ impl StatsSnapshot {
     pub fn workers(&self, connections: &[usize]) -> Vec<WorkerStatus> {
         let status = |(place, connections): (&Mutex<Published>, &usize)| {
             let published = lock(place);
-            let Stats { clients, accepted, wake_up_us, cpu_us, .. } = published.clients;
+            let Stats { clients, accepted, wake_up_us, cpu_us, alive_us, .. } = published.clients;
             let sessions = published.agents.values().map(|agent| agent.sessions).sum();
-            WorkerStatus { connections: *connections as u64, sessions, accepted, clients, wake_up_us, cpu_us }
+            WorkerStatus {
+                connections: *connections as u64,
+                sessions,
+                accepted,
+                clients,
+                wake_up_us,
+                cpu_us,
+                alive_us,
+            }
         };
         self.0.iter().zip(connections).map(status).collect()
     }

@@ -94,6 +94,7 @@ pub(super) async fn serve<N: Runtime>(generation: &Rc<Generation<N>>, ready: Rea
             side: side.clone(),
             streams: Rc::default(),
             class: Class::Setup,
+            was_asked: false,
             is_leaving: false,
         };
         Box::new(served).run(&place).await;
@@ -124,16 +125,25 @@ async fn open<'a, N: Runtime>(
     });
     match place.hold(opened).await {
         Some(Ok(Ok(connection))) => return Some(connection),
-        Some(Ok(Err(error))) => note_failure(generation, client, &error),
-        Some(Err(_)) => generation.rejections().note(RejectReason::RequestTimeout, client),
+        Some(Ok(Err(error))) => note_failure(generation, client, &error, false),
+        Some(Err(_)) => generation.rejections().note_quietly(RejectReason::NoRequest),
         None => generation.rejections().note(RejectReason::Evicted, client),
     }
     None
 }
 
-fn note_failure<N: Runtime>(generation: &Generation<N>, client: ClientConnection, error: &h2::Error) {
+/// `was_asked`: there were requests, which have records of their own.
+fn note_failure<N: Runtime>(
+    generation: &Generation<N>,
+    client: ClientConnection,
+    error: &h2::Error,
+    was_asked: bool,
+) {
     let is_ours = error.is_library() && !error.is_io();
     if !is_ours {
+        if !was_asked {
+            generation.rejections().note_quietly(RejectReason::RequestAborted);
+        }
         tracing::debug!(conn = client.id.number(), client = %client.address, "the client has ended HTTP/2");
         return;
     }
@@ -153,6 +163,8 @@ struct Served<'a, N: Runtime> {
     streams: Rc<OpenStreams>,
     /// The class of the connection's task.
     class: Class,
+    /// Something was asked.
+    was_asked: bool,
     /// The client was told to ask for nothing more.
     is_leaving: bool,
 }
@@ -188,7 +200,10 @@ impl<N: Runtime> Served<'_, N> {
                 return self.generation.rejections().note(RejectReason::Evicted, self.client);
             };
             match event {
-                Event::Asked => place.leave(),
+                Event::Asked => {
+                    self.was_asked = true;
+                    place.leave();
+                }
                 Event::Rests => {
                     place.wait_again();
                     let limit = if self.is_leaving { CLOSE_TIMEOUT } else { limits.client_keepalive_timeout };
@@ -196,6 +211,9 @@ impl<N: Runtime> Served<'_, N> {
                 }
                 Event::Idle if self.is_leaving => return,
                 Event::Idle | Event::Draining => {
+                    if matches!(event, Event::Idle) && !self.was_asked {
+                        self.generation.rejections().note_quietly(RejectReason::NoRequest);
+                    }
                     self.is_leaving = true;
                     self.connection.graceful_shutdown();
                     idle.set(net.sleep(CLOSE_TIMEOUT));
@@ -205,7 +223,9 @@ impl<N: Runtime> Served<'_, N> {
                 Event::Unsendable(error) => {
                     return tracing::debug!(conn = self.client.id.number(), reason = %error, "the client can't be sent to");
                 }
-                Event::Failed(error) => return note_failure(self.generation, self.client, &error),
+                Event::Failed(error) => {
+                    return note_failure(self.generation, self.client, &error, self.was_asked);
+                }
             }
         }
     }

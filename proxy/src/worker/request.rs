@@ -336,10 +336,12 @@ impl<N: Runtime> Ready<N> {
         builder.told.clone_from(&response.text);
         let (id, hsts) = (builder.record.id, generation.config().hsts.as_ref().filter(|_| builder.secure));
         let hsts = hsts.map(|value| format!("Strict-Transport-Security: {value}"));
-        let is_page =
-            response.status >= 400 && request.is_some_and(|request| request.own_answers == AnswerForm::Page);
+        let is_error = response.status >= 400;
+        let is_page = is_error && request.is_some_and(|request| request.own_answers == AnswerForm::Page);
         let response = if is_page { error_page::of(response.clone(), &id) } else { response.clone() };
-        let own = [format!("X-Request-Id: {id}")].into_iter().chain(hsts);
+        // It is of this request alone, and true just now.
+        let cache = is_error.then(|| "Cache-Control: no-store".to_owned());
+        let own = [format!("X-Request-Id: {id}")].into_iter().chain(cache).chain(hsts);
         let response = own.fold(response, LocalResponse::with_header);
         let sent = self.send(generation, &writer::local_response(&response, keep, head_only)).await;
         let end_reason = if response.status < 400 { EndReason::Answered } else { EndReason::Rejected };

@@ -11,7 +11,7 @@ use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use tokio::sync::{mpsc, watch};
@@ -70,6 +70,7 @@ struct ConfigGenerations {
     acceptors: RefCell<Vec<Weak<Acceptor>>>,
     current: RefCell<Rc<Generation<OsRuntime>>>,
     former: RefCell<Vec<Weak<Generation<OsRuntime>>>>,
+    began: Instant,
     /// How far the worker itself has come.
     drain: Drain,
 }
@@ -82,6 +83,7 @@ impl ConfigGenerations {
         let worker = Rc::new(Worker::new(stats));
         let current = Generation::new(net, shared, worker);
         Self {
+            began: executor.now(),
             executor,
             number,
             own,
@@ -166,7 +168,7 @@ impl ConfigGenerations {
         generation.worker.sessions.end_overdue(generation.net.now());
         generation.shared.process.balance.beat(self.number);
         let published = &generation.shared.process.published;
-        generation.worker.stats.note_cpu_time(thread_cpu_time());
+        generation.worker.stats.note_cpu_time(thread_cpu_time(), generation.net.now() - self.began);
         published.put_clients(self.number, &generation.worker.stats);
         for (number, (agent, counters)) in generation.worker.stats.changed().into_iter().enumerate() {
             published.put_agent(self.number, agent, &counters);

@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::error::Elapsed;
 
 use crate::control::fleet::{AgentReport, AgentsReport, SessionReport};
 use crate::control::socket::{self, ControlCommand, ControlRequest};
@@ -22,6 +23,10 @@ use crate::transport::own_addresses::OwnAddresses;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a sample serves all who look.
 const SAMPLE_LIFE: Duration = Duration::from_secs(1);
+/// The same where it takes long.
+const SAMPLE_LIFE_MAX: Duration = Duration::from_secs(5);
+/// A process that has not answered is not asked again for so long.
+const SILENCE: Duration = Duration::from_secs(30);
 /// Of the time, one part in so many goes into samples at the most.
 const SAMPLE_SHARE: u32 = 20;
 /// Between samples that are further apart nothing is said of what was used in the meantime.
@@ -67,12 +72,14 @@ struct Sample {
 pub(super) struct Sampler {
     sources: Sources,
     last: Mutex<Option<Sample>>,
+    /// The processes that did not answer, and when.
+    silent: std::sync::Mutex<HashMap<PathBuf, Instant>>,
 }
 
 impl Sampler {
     /// Of those sources.
     pub(super) fn new(sources: Sources) -> Self {
-        Self { sources, last: Mutex::default() }
+        Self { sources, last: Mutex::default(), silent: std::sync::Mutex::default() }
     }
 
     /// Whether new users are welcome.
@@ -85,14 +92,14 @@ impl Sampler {
         // Who comes meanwhile waits, and is given the same.
         let mut last = self.last.lock().await;
         if let Some(Sample { at, took, overview }) = &*last
-            && at.elapsed() < SAMPLE_LIFE.max(*took * SAMPLE_SHARE)
+            && at.elapsed() < took.saturating_mul(SAMPLE_SHARE).clamp(SAMPLE_LIFE, SAMPLE_LIFE_MAX)
         {
             return overview.clone();
         }
         let begun = Instant::now();
         let mut overview = self.read().await;
         if let Some(before) = last.take().filter(|before| before.at.elapsed() < COMPARED_MAX) {
-            overview.compare(&before.overview, begun.saturating_duration_since(before.at));
+            overview.compare(&before.overview);
         }
         let overview = Arc::new(overview);
         *last = Some(Sample { at: begun, took: begun.elapsed(), overview: overview.clone() });
@@ -114,7 +121,7 @@ impl Sampler {
     /// The last five minutes of a session.
     pub(super) async fn history(&self, id: &str) -> Vec<HistoryPoint> {
         let points: Vec<Vec<HistoryPoint>> =
-            self.ask(&self.sources.former, ControlCommand::History, id).await;
+            self.ask(&self.answering_lately(), ControlCommand::History, id).await;
         points.concat()
     }
 
@@ -127,14 +134,27 @@ impl Sampler {
     async fn answering(&self) -> (Vec<ProcessStatus>, Vec<PathBuf>) {
         let mut processes = Vec::from_iter(self.own_status().await);
         let mut answering = Vec::new();
-        for path in self.sources.former.iter() {
-            // Most have ended by now.
-            if let Some(status) = ask_former(path, ControlCommand::Stats, "").await {
-                processes.push(status);
-                answering.push(path.clone());
+        for path in self.answering_lately() {
+            match ask_former(&path, ControlCommand::Stats, "").await {
+                Ok(status) => {
+                    processes.extend(status);
+                    answering.push(path);
+                }
+                Err(_) => _ = self.silent().insert(path, Instant::now()),
             }
         }
         (processes, answering)
+    }
+
+    /// Without those that hang.
+    fn answering_lately(&self) -> Vec<PathBuf> {
+        let silent = self.silent();
+        let is_silent = |path: &PathBuf| silent.get(path).is_some_and(|since| since.elapsed() < SILENCE);
+        self.sources.former.iter().filter(|path| !is_silent(path)).cloned().collect()
+    }
+
+    fn silent(&self) -> MutexGuard<'_, HashMap<PathBuf, Instant>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// With the kernel's account where it can be had soon.
@@ -153,7 +173,7 @@ impl Sampler {
     ) -> Vec<T> {
         let mut answers = Vec::from_iter(self.ask_own(command, argument).await);
         for path in former {
-            answers.extend(ask_former(path, command, argument).await);
+            answers.extend(ask_former(path, command, argument).await.ok().flatten());
         }
         answers
     }
@@ -166,14 +186,14 @@ impl Sampler {
     }
 }
 
-/// Nothing where it has ended, hangs, or is of a version that does not know the command.
+/// Nothing where it has ended, as most have by now, or is of a version that does not know the command; an error where it hangs.
 async fn ask_former<T: DeserializeOwned>(
     path: &std::path::Path,
     command: ControlCommand,
     argument: &str,
-) -> Option<T> {
-    let said = tokio::time::timeout(ANSWER_TIMEOUT, socket::ask(path, command, argument)).await;
-    serde_json::from_str(&said.ok()?.ok()?).ok()
+) -> Result<Option<T>, Elapsed> {
+    let said = tokio::time::timeout(ANSWER_TIMEOUT, socket::ask(path, command, argument)).await?;
+    Ok(said.ok().and_then(|said| serde_json::from_str(&said).ok()))
 }
 
 impl Overview {
@@ -188,16 +208,18 @@ impl Overview {
     }
 
     /// Notes what has been used since `before`.
-    fn compare(&mut self, before: &Self, time: Duration) {
-        let time_us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+    fn compare(&mut self, before: &Self) {
         for process in &self.processes {
             let Some(former) = before.processes.iter().find(|former| former.pid == process.pid) else {
                 continue;
             };
             for (number, (now, then)) in process.worker.iter().zip(&former.worker).enumerate() {
-                let used = now.cpu_us.saturating_sub(then.cpu_us);
-                // Workers tell once a second, and samples are taken in between.
-                self.cpu_percent.insert((process.pid, number), (used * 100 / time_us).min(100));
+                let key = (process.pid, number);
+                let time = now.alive_us.saturating_sub(then.alive_us);
+                let used = now.cpu_us.saturating_sub(then.cpu_us).saturating_mul(100);
+                // It may have told nothing new since.
+                let percent = used.checked_div(time).or_else(|| before.cpu_percent.get(&key).copied());
+                self.cpu_percent.extend(percent.map(|percent| (key, percent.min(100))));
             }
         }
     }
@@ -210,18 +232,21 @@ mod tests {
 
     #[test]
     fn a_workers_share_is_what_it_has_used_since_the_sample_before() {
-        let overview = |pid, used: [u64; 2]| {
-            let worker = used.map(|cpu_us| WorkerStatus { cpu_us, ..WorkerStatus::default() }).into();
-            Overview {
-                processes: vec![ProcessStatus { pid, worker, ..ProcessStatus::default() }],
-                ..Overview::default()
-            }
+        let overview = |pid, alive_us, used: [u64; 2]| {
+            let worker =
+                used.map(|cpu_us| WorkerStatus { cpu_us, alive_us, ..WorkerStatus::default() }).into();
+            let process = ProcessStatus { pid, worker, ..ProcessStatus::default() };
+            Overview { processes: vec![process], ..Overview::default() }
         };
-        let mut now = overview(7, [1_500_000, 9_000_000]);
-        now.compare(&overview(7, [1_000_000, 1_000_000]), Duration::from_secs(2));
+        let mut now = overview(7, 3_000_000, [1_500_000, 9_000_000]);
+        now.compare(&overview(7, 1_000_000, [1_000_000, 1_000_000]));
         assert_eq!((now.cpu_percent[&(7, 0)], now.cpu_percent[&(7, 1)]), (25, 100));
-        let mut other = overview(8, [1, 1]);
-        other.compare(&now, Duration::from_secs(2));
+        // It has told nothing since.
+        let mut same = overview(7, 3_000_000, [1_500_000, 9_000_000]);
+        same.compare(&now);
+        assert_eq!(same.cpu_percent, now.cpu_percent);
+        let mut other = overview(8, 1, [1, 1]);
+        other.compare(&now);
         assert!(other.cpu_percent.is_empty());
     }
 }

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,6 +17,7 @@ use crate::http::h1::writer;
 use crate::http::local_response::LocalResponse;
 use crate::http::message::{self, RequestHead};
 use crate::observe::metrics::{self, Format};
+use crate::observe::session_stats::HistoryPoint;
 
 /// Clients at a time; the others wait.
 const CLIENTS_MAX: usize = 32;
@@ -30,6 +31,8 @@ const HEAD: HeadLimits = HeadLimits { header_size_max: 8192, request_line_max: 1
 /// The time between two states of a page, and the bytes for which as much is added: a watcher is sent 64 kB/s at the most.
 const EVENT_PAUSE: Duration = Duration::from_secs(1);
 const BYTES_PER_PAUSE: usize = 64 << 10;
+/// Of the time, one part in so many goes into drawing for one watcher at the most.
+const DRAWING_SHARE: u32 = 50;
 /// Nothing is loaded from elsewhere, and no other page shows this one.
 const CONTENT_POLICY: &str = "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
@@ -85,7 +88,7 @@ pub(crate) async fn serve(listener: TcpListener, sources: Sources) {
 }
 
 async fn answer(mut stream: TcpStream, shared: Shared) -> std::io::Result<()> {
-    let is_local = stream.local_addr()?.ip().is_loopback();
+    let is_local = stream.local_addr()?.ip().to_canonical().is_loopback();
     let reply = tokio::time::timeout(IO_TIMEOUT, async {
         let head = tokio::time::timeout(HEAD_TIME, read_head(&mut stream)).await??;
         std::io::Result::Ok(match head {
@@ -133,7 +136,8 @@ async fn reply_to(head: &[u8], shared: &Shared, is_local: bool) -> Reply {
         return Reply::Whole(response, false);
     }
     let is_head = head.method == "HEAD";
-    if is_local && head.host.is_some_and(|host| !is_local_name(host)) {
+    let is_foreign = head.host.is_some_and(|host| !is_local_name(host));
+    if is_local && is_foreign && !head.path.starts_with("/health") {
         let response = LocalResponse::new(403, "Ask for it by its address, or as localhost.");
         return Reply::Whole(response, is_head);
     }
@@ -162,7 +166,7 @@ async fn reply_to(head: &[u8], shared: &Shared, is_local: bool) -> Reply {
 
 /// A page of somebody else whose name leads to a loopback address (DNS rebinding) is of another name than these.
 fn is_local_name(host: &str) -> bool {
-    let name = message::split_port(host).0;
+    let name = message::split_port(host).0.trim_end_matches('.');
     let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
     is_address || name.eq_ignore_ascii_case("localhost")
 }
@@ -183,11 +187,14 @@ async fn page(view: &View, shared: &Shared) -> LocalResponse {
 
 async fn content(view: &View, shared: &Shared) -> pages::Content {
     let overview = shared.sampler.overview().await;
-    let history = match view.session() {
+    pages::content(view, &overview, &history(view, shared).await)
+}
+
+async fn history(view: &View, shared: &Shared) -> Vec<HistoryPoint> {
+    match view.session() {
         Some(id) => shared.sampler.history(id).await,
         None => Vec::new(),
-    };
-    pages::content(view, &overview, &history)
+    }
 }
 
 async fn metrics(shared: &Shared, format: Format) -> LocalResponse {
@@ -205,7 +212,12 @@ async fn send_events(mut stream: TcpStream, view: &View, mut shared: Shared) -> 
                 Connection: close\r\n\r\nretry: 2000\n\n";
     stream.write_all(head.as_bytes()).await?;
     loop {
-        let event = event(&content(view, &shared).await.html);
+        let overview = shared.sampler.overview().await;
+        let history = history(view, &shared).await;
+        let begun = Instant::now();
+        let event = event(&pages::content(view, &overview, &history).html);
+        // Whatever there is to draw, others have most of the time.
+        let drawing = begun.elapsed().saturating_mul(DRAWING_SHARE);
         tokio::time::timeout(IO_TIMEOUT, stream.write_all(event.as_bytes())).await??;
         let steps = u32::try_from(event.len() / BYTES_PER_PAUSE).unwrap_or(u32::MAX).saturating_add(1);
         let mut said = [0; 1];
@@ -213,14 +225,14 @@ async fn send_events(mut stream: TcpStream, view: &View, mut shared: Shared) -> 
             // It has gone; one that goes on speaking has nothing to say.
             read = stream.read(&mut said) => return read.map(|_| ()),
             _ = shared.closing.changed() => return stream.shutdown().await,
-            () = tokio::time::sleep(EVENT_PAUSE.saturating_mul(steps)) => {}
+            () = tokio::time::sleep(EVENT_PAUSE.saturating_mul(steps).max(drawing)) => {}
         }
     }
 }
 
 /// A text as one event: each line of it is a field.
 fn event(text: &str) -> String {
-    let lines = text.lines().flat_map(|line| ["data: ", line, "\n"]);
+    let lines = text.split(['\n', '\r']).flat_map(|line| ["data: ", line, "\n"]);
     lines.chain(["\n"]).collect()
 }
 
@@ -230,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_name_that_may_be_anybodys_is_no_local_one() {
-        for name in ["127.0.0.1:9443", "localhost", "LOCALHOST:1", "[::1]:9443", "10.0.0.5"] {
+        for name in ["127.0.0.1:9443", "localhost", "LOCALHOST:1", "localhost.", "[::1]:9443", "10.0.0.5"] {
             assert!(is_local_name(name), "{name}");
         }
         for name in ["rebound.example", "localhost.example:9443", "127.0.0.1.example", ""] {
@@ -240,6 +252,6 @@ mod tests {
 
     #[test]
     fn an_event_has_a_field_for_each_line() {
-        assert_eq!(event("<p>a\nb</p>"), "data: <p>a\ndata: b</p>\n\n");
+        assert_eq!(event("<p>a\nb\rc</p>"), "data: <p>a\ndata: b\ndata: c</p>\n\n");
     }
 }

@@ -2,12 +2,30 @@
 "use strict";
 const main = document.querySelector("main");
 const live = document.querySelector("#live");
+// Where the server refuses, the browser does not try again by itself; and of one that has gone without a word it knows nothing.
 const RETRY_MS = 10000;
-let source, retry;
+const SILENCE_MS = 60000;
+let source, retry, silence;
+// While a button is down, what it was pressed on stays; then the latest content is shown.
+let isHeld = false;
+let latest;
 
-function show(html) {
-  // Somebody copies something.
-  if (!getSelection().isCollapsed && main.contains(getSelection().anchorNode)) return;
+function say(text, isBad) {
+  if (live.textContent === text) return;
+  live.textContent = text;
+  live.className = isBad ? "bad" : "";
+}
+
+function isCopying() {
+  return !getSelection().isCollapsed && main.contains(getSelection().anchorNode);
+}
+
+function show() {
+  if (isHeld || latest === undefined) return;
+  if (isCopying()) return say("paused: text is selected", false);
+  say("live", false);
+  const html = latest;
+  latest = undefined;
   const focused = main.contains(document.activeElement) && document.activeElement.id;
   const scrolled = [...main.querySelectorAll(".wide")].map((part) => part.scrollLeft);
   main.innerHTML = html;
@@ -17,23 +35,40 @@ function show(html) {
 
 function close() {
   clearTimeout(retry);
+  clearTimeout(silence);
   source?.close();
 }
 
 function open() {
   close();
   source = new EventSource(location.href);
+  listen();
   source.onmessage = ({ data }) => {
-    live.textContent = "live";
-    live.className = "";
-    show(data);
+    listen();
+    latest = data;
+    show();
   };
   source.onerror = () => {
-    live.textContent = "no connection, trying again";
-    live.className = "bad";
-    // Where it was refused, the browser does not try again by itself.
+    say("no connection, trying again", true);
     if (source.readyState === EventSource.CLOSED) retry = setTimeout(open, RETRY_MS);
   };
+}
+
+function listen() {
+  clearTimeout(silence);
+  silence = setTimeout(() => {
+    say("no answer, trying again", true);
+    open();
+  }, SILENCE_MS);
+}
+
+main.addEventListener("pointerdown", () => { isHeld = true; });
+for (const end of ["pointerup", "pointercancel"]) {
+  // The click comes first.
+  addEventListener(end, () => setTimeout(() => {
+    isHeld = false;
+    show();
+  }));
 }
 
 // The first link of a row stands for the row.
@@ -64,4 +99,5 @@ document.addEventListener("keydown", (event) => {
 // A page that nobody sees costs nothing.
 document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
 addEventListener("pagehide", close);
+addEventListener("pageshow", (event) => { if (event.persisted) open(); });
 if (!document.hidden) open();

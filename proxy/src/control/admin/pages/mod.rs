@@ -173,7 +173,7 @@ pub(super) fn document(view: &View, content: &Content) -> String {
                 main { (maud::PreEscaped(&content.html)) }
                 footer {
                     kbd { "/" } " filter " kbd { "j" } kbd { "k" } " next and previous row " kbd { "Enter" } " open " kbd { "u" } " up. "
-                    "Values are up to one second old. Bytes of sessions are counted as plaintext."
+                    "A sample is taken once a second, and more seldom where there is very much. Bytes of sessions are counted as plaintext."
                 }
             }
         }

@@ -164,7 +164,7 @@ fn agents(view: &View, overview: &Overview, rates: &Rates) -> Markup {
     };
     let mut listed: Vec<_> = overview.agents.iter().filter(has_filter).collect();
     let rate_of = |agent: &AgentReport| rates.get(&agent.address).copied().unwrap_or_default();
-    listed.sort_by_key(|agent| label(agent));
+    listed.sort_by_cached_key(|agent| label(agent));
     match view.order {
         Order::Lag => listed.sort_by_key(|it| std::cmp::Reverse(it.lag.total_us())),
         Order::Rate => listed.sort_by_key(|it| std::cmp::Reverse(rate_of(it).0)),
@@ -180,9 +180,9 @@ fn agents(view: &View, overview: &Overview, rates: &Rates) -> Markup {
             (parts::legend())
             .wide { table {
                 thead { tr {
-                    (parts::sortable(view, Order::Name, "agent")) th.text { "state" } (parts::sortable(view, Order::Lag, "lag"))
-                    (parts::sortable(view, Order::Sessions, "desktops")) th.extra { "sessions" }
-                    (parts::sortable(view, Order::Rate, "to clients")) th.extra { "to agent" }
+                    (parts::sortable(view, "agents", Order::Name, "agent")) th.text { "state" } (parts::sortable(view, "agents", Order::Lag, "lag"))
+                    (parts::sortable(view, "agents", Order::Sessions, "desktops")) th.extra { "sessions" }
+                    (parts::sortable(view, "agents", Order::Rate, "to clients")) th.extra { "to agent" }
                 } }
                 tbody { @for agent in listed.iter().take(AGENT_ROWS_MAX) {
                     @let ((word, is_good), (to_client, to_agent)) = (state(agent), rate_of(agent));

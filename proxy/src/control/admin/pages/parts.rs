@@ -71,12 +71,12 @@ pub(super) fn legend() -> Markup {
     }
 }
 
-/// The head of a column by which rows can be ordered.
-pub(super) fn sortable(view: &View, order: Order, name: &str) -> Markup {
+/// The head of a column by which the rows of a table can be ordered.
+pub(super) fn sortable(view: &View, table: &str, order: Order, name: &str) -> Markup {
     let is_chosen = view.order == order;
     html! {
         th.text[order == Order::Name] aria-sort=[is_chosen.then_some(if order == Order::Name { "ascending" } else { "descending" })] {
-            a id=(format!("sort-{}-{name}", order.word())) href=(view.sorted(order)) { (name) }
+            a id=(format!("sort-{table}-{}", order.word())) href=(view.sorted(order)) { (name) }
         }
     }
 }
@@ -112,7 +112,7 @@ pub(super) fn sessions(
     with_agent: bool,
 ) -> Markup {
     let name = |it: &SessionReport| it.name.clone().unwrap_or_else(|| it.agent.to_string());
-    all.sort_by_key(|it| (name(it), it.client, it.id.clone()));
+    all.sort_by_cached_key(|it| (name(it), it.client, it.id.clone()));
     match view.order {
         Order::Lag => all.sort_by_key(|it| std::cmp::Reverse(it.sample.lag.total_us())),
         Order::Rate => {
@@ -127,9 +127,9 @@ pub(super) fn sessions(
             .wide { table {
                 thead { tr {
                     th { "client" }
-                    @if with_agent { (sortable(view, Order::Name, "agent")) }
-                    (sortable(view, Order::Lag, "lag")) th.text { "user" } (sortable(view, Order::Sessions, "open for"))
-                    (sortable(view, Order::Rate, "to client")) th.extra { "to agent" } th.extra { "queue" }
+                    @if with_agent { (sortable(view, "sessions", Order::Name, "agent")) }
+                    (sortable(view, "sessions", Order::Lag, "lag")) th.text { "user" } (sortable(view, "sessions", Order::Sessions, "open for"))
+                    (sortable(view, "sessions", Order::Rate, "to client")) th.extra { "to agent" } th.extra { "queue" }
                 } }
                 tbody { @for it in all.iter().take(rows_max) { tr {
                     td { a id=(format!("s{}", it.id)) href=(format!("/session/{}", encoded(&it.id))) { (it.client) } }
@@ -149,27 +149,28 @@ fn queue(standing: u64) -> String {
     if standing == 0 { "–".to_owned() } else { bytes(standing) }
 }
 
-/// Five minutes of one value. `open_s`: how long the session is open.
+/// Five minutes of one value, and what it is `now`, where that is known. `open_s`: how long the session is open.
 pub(super) fn chart(
     name: &str,
     history: &[HistoryPoint],
     open_s: u64,
     value: fn(&HistoryPoint) -> u32,
+    now: Option<u64>,
     unit: fn(u64) -> String,
 ) -> Markup {
-    let most = history.iter().map(value).max().unwrap_or(0);
-    let bars = history.iter().filter_map(|point| {
-        let age = open_s.saturating_sub(point.at_s.into());
-        let x = CHART_S.checked_sub(age)?.min(CHART_S - POINT_S);
+    let age = |point: &HistoryPoint| open_s.saturating_sub(point.at_s.into());
+    let seen = || history.iter().filter(|point| age(point) <= CHART_S);
+    let most = seen().map(value).max().unwrap_or(0);
+    let bars = seen().filter(|point| value(point) > 0).map(|point| {
+        let x = (CHART_S - age(point)).min(CHART_S - POINT_S);
         // Whatever is there is seen.
-        let height = u64::from(value(point)) * (CHART_HEIGHT - 1) / u64::from(most.max(1));
-        (value(point) > 0).then_some((x, height + 1))
+        (x, u64::from(value(point)) * (CHART_HEIGHT - 1) / u64::from(most.max(1)) + 1)
     });
-    let (bars, now) = (bars.collect::<Vec<_>>(), history.last().map(value));
+    let bars: Vec<_> = bars.collect();
     let told = format!("{name}: up to {} in the last five minutes", unit(most.into()));
     html! {
         figure {
-            figcaption { b { (name) } " " (now.map_or_else(|| "–".to_owned(), |now| unit(now.into())))
+            figcaption { b { (name) } " " (now.map_or_else(|| "–".to_owned(), unit))
                 span.soft { " up to " (unit(most.into())) } }
             svg.chart viewBox=(format!("0 0 {CHART_S} {CHART_HEIGHT}")) preserveAspectRatio="none" role="img" aria-label=(told) {
                 @for (x, height) in bars {
@@ -211,14 +212,18 @@ mod tests {
     #[test]
     fn a_chart_has_what_was_where_it_was() {
         let point = |at_s, rate| HistoryPoint { at_s, rate, ..HistoryPoint::default() };
-        let draw =
-            |points: &[HistoryPoint], open_s| chart("rate", points, open_s, |it| it.rate, rate).into_string();
+        let draw = |points: &[HistoryPoint], open_s| {
+            chart("rate", points, open_s, |it| it.rate, None, rate).into_string()
+        };
         let drawn = draw(&[point(0, 9), point(700, 1000), point(995, 0), point(999, 1)], 1000);
         // The first one is too long ago, and of nothing there is nothing to see.
         assert_eq!(drawn.matches("<rect").count(), 2, "{drawn}");
         assert!(drawn.contains("<rect x=\"0\" y=\"0\" width=\"4\" height=\"60\">"), "{drawn}");
         assert!(drawn.contains("<rect x=\"295\" y=\"59\" width=\"4\" height=\"1\">"), "{drawn}");
         assert!(draw(&[], 0).contains("up to –"));
+        // What is no longer seen makes nothing smaller.
+        let drawn = draw(&[point(0, 1_000_000), point(995, 10)], 1000);
+        assert!(drawn.contains("up to 10 B/s") && drawn.contains("height=\"60\""), "{drawn}");
     }
 
     #[test]

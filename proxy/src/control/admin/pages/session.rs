@@ -18,11 +18,13 @@ pub(super) fn draw(overview: &Overview, id: &str, history: &[HistoryPoint]) -> C
     let agent = overview.agents.iter().find(|agent| agent.address == session.agent);
     let agent = agent.map_or_else(|| session.agent.to_string(), label);
     let sample = &session.sample;
+    let draw = |name, value, now, unit| chart(name, history, session.seconds, value, now, unit);
+    let rtt = sample.client_tcp.map(|tcp| tcp.rtt_us.into());
     let charts = [
-        chart("RTT to the client", history, session.seconds, |it| it.client_rtt_us, short),
-        chart("queue", history, session.seconds, |it| it.queue, bytes),
-        chart("rate, both ways", history, session.seconds, |it| it.rate, rate),
-        chart("in the proxy", history, session.seconds, |it| it.residence_us, short),
+        draw("RTT to the client", |it| it.client_rtt_us, rtt, short),
+        draw("queue", |it| it.queue, Some(sample.queue_to_client + sample.queue_to_agent), bytes),
+        draw("rate, both ways", |it| it.rate, Some(sample.rate_to_client + sample.rate_to_agent), rate),
+        draw("in the proxy", |it| it.residence_us, sample.lag.proxy_us, short),
     ];
     Content::of(html! {
         h1 { (session.client) @if !session.user.is_empty() { ", " (session.user) } }
