@@ -77,6 +77,22 @@ fn opens(client: &mut SendRequest<Bytes>, path: &str) -> (h2::client::ResponseFu
     client.send_request(request.body(()).unwrap(), false).unwrap()
 }
 
+/// What is known of the client's network is that of the connection, which it shares.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_logged_with_the_network_of_its_connection() {
+    let agent = echo().await;
+    let front = ProxyUnderTest::start(agent.address, &flags(&["--access-log-format=json"])).await;
+    let mut client = connects(&front).await;
+    let (response, mut sender) = opens(&mut client, "/ws?x=1");
+    let mut body = soon(response).await.unwrap().into_body();
+    assert_eq!(takes(&mut body, 5).await, b"hello");
+    sender.send_data(Bytes::new(), true).unwrap();
+    let _ = takes(&mut body, 3).await;
+    let line = front.access_line("session_ended");
+    let rtt = line.split("\"client_rtt_us\":").nth(1).unwrap().split(',').next().unwrap();
+    assert!(rtt.parse::<u64>().is_ok(), "{line}");
+}
+
 /// Takes so many bytes, or what there is of them.
 async fn takes(body: &mut RecvStream, count: usize) -> Vec<u8> {
     let mut taken = Vec::new();

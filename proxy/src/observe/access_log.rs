@@ -90,7 +90,7 @@ pub struct AccessRecord {
     pub client: IpAddr,
     /// The client's port on this connection: a balancer's, where the client is known by a header alone.
     pub port: u16,
-    /// The version of TLS to the client, `1.2` or `1.3`; empty without it, and in requests over HTTP/2.
+    /// The version of TLS to the client, `1.2` or `1.3`; empty without it.
     pub tls: &'static str,
     /// The agent's connection was there before.
     pub is_reused: bool,

@@ -116,6 +116,9 @@ impl LiveSession {
 /// A way to ask the kernel of a connection, as long as it is there.
 pub type TcpProbe = Box<dyn Fn() -> Option<TcpSample>>;
 
+/// The same, for several that share a connection.
+pub type SharedProbe = Rc<dyn Fn() -> Option<TcpSample>>;
+
 /// A session, counted by its worker.
 pub struct SessionStats {
     pub(super) agent: Rc<AgentCounters>,

@@ -15,6 +15,7 @@ use crate::access::rejections::RejectReason;
 use crate::http::h2::frame_guard::Violation;
 use crate::http::h2::io::{ClientIo, ClientSide};
 use crate::observe::client::ClientConnection;
+use crate::observe::session_stats::SharedProbe;
 use crate::runtime::drain::Phase;
 use crate::runtime::scheduler::Class;
 use crate::transport::net::Runtime;
@@ -22,7 +23,7 @@ use crate::transport::stream::Stream;
 use crate::worker::context::{CLOSE_TIMEOUT, Generation};
 use crate::worker::eviction::EvictionEntry;
 use crate::worker::http2_stream::{self, OpenStream, OpenStreams};
-use crate::worker::request::Ready;
+use crate::worker::request::{Http2Connection, Ready};
 
 /// Requests of one connection that may run at a time (RFC 9113 5.1.2).
 const STREAMS_MAX: u32 = 128;
@@ -81,6 +82,8 @@ enum Event {
 /// Serves a connection to its end.
 pub(super) async fn serve<N: Runtime>(generation: &Rc<Generation<N>>, ready: Ready<N>) {
     let Ready { mut endpoint, client, secure, .. } = ready;
+    let probe = endpoint.stream().probe().map(SharedProbe::from);
+    let shared = Http2Connection { client, secure, tls: endpoint.tls_version(), probe };
     endpoint.stream().bound_unsent(UNSENT_BYTES);
     let place = generation.worker.waiting.enter();
     let side = ClientSide::new(endpoint);
@@ -89,7 +92,7 @@ pub(super) async fn serve<N: Runtime>(generation: &Rc<Generation<N>>, ready: Rea
         let served = Served {
             generation,
             client,
-            secure,
+            shared,
             connection,
             side: side.clone(),
             streams: Rc::default(),
@@ -157,7 +160,7 @@ fn note_failure<N: Runtime>(
 struct Served<'a, N: Runtime> {
     generation: &'a Rc<Generation<N>>,
     client: ClientConnection,
-    secure: bool,
+    shared: Http2Connection,
     connection: Connection<ClientIo<'a, N>, Bytes>,
     side: Rc<ClientSide<N::Stream>>,
     streams: Rc<OpenStreams>,
@@ -244,10 +247,10 @@ impl<N: Runtime> Served<'_, N> {
                 Some(Err(error)) => return Poll::Ready(Event::Failed(error)),
                 None => return Poll::Ready(Event::Closed),
             };
-            let (generation, client, secure) = (self.generation.clone(), self.client, self.secure);
+            let (generation, shared) = (self.generation.clone(), self.shared.clone());
             let stream = OpenStream::new(&self.streams);
             self.generation.net.spawn(async move {
-                http2_stream::serve(&generation, client, secure, request, respond, stream).await;
+                http2_stream::serve(&generation, shared, request, respond, stream).await;
             });
         }
         cx.waker().wake_by_ref();

@@ -14,10 +14,9 @@ use http::Request;
 
 use crate::access::rejections::RejectReason;
 use crate::http::h2::stream::{Ending, RequestStream};
-use crate::observe::client::ClientConnection;
 use crate::transport::net::Runtime;
 use crate::worker::context::Generation;
-use crate::worker::request::{NextStep, Ready};
+use crate::worker::request::{Http2Connection, NextStep, Ready};
 
 /// Those of a connection, each a task of its own: one finds out by itself when its client is gone, and ends with a record.
 #[derive(Debug, Default)]
@@ -79,12 +78,12 @@ impl Drop for OpenStream {
 /// Serves one request, or the session that it becomes, to its end.
 pub(super) async fn serve<N: Runtime>(
     generation: &Generation<N>,
-    client: ClientConnection,
-    secure: bool,
+    connection: Http2Connection,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     open: OpenStream,
 ) {
+    let client = connection.client;
     let stream = match RequestStream::new(request, respond) {
         Ok(stream) => stream,
         Err(Ending::Malformed) => return generation.rejections().note(RejectReason::Http2Protocol, client),
@@ -92,7 +91,7 @@ pub(super) async fn serve<N: Runtime>(
             return tracing::debug!(conn = client.id.number(), "a login of a connection is sent to HTTP/1.1");
         }
     };
-    let ready = Ready::of_stream(Box::new(stream.clone()), client, secure);
+    let ready = Ready::of_stream(Box::new(stream.clone()), &connection);
     let mut served = pin!(serve_request(generation, ready, open));
     poll_fn(|cx| {
         let served = served.as_mut().poll(cx);

@@ -26,6 +26,7 @@ use crate::observe::access_log::EndReason;
 use crate::observe::agent::Agent;
 use crate::observe::client::ClientConnection;
 use crate::observe::handshakes::HandshakeOutcome;
+use crate::observe::session_stats::SharedProbe;
 use crate::observe::side::Side;
 use crate::runtime::drain::Phase;
 use crate::tls::TlsEnd;
@@ -49,12 +50,27 @@ pub(super) struct Ready<N: Runtime> {
     /// Who made the connection; a request of it may be another's ([`RequestSource`]).
     pub(super) client: ClientConnection,
     pub(super) secure: bool,
+    /// The version of TLS; empty without it.
+    tls: &'static str,
     /// Whether it is one request of an HTTP/2 connection.
     is_stream: bool,
+    /// That connection, for those who ask the kernel.
+    probe: Option<SharedProbe>,
     /// Whether it has been answered before.
     again: bool,
     /// Where it has logged in.
     pinned: PinnedConnection<N::Stream>,
+}
+
+/// What the requests of an HTTP/2 connection have in common.
+#[derive(Clone)]
+pub(super) struct Http2Connection {
+    pub(super) client: ClientConnection,
+    pub(super) secure: bool,
+    /// The version of TLS; empty without it.
+    pub(super) tls: &'static str,
+    /// For those who ask the kernel.
+    pub(super) probe: Option<SharedProbe>,
 }
 
 /// A client that has asked for something that an agent is to answer.
@@ -100,14 +116,17 @@ impl<N: Runtime> Ready<N> {
         client: ClientConnection,
         secure: bool,
     ) -> Self {
-        let (endpoint, pinned) = (Box::new(endpoint), PinnedConnection::none());
-        Self { endpoint, client, secure, is_stream: false, again: false, pinned }
+        let (tls, pinned) = (endpoint.tls_version(), PinnedConnection::none());
+        let endpoint = Box::new(endpoint);
+        Self { endpoint, client, secure, tls, is_stream: false, probe: None, again: false, pinned }
     }
 
     /// Of one request of an HTTP/2 connection.
-    pub(super) fn of_stream(stream: InsideStream, client: ClientConnection, secure: bool) -> Self {
+    pub(super) fn of_stream(stream: InsideStream, connection: &Http2Connection) -> Self {
         let endpoint = Endpoint::new(stream.into(), TlsEnd::plain());
-        Self { is_stream: true, ..Self::of_connection(endpoint, client, secure) }
+        let Http2Connection { client, secure, tls, ref probe } = *connection;
+        let probe = probe.clone();
+        Self { is_stream: true, tls, probe, ..Self::of_connection(endpoint, client, secure) }
     }
 
     pub(super) async fn one_request(
@@ -142,7 +161,9 @@ impl<N: Runtime> Ready<N> {
         }
         let id = generation.worker.request_ids.next();
         let mut builder = RecordBuilder::new(id, self.client, self.secure, generation.net.now());
-        builder.record.tls = self.endpoint.tls_version();
+        // Before a handshake it was none.
+        self.tls = if self.is_stream { self.tls } else { self.endpoint.tls_version() };
+        builder.record.tls = self.tls;
         let length = match generation
             .net
             .timeout(generation.config().limits.header_timeout, self.read_head(generation))
@@ -555,7 +576,8 @@ impl<N: Runtime> Connected<N> {
 
     fn upgrade(self) -> Box<Upgraded<N>> {
         let Requested { client, agent: target, builder, .. } = *self.requested;
-        Box::new(Upgraded { client: client.endpoint, agent: self.agent, target, builder })
+        let Ready { endpoint, probe, .. } = client;
+        Box::new(Upgraded { client: endpoint, agent: self.agent, target, builder, probe })
     }
 
     fn answered(

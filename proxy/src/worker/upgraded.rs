@@ -2,7 +2,7 @@
 
 use crate::observe::access_log::EndReason;
 use crate::observe::agent::Agent;
-use crate::observe::session_stats::LiveSession;
+use crate::observe::session_stats::{LiveSession, SharedProbe, TcpProbe};
 use crate::runtime::drain::Phase;
 use crate::runtime::scheduler::Class;
 use crate::session::relay::{ByteCounts, RelayContext, relay};
@@ -19,14 +19,17 @@ pub(super) struct Upgraded<N: Runtime> {
     /// Which agent it is.
     pub(super) target: Agent,
     pub(super) builder: RecordBuilder,
+    /// The client's connection, where it shares it with other requests.
+    pub(super) probe: Option<SharedProbe>,
 }
 
 impl<N: Runtime> Upgraded<N> {
     /// Runs the session to its end.
     pub(super) async fn relay(self: Box<Self>, generation: &Generation<N>) {
-        let Self { mut client, mut agent, target, mut builder } = *self;
+        let Self { mut client, mut agent, target, mut builder, probe } = *self;
         let (now, live) = (generation.net.now(), LiveSession::default());
-        let probes = [client.stream().probe(), agent.stream().probe()];
+        let of_shared = || probe.map(|probe| -> TcpProbe { Box::new(move || probe()) });
+        let probes = [client.stream().probe().or_else(of_shared), agent.stream().probe()];
         builder.log_session_start(generation);
         let open = generation.worker.stats.begin_session(target.id, live.clone(), probes, now);
         let entry = generation.shared.process.sessions.open(builder.desktop(target.address), live, now);

@@ -59,7 +59,7 @@ fn lag(session: &SessionReport) -> Markup {
 
 fn tcp(sample: Option<TcpSample>) -> String {
     let Some(tcp) = sample else {
-        return "not known: it has moved nothing yet, or shares its connection (HTTP/2)".to_owned();
+        return "not known: it has moved nothing yet".to_owned();
     };
     format!(
         "RTT {} ± {}, takes {}/s, {} segments sent again, {} not sent yet",
