@@ -63,7 +63,7 @@ impl Listed {
 
     async fn ask(&self, path: &str) -> (u16, String) {
         let mut client = RawClient::plain(self.proxy.address()).await;
-        client.say(format!("GET {path} HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n")).await;
+        client.say(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
         let answer = client.answer().await.unwrap();
         (answer.status, answer.text())
     }
