@@ -18,4 +18,5 @@ pub mod scripted_agent;
 pub mod simulated;
 pub mod sshd;
 pub mod stand_in;
+pub mod virtual_machine;
 pub mod websocket;

@@ -119,6 +119,16 @@ impl Process {
         status
     }
 
+    /// The same of one that takes its time.
+    #[track_caller]
+    pub fn wait_for(&mut self, limit: Duration) -> ExitStatus {
+        let status = within(limit, || self.ended());
+        let status =
+            status.unwrap_or_else(|| panic!("{} does not end in {limit:?}: {}", self.name, self.output()));
+        self.settle();
+        status
+    }
+
     /// The rest of what an ended program has printed; a process it left behind may hold its pipes open for longer.
     fn settle(&self) {
         within(GRACE, || (self.stdout.complete() && self.stderr.complete()).then_some(()));

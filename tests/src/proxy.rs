@@ -143,20 +143,38 @@ pub fn binary() -> &'static Path {
 
 /// Builds a package's binary of the same name as the test itself was built; returns where it lies.
 pub fn build(package: &str) -> PathBuf {
+    let status = cargo("build").args(["--package", package, "--bin", package]).status().expect("cargo runs");
+    assert!(status.success(), "{package} doesn't build");
+    profile_directory().join(package)
+}
+
+/// Builds another test of this package as the test itself was built; returns where it lies.
+pub fn test_program(name: &str) -> PathBuf {
+    let mut command = cargo("test");
+    command.args(["--package", env!("CARGO_PKG_NAME"), "--test", name, "--no-run", "--message-format=json"]);
+    let built = command.output().expect("cargo runs");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let messages = String::from_utf8_lossy(&built.stdout);
+    let program = messages.lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == name)
+            .then(|| message["executable"].as_str().map(PathBuf::from))
+            .flatten()
+    });
+    program.expect("cargo says where it lies")
+}
+
+/// A command of cargo's, for the profile and the directory of the test itself.
+fn cargo(word: &str) -> Command {
     let directory = profile_directory();
     let profile = match directory.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
         Some(profile) => profile,
     };
-    let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--quiet", "--package", package, "--bin", package, "--profile", profile])
-        .arg("--target-dir")
-        .arg(target_directory())
-        .status()
-        .expect("cargo runs");
-    assert!(status.success(), "{package} doesn't build");
-    directory.join(package)
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args([word, "--quiet", "--profile", profile]);
+    command.arg("--target-dir").arg(target_directory());
+    command
 }
 
 /// How many listeners the flags ask for; without any there is the default one.

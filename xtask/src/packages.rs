@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
-const NEEDED: [(&str, &[&str]); 17] = [
+const NEEDED: [(&str, &[&str]); 18] = [
     ("interop", &["bubblewrap", "curl", "iproute2", "nghttp2-client", "nginx-light", "openssl"]),
     ("ebpf", &["libcap2-bin", "nftables"]),
     ("fault_injection", &["openssl"]),
@@ -23,6 +23,7 @@ const NEEDED: [(&str, &[&str]); 17] = [
     ("sources", &["jq", "shellcheck"]),
     ("starvation", &["iproute2"]),
     ("top", &["tmux"]),
+    ("debian_kernel", &["busybox-static", "kmod", "qemu-system-x86"]),
     ("admin_pages", &["chromium", "chromium-driver"]),
     (
         "desktop",

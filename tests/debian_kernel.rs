@@ -1,0 +1,36 @@
+//! The proxy on Debian's own kernel, the oldest that is promised, in a virtual machine: a desktop's channels, their ends, byte for
+//! byte. Other tests are run there as they are.
+//! Debian packages: busybox-static kmod qemu-system-x86
+#![allow(clippy::unwrap_used)]
+
+use harness::proxy::{self, test_program};
+use harness::virtual_machine::VirtualMachine;
+
+/// Tests of `interop`: few, as the machine is slow, and together most of what a session does.
+const TESTS: [&str; 7] = [
+    "sockets::frames_right_behind_the_101_arrive",
+    "sockets::frames_right_behind_the_upgrade_arrive",
+    "sockets::pings_are_answered_by_the_agent",
+    "sockets::the_eight_sockets_of_a_desktop_run_at_the_same_time",
+    "sockets::a_message_of_50_mib_passes_whole",
+    "sockets::when_the_agent_ends_first_the_client_may_go_on_to_its_own_end",
+    "sockets::when_the_client_ends_first_the_agent_may_go_on_to_its_own_end",
+];
+
+#[test]
+fn a_desktops_channels_are_the_same_on_debians_kernel() {
+    let machine = VirtualMachine::with_debian_kernel();
+    // It is built here: nothing can be there.
+    proxy::binary();
+    let program = test_program("interop");
+    let tests = TESTS.map(|name| format!(" {name}")).concat();
+    let script = format!(
+        "export CARGO=true PATH=/usr/sbin:/usr/bin HOME=/tmp\nuname -r\n{} --exact --test-threads=1 --color=never{tests}\n",
+        program.display()
+    );
+    let (code, said) = machine.run(&script);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("-amd64\n"), "Debian's kernel: {said}");
+    let result = format!("test result: ok. {} passed; 0 failed", TESTS.len());
+    assert!(said.contains(&result), "{said}");
+}
