@@ -117,21 +117,29 @@ impl AgentsReport {
         Self { agent: agents }
     }
 
-    /// Adds what a process that drains still has of them.
-    pub(super) fn add_sessions(&mut self, former: &Self) {
-        for other in former.agent.iter().filter(|other| other.sessions > 0) {
-            match self.agent.iter_mut().find(|agent| agent.address == other.address) {
-                Some(agent) => {
-                    // Of the process that has more of them: no middle is known of both.
-                    if other.sessions > agent.sessions {
-                        agent.lag = other.lag;
-                    }
-                    agent.sessions += other.sessions;
-                    agent.desktops += other.desktops;
-                }
-                None => self.agent.push(other.clone()),
+    /// Of all processes: the agents of the one that serves and those that others still have sessions with, and the sessions of
+    /// all. A desktop may have some in each.
+    pub(super) fn merged(reports: Vec<Self>, sessions: &[SessionReport]) -> Self {
+        let mut reports = reports.into_iter();
+        let mut merged = reports.next().unwrap_or_default();
+        for other in reports.flat_map(|former| former.agent).filter(|other| other.sessions > 0) {
+            if !merged.agent.iter().any(|agent| agent.address == other.address) {
+                merged.agent.push(other);
             }
         }
+        let mut of_agents: HashMap<SocketAddr, Vec<&SessionReport>> = HashMap::new();
+        for session in sessions {
+            of_agents.entry(session.agent).or_default().push(session);
+        }
+        for agent in &mut merged.agent {
+            let sessions = of_agents.remove(&agent.address).unwrap_or_default();
+            let lags: Vec<_> = sessions.iter().map(|session| session.sample.lag).collect();
+            let desktops: HashSet<_> = sessions.iter().map(|it| (it.client, &it.user)).collect();
+            agent.sessions = sessions.len() as u64;
+            agent.desktops = desktops.len() as u64;
+            agent.lag = Lag::median(&lags);
+        }
+        merged
     }
 
     /// For people.
@@ -469,12 +477,33 @@ mod tests {
             desktops: sessions,
             ..AgentReport::unnamed(address.parse().expect("an address"))
         };
-        let mut all = AgentsReport { agent: vec![agent("10.0.0.1:1", 1), agent("10.0.0.2:1", 0)] };
+        let session = |agent: &str, user: &str, us: u64| {
+            let lag = format!(r#"{{"client_network_us":{us}}}"#);
+            let text = format!(
+                r#"{{"id":"1","agent":"{agent}","client":"192.0.2.7","user":"{user}","seconds":1,"lag":{lag}}}"#
+            );
+            serde_json::from_str::<SessionReport>(&text).expect("a session")
+        };
+        let serving = AgentsReport { agent: vec![agent("10.0.0.1:1", 1), agent("10.0.0.2:1", 0)] };
         let former = [agent("10.0.0.1:1", 2), agent("10.0.0.3:1", 1), agent("10.0.0.4:1", 0)];
-        all.add_sessions(&AgentsReport { agent: former.to_vec() });
-        let counts: Vec<_> =
-            all.agent.iter().map(|agent| (agent.address.to_string(), agent.sessions)).collect();
-        let wanted = [("10.0.0.1:1", 3), ("10.0.0.2:1", 0), ("10.0.0.3:1", 1)];
-        assert_eq!(counts, wanted.map(|(address, count)| (address.to_owned(), count)));
+        let former = AgentsReport { agent: former.to_vec() };
+        let sessions = [
+            ("10.0.0.1:1", "ann", 1),
+            ("10.0.0.1:1", "ann", 5),
+            ("10.0.0.1:1", "bob", 9),
+            ("10.0.0.3:1", "", 7),
+        ];
+        let sessions = sessions.map(|(agent, user, us)| session(agent, user, us));
+        let merged = AgentsReport::merged(vec![serving, former], &sessions);
+        let counts: Vec<_> = merged
+            .agent
+            .iter()
+            .map(|it| (it.address.to_string(), it.sessions, it.desktops, it.lag.client_network_us))
+            .collect();
+        // Ann's sessions in both processes are one desktop.
+        let wanted =
+            [("10.0.0.1:1", 3, 2, Some(5)), ("10.0.0.2:1", 0, 0, None), ("10.0.0.3:1", 1, 1, Some(7))];
+        let wanted = wanted.map(|(address, count, desktops, us)| (address.to_owned(), count, desktops, us));
+        assert_eq!(counts, wanted);
     }
 }

@@ -44,12 +44,12 @@ pub(super) fn reports<T: DeserializeOwned>(
 
 /// The agents, with what processes that drain have of them.
 pub(super) fn agents(control: &Path, complain: &mut dyn FnMut(&str)) -> Result<AgentsReport, Failure> {
-    let mut reports = reports::<AgentsReport>(control, ControlCommand::Agents, "", complain)?.into_iter();
-    let mut agents = reports.next().unwrap_or_default();
-    for former in reports {
-        agents.add_sessions(&former);
+    let mut agents: Vec<AgentsReport> = reports(control, ControlCommand::Agents, "", complain)?;
+    if agents.len() == 1 {
+        return Ok(agents.remove(0));
     }
-    Ok(agents)
+    let sessions = sessions(control, &SessionFilter::default(), complain)?;
+    Ok(AgentsReport::merged(agents, &sessions))
 }
 
 /// The open sessions that a filter names.

@@ -108,14 +108,13 @@ impl Sampler {
 
     async fn read(&self) -> Overview {
         let (processes, former) = self.answering().await;
-        let mut agents: Vec<AgentsReport> = self.ask(&former, ControlCommand::Agents, "").await;
-        let mut reports = agents.drain(..);
-        let mut agents = reports.next().unwrap_or_default();
-        reports.for_each(|former| agents.add_sessions(&former));
+        let agents: Vec<AgentsReport> = self.ask(&former, ControlCommand::Agents, "").await;
         let sessions: Vec<Vec<SessionReport>> = self.ask(&former, ControlCommand::Sessions, "").await;
+        let sessions = sessions.concat();
+        let agents = AgentsReport::merged(agents, &sessions).agent;
         let cpu_percent = HashMap::new();
         let at_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        Overview { at_s, processes, agents: agents.agent, sessions: sessions.concat(), cpu_percent }
+        Overview { at_s, processes, agents, sessions, cpu_percent }
     }
 
     /// The last five minutes of a session.
