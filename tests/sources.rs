@@ -63,7 +63,7 @@ impl Listed {
 
     async fn ask(&self, path: &str) -> (u16, String) {
         let mut client = RawClient::plain(self.proxy.address()).await;
-        client.say(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
+        client.say(format!("GET {path} HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n")).await;
         let answer = client.answer().await.unwrap();
         (answer.status, answer.text())
     }
@@ -133,7 +133,7 @@ async fn a_program_lists_agents_and_is_run_again_and_again() {
     assert!(!log.contains('\u{1b}'), "{log}");
     let admin = log.split("admin page at http://").nth(1).unwrap().split('/').next().unwrap();
     let mut client = RawClient::plain(admin.parse().unwrap()).await;
-    client.say("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    client.say("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
     let metrics = client.answer().await.unwrap().text();
     assert!(metrics.contains("source=\"--agents-command\"} 0\n") && metrics.contains("} 2\n"), "{metrics}");
     replace(&program, "#!/bin/sh\necho no such region >&2\nexit 3\n");
