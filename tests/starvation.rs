@@ -338,7 +338,7 @@ starves_nobody!(an_admin_page_that_is_asked_for_without_end, async {
     let front = ProxyUnderTest::start(agent.address, &[&FLAGS[..], &[&flag]].concat()).await;
     let mut attack = JoinSet::new();
     for _ in 0..32 {
-        let more = floods(admin, b"GET /metrics HTTP/1.1\r\nHost: p\r\n\r\n".to_vec(), &[]);
+        let more = floods(admin, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(), &[]);
         attack.spawn(async move { drop(more.join_all().await) });
     }
     neighbours_go_on(front, attack).await;
