@@ -1,10 +1,10 @@
-//! The proxy on Debian's own kernel, the oldest that is promised, in a virtual machine: a desktop's channels, their ends, byte for
+//! The proxy on Debian's own kernels, the oldest that is promised and the newest, in a virtual machine: a desktop's channels, their ends, byte for
 //! byte. Other tests are run there as they are.
-//! Debian packages: busybox-static kmod qemu-system-x86
+//! Debian packages: busybox-static debian-archive-keyring kmod qemu-system-x86 xz-utils
 #![allow(clippy::unwrap_used)]
 
 use harness::proxy::{self, test_program};
-use harness::virtual_machine::VirtualMachine;
+use harness::virtual_machine::{Kernel, VirtualMachine};
 
 /// Tests of `interop`: few, as the machine is slow, and together most of what a session does.
 const TESTS: [&str; 7] = [
@@ -18,8 +18,18 @@ const TESTS: [&str; 7] = [
 ];
 
 #[test]
-fn a_desktops_channels_are_the_same_on_debians_kernel() {
-    let machine = VirtualMachine::with_debian_kernel();
+fn a_desktops_channels_are_the_same_on_the_kernel_of_debian() {
+    runs_on(Kernel::OfRelease);
+}
+
+#[test]
+fn a_desktops_channels_are_the_same_on_the_newest_kernel_of_debian() {
+    runs_on(Kernel::Backported);
+}
+
+#[track_caller]
+fn runs_on(kernel: Kernel) {
+    let machine = VirtualMachine::new(kernel);
     // It is built here: nothing can be there.
     proxy::binary();
     let program = test_program("interop");

@@ -1,6 +1,6 @@
 //! A virtual machine with Debian's own kernel, for what depends on the kernel: the files of this machine, read only, and a network
 //! of its own. It is emulated, so that it needs no right to anything, and is some ten times slower.
-//! Debian packages: busybox-static kmod qemu-system-x86
+//! Debian packages: busybox-static debian-archive-keyring kmod qemu-system-x86 xz-utils
 // A panic in here is a failed test, which is what it is for.
 #![allow(clippy::missing_panics_doc)]
 
@@ -14,8 +14,24 @@ use std::time::Duration;
 use crate::process::Process;
 use crate::proxy::target_directory;
 
-/// What the kernel of Debian has as modules, and is needed: files of this machine, TLS, what `ss` asks.
-const MODULES: [&str; 7] = ["virtio_pci", "9pnet_virtio", "9p", "tls", "tcp_bbr", "tcp_diag", "inet_diag"];
+/// What Debian's kernels have as modules, and is needed: files of this machine, TLS and its ciphers, what `ss` asks. Some are built in,
+/// or have another name, in one of the kernels.
+const MODULES: [&str; 14] = [
+    "virtio_pci",
+    "9pnet_virtio",
+    "9p",
+    "ctr",
+    "ghash-generic",
+    "gcm",
+    "aesni-intel",
+    "chacha_generic",
+    "poly1305_generic",
+    "chacha20poly1305",
+    "tls",
+    "tcp_bbr",
+    "tcp_diag",
+    "inet_diag",
+];
 /// Its first program. The file system is one in memory, with this machine's programs, settings and the repository in it.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -41,6 +57,15 @@ poweroff -f
 const TIME_MAX: Duration = Duration::from_mins(15);
 const MEMORY_MIB: u32 = 3072;
 
+/// One of Debian's kernels.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kernel {
+    /// That of this machine's release.
+    OfRelease,
+    /// The newest that was backported to the release after it.
+    Backported,
+}
+
 /// A kernel to be booted.
 #[derive(Debug)]
 pub struct VirtualMachine {
@@ -50,33 +75,31 @@ pub struct VirtualMachine {
 }
 
 impl VirtualMachine {
-    /// With the kernel of this machine's Debian release, which is fetched once.
-    pub fn with_debian_kernel() -> Self {
-        let release = kernel_release().or_else(|| {
-            // A fresh machine knows of no packages.
-            output(Command::new("apt-get").arg("update"));
-            kernel_release()
-        });
-        let release = release.expect("the kernel of the release");
-        let folder = target_directory().join("kernels").join(&release);
+    /// With that kernel, which is fetched once.
+    pub fn new(kernel: Kernel) -> Self {
+        let folder = target_directory().join("kernels").join(format!("{kernel:?}"));
         let root = folder.join("root");
         if !root.is_dir() {
-            fs::create_dir_all(&folder).expect("room");
-            output(
-                Command::new("apt-get")
-                    .current_dir(&folder)
-                    .args(["download", &format!("linux-image-{release}")]),
-            );
-            let archive = fs::read_dir(&folder).expect("a folder").flatten().map(|entry| entry.path());
-            let archive = archive.filter(|path| path.extension().is_some_and(|it| it == "deb")).max();
-            // Where it is interrupted, it is done again.
+            // What was interrupted is done again.
+            let _ = fs::remove_dir_all(&folder);
             let fresh = folder.join("fresh");
-            output(Command::new("dpkg-deb").arg("-x").arg(archive.expect("a package")).arg(&fresh));
-            output(Command::new("depmod").arg("-b").arg(&fresh).arg(&release));
+            fs::create_dir_all(&fresh).expect("room");
+            for archive in fetch(kernel, &folder) {
+                output(Command::new("dpkg-deb").arg("-x").arg(archive).arg(&fresh));
+            }
+            // Where they are depends on the release.
+            let modules = fresh.join("usr/lib/modules");
+            if modules.is_dir() {
+                fs::create_dir_all(fresh.join("lib")).expect("room");
+                fs::rename(modules, fresh.join("lib/modules")).expect("room");
+            }
+            output(Command::new("depmod").arg("-b").arg(&fresh).arg(release(&fresh)));
             fs::rename(fresh, &root).expect("room");
         }
-        let image = root.join("boot").join(format!("vmlinuz-{release}"));
-        let modules = root.join("lib/modules").join(release);
+        let release = release(&root);
+        let modules = root.join("lib/modules").join(&release);
+        let images = [root.join("boot").join(format!("vmlinuz-{release}")), modules.join("vmlinuz")];
+        let image = images.into_iter().find(|image| image.is_file()).expect("a kernel");
         Self { folder, image, modules }
     }
 
@@ -127,14 +150,19 @@ impl VirtualMachine {
         for module in MODULES {
             let line = needed.lines().find_map(|line| {
                 let (file, needs) = line.split_once(':')?;
-                file.ends_with(&format!("/{module}.ko")).then_some((file, needs))
+                let name = file.rsplit('/').next()?.split(".ko").next()?;
+                (name == module).then_some((file, needs))
             });
-            let (file, needs) = line.unwrap_or_else(|| panic!("the kernel has no module {module}"));
+            let Some((file, needs)) = line else { continue };
             // The list has what is needed first at its end.
             for file in needs.split_whitespace().rev().chain([file]) {
-                let name = file.rsplit('/').next().unwrap_or(file).to_owned();
+                let unpacked = file.strip_suffix(".xz");
+                let name = unpacked.unwrap_or(file).rsplit('/').next().unwrap_or(file).to_owned();
                 if !order.contains(&name) {
-                    fs::copy(self.modules.join(file), to.join(&name)).expect("room");
+                    let (from, to) = (self.modules.join(file), to.join(&name));
+                    let program = if unpacked.is_some() { "xz -dc" } else { "cat" };
+                    let copy = format!("{program} \"$0\" >\"$1\"");
+                    output(Command::new("sh").args(["-c", &copy]).arg(from).arg(to));
                     order.push(name);
                 }
             }
@@ -146,12 +174,65 @@ impl VirtualMachine {
     }
 }
 
-/// The kernel that the release's package of kernels depends on.
-fn kernel_release() -> Option<String> {
-    let listed = Command::new("apt-cache").args(["depends", "linux-image-amd64"]).output().expect("apt");
-    let listed = String::from_utf8_lossy(&listed.stdout);
-    let package = listed.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
-    package.map(str::to_owned)
+/// The release of the one kernel whose modules lie there.
+fn release(root: &Path) -> String {
+    let found = fs::read_dir(root.join("lib/modules")).expect("modules").flatten().next().expect("a kernel");
+    found.file_name().into_string().expect("a name")
+}
+
+/// Fetches the packages of a kernel.
+fn fetch(kernel: Kernel, folder: &Path) -> Vec<PathBuf> {
+    let config = (kernel == Kernel::Backported).then(|| backports(folder));
+    let apt = |program: &str| {
+        let mut command = Command::new(program);
+        command.current_dir(folder).envs(config.iter().map(|config| ("APT_CONFIG", config)));
+        command
+    };
+    let depends = |package: &str| -> Vec<String> {
+        let listed = apt("apt-cache").args(["depends", package]).output().expect("apt");
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let names = listed.lines().filter_map(|line| line.trim().strip_prefix("Depends: linux-"));
+        names.map(|name| format!("linux-{name}")).collect()
+    };
+    let mut images = depends("linux-image-amd64");
+    if images.is_empty() {
+        // A fresh machine knows of no packages.
+        output(apt("apt-get").arg("update"));
+        images = depends("linux-image-amd64");
+    }
+    let image =
+        images.into_iter().find(|name| name.starts_with("linux-image-")).expect("a kernel of the release");
+    // Later ones are in several packages.
+    let parts = depends(&image)
+        .into_iter()
+        .filter(|it| it.starts_with("linux-binary-") || it.starts_with("linux-modules-"));
+    for package in parts.chain([image.clone()]) {
+        output(apt("apt-get").args(["download", &package]));
+    }
+    let files = fs::read_dir(folder).expect("a folder").flatten().map(|entry| entry.path());
+    files.filter(|path| path.extension().is_some_and(|it| it == "deb")).collect()
+}
+
+/// A state of apt's own for backports of the next release, from where this machine has its packages; its configuration.
+fn backports(folder: &Path) -> PathBuf {
+    let targets =
+        output(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)", "Component: main"]));
+    let archive =
+        targets.lines().find(|uri| !uri.contains("security")).expect("an archive of Debian").to_owned();
+    for part in ["lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(folder.join("apt").join(part)).expect("room");
+    }
+    let apt = folder.join("apt");
+    let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    let source = format!("deb [signed-by={keys}] {archive} trixie-backports main\n");
+    fs::write(apt.join("sources.list"), source).expect("room");
+    let config = format!(
+        "Dir::State::lists \"{0}/lists\";\nDir::Cache \"{0}/cache\";\nDir::Etc::sourcelist \"{0}/sources.list\";\n\
+         Dir::Etc::sourceparts \"-\";\nDir::State::status \"/dev/null\";\n",
+        apt.display()
+    );
+    fs::write(apt.join("apt.conf"), config).expect("room");
+    apt.join("apt.conf")
 }
 
 #[track_caller]

@@ -23,7 +23,7 @@ const NEEDED: [(&str, &[&str]); 18] = [
     ("sources", &["jq", "shellcheck"]),
     ("starvation", &["iproute2"]),
     ("top", &["tmux"]),
-    ("debian_kernel", &["busybox-static", "kmod", "qemu-system-x86"]),
+    ("debian_kernel", &["busybox-static", "debian-archive-keyring", "kmod", "qemu-system-x86", "xz-utils"]),
     ("admin_pages", &["chromium", "chromium-driver"]),
     (
         "desktop",
