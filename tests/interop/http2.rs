@@ -44,6 +44,26 @@ async fn a_browser_is_answered_in_the_version_it_offers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_version_of_tls_is_logged_in_each_version_of_http() {
+    let (_agent, front) = started(&["--access-log-format=json"]).await;
+    let secure = url(&front, "/health");
+    let plain = format!("http://{}/health", front.plain());
+    for (number, (flag, url, tls)) in [
+        ("--http1.1", &secure, Some("\"tls\":\"1.3\"")),
+        ("--http2", &secure, Some("\"tls\":\"1.3\"")),
+        ("--http2-prior-knowledge", &plain, None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        run("curl", &["-sSk", "--max-time", "60", "-o", "/dev/null", flag, &format!("{url}?{number}")]);
+        let line = front.access_line(&format!("/health?{number} "));
+        assert_eq!(line.contains("\"tls\":"), tls.is_some(), "{line}");
+        assert!(tls.is_none_or(|tls| line.contains(tls)), "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bodies_arrive_whole_both_ways() {
     let (_agent, front) = started(&[]).await;
     let curl = Curl::new();

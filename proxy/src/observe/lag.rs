@@ -1,7 +1,11 @@
 //! Where a desktop's time goes: the client's network, the proxy, the agent's network, and the agent. Each is what it adds to
 //! the way from a user's input to what comes of it, so that the four together are what the user feels. Pure.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+
+use crate::observe::units::{bytes, short};
 
 /// A place that takes so long or longer is shown in a colour, in microseconds: what a user begins to feel.
 pub(crate) const SLOW_US: u64 = 50_000;
@@ -20,6 +24,21 @@ pub struct TcpSample {
     pub retransmitted_segments: u32,
     /// Bytes that the kernel has not sent yet.
     pub unsent: u32,
+}
+
+/// As people read it.
+impl fmt::Display for TcpSample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "RTT {} ± {}, takes {}/s, {} segments sent again, {} unsent",
+            short(self.rtt_us.into()),
+            short(self.rtt_variation_us.into()),
+            bytes(self.delivery_rate),
+            self.retransmitted_segments,
+            bytes(self.unsent.into()),
+        )
+    }
 }
 
 /// The four places, in microseconds; nothing where it can't be seen.

@@ -330,8 +330,6 @@ pub struct WorkerStatus {
     pub connections: u64,
     /// Sessions that are open.
     pub sessions: u64,
-    /// Connections that it has accepted.
-    pub accepted: u64,
     /// Bytes on clients' sockets.
     pub clients: SocketBytes,
     /// How late it is woken, in microseconds, in the mean of the last seconds.
@@ -379,17 +377,9 @@ impl StatsSnapshot {
     pub fn workers(&self, connections: &[usize]) -> Vec<WorkerStatus> {
         let status = |(place, connections): (&Mutex<Published>, &usize)| {
             let published = lock(place);
-            let Stats { clients, accepted, wake_up_us, cpu_us, alive_us, .. } = published.clients;
+            let Stats { clients, wake_up_us, cpu_us, alive_us, .. } = published.clients;
             let sessions = published.agents.values().map(|agent| agent.sessions).sum();
-            WorkerStatus {
-                connections: *connections as u64,
-                sessions,
-                accepted,
-                clients,
-                wake_up_us,
-                cpu_us,
-                alive_us,
-            }
+            WorkerStatus { connections: *connections as u64, sessions, clients, wake_up_us, cpu_us, alive_us }
         };
         self.0.iter().zip(connections).map(status).collect()
     }

@@ -8,7 +8,7 @@ use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table, TableState
 
 use super::view::{Page, View};
 use crate::control::fleet::{AgentReport, SessionReport};
-use crate::observe::lag::{Lag, SLOW_US};
+use crate::observe::lag::{Lag, SLOW_US, TcpSample};
 use crate::observe::session_stats::HistoryPoint;
 use crate::observe::units::{bytes, short, time};
 
@@ -127,17 +127,7 @@ fn draw_session(frame: &mut Frame<'_>, view: &View, area: Rect) {
     let inner = block.inner(area);
     frame.render_widget(block, area);
     let [facts, charts] = Layout::vertical([Constraint::Length(8), Constraint::Min(4)]).areas(inner);
-    let tcp = |tcp: Option<crate::observe::lag::TcpSample>| match tcp {
-        None => "not known".to_owned(),
-        Some(tcp) => format!(
-            "RTT {} (+-{}), {}/s, {} segments sent again, {} unsent",
-            short(tcp.rtt_us.into()),
-            short(tcp.rtt_variation_us.into()),
-            bytes(tcp.delivery_rate),
-            tcp.retransmitted_segments,
-            bytes(tcp.unsent.into()),
-        ),
-    };
+    let tcp = |tcp: Option<TcpSample>| tcp.map_or_else(|| "not known".to_owned(), |tcp| tcp.to_string());
     let names = ["client net", "proxy", "agent net", "agent"];
     let places = names.iter().zip(sample.lag.places());
     let places = places.map(|(name, (_, us))| format!("{name} {}", us.map_or_else(|| "?".to_owned(), short)));

@@ -58,17 +58,7 @@ fn lag(session: &SessionReport) -> Markup {
 }
 
 fn tcp(sample: Option<TcpSample>) -> String {
-    let Some(tcp) = sample else {
-        return "not known: it has moved nothing yet".to_owned();
-    };
-    format!(
-        "RTT {} ± {}, takes {}/s, {} segments sent again, {} not sent yet",
-        short(tcp.rtt_us.into()),
-        short(tcp.rtt_variation_us.into()),
-        bytes(tcp.delivery_rate),
-        tcp.retransmitted_segments,
-        bytes(tcp.unsent.into()),
-    )
+    sample.map_or_else(|| "not known: it has moved nothing yet".to_owned(), |tcp| tcp.to_string())
 }
 
 #[cfg(test)]
