@@ -41,12 +41,20 @@ pub(crate) fn thread_cpu_time() -> Duration {
 pub(crate) struct UsageReader {
     stat: File,
     descriptors: File,
+    /// Units of processor time in a second, and bytes of a page. Before Linux 6.4 they are read from a file too.
+    ticks: f64,
+    page_bytes: u64,
 }
 
 impl UsageReader {
     /// Opens them.
     pub(crate) fn open() -> io::Result<Self> {
-        Ok(Self { stat: File::open("/proc/self/stat")?, descriptors: File::open("/proc/self/fd")? })
+        Ok(Self {
+            stat: File::open("/proc/self/stat")?,
+            descriptors: File::open("/proc/self/fd")?,
+            ticks: whole(clock_ticks_per_second()),
+            page_bytes: page_size() as u64,
+        })
     }
 
     /// What is used now.
@@ -56,18 +64,17 @@ impl UsageReader {
         let text = String::from_utf8_lossy(&text[..length]);
         let stat =
             Stat::parse(&text).ok_or_else(|| io::Error::other("/proc/self/stat is of another form"))?;
-        let ticks = whole(clock_ticks_per_second());
         let since_boot = clock_gettime(ClockId::Boottime);
         let since_boot = whole(since_boot.tv_sec.unsigned_abs());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
         let entries = self.descriptors.metadata()?.size();
         Ok(ProcessUsage {
-            cpu_seconds: whole(stat.user_ticks + stat.system_ticks) / ticks,
-            resident_bytes: stat.resident_pages * page_size() as u64,
+            cpu_seconds: whole(stat.user_ticks + stat.system_ticks) / self.ticks,
+            resident_bytes: stat.resident_pages * self.page_bytes,
             virtual_bytes: stat.virtual_bytes,
             open_fds: (entries > 0).then_some(entries),
             max_fds: getrlimit(Resource::Nofile).current,
-            start_seconds: (now - since_boot + whole(stat.start_ticks) / ticks).round(),
+            start_seconds: (now - since_boot + whole(stat.start_ticks) / self.ticks).round(),
         })
     }
 }
