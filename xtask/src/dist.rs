@@ -18,7 +18,7 @@ const NAME: &str = "dcv-splice";
 /// A name that reaches nobody: whoever passes the package on puts theirs.
 const MAINTAINER: &str = "dcv-splice <dcv-splice@dcv-splice.invalid>";
 /// What is packaged as it stands: below `packaging/`, and where it goes.
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 13] = [
     ("copyright", "usr/share/doc/dcv-splice/copyright"),
     ("dcv-splice.service", "lib/systemd/system/dcv-splice.service"),
     ("dcv-splice.toml", "etc/dcv-splice/dcv-splice.toml"),
@@ -30,6 +30,7 @@ const FILES: [(&str, &str); 12] = [
     ("prometheus/alerts.yml", "usr/share/dcv-splice/prometheus/alerts.yml"),
     ("prometheus/prometheus.yml", "usr/share/dcv-splice/prometheus/prometheus.yml"),
     ("prometheus/rules.yml", "usr/share/dcv-splice/prometheus/rules.yml"),
+    ("modules-load.conf", "usr/share/doc/dcv-splice/examples/modules-load.conf"),
     ("sysctl.conf", "usr/share/doc/dcv-splice/examples/sysctl.conf"),
 ];
 /// Programs that are packaged as they stand.

@@ -48,7 +48,7 @@ const UNFINISHED: [&str; 3] = ["dbg", "todo", "unimplemented"];
 const AS_RECEIVED: [&str; 4] = ["LICENSE", "Cargo.lock", "/corpus/", "/fixtures/"];
 
 /// Where `unsafe` stands, and how often it was reviewed there.
-const UNSAFE: [(&str, usize); 2] = [("ebpf/src/main.rs", 12), ("proxy/src/runtime/io_uring.rs", 3)];
+const UNSAFE: [(&str, usize); 2] = [("ebpf/src/main.rs", 12), ("proxy/src/runtime/io_uring.rs", 7)];
 
 const RULES: [fn(&Source) -> Vec<Problem>; 11] = [
     file_length,

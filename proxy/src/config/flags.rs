@@ -9,10 +9,14 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::builder::{ArgPredicate, NonEmptyStringValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use super::choices::{
+    AccessLogFormat, AgentTls, ClientCert, EbpfMode, EndRevoked, Http2, Http2Websocket, IoBackend, LogFormat,
+    Probe, SessionTls, TlsMin,
+};
 use super::sources::{CommandWords, ResolverUrl, command_words, dns_name};
 use super::units::{MILLISECOND, SECOND, YEAR, size, time};
 use crate::access::route::AgentDomain;
@@ -215,17 +219,6 @@ pub struct TopFlags {
     pub control: ControlFlags,
 }
 
-/// How TLS to the agents is done.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum AgentTls {
-    /// TLS, with any certificate.
-    Insecure,
-    /// TLS, verified by --agent-ca (with --agent-name) or --agent-pin.
-    Verify,
-    /// Plain HTTP.
-    Off,
-}
-
 /// The flags, as typed.
 #[derive(Args, Clone, Debug)]
 pub struct Flags {
@@ -400,6 +393,9 @@ pub struct Flags {
     /// How sockets are waited for and logs written: auto uses epoll and threads if `io_uring` is not available
     #[arg(long, value_enum, default_value_t, help_heading = PROCESS)]
     pub io_backend: IoBackend,
+    /// Who seals and opens the TLS records of sessions: this program, the kernel, or the kernel if it is fast at it
+    #[arg(long, value_enum, default_value_t, help_heading = PROCESS)]
+    pub session_tls: SessionTls,
 
     /// The limits.
     #[command(flatten)]
@@ -519,116 +515,6 @@ pub struct LimitFlags {
     /// Time that sessions may go on in the old process after an upgrade [range: 0s to 1year]
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time(Duration::ZERO..=YEAR))]
     pub upgrade_drain_timeout: Duration,
-}
-
-/// Whether clients may speak HTTP/2.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub enum Http2 {
-    /// Those that offer it in TLS, or begin with it on a plain connection.
-    #[default]
-    On,
-    /// HTTP/1.1 for all.
-    Off,
-}
-
-/// Whether a client may open a WebSocket over HTTP/2.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub enum Http2Websocket {
-    /// Those that know how (RFC 8441).
-    On,
-    /// Browsers open them over HTTP/1.1, each on a connection of its own.
-    #[default]
-    Off,
-}
-
-/// Whether sessions end whose user was removed, or whose client may no longer come.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub enum EndRevoked {
-    /// As soon as the change is applied.
-    On,
-    /// They go on; what was changed holds for new connections.
-    #[default]
-    Off,
-}
-
-/// Whether agents are probed.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub enum Probe {
-    /// They are not.
-    #[default]
-    Off,
-    /// By a TCP connection.
-    Tcp,
-    /// By a TLS handshake, whatever the certificate.
-    Tls,
-    /// By a request, which any answer will do for.
-    Http,
-}
-
-/// The lowest version of TLS for clients.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub enum TlsMin {
-    /// TLS 1.2, with forward secrecy and AEAD only.
-    #[default]
-    #[value(name = "1.2")]
-    Tls12,
-    /// TLS 1.3.
-    #[value(name = "1.3")]
-    Tls13,
-}
-
-/// Whether clients need a certificate of their own.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub enum ClientCert {
-    /// A client needs a verified certificate.
-    #[default]
-    Required,
-    /// A client may have one, which must be verified.
-    Optional,
-}
-
-/// How a worker waits for sockets.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub enum IoBackend {
-    /// `io_uring`, or epoll if it is not available.
-    #[default]
-    Auto,
-    /// `io_uring` (Linux 6.1 and later).
-    IoUring,
-    /// epoll(7).
-    Epoll,
-}
-
-/// The form of log lines.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub enum LogFormat {
-    /// Time, level, event, fields.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
-/// The form of the access log's lines.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub enum AccessLogFormat {
-    /// The combined format of web servers, and fields behind it.
-    #[default]
-    Combined,
-    /// One JSON object per line.
-    Json,
-}
-
-/// Whether the kernel counts connections too.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-pub enum EbpfMode {
-    /// If the kernel and the permissions allow it.
-    #[default]
-    Auto,
-    /// Never.
-    Off,
-    /// The program does not start without it.
-    Require,
 }
 
 /// Where the metrics are served.

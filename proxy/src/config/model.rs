@@ -10,10 +10,11 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use tracing_subscriber::filter::Targets;
 
-use super::flags::{
-    AccessLogFormat, AdminAt, AgentTls, ClientCert, EbpfMode, EndRevoked, Flags, Http2, Http2Websocket,
-    IoBackend, LimitFlags, LogFormat, Probe, TlsMin,
+use super::choices::{
+    AccessLogFormat, AgentTls, ClientCert, EbpfMode, EndRevoked, Http2, Http2Websocket, IoBackend, LogFormat,
+    Probe, SessionTls, TlsMin,
 };
+use super::flags::{AdminAt, Flags, LimitFlags};
 use super::sources::{CommandWords, ResolverUrl};
 use crate::access::admission::{ClientLimits, ClientNetworks};
 use crate::access::passwords::PasswordRules;
@@ -142,6 +143,8 @@ pub struct Config {
     pub access_log_format: AccessLogFormat,
     /// How workers wait for sockets.
     pub io_backend: IoBackend,
+    /// Who does the TLS records of sessions.
+    pub session_tls: SessionTls,
     /// Limits of a client connection before a session.
     pub limits: ConnectionLimits,
     /// Limits of an exchange.
@@ -179,11 +182,12 @@ impl Config {
 type Differs = fn(&Config, &Config) -> bool;
 
 /// The settings that only an upgrade or a restart changes.
-const FIXED: [(&str, Differs); 11] = [
+const FIXED: [(&str, Differs); 12] = [
     ("listen", |one, other| one.listen != other.listen),
     ("listen-plain", |one, other| one.listen_plain != other.listen_plain),
     ("workers", |one, other| one.workers != other.workers),
     ("io-backend", |one, other| one.io_backend != other.io_backend),
+    ("session-tls", |one, other| one.session_tls != other.session_tls),
     ("agent-port", |one, other| one.policy.agent_port != other.policy.agent_port),
     ("agent-ports", |one, other| one.agent_ports != other.agent_ports),
     ("control", |one, other| one.control != other.control),
@@ -347,6 +351,7 @@ impl Flags {
             log: self.log,
             log_format: self.log_format,
             io_backend: self.io_backend,
+            session_tls: self.session_tls,
             limits: self.limits.connection(),
             exchange: self.limits.exchange(),
             relay: self.limits.relay(),

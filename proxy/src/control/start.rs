@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
-use crate::config::{EbpfMode, Settings};
+use crate::config::{EbpfMode, SessionTls, Settings};
 use crate::control::admin::Sources;
 use crate::control::agent_states::AgentStates;
 use crate::control::exit::{Failure, failed, unusable};
@@ -29,6 +29,7 @@ use crate::os::process_usage::UsageReader;
 use crate::os::sandbox::confine;
 use crate::os::systemd;
 use crate::session::queue::UNREAD_MAX;
+use crate::transport::kernel_tls::{KernelTls, KernelTlsTrial};
 use crate::transport::own_addresses::OwnAddresses;
 use crate::worker::listeners::{self, Inherited, Listener, Listeners};
 
@@ -80,7 +81,9 @@ async fn start(settings: Settings, inherited: Inherited, logs: &LogWriters) -> R
     let predecessor = Predecessor::from_env()?;
     let helper = HelperClient::start(&settings)?;
     let files = first_files(&helper).await?;
-    let prepared = Prepared::new(&settings, &files).map_err(unusable)?;
+    let mut prepared = Prepared::new(&settings, &files).map_err(unusable)?;
+    let (kernel_tls, told_of_kernel_tls) = try_kernel_tls(prepared.config().session_tls)?;
+    prepared.kernel_tls = kernel_tls;
     // A socket stays in the cgroup that it was made in.
     let account = match prepared.config().ebpf {
         EbpfMode::Off => None,
@@ -116,14 +119,11 @@ async fn start(settings: Settings, inherited: Inherited, logs: &LogWriters) -> R
         Some(Err(reason)) => tracing::info!(reason, "eBPF statistics disabled"),
         None => {}
     }
-    warn(&prepared);
-    if let Some(max) = receive_max.filter(|max| *max < UNREAD_MAX) {
-        tracing::info!(
-            max,
-            "net.core.rmem_max bounds the receive window: with an agent some milliseconds away a session may be slower \
-             than the network; {UNREAD_MAX} is enough"
-        );
+    if let Some(told) = told_of_kernel_tls {
+        tracing::info!("kernel TLS: {told}");
     }
+    warn(&prepared);
+    tell_of_windows(receive_max);
     let accounts = Accounts { kernel: matches!(account, Some(Ok(_))), usage: readable(usage) };
     let former: Vec<_> = predecessor.iter().flat_map(|it| &it.processes).copied().collect();
     let former = reached_at.iter().flat_map(|path| former.iter().map(|it| socket::of_process(path, *it)));
@@ -143,6 +143,40 @@ async fn start(settings: Settings, inherited: Inherited, logs: &LogWriters) -> R
     supervisor.open().await;
     systemd::ready("serving");
     Ok(Started { supervisor, requests, control_server })
+}
+
+/// What the kernel may do of sessions' TLS, and what there is to tell of it.
+fn try_kernel_tls(wanted: SessionTls) -> Result<(KernelTls, Option<String>), Failure> {
+    let why = match wanted {
+        SessionTls::User => return Ok((KernelTls::NONE, None)),
+        SessionTls::Kernel | SessionTls::Auto => match KernelTlsTrial::run() {
+            Ok(trial) => {
+                let uses = trial.use_of(wanted == SessionTls::Auto);
+                if uses != KernelTls::NONE {
+                    return Ok((uses, Some(trial.to_string())));
+                }
+                format!("it can't be used for any session ({trial})")
+            }
+            Err(error) => {
+                format!("this kernel does not do it ({error}; modprobe tls loads it where there is a module)")
+            }
+        },
+    };
+    match wanted {
+        SessionTls::Kernel => Err(unusable(format!("--session-tls kernel: kernel TLS: {why}"))),
+        _ => Ok((KernelTls::NONE, Some(format!("{why}: sessions are sealed and opened by this program")))),
+    }
+}
+
+/// Says where the host lets a session be slower than its network.
+fn tell_of_windows(receive_max: Option<usize>) {
+    if let Some(max) = receive_max.filter(|max| *max < UNREAD_MAX) {
+        tracing::info!(
+            max,
+            "net.core.rmem_max bounds the receive window: with an agent some milliseconds away a session may be slower \
+             than the network; {UNREAD_MAX} is enough"
+        );
+    }
 }
 
 /// Learns which agents there are, from the process that hands over and from the sources themselves.

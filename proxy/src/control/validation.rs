@@ -23,6 +23,7 @@ use crate::os::files::{Files, Location};
 use crate::os::log::{Log, Target};
 use crate::tls::{self, Acceptor, AsyncClient, CertificateExpiry, Connector};
 use crate::transport::congestion::try_without_capabilities;
+use crate::transport::kernel_tls::KernelTls;
 use crate::worker::context::{ProcessState, SharedState};
 use crate::worker::load_balancer::{LoadBalancer, WorkerInbox};
 
@@ -43,6 +44,8 @@ pub(super) struct Prepared {
     pub warnings: Vec<String>,
     /// Until when the certificates can be used that are shown to clients.
     pub expiries: Vec<CertificateExpiry>,
+    /// What the kernel may do of sessions' TLS.
+    pub kernel_tls: KernelTls,
 }
 
 impl Prepared {
@@ -122,6 +125,7 @@ impl Prepared {
                     lines,
                     warnings,
                     expiries,
+                    kernel_tls: KernelTls::NONE,
                 })
             }
             _ => Err(problems.join("\n")),
@@ -152,7 +156,10 @@ impl Prepared {
     ) -> io::Result<(SharedState, Vec<WorkerInbox>, Target)> {
         let config = self.resolved.config;
         let (balance, inboxes) = LoadBalancer::new(config.workers);
-        let process = ProcessState::new(balance, marks, session_resolver);
+        let process = ProcessState {
+            kernel_tls: self.kernel_tls,
+            ..ProcessState::new(balance, marks, session_resolver)
+        };
         let shared = SharedState {
             resolver_ca: self.resolver_ca.map(Arc::from),
             pool_cookies: self.pool_cookies.unwrap_or_else(|| process.pool_cookies.clone()),

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -163,6 +163,92 @@ pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     if got == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Prepares an established connection for keys of TLS (`TCP_ULP`, Linux 4.13; Documentation/networking/tls.rst). Without
+/// any it goes on as it was. Fails where the kernel has no TLS, or not yet and may not load it (`CAP_NET_ADMIN`).
+pub(crate) fn prepare_tls(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option_bytes(socket, libc::IPPROTO_TCP, libc::TCP_ULP, b"tls")
+}
+
+/// One of the two keys of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum TlsKey {
+    /// Seals what is sent.
+    Send = 1,
+    /// Opens what is received.
+    Receive = 2,
+}
+
+/// Has the kernel seal or open the records of a connection from here on. `info`: `struct tls12_crypto_info_*` of linux/tls.h.
+pub(crate) fn set_tls_key(socket: BorrowedFd<'_>, key: TlsKey, info: &[u8]) -> io::Result<()> {
+    set_option_bytes(socket, libc::SOL_TLS, key as libc::c_int, info)
+}
+
+/// The same as the kernel has it, with the count of records. `info` has as many bytes as it was set with.
+pub(crate) fn tls_key(socket: BorrowedFd<'_>, key: TlsKey, info: &mut [u8]) -> io::Result<()> {
+    let mut length = libc::socklen_t::try_from(info.len()).unwrap_or(0);
+    let place = info.as_mut_ptr().cast();
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the kernel writes at most `length` bytes to `info`,
+    // which is borrowed until the call has returned.
+    let got = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_TLS, key as libc::c_int, place, &raw mut length)
+    };
+    if got == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Control messages of the kernel's TLS (linux/tls.h).
+const SET_RECORD_TYPE: libc::c_int = 1;
+const GET_RECORD_TYPE: libc::c_int = 2;
+
+/// Room for a control message of one byte.
+#[repr(C)]
+struct RecordType {
+    header: libc::cmsghdr,
+    kind: u8,
+}
+
+/// Receives records that the kernel opens: the content of one that is no data, or of as many as there are of data. Gives the
+/// bytes and the type (RFC 8446 5.1); there is none at the end of the stream.
+pub(crate) fn receive_record(socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<(usize, Option<u8>), Errno> {
+    let mut part = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    let header = libc::cmsghdr { cmsg_len: 0, cmsg_level: 0, cmsg_type: 0 };
+    let mut told = RecordType { header, kind: 0 };
+    let mut message = message(&mut part, &mut told);
+    // SAFETY: the descriptor is open for as long as it is borrowed. The kernel writes at most `iov_len` bytes to `into` and
+    // `msg_controllen` bytes to `told`; both live until the call has returned.
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
+    let received = usize::try_from(received).map_err(|_| last_error())?;
+    let RecordType { header: libc::cmsghdr { cmsg_level, cmsg_type, .. }, kind } = told;
+    let is_told = (cmsg_level, cmsg_type) == (libc::SOL_TLS, GET_RECORD_TYPE);
+    Ok((received, is_told.then_some(kind)))
+}
+
+/// Has the kernel seal `content` as a record of that type.
+pub(crate) fn send_record(socket: BorrowedFd<'_>, kind: u8, content: &[u8]) -> Result<usize, Errno> {
+    // The kernel reads what a call for both directions takes as writable.
+    let mut part = libc::iovec { iov_base: content.as_ptr().cast_mut().cast(), iov_len: content.len() };
+    let cmsg_len = (mem::offset_of!(RecordType, kind) + 1) as _;
+    let header = libc::cmsghdr { cmsg_len, cmsg_level: libc::SOL_TLS, cmsg_type: SET_RECORD_TYPE };
+    let mut told = RecordType { header, kind };
+    let message = message(&mut part, &mut told);
+    // SAFETY: the descriptor is open for as long as it is borrowed. The kernel reads `iov_len` bytes of `content`, and the
+    // control message, both of which live until the call has returned, and writes to neither (sendmsg(2)).
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    usize::try_from(sent).map_err(|_| last_error())
+}
+
+/// A message of one part with room for one control message.
+fn message(part: &mut libc::iovec, told: &mut RecordType) -> libc::msghdr {
+    // SAFETY: every field of it is a number or a pointer, for which all bits may be 0.
+    let mut message = unsafe { MaybeUninit::<libc::msghdr>::zeroed().assume_init() };
+    (message.msg_iov, message.msg_iovlen) = (part, 1);
+    (message.msg_control, message.msg_controllen) = ((&raw mut *told).cast(), size_of::<RecordType>() as _);
+    message
+}
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
 /// Options that no library sets.
 fn set_option(
     socket: BorrowedFd<'_>,
@@ -170,10 +256,18 @@ fn set_option(
     name: libc::c_int,
     value: libc::c_int,
 ) -> io::Result<()> {
-    /// Bytes of a `c_int`.
-    const LENGTH: libc::socklen_t = 4;
-    // SAFETY: the descriptor is open for as long as it is borrowed, and the kernel reads `LENGTH` bytes of `value`, which
-    // lives until the call has returned.
-    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), LENGTH) };
+    set_option_bytes(socket, level, name, &value.to_ne_bytes())
+}
+
+fn set_option_bytes(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &[u8],
+) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the kernel reads `length` bytes of `value`, which is
+    // borrowed until the call has returned.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length) };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

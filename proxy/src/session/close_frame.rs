@@ -4,6 +4,10 @@
 const FRAMES_MAX: usize = 16;
 /// Bytes of a control frame's payload (RFC 6455 5.5).
 const CONTROL_BYTES_MAX: usize = 125;
+/// A close frame: its header, a mask and a payload.
+pub(crate) const CLOSE_FRAME_BYTES_MAX: usize = 2 + 4 + CONTROL_BYTES_MAX;
+/// Codes of a close frame (RFC 6455 7.4.2).
+const CODES: std::ops::Range<u16> = 1000..5000;
 /// FIN and the opcode of a close frame.
 const CLOSE: u8 = 0x88;
 
@@ -14,11 +18,27 @@ pub(crate) fn ends_with_close(bytes: &[u8]) -> bool {
     for _ in 0..FRAMES_MAX {
         let Some(length) = frame_length(rest) else { return false };
         if length >= rest.len() {
-            return length == rest.len() && rest[0] == CLOSE && length <= 2 + 4 + CONTROL_BYTES_MAX;
+            return length == rest.len() && rest[0] == CLOSE && length <= CLOSE_FRAME_BYTES_MAX;
         }
         rest = &rest[length..];
     }
     false
+}
+
+/// The same of bytes that begin anywhere: what looks like a close frame at their end is taken for one. Of a thousand other
+/// ends, some do.
+pub(crate) fn seems_to_end_with_close(bytes: &[u8]) -> bool {
+    let tail = &bytes[bytes.len().saturating_sub(CLOSE_FRAME_BYTES_MAX)..];
+    memchr::memrchr_iter(CLOSE, tail).any(|at| {
+        let frame = &tail[at..];
+        // A payload has a code of two bytes, or is none (RFC 6455 5.5.1).
+        let is_whole = frame_length(frame) == Some(frame.len());
+        let payload = frame.len().saturating_sub(2);
+        let code = frame.get(2..4).and_then(|code| code.first_chunk()).map(|code| u16::from_be_bytes(*code));
+        let is_masked = frame.get(1).is_some_and(|length| length & 0x80 != 0);
+        is_whole
+            && (payload == 0 || is_masked && payload != 5 || code.is_some_and(|code| CODES.contains(&code)))
+    })
 }
 
 /// The length of the frame that `bytes` begin with, its header and mask included (RFC 6455 5.2).
@@ -65,6 +85,33 @@ mod tests {
         ];
         for frames in others {
             assert!(!ends_with_close(&frames.concat()), "{frames:?}");
+        }
+    }
+
+    #[test]
+    fn a_close_frame_is_seen_behind_any_bytes() {
+        let frames: [&[u8]; 4] = [
+            b"\x88\x00",
+            b"\x88\x02\x03\xe8",
+            b"\x88\x82\x01\x02\x03\x04\x02\xea",
+            b"\x88\x80\x01\x02\x03\x04",
+        ];
+        for before in [&b""[..], b"the rest of a frame", &[0x88; 500], &[0; 2000]] {
+            for frame in frames {
+                assert!(seems_to_end_with_close(&[before, frame].concat()), "{frame:?}");
+            }
+        }
+        let others: [&[u8]; 7] = [
+            b"",
+            b"\x88",
+            b"\x88\x02\x00\x01",
+            b"\x88\x01x",
+            b"\x88\x81\x01\x02\x03\x04x",
+            b"\x88\x00data",
+            b"\x88\x7e\x00\x02hi",
+        ];
+        for other in others {
+            assert!(!seems_to_end_with_close(&[b"the rest of a frame", other].concat()), "{other:?}");
         }
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Direction {
     pub(super) full_turns: u8,
     /// Bytes moved inside the kernel that the receiver has not taken yet.
     pub(super) piped: usize,
+    /// The last of them: a record that may be the sender's close frame.
+    pub(super) unseen: usize,
     pub(super) pipe: Option<Pipe>,
     pub(super) lane: Lane,
     /// Enough waits for the next bytes to go through the pipe.
@@ -73,7 +75,8 @@ impl Unread {
 pub(super) enum Lane {
     /// Through the worker's buffers, where TLS is opened and sealed.
     Copy,
-    /// The same while little waits, and through a pipe inside the kernel otherwise: no end has TLS in this program.
+    /// The same while little waits, and through a pipe inside the kernel otherwise: no end has TLS in this program, or soon
+    /// none any more.
     Splice,
 }
 
@@ -99,6 +102,7 @@ impl Direction {
             state: State::Going,
             full_turns: 0,
             piped: 0,
+            unseen: 0,
             pipe: None,
             lane: Lane::between(from, to),
             spliced: false,

@@ -14,13 +14,13 @@ use crate::observe::access_log::EndReason;
 use crate::observe::side::Side;
 use crate::observe::stats::OpenSession;
 use crate::runtime::drain::{Drain, Phase};
-use crate::session::close_frame;
+use crate::session::close_frame::{self, CLOSE_FRAME_BYTES_MAX};
 use crate::session::direction::{Direction, Lane, State};
 use crate::tls::TlsError;
 use crate::transport::endpoint::{Endpoint, EndpointError, RECEIVE_BYTES_MAX, StreamEnd, WorkerBuffers};
 use crate::transport::net::Runtime;
 use crate::transport::pipes::{PIPE_BYTES, Pipes};
-use crate::transport::stream::Stream;
+use crate::transport::stream::{Piped, Stream};
 
 /// Limits of a relay.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +97,8 @@ pub async fn relay<N: Runtime>(
     agent: &mut Endpoint<N::Stream>,
     context: &RelayContext<'_, N>,
 ) -> (EndReason, ByteCounts) {
+    client.offload();
+    agent.offload();
     let target = context.limits.queue_target;
     let to_agent = Direction::between(client, agent, Side::Agent, target);
     let to_client = Direction::between(agent, client, Side::Client, target);
@@ -265,8 +267,10 @@ fn pass_early<S: Stream>(
     direction: &mut Direction,
 ) -> Result<(), EndpointError> {
     let early = from.read_buf.len();
-    direction.ends_with_close_frame =
-        !from.is_clean_by_fin() && close_frame::ends_with_close(from.read_buf.filled());
+    let bytes = from.read_buf.filled();
+    // They are of several records.
+    direction.ends_with_close_frame = !from.is_clean_by_fin()
+        && (close_frame::ends_with_close(bytes) || close_frame::seems_to_end_with_close(bytes));
     to.write(from.read_buf.filled())?;
     from.read_buf.consume(early);
     from.release_buffers();
@@ -404,13 +408,17 @@ impl<N: Runtime> Pump<'_, '_, N> {
         bytes_max: usize,
     ) -> Poll<Result<usize, TransferError>> {
         let tracks_close_frame = !from.is_clean_by_fin();
-        let may_splice = direction.lane == Lane::Splice;
+        // The kernel gives the content of several records at once.
+        let is_merged = from.gives_plaintext();
+        let may_splice = direction.lane == Lane::Splice && from.gives_plaintext() && to.takes_plaintext();
         let bytes_max = if may_splice { SPLICE_BYTES_MIN } else { bytes_max };
         let WorkerBuffers { incoming, outgoing, .. } = &mut *self.buffers;
         let mut sealed: Result<(), TlsError> = Ok(());
         let mut sink = |plain: &[u8]| {
             direction.moved += plain.len() as u64;
-            direction.ends_with_close_frame = tracks_close_frame && close_frame::ends_with_close(plain);
+            direction.ends_with_close_frame = tracks_close_frame
+                && (close_frame::ends_with_close(plain)
+                    || is_merged && close_frame::seems_to_end_with_close(plain));
             if sealed.is_ok() {
                 sealed = to.seal(plain, outgoing);
             }
@@ -445,8 +453,7 @@ impl<N: Runtime> Pump<'_, '_, N> {
         direction: &mut Direction,
     ) -> Poll<Result<usize, EndpointError>> {
         let limit = direction.turn_bytes(PIPE_BYTES);
-        let moved =
-            direction.pipe.as_ref().and_then(|pipe| from.stream().poll_recv_pipe(self.cx, pipe, limit));
+        let moved = direction.pipe.as_ref().and_then(|pipe| from.poll_recv_pipe(self.cx, pipe, limit));
         let Some(moved) = moved else {
             direction.spliced = false;
             return Poll::Ready(Ok(0));
@@ -457,13 +464,15 @@ impl<N: Runtime> Pump<'_, '_, N> {
             // Copying registers for the next bytes.
             return Poll::Ready(Ok(0));
         };
-        let moved = moved?;
-        if moved == 0 {
+        let Piped { bytes, last_record } = moved?;
+        if bytes == 0 {
             from.note_end();
         }
-        direction.piped = moved;
-        direction.moved += moved as u64;
-        Poll::Ready(Ok(moved))
+        direction.piped = bytes;
+        direction.moved += bytes as u64;
+        direction.ends_with_close_frame = false;
+        direction.unseen = if last_record <= CLOSE_FRAME_BYTES_MAX { last_record } else { 0 };
+        Poll::Ready(Ok(bytes))
     }
 
     fn keep_pipe_for_others(&self, direction: &mut Direction) {
@@ -477,12 +486,29 @@ impl<N: Runtime> Pump<'_, '_, N> {
         to: &mut Endpoint<S>,
         direction: &mut Direction,
     ) -> Poll<Result<(), EndpointError>> {
-        while direction.piped > 0 {
+        while direction.piped > direction.unseen {
             let Some(pipe) = &direction.pipe else { break };
-            let Some(sent) = to.stream().poll_send_pipe(self.cx, pipe, direction.piped) else { break };
+            let whole = direction.piped - direction.unseen;
+            let Some(sent) = to.poll_send_pipe(self.cx, pipe, whole) else { break };
             direction.piped -= ready!(sent)?;
         }
-        Poll::Ready(Ok(()))
+        if direction.unseen > 0 { self.drain_seen(to, direction) } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Sends the last record in the pipe, which may be a close frame.
+    fn drain_seen<S: Stream>(
+        &mut self,
+        to: &mut Endpoint<S>,
+        direction: &mut Direction,
+    ) -> Poll<Result<(), EndpointError>> {
+        let Some(pipe) = &direction.pipe else { return Poll::Ready(Ok(())) };
+        let mut record = [0; CLOSE_FRAME_BYTES_MAX];
+        let taken = pipe.take(&mut record[..direction.unseen])?;
+        direction.piped -= taken;
+        direction.unseen = 0;
+        direction.ends_with_close_frame = close_frame::ends_with_close(&record[..taken]);
+        to.send(self.cx, &record[..taken])?;
+        to.poll_flush(self.cx)
     }
 }
 

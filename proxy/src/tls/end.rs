@@ -13,6 +13,9 @@ use rustls::{ClientConfig, ServerConfig};
 use super::error::TlsError;
 use super::established::{Session, TlsState};
 use super::handshake::Handshake;
+use super::kernel_key::{KernelKey, Way};
+use super::offload::{BadRecord, ControlRecord};
+use super::record::{self, HEADER_BYTES, RecordSuite};
 use crate::runtime::buffer::Buffer;
 
 /// Ciphertext that may have to be kept between two receives: one record, or the largest handshake message.
@@ -53,6 +56,8 @@ pub struct TlsEnd {
     /// Ciphertext received that is no whole record or handshake message yet.
     partial_record: Vec<u8>,
     speaks_http2: bool,
+    /// The kernel may be given its keys.
+    keeps_keys: bool,
 }
 
 pub(super) enum Phase {
@@ -70,7 +75,7 @@ impl TlsEnd {
     }
 
     fn new(phase: Phase) -> Self {
-        Self { phase, partial_record: Vec::new(), speaks_http2: false }
+        Self { phase, partial_record: Vec::new(), speaks_http2: false, keeps_keys: false }
     }
 
     /// Whether bytes pass as they are.
@@ -142,7 +147,7 @@ impl TlsEnd {
     fn end_handshake(&mut self) -> Result<(), TlsError> {
         if let Phase::Handshake(handshake) = std::mem::replace(&mut self.phase, Phase::Failed) {
             self.speaks_http2 = handshake.speaks_http2();
-            self.phase = Phase::Session(Box::new(handshake.finish()?));
+            self.phase = Phase::Session(Box::new(handshake.finish(self.keeps_keys)?));
         }
         Ok(())
     }
@@ -161,7 +166,119 @@ impl TlsEnd {
         Ok(())
     }
 
-    /// Encrypts `plain` behind `outgoing`.
+    fn session(&self) -> Option<&Session> {
+        if let Phase::Session(session) = &self.phase { Some(session) } else { None }
+    }
+
+    fn session_mut(&mut self) -> Option<&mut Session> {
+        if let Phase::Session(session) = &mut self.phase { Some(session) } else { None }
+    }
+
+    /// Keeps the keys of the connection that is about to be made, for the kernel.
+    pub fn keep_keys(&mut self) {
+        self.keeps_keys = true;
+    }
+
+    /// Keeps no keys for the kernel any more, but those that it has.
+    pub fn forget_keys(&mut self) {
+        self.keeps_keys = false;
+        if let Some(session) = self.session_mut() {
+            session.forget_keys();
+        }
+    }
+
+    /// How the records are sealed of a connection whose keys the kernel may be given.
+    pub fn suite_for_kernel(&self) -> Option<RecordSuite> {
+        self.session()?.suite_for_kernel()
+    }
+
+    /// Bytes that are missing from the record that was received in part; 0 where none was.
+    pub fn missing_bytes(&self) -> usize {
+        let held = self.partial_record.len();
+        match record::length(&self.partial_record) {
+            _ if held == 0 => 0,
+            Ok(Some(length)) => length.saturating_sub(held),
+            Ok(None) => HEADER_BYTES - held,
+            // It can't be opened, which is found out with the next bytes.
+            Err(_) => 1,
+        }
+    }
+
+    /// The key of that way for the kernel, which goes on where no record is half received or waits to be sent.
+    pub fn key_for_kernel(&self, way: Way) -> Option<KernelKey> {
+        self.session()?.key_for_kernel(way)
+    }
+
+    /// From here on the kernel opens or seals.
+    pub fn give_to_kernel(&mut self, way: Way) {
+        if let Some(session) = self.session_mut() {
+            session.give_to_kernel(way);
+        }
+    }
+
+    /// Takes in a record that the kernel has opened, or the data of several: data goes to `sink`. An error has the kernel
+    /// seal an alert ([`TlsEnd::control`]), or leaves one behind `outgoing`.
+    pub fn opened_by_kernel(
+        &mut self,
+        kind: u8,
+        content: &[u8],
+        sink: &mut impl FnMut(&[u8]),
+        outgoing: &mut Buffer,
+    ) -> Result<TlsState, TlsError> {
+        self.session_mut().ok_or(TlsError::NotReady)?.opened_by_kernel(kind, content, sink, outgoing)
+    }
+
+    /// Whether data may come now that nobody looks at: not within a message of the handshake.
+    pub fn may_take_data(&self) -> bool {
+        self.session().is_none_or(Session::may_take_data)
+    }
+
+    /// Notes that such data has come.
+    pub fn note_data(&mut self) {
+        if let Some(session) = self.session_mut() {
+            session.silent = 0;
+        }
+    }
+
+    /// Ends the connection over a record that the kernel could not open.
+    pub fn refuse_record(&mut self, bad: BadRecord, outgoing: &mut Buffer) -> TlsError {
+        self.session_mut().map_or(TlsError::NotReady, |session| session.refuse_record(bad, outgoing))
+    }
+
+    /// The peer's new key, if it has changed it: the kernel opens nothing more before it has it.
+    pub fn take_next_opener(&mut self) -> Option<KernelKey> {
+        self.session_mut()?.in_kernel.as_mut()?.next_opener.take()
+    }
+
+    /// The record that the kernel has to seal by itself next. `has_unsent`: data waits, behind which the last word has to
+    /// come.
+    pub fn control(&self, has_unsent: bool) -> Option<ControlRecord> {
+        self.session()?.control(has_unsent)
+    }
+
+    /// Notes that the kernel has taken it; the key for what comes behind it.
+    pub fn control_sent(&mut self, sent: ControlRecord) -> Result<Option<KernelKey>, TlsError> {
+        self.session_mut().ok_or(TlsError::NotReady)?.control_sent(sent)
+    }
+
+    /// Counts records that the kernel has sealed, or fewer.
+    pub fn note_sealed(&mut self, records: u64) {
+        if let Some(session) = self.session_mut() {
+            session.note_sealed(records);
+        }
+    }
+
+    /// Whether the kernel has to be asked how many records it has sealed, for [`TlsEnd::recount`].
+    pub fn is_count_due(&self) -> bool {
+        self.session().is_some_and(Session::is_count_due)
+    }
+
+    /// Goes by the kernel's count of sealed records: a key that is used up is renewed, or ends the connection.
+    pub fn recount(&mut self, sealed: u64) -> Result<(), TlsError> {
+        self.session_mut().ok_or(TlsError::NotReady)?.recount(sealed)
+    }
+
+    /// Encrypts `plain` behind `outgoing`, or puts it there for the kernel to encrypt.
     pub fn seal(&mut self, plain: &[u8], outgoing: &mut Buffer) -> Result<(), TlsError> {
         match &mut self.phase {
             Phase::Plain => {

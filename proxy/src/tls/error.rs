@@ -1,6 +1,9 @@
 //! Errors of TLS, in an operator's words.
 
+use rustls::{AlertDescription, Error};
+
 use super::reasons::{self, HandshakeFailure};
+use super::record::RecordError;
 
 /// An error inside TLS.
 #[derive(Debug, thiserror::Error)]
@@ -39,5 +42,29 @@ impl TlsError {
             Self::TooOld { .. } => HandshakeFailure::Version,
             Self::KeyExhausted | Self::TooFragmented | Self::NotReady => HandshakeFailure::ProtocolViolation,
         }
+    }
+}
+
+/// Why the connection has to end.
+pub(super) enum Refusal {
+    /// A record can't be used.
+    Record(RecordError),
+    /// What it says can't be.
+    Alert(AlertDescription),
+    /// rustls can't use it.
+    Rustls(Error),
+    /// The peer ends it.
+    Told(AlertDescription),
+}
+
+impl From<RecordError> for Refusal {
+    fn from(error: RecordError) -> Self {
+        Self::Record(error)
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Rustls(error)
     }
 }

@@ -2,7 +2,6 @@
 //! What a peer may still say of the connection itself (alerts, key updates, tickets) is handled here too; rustls makes
 //! the next keys and keeps the tickets. Nothing is ever renegotiated.
 
-use aws_lc_rs::aead;
 use aws_lc_rs::error::Unspecified;
 use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
@@ -12,8 +11,12 @@ use rustls::{
     SupportedCipherSuite,
 };
 
-use super::error::TlsError;
-use super::record::{ALERT, DATA, HANDSHAKE, Key, PLAIN_BYTES_MAX, RecordError, Version, length};
+use super::error::{Refusal, TlsError};
+use super::kernel_key::{InKernel, KernelKey, Way};
+use super::record::{
+    ALERT, Cipher, DATA, HANDSHAKE, KEY_UPDATE, Key, PLAIN_BYTES_MAX, RecordError, RecordSuite, Version,
+    length,
+};
 use crate::runtime::buffer::Buffer;
 
 /// Where a TLS end stands after it was fed.
@@ -36,22 +39,24 @@ const NON_DATA_RECORDS_MAX: u8 = 32;
 /// Alert levels (RFC 8446 6).
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
-/// A key update that asks for none in return (RFC 8446 4.6.3).
-const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 
 /// An established connection.
 pub(super) struct Session {
-    opener: Key,
-    sealer: Key,
-    secrets: Secrets,
+    /// None where the kernel opens.
+    pub(super) opener: Option<Key>,
+    /// None where the kernel seals.
+    pub(super) sealer: Option<Key>,
+    pub(super) secrets: Secrets,
     /// Part of a handshake message.
     message: Vec<u8>,
     /// Records and messages since the last data.
-    silent: u8,
+    pub(super) silent: u8,
     /// The peer wants what comes next sealed with a new key.
-    owes_key_update: bool,
+    pub(super) owes_key_update: bool,
     /// Nothing may be sealed any more: the peer was told that it is over.
-    is_over: bool,
+    pub(super) is_over: bool,
+    /// What the kernel has to be told, where it has keys.
+    pub(super) in_kernel: Option<Box<InKernel>>,
 }
 
 /// The part that rustls keeps: next keys, and where tickets go.
@@ -71,16 +76,17 @@ impl Session {
         }
     }
 
-    /// Goes on where the handshake ended.
-    pub(super) fn new(now: ExtractedSecrets, secrets: Secrets) -> Result<Self, TlsError> {
+    /// Goes on where the handshake ended. `keeps_keys`: the kernel may be given them.
+    pub(super) fn new(now: ExtractedSecrets, secrets: Secrets, keeps_keys: bool) -> Result<Self, TlsError> {
         Ok(Self {
-            opener: secrets.key(now.rx)?,
-            sealer: secrets.key(now.tx)?,
+            opener: Some(secrets.key(now.rx, keeps_keys)?),
+            sealer: Some(secrets.key(now.tx, keeps_keys)?),
             secrets,
             message: Vec::new(),
             silent: 0,
             owes_key_update: false,
             is_over: false,
+            in_kernel: None,
         })
     }
 
@@ -105,7 +111,18 @@ impl Session {
     }
 
     fn opened(&mut self, record: &mut [u8], sink: &mut impl FnMut(&[u8])) -> Result<TlsState, Refusal> {
-        let (kind, content) = self.opener.open(record)?;
+        let opener = self.opener.as_mut().ok_or(RecordError::Unexpected)?;
+        let (kind, content) = opener.open(record)?;
+        self.take_in(kind, content, sink)
+    }
+
+    /// Takes in the content of a record.
+    pub(super) fn take_in(
+        &mut self,
+        kind: u8,
+        content: &[u8],
+        sink: &mut impl FnMut(&[u8]),
+    ) -> Result<TlsState, Refusal> {
         if kind == DATA && !content.is_empty() {
             self.silent = 0;
         } else {
@@ -118,6 +135,11 @@ impl Session {
             _ => return Err(Refusal::Alert(AlertDescription::UnexpectedMessage)),
         }
         Ok(TlsState::Open)
+    }
+
+    /// Whether data may come now: not within a message.
+    pub(super) fn may_take_data(&self) -> bool {
+        self.message.is_empty()
     }
 
     fn count_non_data_record(&mut self) -> Result<(), Refusal> {
@@ -185,7 +207,13 @@ impl Session {
             [_] if is_last => return Err(Refusal::Alert(AlertDescription::IllegalParameter)),
             _ => return Err(Refusal::Alert(AlertDescription::UnexpectedMessage)),
         }
-        self.opener = self.secrets.next_opener()?;
+        match (&mut self.opener, &mut self.in_kernel) {
+            (None, Some(kernel)) => {
+                kernel.next_opener = KernelKey::of(&self.secrets.next_opener(true)?, Way::Receive);
+            }
+            (Some(opener), _) => *opener = self.secrets.next_opener(opener.is_kept())?,
+            (None, None) => return Err(Refusal::Alert(AlertDescription::InternalError)),
+        }
         self.owes_key_update |= payload == [1];
         Ok(())
     }
@@ -196,20 +224,35 @@ impl Session {
             return Err(TlsError::NotReady);
         }
         for plain in plain.chunks(PLAIN_BYTES_MAX) {
-            if self.owes_key_update || self.sealer.is_used_up() {
+            let Some(sealer) = &self.sealer else {
+                outgoing.push(plain);
+                continue;
+            };
+            if self.owes_key_update || sealer.is_used_up() {
                 self.renew_sealer(outgoing)?;
             }
-            self.sealer.seal(DATA, plain, outgoing).map_err(no_key)?;
+            self.seal_record(DATA, plain, outgoing)?;
         }
         Ok(())
+    }
+
+    pub(super) fn seal_record(
+        &mut self,
+        kind: u8,
+        content: &[u8],
+        outgoing: &mut Buffer,
+    ) -> Result<(), TlsError> {
+        let sealer = self.sealer.as_mut().ok_or(TlsError::NotReady)?;
+        Ok(sealer.seal(kind, content, outgoing).map_err(no_key)?)
     }
 
     fn renew_sealer(&mut self, outgoing: &mut Buffer) -> Result<(), TlsError> {
         if self.secrets.version() == Version::Tls12 {
             return Err(TlsError::KeyExhausted);
         }
-        self.sealer.seal(HANDSHAKE, &KEY_UPDATE, outgoing).map_err(no_key)?;
-        self.sealer = self.secrets.next_sealer()?;
+        self.seal_record(HANDSHAKE, &KEY_UPDATE, outgoing)?;
+        let keeps_key = self.sealer.as_ref().is_some_and(Key::is_kept);
+        self.sealer = Some(self.secrets.next_sealer(keeps_key)?);
         self.owes_key_update = false;
         Ok(())
     }
@@ -219,12 +262,20 @@ impl Session {
         if std::mem::replace(&mut self.is_over, true) {
             return Err(TlsError::NotReady);
         }
-        let goodbye = [WARNING, AlertDescription::CloseNotify.into()];
-        Ok(self.sealer.seal(ALERT, &goodbye, outgoing).map_err(no_key)?)
+        self.say([WARNING, AlertDescription::CloseNotify.into()], outgoing)
+    }
+
+    /// Seals an alert, or has the kernel seal it behind what waits.
+    fn say(&mut self, alert: [u8; 2], outgoing: &mut Buffer) -> Result<(), TlsError> {
+        match &mut self.in_kernel {
+            Some(kernel) if self.sealer.is_none() => kernel.alert = Some(alert),
+            _ => self.seal_record(ALERT, &alert, outgoing)?,
+        }
+        Ok(())
     }
 
     /// Tells the peer, unless it was the peer that gave up.
-    fn refuse(&mut self, refusal: impl Into<Refusal>, outgoing: &mut Buffer) -> TlsError {
+    pub(super) fn refuse(&mut self, refusal: impl Into<Refusal>, outgoing: &mut Buffer) -> TlsError {
         let is_told = std::mem::replace(&mut self.is_over, true);
         let (description, error) = match refusal.into() {
             Refusal::Told(description) => return Error::AlertReceived(description).into(),
@@ -242,32 +293,8 @@ impl Session {
             return error.into();
         }
         // An error that can't be told is still one.
-        let _ = self.sealer.seal(ALERT, &[FATAL, description.into()], outgoing);
+        let _ = self.say([FATAL, description.into()], outgoing);
         error.into()
-    }
-}
-
-/// Why the connection has to end.
-enum Refusal {
-    /// A record can't be used.
-    Record(RecordError),
-    /// What it says can't be.
-    Alert(AlertDescription),
-    /// rustls can't use it.
-    Rustls(Error),
-    /// The peer ends it.
-    Told(AlertDescription),
-}
-
-impl From<RecordError> for Refusal {
-    fn from(error: RecordError) -> Self {
-        Self::Record(error)
-    }
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Self::Rustls(error)
     }
 }
 
@@ -297,7 +324,7 @@ impl Secrets {
         }
     }
 
-    fn version(&self) -> Version {
+    pub(super) fn version(&self) -> Version {
         let version = match self {
             Self::Agent(kernel) => kernel.protocol_version(),
             Self::Client(kernel) => kernel.protocol_version(),
@@ -305,36 +332,44 @@ impl Secrets {
         if version == ProtocolVersion::TLSv1_3 { Version::Tls13 } else { Version::Tls12 }
     }
 
-    fn next_opener(&mut self) -> Result<Key, Error> {
+    fn next_opener(&mut self, keeps_key: bool) -> Result<Key, Error> {
         let next = match self {
             Self::Agent(kernel) => kernel.update_rx_secret(),
             Self::Client(kernel) => kernel.update_rx_secret(),
         };
-        self.key(next?)
+        self.key(next?, keeps_key)
     }
 
-    fn next_sealer(&mut self) -> Result<Key, Error> {
+    pub(super) fn next_sealer(&mut self, keeps_key: bool) -> Result<Key, Error> {
         let next = match self {
             Self::Agent(kernel) => kernel.update_tx_secret(),
             Self::Client(kernel) => kernel.update_tx_secret(),
         };
-        self.key(next?)
+        self.key(next?, keeps_key)
     }
 
-    fn key(&self, (sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Key, Error> {
+    fn key(
+        &self,
+        (sequence, secrets): (u64, ConnectionTrafficSecrets),
+        keeps_key: bool,
+    ) -> Result<Key, Error> {
         let limit = match self.suite() {
             SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
             SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
         };
-        let (algorithm, key, iv) = match secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&aead::AES_128_GCM, key, iv),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&aead::AES_256_GCM, key, iv),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&aead::CHACHA20_POLY1305, key, iv),
+        let (cipher, secret, iv) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Cipher::Aes128Gcm, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Cipher::Aes256Gcm, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Cipher::ChaCha20Poly1305, key, iv),
             _ => return Err(Error::General("a suite without records of its own".into())),
         };
         let iv = iv.as_ref().try_into().map_err(|_| Error::EncryptError)?;
-        let key = Key::new(self.version(), algorithm, key.as_ref(), iv, sequence, limit);
-        key.map_err(no_key)
+        let suite = RecordSuite { version: self.version(), cipher };
+        let mut key = Key::new(suite, secret.as_ref(), iv, sequence, limit).map_err(no_key)?;
+        if keeps_key {
+            key.keep(secret.as_ref());
+        }
+        Ok(key)
     }
 }
 
@@ -472,7 +507,7 @@ mod tests {
     fn sealed_as(peer: &mut TlsEnd, kind: u8, content: &[u8]) -> Buffer {
         let Phase::Session(session) = &mut peer.phase else { panic!("it connected") };
         let mut outgoing = Buffer::default();
-        session.sealer.seal(kind, content, &mut outgoing).expect("a record");
+        session.seal_record(kind, content, &mut outgoing).expect("a record");
         outgoing
     }
 
@@ -536,11 +571,11 @@ mod tests {
     #[test]
     fn a_key_that_is_used_up_is_renewed_in_tls_13_and_ends_the_connection_in_tls_12() {
         let mut pair = client_pair(TLS13);
-        pair.session().sealer.limit_to(2);
+        pair.session().sealer.as_mut().expect("a key").limit_to(2);
         assert_eq!(pair.sent(&numbers(30_000)), numbers(30_000));
 
         let mut pair = client_pair(TLS12);
-        pair.session().sealer.limit_to(2);
+        pair.session().sealer.as_mut().expect("a key").limit_to(2);
         assert_eq!(pair.sent(&numbers(2048)), numbers(2048));
         let mut outgoing = Buffer::default();
         let more = pair.ours.seal(&numbers(10_000), &mut outgoing);

@@ -89,16 +89,16 @@ impl Handshake {
         }
     }
 
-    /// The state after it.
-    pub(super) fn finish(self) -> Result<Session, TlsError> {
+    /// The state after it. `keeps_keys`: the kernel may be given them.
+    pub(super) fn finish(self, keeps_keys: bool) -> Result<Session, TlsError> {
         match self.side {
             Side::Agent(connection) => {
                 let (now, kernel) = connection.dangerous_into_kernel_connection()?;
-                Session::new(now, Secrets::Agent(kernel))
+                Session::new(now, Secrets::Agent(kernel), keeps_keys)
             }
             Side::Client(connection) => {
                 let (now, kernel) = connection.dangerous_into_kernel_connection()?;
-                Session::new(now, Secrets::Client(kernel))
+                Session::new(now, Secrets::Client(kernel), keeps_keys)
             }
         }
     }

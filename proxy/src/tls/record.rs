@@ -1,8 +1,10 @@
 //! TLS records (RFC 8446 5.2, RFC 5246 6.2.3): one is opened where it lies, and sealed from one buffer into another, so
 //! that relaying a byte writes it once for each key. Holds keys and counts; knows neither sockets nor messages.
 
-use aws_lc_rs::aead::{Aad, Algorithm, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::aead::{self, Aad, Algorithm, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::error::Unspecified;
+
+use zeroize::Zeroizing;
 
 use crate::runtime::buffer::Buffer;
 
@@ -26,11 +28,68 @@ pub(super) const ALERT: u8 = 21;
 pub(super) const HANDSHAKE: u8 = 22;
 pub(super) const DATA: u8 = 23;
 
+/// A key update that asks for none in return (RFC 8446 4.6.3).
+pub(super) const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
+
 /// A version of TLS.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Version {
+pub enum Version {
+    /// TLS 1.2 (RFC 5246).
     Tls12,
+    /// TLS 1.3 (RFC 8446).
     Tls13,
+}
+
+/// What seals records.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cipher {
+    /// RFC 5116 5.1.
+    Aes128Gcm,
+    /// RFC 5116 5.2.
+    Aes256Gcm,
+    /// RFC 8439.
+    ChaCha20Poly1305,
+}
+
+/// How the records of a connection are sealed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RecordSuite {
+    /// The version that both sides have agreed on.
+    pub version: Version,
+    /// The cipher of their suite.
+    pub cipher: Cipher,
+}
+
+impl RecordSuite {
+    /// All there are.
+    pub const ALL: [Self; 6] = [
+        Self { version: Version::Tls12, cipher: Cipher::Aes128Gcm },
+        Self { version: Version::Tls12, cipher: Cipher::Aes256Gcm },
+        Self { version: Version::Tls12, cipher: Cipher::ChaCha20Poly1305 },
+        Self { version: Version::Tls13, cipher: Cipher::Aes128Gcm },
+        Self { version: Version::Tls13, cipher: Cipher::Aes256Gcm },
+        Self { version: Version::Tls13, cipher: Cipher::ChaCha20Poly1305 },
+    ];
+
+    /// What a record has besides its content: its header, a nonce where it has one, its type and a tag. In bytes.
+    pub fn overhead_bytes(self) -> u64 {
+        const HEADER_AND_TAG: u64 = 5 + 16;
+        match self {
+            Self { version: Version::Tls13, .. } => HEADER_AND_TAG + 1,
+            Self { cipher: Cipher::ChaCha20Poly1305, .. } => HEADER_AND_TAG,
+            Self { version: Version::Tls12, .. } => HEADER_AND_TAG + 8,
+        }
+    }
+
+    /// Bytes of its key.
+    pub(super) fn key_bytes(self) -> usize {
+        if self.cipher == Cipher::Aes128Gcm { 16 } else { 32 }
+    }
+
+    /// Bytes of the nonce that are told behind the key.
+    pub(super) fn salt_bytes(self) -> usize {
+        if self.cipher == Cipher::ChaCha20Poly1305 { 0 } else { 4 }
+    }
 }
 
 /// Why a record can't be used.
@@ -56,11 +115,11 @@ enum Layout {
 }
 
 impl Layout {
-    fn of(version: Version, algorithm: &Algorithm) -> Self {
-        match version {
-            Version::Tls13 => Self::Tls13,
-            Version::Tls12 if *algorithm == aws_lc_rs::aead::CHACHA20_POLY1305 => Self::Tls12ChaCha,
-            Version::Tls12 => Self::Tls12Gcm,
+    fn of(version: Version, cipher: Cipher) -> Self {
+        match (version, cipher) {
+            (Version::Tls13, _) => Self::Tls13,
+            (Version::Tls12, Cipher::ChaCha20Poly1305) => Self::Tls12ChaCha,
+            (Version::Tls12, _) => Self::Tls12Gcm,
         }
     }
 
@@ -83,20 +142,55 @@ pub(super) struct Key {
     sequence: u64,
     /// Records that the key may seal.
     limit: u64,
+    cipher: Cipher,
+    /// Its bytes, as long as the kernel may be given them.
+    kept: Option<Zeroizing<Box<[u8]>>>,
 }
 
 impl Key {
     /// A key that has been used for `sequence` records of the `limit` that it may seal.
     pub(super) fn new(
-        version: Version,
-        algorithm: &'static Algorithm,
+        RecordSuite { version, cipher }: RecordSuite,
         key: &[u8],
         iv: [u8; NONCE_LEN],
         sequence: u64,
         limit: u64,
     ) -> Result<Self, Unspecified> {
-        let aead = LessSafeKey::new(UnboundKey::new(algorithm, key)?);
-        Ok(Self { aead, layout: Layout::of(version, algorithm), iv, sequence, limit })
+        let aead = LessSafeKey::new(UnboundKey::new(algorithm(cipher), key)?);
+        let layout = Layout::of(version, cipher);
+        Ok(Self { aead, layout, iv, sequence, limit, cipher, kept: None })
+    }
+
+    /// Keeps the bytes of the key, for [`Key::parts`].
+    pub(super) fn keep(&mut self, key: &[u8]) {
+        self.kept = Some(Zeroizing::new(key.into()));
+    }
+
+    /// Whether they are kept.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// Keeps them no longer.
+    pub(super) fn forget(&mut self) {
+        self.kept = None;
+    }
+
+    /// What another needs to go on with the key; none where its bytes were not kept.
+    pub(super) fn parts(&self) -> Option<KeyParts<'_>> {
+        let version = if self.layout == Layout::Tls13 { Version::Tls13 } else { Version::Tls12 };
+        let suite = RecordSuite { version, cipher: self.cipher };
+        Some(KeyParts { suite, key: self.kept.as_deref()?, iv: self.iv, sequence: self.sequence })
+    }
+
+    /// Records that it may seal yet.
+    pub(super) fn left(&self) -> u64 {
+        self.limit.saturating_sub(self.sequence)
+    }
+
+    /// Records that it may seal in all.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
     }
 
     /// Whether it has sealed as many records as it may.
@@ -187,6 +281,23 @@ impl Key {
         let content_bytes = content_bytes.to_be_bytes();
         aad[11..].copy_from_slice(&content_bytes[content_bytes.len() - 2..]);
         (aad, AAD_BYTES_MAX)
+    }
+}
+
+/// A key, taken apart.
+pub(super) struct KeyParts<'k> {
+    pub(super) suite: RecordSuite,
+    pub(super) key: &'k [u8],
+    pub(super) iv: [u8; NONCE_LEN],
+    /// Records that it was used for.
+    pub(super) sequence: u64,
+}
+
+fn algorithm(cipher: Cipher) -> &'static Algorithm {
+    match cipher {
+        Cipher::Aes128Gcm => &aead::AES_128_GCM,
+        Cipher::Aes256Gcm => &aead::AES_256_GCM,
+        Cipher::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
     }
 }
 

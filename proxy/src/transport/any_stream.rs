@@ -5,8 +5,10 @@ use std::io;
 use std::task::{Context, Poll};
 
 use crate::observe::session_stats::TcpProbe;
+use crate::tls::{ControlRecord, KernelKey, Way};
+use crate::transport::kernel_tls::KernelTls;
 use crate::transport::pipes::Pipe;
-use crate::transport::stream::{Route, Standing, Stream};
+use crate::transport::stream::{Opened, Piped, Route, Standing, Stream};
 
 /// A stream that is made inside the program.
 pub type InsideStream = Box<dyn Stream>;
@@ -78,6 +80,26 @@ impl<S: Stream> Stream for AnyStream<S> {
         self.any().probe()
     }
 
+    fn kernel_tls(&self) -> KernelTls {
+        self.any().kernel_tls()
+    }
+
+    fn set_record_key(&mut self, way: Way, key: &KernelKey) -> io::Result<()> {
+        self.any_mut().set_record_key(way, key)
+    }
+
+    fn poll_recv_records(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<Opened>> {
+        self.any_mut().poll_recv_records(cx, into)
+    }
+
+    fn poll_send_control(&mut self, cx: &mut Context<'_>, record: ControlRecord) -> Poll<io::Result<()>> {
+        self.any_mut().poll_send_control(cx, record)
+    }
+
+    fn sealed_records(&self) -> io::Result<u64> {
+        self.any().sealed_records()
+    }
+
     fn can_splice(&self) -> bool {
         self.any().can_splice()
     }
@@ -87,7 +109,7 @@ impl<S: Stream> Stream for AnyStream<S> {
         cx: &mut Context<'_>,
         pipe: &Pipe,
         limit: usize,
-    ) -> Option<Poll<io::Result<usize>>> {
+    ) -> Option<Poll<io::Result<Piped>>> {
         self.any_mut().poll_recv_pipe(cx, pipe, limit)
     }
 

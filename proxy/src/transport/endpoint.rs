@@ -5,20 +5,29 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::sync::Once;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+
+use rustix::io::Errno;
 
 use crate::observe::access_log::EndReason;
 use crate::observe::side::Side;
 use crate::runtime::buffer::Buffer;
-use crate::tls::{PARTIAL_RECORD_MAX, TlsEnd, TlsError, TlsState};
+use crate::tls::{BadRecord, PARTIAL_RECORD_MAX, TlsEnd, TlsError, TlsState, Way};
+use crate::transport::kernel_tls::KernelTls;
 use crate::transport::net::Runtime;
-use crate::transport::stream::Stream;
+use crate::transport::pipes::{PIPE_BYTES, Pipe};
+use crate::transport::stream::{Opened, Piped, Stream};
 
 /// Bytes of one receive during heads and bodies, where what was read may have to wait.
 pub const FILL_BYTES: usize = 16 * 1024;
 /// A connection whose bytes are thrown away is in no hurry.
 const LINGER_PAUSE: Duration = Duration::from_millis(1);
+/// Content of a full TLS record (RFC 8446 5.1).
+const RECORD_BYTES: usize = 16 * 1024;
+/// Records that the kernel may make of what one call takes out of a pipe: one of each page at most.
+const RECORDS_OF_PIPE: u64 = (PIPE_BYTES / 4096) as u64;
 /// The most bytes of one receive.
 pub const RECEIVE_BYTES_MAX: usize = 256 * 1024;
 
@@ -83,10 +92,23 @@ pub enum StreamEnd {
     Truncated,
 }
 
+/// Who opens or seals the TLS records of one way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum RecordLayer {
+    /// This program, if there is TLS at all.
+    Program,
+    /// The kernel will, as soon as no record is half received or half sent.
+    SoonKernel,
+    /// The kernel.
+    Kernel,
+}
+
 /// One side of a connection.
 pub struct Endpoint<S> {
     stream: S,
     tls: TlsEnd,
+    opened_by: RecordLayer,
+    sealed_by: RecordLayer,
     /// Plaintext received and not yet used.
     pub read_buf: Buffer,
     /// Ciphertext that the side could not take yet.
@@ -101,10 +123,15 @@ pub struct Endpoint<S> {
 
 impl<S: Stream> Endpoint<S> {
     /// A side that has not said anything yet.
-    pub fn new(stream: S, tls: TlsEnd) -> Self {
+    pub fn new(stream: S, mut tls: TlsEnd) -> Self {
+        if stream.kernel_tls() != KernelTls::NONE {
+            tls.keep_keys();
+        }
         Self {
             stream,
             tls,
+            opened_by: RecordLayer::Program,
+            sealed_by: RecordLayer::Program,
             read_buf: Buffer::default(),
             write_buf: Buffer::default(),
             end: None,
@@ -144,9 +171,51 @@ impl<S: Stream> Endpoint<S> {
         self.tls.was_heard()
     }
 
-    /// Whether its bytes may be moved inside the kernel: it is a socket, and this program has no TLS to open or seal for it.
+    /// Gives the records of both ways to the kernel, each as soon as none is half received or half sent, where it takes
+    /// them.
+    pub fn offload(&mut self) {
+        let Some(suite) = self.tls.suite_for_kernel() else { return };
+        if self.stream.kernel_tls().takes(suite) {
+            (self.opened_by, self.sealed_by) = (RecordLayer::SoonKernel, RecordLayer::SoonKernel);
+        } else {
+            self.tls.forget_keys();
+        }
+    }
+
+    fn give_to_kernel(&mut self, way: Way) {
+        let key = self.tls.key_for_kernel(way).ok_or_else(|| io::ErrorKind::Unsupported.into());
+        let given = key.and_then(|key| self.stream.set_record_key(way, &key));
+        let by = match given {
+            Ok(()) => {
+                self.tls.give_to_kernel(way);
+                RecordLayer::Kernel
+            }
+            Err(error) => {
+                note_refused(&error);
+                RecordLayer::Program
+            }
+        };
+        match way {
+            Way::Receive => self.opened_by = by,
+            Way::Send => self.sealed_by = by,
+        }
+    }
+
+    /// Whether its bytes may be moved inside the kernel: it is a socket, and this program has no TLS to open or seal for it,
+    /// or soon none any more.
     pub fn can_splice(&self) -> bool {
-        self.tls.is_plain() && self.stream.can_splice()
+        let is_program = [self.opened_by, self.sealed_by].contains(&RecordLayer::Program);
+        (self.tls.is_plain() || !is_program) && self.stream.can_splice()
+    }
+
+    /// Whether the socket gives content of records, or has none.
+    pub fn gives_plaintext(&self) -> bool {
+        self.tls.is_plain() || self.opened_by == RecordLayer::Kernel
+    }
+
+    /// Whether the socket takes content of records, or has none.
+    pub fn takes_plaintext(&self) -> bool {
+        self.tls.is_plain() || self.sealed_by == RecordLayer::Kernel
     }
 
     /// Whether a FIN alone ends it in order. With TLS only a `close_notify` does (RFC 8446 6.1).
@@ -197,6 +266,16 @@ impl<S: Stream> Endpoint<S> {
         if self.end.is_some() {
             return Poll::Ready(Ok(0));
         }
+        let mut bytes_max = bytes_max;
+        if self.opened_by == RecordLayer::SoonKernel {
+            match self.tls.missing_bytes() {
+                0 => self.give_to_kernel(Way::Receive),
+                missing => bytes_max = bytes_max.min(missing),
+            }
+        }
+        if self.opened_by == RecordLayer::Kernel {
+            return self.poll_take_opened(cx, incoming, bytes_max, sink);
+        }
         let partial = self.tls.put_back(incoming);
         let until = incoming.len().min(partial + bytes_max);
         let received = ready!(self.stream.poll_recv(cx, &mut incoming[partial..until]))?;
@@ -204,17 +283,88 @@ impl<S: Stream> Endpoint<S> {
             self.note_end();
             return Poll::Ready(Ok(0));
         }
-        match self.tls.open(&mut incoming[..partial + received], sink, &mut self.write_buf) {
+        let opened = self.tls.open(&mut incoming[..partial + received], sink, &mut self.write_buf);
+        self.note_opened(opened)?;
+        Poll::Ready(Ok(received))
+    }
+
+    fn note_opened(&mut self, opened: Result<TlsState, TlsError>) -> Result<(), TlsError> {
+        match opened {
             Ok(TlsState::PeerEnded) => self.end = Some(StreamEnd::Clean),
             Ok(_) => {}
             Err(error) => {
                 // What comes after broken TLS is nothing, and after its alert nothing more may be said.
                 self.end = Some(StreamEnd::Truncated);
                 self.finished = true;
-                return Poll::Ready(Err(error.into()));
+                return Err(error);
             }
         }
+        Ok(())
+    }
+
+    /// The same where the kernel opens.
+    fn poll_take_opened(
+        &mut self,
+        cx: &mut Context<'_>,
+        incoming: &mut [u8],
+        bytes_max: usize,
+        sink: &mut impl FnMut(&[u8]),
+    ) -> Poll<Result<usize, EndpointError>> {
+        let until = incoming.len().min(bytes_max);
+        let received = match ready!(self.stream.poll_recv_records(cx, &mut incoming[..until])) {
+            Ok(Opened::Content { kind, bytes }) => {
+                let content = &incoming[..bytes];
+                let opened = self.tls.opened_by_kernel(kind, content, sink, &mut self.write_buf);
+                self.note_opened(opened)?;
+                bytes
+            }
+            Ok(Opened::End) => {
+                self.note_end();
+                return Poll::Ready(Ok(0));
+            }
+            Err(error) => {
+                let Some(bad) = bad_record(&error) else { return Poll::Ready(Err(error.into())) };
+                let refused = self.tls.refuse_record(bad, &mut self.write_buf);
+                self.note_opened(Err(refused))?;
+                0
+            }
+        };
+        if let Some(key) = self.tls.take_next_opener() {
+            self.stream.set_record_key(Way::Receive, &key)?;
+        }
         Poll::Ready(Ok(received))
+    }
+
+    /// Moves up to `limit` received bytes into `pipe`, where the socket gives plaintext; `None` where that can't be done now.
+    pub fn poll_recv_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &Pipe,
+        limit: usize,
+    ) -> Option<Poll<io::Result<Piped>>> {
+        let is_opened = self.opened_by == RecordLayer::Kernel;
+        if is_opened && !self.tls.may_take_data() {
+            return None;
+        }
+        let moved = self.stream.poll_recv_pipe(cx, pipe, limit);
+        if is_opened && matches!(moved, Some(Poll::Ready(Ok(Piped { bytes: 1.., .. })))) {
+            self.tls.note_data();
+        }
+        moved
+    }
+
+    /// Moves up to `limit` bytes from `pipe` to the side, where the socket takes plaintext and nothing older waits.
+    pub fn poll_send_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &Pipe,
+        limit: usize,
+    ) -> Option<Poll<Result<usize, EndpointError>>> {
+        let moved = self.stream.poll_send_pipe(cx, pipe, limit)?;
+        if self.sealed_by == RecordLayer::Kernel {
+            self.tls.note_sealed(RECORDS_OF_PIPE);
+        }
+        Some(moved.map_err(|error| self.cut_by(error)))
     }
 
     /// Receives once behind [`Endpoint::read_buf`]. Gives the plaintext bytes gained; 0 only at the end.
@@ -241,18 +391,53 @@ impl<S: Stream> Endpoint<S> {
 
     /// Sends what waits; ready when nothing does.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EndpointError>> {
+        ready!(self.poll_control(cx))?;
         while !self.write_buf.is_empty() {
             match ready!(self.stream.poll_send(cx, self.write_buf.filled())) {
-                Ok(sent) => self.write_buf.consume(sent),
+                Ok(sent) => {
+                    self.note_sent(sent);
+                    self.write_buf.consume(sent);
+                }
                 Err(error) => return Poll::Ready(Err(self.cut_by(error))),
             }
         }
+        if self.sealed_by == RecordLayer::SoonKernel {
+            self.give_to_kernel(Way::Send);
+        }
+        ready!(self.poll_control(cx))?;
         if self.rests {
             self.write_buf.free();
         } else {
             self.write_buf.release();
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Has the kernel, where it seals, send the records that are no data and whose turn it is.
+    fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EndpointError>> {
+        if self.sealed_by != RecordLayer::Kernel {
+            return Poll::Ready(Ok(()));
+        }
+        if self.tls.is_count_due() {
+            let sealed = self.stream.sealed_records()?;
+            self.tls.recount(sealed)?;
+        }
+        while let Some(record) = self.tls.control(!self.write_buf.is_empty()) {
+            if let Err(error) = ready!(self.stream.poll_send_control(cx, record)) {
+                return Poll::Ready(Err(self.cut_by(error)));
+            }
+            if let Some(key) = self.tls.control_sent(record)? {
+                self.stream.set_record_key(Way::Send, &key)?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Counts the records that the kernel may have made of so many bytes.
+    fn note_sent(&mut self, bytes: usize) {
+        if self.sealed_by == RecordLayer::Kernel {
+            self.tls.note_sealed((bytes / RECORD_BYTES) as u64 + 1);
+        }
     }
 
     /// Encrypts `bytes` to be sent by the next flush.
@@ -263,11 +448,15 @@ impl<S: Stream> Endpoint<S> {
         Ok(self.tls.seal(bytes, &mut self.write_buf)?)
     }
 
-    /// Sends `bytes` behind what waits, or has them sent by the next flush. Without TLS they are not copied for it.
+    /// Sends `bytes` behind what waits, or has them sent by the next flush. Without TLS of the program they are not copied
+    /// for it.
     pub fn send(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> Result<(), EndpointError> {
-        while self.tls.is_plain() && self.write_buf.is_empty() && !bytes.is_empty() {
+        while self.takes_plaintext() && self.write_buf.is_empty() && !bytes.is_empty() {
             match self.stream.poll_send(cx, bytes) {
-                Poll::Ready(Ok(sent)) => bytes = &bytes[sent..],
+                Poll::Ready(Ok(sent)) => {
+                    self.note_sent(sent);
+                    bytes = &bytes[sent..];
+                }
                 Poll::Ready(Err(error)) => return Err(self.cut_by(error)),
                 Poll::Pending => break,
             }
@@ -291,7 +480,10 @@ impl<S: Stream> Endpoint<S> {
         debug_assert!(self.write_buf.is_empty(), "sealed records go out in the order they were sealed");
         while !outgoing.is_empty() {
             match self.stream.poll_send(cx, outgoing.filled()) {
-                Poll::Ready(Ok(sent)) => outgoing.consume(sent),
+                Poll::Ready(Ok(sent)) => {
+                    self.note_sent(sent);
+                    outgoing.consume(sent);
+                }
                 Poll::Ready(Err(error)) => {
                     // The buffer is the worker's: what one side could not be sent must not reach another.
                     outgoing.clear();
@@ -425,6 +617,10 @@ impl<S: Stream> Endpoint<S> {
 
     /// Whether more may come.
     fn poll_discard(&mut self, cx: &mut Context<'_>, incoming: &mut [u8]) -> Poll<bool> {
+        if self.opened_by == RecordLayer::Kernel {
+            let received = ready!(self.stream.poll_recv_records(cx, incoming));
+            return Poll::Ready(received.is_ok_and(|received| received != Opened::End));
+        }
         let received = ready!(self.stream.poll_recv(cx, incoming));
         Poll::Ready(received.is_ok_and(|received| received > 0))
     }
@@ -437,6 +633,24 @@ impl<S: Stream> Endpoint<S> {
         let quiet = quiet && self.poll_fill(cx, buffers).is_pending();
         (!quiet || !self.stream.is_put_off()).then_some(quiet)
     }
+}
+
+/// What the kernel's TLS says of a record that it can't open.
+fn bad_record(error: &io::Error) -> Option<BadRecord> {
+    match Errno::from_io_error(error)? {
+        Errno::BADMSG => Some(BadRecord::Forged),
+        Errno::MSGSIZE => Some(BadRecord::TooLong),
+        Errno::INVAL => Some(BadRecord::Unexpected),
+        _ => None,
+    }
+}
+
+/// The connection goes on with the program's TLS. Said once: it is a property of the host.
+fn note_refused(error: &io::Error) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing::warn!(detail = %error, "the kernel refuses the TLS of a session, which it took at the start");
+    });
 }
 
 /// No TLS record starts with a letter (RFC 8446 5.1), but every HTTP message does.

@@ -4,6 +4,7 @@
 pub mod any_stream;
 pub mod congestion;
 pub mod endpoint;
+pub mod kernel_tls;
 pub mod net;
 pub mod networks;
 pub(crate) mod own_addresses;

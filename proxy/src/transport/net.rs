@@ -24,15 +24,17 @@ use crate::observe::lag::TcpSample;
 use crate::observe::session_stats::TcpProbe;
 use crate::observe::stats::WorkerStats;
 use crate::runtime::executor::{Executor, Interest, RegisteredFd, Sleep};
-use crate::runtime::io_uring::tcp_info;
+use crate::runtime::io_uring::{receive_record, send_record, tcp_info};
 use crate::runtime::scheduler::Class;
+use crate::tls::{ControlRecord, KernelKey, Way};
 use crate::transport::any_stream::{AnyStream, InsideStream};
 use crate::transport::congestion::default_name;
+use crate::transport::kernel_tls::{KernelRecords, KernelTls};
 use crate::transport::networks::canonical;
 use crate::transport::own_addresses::{OwnAddresses, OwnConnection};
 use crate::transport::pipes::Pipe;
 use crate::transport::receive_window::{BODY_BYTES, ReceiveWindow};
-use crate::transport::stream::{Route, Standing, Stream};
+use crate::transport::stream::{Opened, Piped, Route, Standing, Stream};
 
 /// The time is over.
 #[derive(Debug)]
@@ -111,6 +113,7 @@ pub struct OsRuntime {
     stats: Rc<WorkerStats>,
     /// Where the proxy itself listens.
     own: OwnAddresses,
+    kernel_tls: KernelTls,
 }
 
 impl Runtime for OsRuntime {
@@ -138,7 +141,7 @@ impl Runtime for OsRuntime {
                 let segment = segment.try_into().unwrap_or(usize::MAX);
                 let window = is_prepared.then(|| socket.with(|socket| ReceiveWindow::open(socket, segment)));
                 let window = window.and_then(note_unbounded);
-                Ok(AnyStream::Outside(TcpStream { socket, sockets, window, unsent: None }))
+                Ok(AnyStream::Outside(TcpStream::new(socket, sockets, window, self.kernel_tls)))
             }
         }
     }
@@ -192,7 +195,13 @@ fn local_address<S: AsFd>(socket: &S) -> io::Result<SocketAddr> {
 impl OsRuntime {
     /// The network of that loop. `options`: of connections to agents. `own`: where the proxy itself listens, which is never connected to. `stats`: where its bytes are counted.
     pub fn new(executor: Executor, options: TcpOptions, own: OwnAddresses, stats: Rc<WorkerStats>) -> Self {
-        Self { executor, options, stats, own }
+        Self { executor, options, stats, own, kernel_tls: KernelTls::NONE }
+    }
+
+    /// The same, whose kernel may do TLS.
+    #[must_use]
+    pub fn with_kernel_tls(self, kernel_tls: KernelTls) -> Self {
+        Self { kernel_tls, ..self }
     }
 
     /// Accepts on a listening socket that doesn't block.
@@ -204,12 +213,8 @@ impl OsRuntime {
     /// Takes on an accepted socket.
     pub fn adopt(&self, socket: OwnedFd) -> io::Result<AnyStream<TcpStream>> {
         let socket = RegisteredFd::new(&self.executor, socket, true)?;
-        Ok(AnyStream::Outside(TcpStream {
-            socket,
-            sockets: Metered::Client(self.stats.clients.clone()),
-            window: None,
-            unsent: None,
-        }))
+        let sockets = Metered::Client(self.stats.clients.clone());
+        Ok(AnyStream::Outside(TcpStream::new(socket, sockets, None, self.kernel_tls)))
     }
 }
 
@@ -297,6 +302,10 @@ pub struct TcpStream {
     unsent: Option<u32>,
     /// An agent's, where the kernel can bound it; a client's where it was made smaller than the kernel would have it.
     window: Option<ReceiveWindow>,
+    /// What the kernel may do of its TLS.
+    kernel_tls: KernelTls,
+    /// What it does.
+    records: Option<Box<KernelRecords>>,
 }
 
 /// The counters for its bytes.
@@ -306,6 +315,39 @@ enum Metered {
 }
 
 impl TcpStream {
+    fn new(
+        socket: RegisteredFd,
+        sockets: Metered,
+        window: Option<ReceiveWindow>,
+        kernel_tls: KernelTls,
+    ) -> Self {
+        Self { socket, sockets, window, unsent: None, kernel_tls, records: None }
+    }
+
+    fn seals_records(&self) -> bool {
+        self.records.as_ref().is_some_and(|records| records.seals())
+    }
+
+    /// Has the kernel send what it holds. It seals what comes out of a pipe as if more would follow at once, and then holds
+    /// less than a segment back: where that is as much as may stand unsent, nothing would ever follow (seen with segments of
+    /// 32 KiB on Linux 6.1). To set the option is to send (tcp(7)).
+    fn push(&self) {
+        // A connection that is gone says so to the next call.
+        let _ = self.socket.with(|socket| SockRef::from(&socket).set_tcp_nodelay(true));
+    }
+
+    fn opens_records(&self) -> bool {
+        self.records.as_ref().is_some_and(|records| records.opens())
+    }
+
+    fn count_overhead(&self, way: Way, bytes: u64) {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        match way {
+            Way::Receive => self.sockets().received(bytes),
+            Way::Send => self.sockets().sent(bytes),
+        }
+    }
+
     fn sockets(&self) -> &ByteCounter {
         match &self.sockets {
             Metered::Agent { counters, .. } => &counters.sockets,
@@ -393,6 +435,53 @@ impl Stream for TcpStream {
         Some(Box::new(move || probe.with(tcp_info)?.ok().map(|info| tcp_sample(&info))))
     }
 
+    fn kernel_tls(&self) -> KernelTls {
+        self.kernel_tls
+    }
+
+    fn set_record_key(&mut self, way: Way, key: &KernelKey) -> io::Result<()> {
+        let records = self.records.get_or_insert_default();
+        let overhead = self.socket.with(|socket| records.give(socket, way, key))?;
+        self.count_overhead(way, overhead);
+        Ok(())
+    }
+
+    fn poll_recv_records(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<Opened>> {
+        let call = |socket: BorrowedFd<'_>| receive_record(socket, &mut *into);
+        // Where less comes than there is room for, a record of another type may be next: only the kernel knows.
+        let received = self.socket.poll_io(cx, Interest::Read, call);
+        if received.is_pending() && self.socket.is_put_off() {
+            return Poll::Pending;
+        }
+        let failure = self.records.as_mut().and_then(|records| records.failure.take());
+        let (bytes, kind) = match (received, failure) {
+            // It is told once.
+            (Poll::Pending | Poll::Ready(Ok((0, None))), Some(failure)) => {
+                return Poll::Ready(Err(failure.into()));
+            }
+            (Poll::Ready(Err(error)), _) => {
+                // It would be that of the next call too, by which the peer is told why.
+                let _ = self.socket.with(|socket| SockRef::from(&socket).take_error());
+                return Poll::Ready(Err(error));
+            }
+            (received, _) => ready!(received)?,
+        };
+        self.count_received(bytes);
+        Poll::Ready(Ok(kind.map_or(Opened::End, |kind| Opened::Content { kind, bytes })))
+    }
+
+    fn poll_send_control(&mut self, cx: &mut Context<'_>, record: ControlRecord) -> Poll<io::Result<()>> {
+        let call = |socket: BorrowedFd<'_>| send_record(socket, record.kind(), record.content());
+        let sent = ready!(self.socket.poll_io(cx, Interest::Write, call))?;
+        self.sockets().sent(sent);
+        Poll::Ready(Ok(()))
+    }
+
+    fn sealed_records(&self) -> io::Result<u64> {
+        let records = self.records.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        self.socket.with(|socket| records.sealed(socket))
+    }
+
     fn can_splice(&self) -> bool {
         true
     }
@@ -402,7 +491,10 @@ impl Stream for TcpStream {
         cx: &mut Context<'_>,
         pipe: &Pipe,
         limit: usize,
-    ) -> Option<Poll<io::Result<usize>>> {
+    ) -> Option<Poll<io::Result<Piped>>> {
+        if self.opens_records() {
+            return self.poll_pipe_records(cx, pipe, limit);
+        }
         let call = |socket: BorrowedFd<'_>| splice(socket, None, &pipe.write, None, limit, SPLICE);
         let moved = self.socket.poll_io(cx, Interest::Read, call);
         match moved {
@@ -416,7 +508,7 @@ impl Stream for TcpStream {
             Poll::Pending if self.socket.is_put_off() => {}
             Poll::Pending => self.socket.exhausted(Interest::Read),
         }
-        Some(moved)
+        Some(moved.map_ok(|bytes| Piped { bytes, last_record: 0 }))
     }
 
     fn poll_send_pipe(
@@ -427,10 +519,60 @@ impl Stream for TcpStream {
     ) -> Option<Poll<io::Result<usize>>> {
         let call = |socket: BorrowedFd<'_>| splice(&pipe.read, None, socket, None, limit, SPLICE);
         let moved = self.socket.poll_io(cx, Interest::Write, call);
+        if moved.is_pending() && self.seals_records() && !self.socket.is_put_off() {
+            self.push();
+        }
         Some(moved.map_ok(|bytes| {
             self.sockets().sent(bytes);
             bytes
         }))
+    }
+}
+
+impl TcpStream {
+    /// One call moves one record at most.
+    fn poll_pipe_records(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &Pipe,
+        limit: usize,
+    ) -> Option<Poll<io::Result<Piped>>> {
+        let mut moved = Piped::default();
+        while moved.bytes < limit {
+            let left = limit - moved.bytes;
+            let call = |socket: BorrowedFd<'_>| match splice(socket, None, &pipe.write, None, left, SPLICE) {
+                // It may be the pipe that is full.
+                Err(Errno::AGAIN) if moved.bytes > 0 => Ok(0),
+                moved => moved,
+            };
+            match self.socket.poll_io(cx, Interest::Read, call) {
+                Poll::Ready(Ok(bytes)) if bytes > 0 => {
+                    self.count_received(bytes);
+                    moved = Piped { bytes: moved.bytes + bytes, last_record: bytes };
+                }
+                Poll::Pending if moved.bytes == 0 => return Some(Poll::Pending),
+                // A record that is no data, or can't be opened: receiving tells which.
+                Poll::Ready(Err(error)) => {
+                    if let Some(records) = &mut self.records {
+                        records.failure = Errno::from_io_error(&error);
+                    }
+                    break;
+                }
+                // One that is empty, or the end.
+                Poll::Pending | Poll::Ready(Ok(_)) => break,
+            }
+        }
+        (moved.bytes > 0).then_some(Poll::Ready(Ok(moved)))
+    }
+}
+
+impl Drop for TcpStream {
+    /// Bytes were counted as the program saw them; those that the kernel has added to them are counted here.
+    fn drop(&mut self) {
+        let Some(mut records) = self.records.take() else { return };
+        for way in [Way::Receive, Way::Send] {
+            self.count_overhead(way, self.socket.with(|socket| records.overhead(socket, way)));
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Pipes for `splice(2)`, which moves bytes between two plain sockets without bringing them into the program.
+//! Pipes for `splice(2)`, which moves bytes between two sockets without bringing them into the program.
 //! Pipes are pooled by the worker; one goes back to the pool only when it is empty.
 
 use std::io;
@@ -19,6 +19,13 @@ pub struct Pipe {
     pub read: OwnedFd,
     /// The end that bytes go into.
     pub write: OwnedFd,
+}
+
+impl Pipe {
+    /// Takes bytes out into the program.
+    pub fn take(&self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(&self.read, into)?)
+    }
 }
 
 /// The spare pipes of one worker.

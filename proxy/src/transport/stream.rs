@@ -5,6 +5,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::observe::session_stats::TcpProbe;
+use crate::tls::{ControlRecord, KernelKey, Way};
+use crate::transport::kernel_tls::KernelTls;
 use crate::transport::pipes::Pipe;
 
 /// The way to a side.
@@ -23,6 +25,29 @@ pub struct Standing {
     pub unread: u64,
     /// Taken and not sent.
     pub unsent: u64,
+}
+
+/// Bytes that were moved into a pipe.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Piped {
+    /// All of them; 0 at the end.
+    pub bytes: usize,
+    /// Those of the last record, where the kernel opens records.
+    pub last_record: usize,
+}
+
+/// What was received of records that the kernel opens.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Opened {
+    /// The stream has ended.
+    End,
+    /// Content of one record, or of several that are data.
+    Content {
+        /// Their type (RFC 8446 5.1).
+        kind: u8,
+        /// Bytes.
+        bytes: usize,
+    },
 }
 
 /// A connected byte stream.
@@ -64,6 +89,31 @@ pub trait Stream {
         None
     }
 
+    /// Which TLS the kernel may do on this stream.
+    fn kernel_tls(&self) -> KernelTls {
+        KernelTls::NONE
+    }
+
+    /// Has the kernel open or seal the records of a way from here on, or do so with another key.
+    fn set_record_key(&mut self, _: Way, _: &KernelKey) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Receives what is there of records that the kernel opens. Wakes the task once there is something.
+    fn poll_recv_records(&mut self, _: &mut Context<'_>, _into: &mut [u8]) -> Poll<io::Result<Opened>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// Has the kernel seal and send a record of its own. Wakes the task once there is room.
+    fn poll_send_control(&mut self, _: &mut Context<'_>, _: ControlRecord) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// Records that the kernel has sealed with the present key.
+    fn sealed_records(&self) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Whether bytes can be moved inside the kernel.
     fn can_splice(&self) -> bool {
         false
@@ -75,7 +125,7 @@ pub trait Stream {
         _: &mut Context<'_>,
         _: &Pipe,
         _limit: usize,
-    ) -> Option<Poll<io::Result<usize>>> {
+    ) -> Option<Poll<io::Result<Piped>>> {
         None
     }
 

@@ -27,6 +27,7 @@ use crate::runtime::drain::{Drain, Phase};
 use crate::session::open_sessions::OpenSessions;
 use crate::tls::Acceptor;
 use crate::transport::endpoint::WorkerBuffers;
+use crate::transport::kernel_tls::KernelTls;
 use crate::transport::net::Runtime;
 use crate::transport::pipes::Pipes;
 use crate::worker::eviction::EvictionQueue;
@@ -67,6 +68,8 @@ pub struct ProcessState {
     pub marks: FailureMarks,
     /// The statistics of the workers.
     pub published: StatsSnapshot,
+    /// What the kernel may do of sessions' TLS.
+    pub kernel_tls: KernelTls,
 }
 
 impl ProcessState {
@@ -82,6 +85,7 @@ impl ProcessState {
             sessions: OpenSessions::default(),
             readiness: Readiness::default(),
             recent_ends: RecentEnds::default(),
+            kernel_tls: KernelTls::NONE,
             session_resolver,
             placements: Placements::default(),
             pool_cookies: PoolCookies::new(),

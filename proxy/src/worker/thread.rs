@@ -78,7 +78,8 @@ struct ConfigGenerations {
 impl ConfigGenerations {
     fn new(executor: Executor, number: usize, own: OwnAddresses, shared: SharedState) -> Self {
         let stats = Rc::new(WorkerStats::default());
-        let net = OsRuntime::new(executor.clone(), shared.config.agent_tcp(), own.clone(), stats.clone());
+        let net = OsRuntime::new(executor.clone(), shared.config.agent_tcp(), own.clone(), stats.clone())
+            .with_kernel_tls(shared.process.kernel_tls);
         executor.observe(stats.clone());
         let worker = Rc::new(Worker::new(stats));
         let current = Generation::new(net, shared, worker);
@@ -117,7 +118,8 @@ impl ConfigGenerations {
         }
         let current = self.current();
         let net =
-            OsRuntime::new(self.executor.clone(), agents, self.own.clone(), current.worker.stats.clone());
+            OsRuntime::new(self.executor.clone(), agents, self.own.clone(), current.worker.stats.clone())
+                .with_kernel_tls(shared.process.kernel_tls);
         let renewed = Rc::new(Generation::new(net, shared, current.worker.clone()));
         let former = self.current.replace(renewed);
         retire(&former, Phase::Draining);
