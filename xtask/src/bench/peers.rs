@@ -6,8 +6,10 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use clap::ValueEnum;
+use dcv_splice::transport::kernel_tls::KernelTlsTrial;
 use harness::certificates::Identity;
 use harness::process::Process;
 use serde::Serialize;
@@ -35,6 +37,8 @@ pub(super) enum Peer {
     DcvSplice,
     /// The same with the kernel's account (root; `cargo xtask ebpf` first)
     DcvSpliceEbpf,
+    /// The same with sessions' TLS in the kernel
+    DcvSpliceKtls,
     /// Another build of it, the one of --before
     DcvSpliceBefore,
 }
@@ -96,13 +100,20 @@ impl Peer {
         }
     }
 
+    /// Why this host can't run it, where that is not a program that is missing.
+    pub(super) fn impossible(self) -> Option<&'static str> {
+        static KERNEL_TLS: OnceLock<bool> = OnceLock::new();
+        let has_tls = || *KERNEL_TLS.get_or_init(|| KernelTlsTrial::run().is_ok());
+        (self == Self::DcvSpliceKtls && !has_tls()).then_some("this kernel does no TLS (modprobe tls)")
+    }
+
     /// What its program says of its version.
     pub(super) fn version(self, proxy: &Path, before: Option<&Path>) -> String {
         let (program, flag) = match self {
             Self::Direct | Self::L4 | Self::L4Splice => return "-".into(),
             Self::NginxRecipe | Self::NginxTuned => (Path::new("/usr/sbin/nginx"), "-v"),
             Self::Haproxy => (Path::new("/usr/sbin/haproxy"), "-v"),
-            Self::DcvSplice | Self::DcvSpliceEbpf => (proxy, "--version"),
+            Self::DcvSplice | Self::DcvSpliceEbpf | Self::DcvSpliceKtls => (proxy, "--version"),
             Self::DcvSpliceBefore => (before.unwrap_or(proxy), "--version"),
         };
         let Ok(output) = Command::new(program).arg(flag).output() else { return "unknown".into() };
@@ -133,6 +144,11 @@ impl Peer {
                 command
             }
             Self::DcvSpliceEbpf => dcv_splice(place, place.proxy, address, "require"),
+            Self::DcvSpliceKtls => {
+                let mut command = dcv_splice(place, place.proxy, address, "off");
+                command.args(["--session-tls", "kernel"]);
+                command
+            }
             Self::DcvSpliceBefore => dcv_splice(place, place.before.unwrap_or(place.proxy), address, "off"),
         };
         let process = Process::start(part::tied(&command)?).without_grace();

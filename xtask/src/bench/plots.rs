@@ -21,6 +21,7 @@ fn colour(peer: Peer) -> RGBColor {
         Peer::Haproxy => RGBColor(44, 160, 44),
         Peer::DcvSplice => RGBColor(31, 119, 180),
         Peer::DcvSpliceEbpf => RGBColor(23, 190, 207),
+        Peer::DcvSpliceKtls => RGBColor(188, 189, 34),
         Peer::DcvSpliceBefore => RGBColor(140, 86, 75),
     }
 }

@@ -169,7 +169,7 @@ impl Scenario {
             Peer::Direct | Peer::L4 | Peer::L4Splice if self == Self::Attack => Some("it has no /health"),
             Peer::Direct | Peer::L4 | Peer::L4Splice if self.is_http2() => Some("the agent has no HTTP/2"),
             Peer::L4Splice if self == Self::Scale9000 => Some("it would need 54,000 descriptors"),
-            _ => None,
+            _ => peer.impossible(),
         }
     }
 
