@@ -3,7 +3,7 @@
 //! Debian packages: busybox-static debian-archive-keyring kmod qemu-system-x86 xz-utils
 #![allow(clippy::unwrap_used)]
 
-use harness::proxy::{self, test_program};
+use harness::proxy::{self, SESSION_TLS, test_program};
 use harness::virtual_machine::{Kernel, VirtualMachine};
 
 /// Tests of `interop`: few, as the machine is slow, and together most of what a session does.
@@ -19,23 +19,23 @@ const TESTS: [&str; 7] = [
 
 #[test]
 fn a_desktops_channels_are_the_same_on_the_kernel_of_debian() {
-    runs_on(Kernel::OfRelease);
+    runs_on(Kernel::OfRelease, "user");
 }
 
 #[test]
-fn a_desktops_channels_are_the_same_on_the_newest_kernel_of_debian() {
-    runs_on(Kernel::Backported);
+fn a_desktops_channels_are_the_same_on_the_newest_kernel_of_debian_where_that_does_their_tls() {
+    runs_on(Kernel::Backported, "kernel");
 }
 
 #[track_caller]
-fn runs_on(kernel: Kernel) {
+fn runs_on(kernel: Kernel, session_tls: &str) {
     let machine = VirtualMachine::new(kernel);
     // It is built here: nothing can be there.
     proxy::binary();
     let program = test_program("interop");
     let tests = TESTS.map(|name| format!(" {name}")).concat();
     let script = format!(
-        "export CARGO=true PATH=/usr/sbin:/usr/bin HOME=/tmp\nuname -r\n{} --exact --test-threads=1 --color=never{tests}\n",
+        "export CARGO=true PATH=/usr/sbin:/usr/bin HOME=/tmp {SESSION_TLS}={session_tls}\nuname -r\n{} --exact --test-threads=1 --color=never{tests}\n",
         program.display()
     );
     let (code, said) = machine.run(&script);

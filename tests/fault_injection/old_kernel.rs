@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use harness::process::Process;
+use harness::proxy::command;
 use harness::proxy_under_test::ProxyUnderTest;
 use harness::raw_client::RawClient;
 use harness::scripted_agent::ScriptedAgent;
@@ -51,6 +53,42 @@ async fn session() {
     front.proxy.until(line, |log| log.contains(line).then_some(()));
     let log = front.proxy.log();
     assert_eq!(log.matches(line).count(), 1, "{log}");
+}
+
+/// Without TLS in the kernel there is nothing to start with where it is asked for, and nothing is missing otherwise.
+#[test]
+fn tls_that_the_kernel_does_not_have_is_said_before_anything_is_bound() {
+    std::thread::spawn(|| {
+        forget(&[(libc::IPPROTO_TCP, libc::TCP_ULP)]);
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = format!("--listen={}", taken.local_addr().unwrap());
+        let began = std::time::Instant::now();
+        let mut refused = Process::start(command(&[&listen, "--session-tls=kernel"])).without_grace();
+        assert_eq!(refused.wait().code(), Some(2), "{}", refused.log());
+        assert!(began.elapsed() < std::time::Duration::from_secs(5));
+        let log = refused.log();
+        assert!(log.contains("--session-tls kernel: kernel TLS: this kernel does not do it"), "{log}");
+        assert_eq!(log.lines().count(), 1, "{log}");
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            let agent = ScriptedAgent::plain(|_, mut line| async move {
+                line.head().await;
+                line.say("HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n").await;
+                assert_eq!(line.bytes(2).await, b"hi");
+                line.say("ho").await;
+            })
+            .await;
+            let flags = ["--agent-tls=off", "--session-tls=auto"];
+            let front = ProxyUnderTest::start(agent.address, &flags).await;
+            assert!(front.proxy.log().contains("sessions are sealed and opened by this program"));
+            let mut client = RawClient::secure(front.secure()).await;
+            client.say(front.upgrade("/ws")).await;
+            client.head().await.unwrap();
+            client.say("hi").await;
+            assert_eq!(client.bytes(2).await, b"ho");
+        });
+    })
+    .join()
+    .unwrap();
 }
 
 #[test]

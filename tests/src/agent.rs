@@ -7,7 +7,7 @@
 mod channels;
 mod desktop;
 mod font;
-mod noise;
+pub mod noise;
 mod pages;
 mod probes;
 mod response;

@@ -121,8 +121,18 @@ pub fn command(flags: &[&str]) -> Command {
     if !asks && !flags.iter().any(|flag| flag.starts_with("--admin")) {
         command.arg("--admin=off");
     }
+    if let Ok(by) = env::var(SESSION_TLS)
+        && flags.iter().any(|flag| flag.starts_with("--listen"))
+        && !flags.iter().any(|flag| flag.starts_with("--session-tls"))
+    {
+        command.arg(format!("--session-tls={by}"));
+    }
     command
 }
+
+/// Names who seals and opens the records of sessions in tests that do not say themselves, for a run of theirs on a kernel
+/// with TLS.
+pub const SESSION_TLS: &str = "DCV_SPLICE_TEST_SESSION_TLS";
 
 /// The directory all builds of this workspace go to, whatever the test was built with.
 pub fn target_directory() -> PathBuf {

@@ -257,8 +257,13 @@ pub fn trusting_config(versions: &[&'static SupportedProtocolVersion]) -> Client
         .with_protocol_versions(versions)
         .expect("versions that the provider knows")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
+        .with_custom_certificate_verifier(trusting_verifier())
         .with_no_client_auth()
+}
+
+/// Takes any certificate.
+pub fn trusting_verifier() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(AnyCertificate)
 }
 
 #[derive(Debug)]

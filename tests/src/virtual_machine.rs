@@ -16,7 +16,7 @@ use crate::proxy::target_directory;
 
 /// What Debian's kernels have as modules, and is needed: files of this machine, TLS and its ciphers, what `ss` asks. Some are built in,
 /// or have another name, in one of the kernels.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 15] = [
     "virtio_pci",
     "9pnet_virtio",
     "9p",
@@ -24,6 +24,7 @@ const MODULES: [&str; 14] = [
     "ghash-generic",
     "gcm",
     "aesni-intel",
+    "chacha",
     "chacha_generic",
     "poly1305_generic",
     "chacha20poly1305",

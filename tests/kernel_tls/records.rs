@@ -1,0 +1,146 @@
+//! Records that are no data, or none that a side may send, wherever they stand: the sessions go on or end as where the
+//! program opens them, and the sender is told the same.
+
+use tokio_rustls::rustls::SupportedCipherSuite;
+
+use crate::peer::{ALERT, DATA, HANDSHAKE, Heard, Peer, RawPeer, TLS12, TLS13};
+use crate::scene::{Front, Written, with_kernel_tls};
+
+/// A ticket of an agent's (RFC 8446 4.6.1), and part of one.
+const TICKET: &[u8] =
+    &[4, 0, 0, 0x13, 0, 0, 0, 0, 0, 0, 0, 0, 1, 7, 0, 5, b'a', b'g', b'a', b'i', b'n', 0, 0];
+/// As much as fills records, and is moved inside the kernel.
+const BULK: usize = 200_000;
+
+/// What a side sends that is no data.
+#[derive(Clone, Copy, Debug)]
+enum Said {
+    /// One record.
+    Record(u8, &'static [u8]),
+    /// So many that are empty.
+    Nothing(usize),
+    /// One that was changed on its way.
+    Forged,
+    /// Bytes as they are.
+    Bytes(&'static [u8]),
+    /// A message in two records.
+    Pieces(u8, &'static [u8]),
+}
+
+const SAID: [Said; 18] = [
+    Said::Nothing(1),
+    // Of more in a row the kernel says nothing.
+    Said::Nothing(20),
+    Said::Record(ALERT, &[1, 90]),
+    Said::Record(ALERT, &[1, 0]),
+    Said::Record(ALERT, &[2, 20]),
+    Said::Record(ALERT, &[1]),
+    Said::Record(ALERT, &[]),
+    Said::Record(HANDSHAKE, TICKET),
+    Said::Pieces(HANDSHAKE, TICKET),
+    Said::Record(HANDSHAKE, &[4, 0, 0]),
+    Said::Record(HANDSHAKE, &[0, 0, 0, 0]),
+    Said::Record(HANDSHAKE, &[1, 0, 0, 0]),
+    Said::Record(HANDSHAKE, &[]),
+    Said::Record(20, &[1]),
+    Said::Record(99, &[1]),
+    Said::Forged,
+    Said::Bytes(&[DATA, 3, 3, 0xff, 0xff]),
+    Said::Bytes(&[DATA, 9, 9, 0, 1, 1]),
+];
+
+/// What the other side says first.
+const GO: &[u8] = b"go";
+/// How many bytes come before.
+const BEFORE: [usize; 3] = [0, 10, BULK];
+
+impl Said {
+    fn send(self, peer: &mut RawPeer) {
+        match self {
+            Self::Record(kind, content) => peer.send(kind, content),
+            Self::Nothing(count) => (0..count).for_each(|_| peer.send(DATA, &[])),
+            Self::Forged => {
+                let mut record = peer.sealed(DATA, b"forged");
+                *record.last_mut().unwrap() ^= 1;
+                peer.send_bytes(&record);
+            }
+            Self::Bytes(bytes) => peer.send_bytes(bytes),
+            Self::Pieces(kind, content) => {
+                let (front, back) = content.split_at(content.len() / 2);
+                peer.send(kind, front);
+                peer.send(kind, back);
+            }
+        }
+    }
+}
+
+/// Says it between bytes; the last alert that is heard.
+fn speaks(mut peer: Peer, before: usize, said: Said) -> Option<[u8; 2]> {
+    // The session has begun on both sides.
+    peer.bytes(GO.len());
+    let mut peer = peer.into_records();
+    vec![7; before].chunks(16_384).for_each(|piece| peer.send(DATA, piece));
+    said.send(&mut peer);
+    peer.send(DATA, b"behind");
+    peer.send(ALERT, &[1, 0]);
+    peer.cut();
+    let alert = peer.last_alert();
+    match (said, alert) {
+        // What is no record is refused by alerts of several names.
+        (Said::Bytes(_), Some([2, _])) => Some([2, 0]),
+        _ => alert,
+    }
+}
+
+fn listens(mut peer: Peer) -> (usize, Heard) {
+    assert!(peer.say(GO));
+    let (bytes, end) = peer.rest();
+    peer.finish();
+    (bytes.len(), end)
+}
+
+type Outcome = (Option<[u8; 2]>, (usize, Heard), Written);
+
+fn outcome(
+    front: &Front,
+    suite: SupportedCipherSuite,
+    is_client: bool,
+    before: usize,
+    said: Said,
+) -> Outcome {
+    let suites = [suite, suite];
+    if is_client {
+        front.session(suites, |peer| speaks(peer, before, said), listens)
+    } else {
+        let (heard, alert, written) = front.session(suites, listens, |peer| speaks(peer, before, said));
+        (alert, heard, written)
+    }
+}
+
+#[test]
+fn every_record_is_taken_or_refused_as_without_the_kernel() {
+    with_kernel_tls("records::every_record_is_taken_or_refused_as_without_the_kernel", || {
+        let fronts = ["user", "kernel"].map(|by| Front::new(by, &[]));
+        // Where a suite stays with the program there is nothing to compare.
+        let suites: &[_] = if fronts[1].renews_keys() { &[TLS12, TLS13] } else { &[TLS12] };
+        let mut taken = 0;
+        for suite in suites {
+            for is_client in [true, false] {
+                for said in SAID {
+                    for before in BEFORE {
+                        let [program, kernel] =
+                            fronts.each_ref().map(|front| outcome(front, *suite, is_client, before, said));
+                        assert_eq!(
+                            kernel, program,
+                            "{said:?} behind {before}, {suite:?}, client {is_client}"
+                        );
+                        taken += usize::from(program.1.0 == before + b"behind".len());
+                    }
+                }
+            }
+        }
+        // Neither all nor none.
+        println!("{taken} taken");
+        assert!((20..100).contains(&taken), "{taken}");
+    });
+}
