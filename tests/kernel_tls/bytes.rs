@@ -164,6 +164,40 @@ fn a_side_that_takes_nothing_for_a_while_gets_all_of_it() {
     });
 }
 
+/// A pipe has places for so many records, whatever their size.
+#[test]
+fn small_records_among_large_ones_arrive_at_a_side_that_is_slow() {
+    with_kernel_tls("bytes::small_records_among_large_ones_arrive_at_a_side_that_is_slow", || {
+        let front = Front::new("kernel", &[]);
+        let bytes = noise(MIB);
+        for suite in [TLS12, TLS13] {
+            let mut sizes = [100_000, 40_000].into_iter().chain(std::iter::repeat_n(7, 200)).cycle();
+            let agent = |mut peer: Peer| {
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    let (now, later) = rest.split_at(sizes.next().unwrap().min(rest.len()));
+                    assert!(peer.say(now));
+                    rest = later;
+                }
+                peer.finish();
+                peer.rest().1
+            };
+            let client = |mut peer: Peer| {
+                let mut heard = Vec::new();
+                loop {
+                    thread::sleep(Duration::from_millis(1));
+                    match peer.hear() {
+                        Heard::Bytes(more) => heard.extend(more),
+                        end => return (heard == bytes, end),
+                    }
+                }
+            };
+            let (heard, _, _) = front.session([suite, suite], client, agent);
+            assert_eq!(heard, (true, Heard::Goodbye));
+        }
+    });
+}
+
 #[test]
 fn keys_that_a_side_changes_amid_its_bytes_are_followed() {
     with_kernel_tls("bytes::keys_that_a_side_changes_amid_its_bytes_are_followed", || {

@@ -1,6 +1,9 @@
 //! Ends of sessions, in order and not: both sides hear of them, and they are written down, as where the program does the
 //! records.
 
+use std::thread;
+use std::time::Duration;
+
 use tokio_rustls::rustls::SupportedCipherSuite;
 
 use crate::peer::{Heard, Peer, TLS12, TLS13};
@@ -91,7 +94,13 @@ fn answers_and_hears(mut peer: Peer) -> (usize, Heard) {
     (heard + bytes.len(), end)
 }
 
-const ENDS: [(&str, Script, Script); 11] = [
+/// What it was sent stands in sockets before it listens.
+fn hears_late(peer: Peer) -> (usize, Heard) {
+    thread::sleep(Duration::from_millis(600));
+    hears_then_ends(peer)
+}
+
+const ENDS: [(&str, Script, Script); 13] = [
     ("the client ends, the agent goes on", ends, hears_then_ends),
     ("the agent ends, the client goes on", hears_then_ends, ends),
     ("the client ends behind much", ends_behind_bulk, hears_then_ends),
@@ -110,6 +119,8 @@ const ENDS: [(&str, Script, Script); 11] = [
         hears_then_ends,
         is_cut_behind_frames_and_a_close_frame,
     ),
+    ("the agent is cut behind much that stands", hears_late, is_cut_behind_bulk),
+    ("the client is cut behind much that stands", is_cut_behind_bulk, hears_late),
     ("the client is reset", is_reset, answers_and_hears),
 ];
 

@@ -27,10 +27,10 @@ enum Said {
     Pieces(u8, &'static [u8]),
 }
 
-const SAID: [Said; 18] = [
+const SAID: [Said; 19] = [
     Said::Nothing(1),
-    // Of more in a row the kernel says nothing.
     Said::Nothing(20),
+    Said::Nothing(40),
     Said::Record(ALERT, &[1, 90]),
     Said::Record(ALERT, &[1, 0]),
     Said::Record(ALERT, &[2, 20]),

@@ -432,6 +432,16 @@ impl RegisteredFd {
         FdProbe { executor: self.executor.clone(), token }
     }
 
+    /// The time, as the loop knows it.
+    pub fn now(&self) -> Instant {
+        self.executor.now()
+    }
+
+    /// Waits for `time` from now on.
+    pub fn sleep(&self, time: Duration) -> Sleep {
+        self.executor.sleep(time)
+    }
+
     /// The socket, for calls that don't depend on its readiness.
     pub fn with<T>(&self, call: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
         call(self.executor.0.sources.borrow()[self.key].socket.as_fd())

@@ -408,17 +408,13 @@ impl<N: Runtime> Pump<'_, '_, N> {
         bytes_max: usize,
     ) -> Poll<Result<usize, TransferError>> {
         let tracks_close_frame = !from.is_clean_by_fin();
-        // The kernel gives the content of several records at once.
-        let is_merged = from.gives_plaintext();
         let may_splice = direction.lane == Lane::Splice && from.gives_plaintext() && to.takes_plaintext();
         let bytes_max = if may_splice { SPLICE_BYTES_MIN } else { bytes_max };
         let WorkerBuffers { incoming, outgoing, .. } = &mut *self.buffers;
         let mut sealed: Result<(), TlsError> = Ok(());
         let mut sink = |plain: &[u8]| {
             direction.moved += plain.len() as u64;
-            direction.ends_with_close_frame = tracks_close_frame
-                && (close_frame::ends_with_close(plain)
-                    || is_merged && close_frame::seems_to_end_with_close(plain));
+            direction.ends_with_close_frame = tracks_close_frame && close_frame::ends_with_close(plain);
             if sealed.is_ok() {
                 sealed = to.seal(plain, outgoing);
             }

@@ -273,9 +273,25 @@ impl TlsEnd {
         self.session().is_some_and(Session::is_count_due)
     }
 
-    /// Goes by the kernel's count of sealed records: a key that is used up is renewed, or ends the connection.
-    pub fn recount(&mut self, sealed: u64) -> Result<(), TlsError> {
-        self.session_mut().ok_or(TlsError::NotReady)?.recount(sealed)
+    /// Goes by the kernel's count of sealed records: a key that is used up is renewed, or takes nothing more.
+    pub fn recount(&mut self, sealed: u64) {
+        if let Some(session) = self.session_mut() {
+            session.recount(sealed);
+        }
+    }
+
+    /// Whether the kernel's key has sealed as many records as it may.
+    pub fn is_used_up(&self) -> bool {
+        let kernel = self.session().and_then(|session| session.in_kernel.as_ref());
+        kernel.is_some_and(|kernel| kernel.is_used_up)
+    }
+
+    /// Has nothing sealed any more, the last word included.
+    pub fn abandon(&mut self) {
+        if let Some(session) = self.session_mut() {
+            session.is_over = true;
+            session.in_kernel.iter_mut().for_each(|kernel| kernel.alert = None);
+        }
     }
 
     /// Encrypts `plain` behind `outgoing`, or puts it there for the kernel to encrypt.

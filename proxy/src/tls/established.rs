@@ -129,6 +129,7 @@ impl Session {
             self.count_non_data_record()?;
         }
         match kind {
+            DATA if self.message.is_empty() && content.is_empty() => {}
             DATA if self.message.is_empty() => sink(content),
             ALERT => return self.alert(content),
             HANDSHAKE => self.handshake(content)?,
@@ -222,6 +223,9 @@ impl Session {
     pub(super) fn seal(&mut self, plain: &[u8], outgoing: &mut Buffer) -> Result<(), TlsError> {
         if self.is_over {
             return Err(TlsError::NotReady);
+        }
+        if self.in_kernel.as_ref().is_some_and(|kernel| kernel.is_used_up) {
+            return Err(TlsError::KeyExhausted);
         }
         for plain in plain.chunks(PLAIN_BYTES_MAX) {
             let Some(sealer) = &self.sealer else {

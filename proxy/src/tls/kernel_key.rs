@@ -82,6 +82,8 @@ pub(super) struct InKernel {
     pub(super) alert: Option<[u8; 2]>,
     /// Records that the key may seal yet, at least.
     pub(super) sealable: u64,
+    /// It has sealed as many.
+    pub(super) is_used_up: bool,
     /// Records that it may seal in all.
     pub(super) limit: u64,
 }

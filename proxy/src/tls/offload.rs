@@ -137,21 +137,22 @@ impl Session {
     /// Whether it has to be asked how many it has sealed, for [`Session::recount`].
     pub(super) fn is_count_due(&self) -> bool {
         let kernel = self.in_kernel.as_ref().filter(|_| self.sealer.is_none() && !self.is_over);
-        kernel.is_some_and(|kernel| kernel.sealable < SEALED_UNASKED && !self.owes_key_update)
+        kernel.is_some_and(|kernel| {
+            kernel.sealable < SEALED_UNASKED && !self.owes_key_update && !kernel.is_used_up
+        })
     }
 
-    /// Goes by the count of the kernel. A key that is used up is renewed, which TLS 1.2 does not know.
-    pub(super) fn recount(&mut self, sealed: u64) -> Result<(), TlsError> {
-        let Some(kernel) = &mut self.in_kernel else { return Ok(()) };
+    /// Goes by the count of the kernel. A key that is used up is renewed, or, in TLS 1.2, which does not
+    /// know that, takes nothing more.
+    pub(super) fn recount(&mut self, sealed: u64) {
+        let Some(kernel) = &mut self.in_kernel else { return };
         kernel.sealable = kernel.limit.saturating_sub(sealed);
         if kernel.sealable >= SEALED_UNASKED {
-            return Ok(());
+            return;
         }
-        if self.secrets.version() == Version::Tls12 {
-            return Err(TlsError::KeyExhausted);
-        }
-        self.owes_key_update = true;
-        Ok(())
+        // What was taken still goes out: there is room for more than that.
+        kernel.is_used_up = self.secrets.version() == Version::Tls12;
+        self.owes_key_update = !kernel.is_used_up;
     }
 }
 

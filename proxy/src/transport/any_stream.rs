@@ -96,6 +96,10 @@ impl<S: Stream> Stream for AnyStream<S> {
         self.any_mut().poll_send_control(cx, record)
     }
 
+    fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.any_mut().poll_flushed(cx)
+    }
+
     fn sealed_records(&self) -> io::Result<u64> {
         self.any().sealed_records()
     }

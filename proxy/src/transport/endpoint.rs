@@ -192,6 +192,7 @@ impl<S: Stream> Endpoint<S> {
             }
             Err(error) => {
                 note_refused(&error);
+                self.tls.forget_keys();
                 RecordLayer::Program
             }
         };
@@ -215,7 +216,15 @@ impl<S: Stream> Endpoint<S> {
 
     /// Whether the socket takes content of records, or has none.
     pub fn takes_plaintext(&self) -> bool {
-        self.tls.is_plain() || self.sealed_by == RecordLayer::Kernel
+        self.tls.is_plain() || self.sealed_by == RecordLayer::Kernel && !self.tls.is_used_up()
+    }
+
+    /// Keeps no keys for the kernel that it would never be given.
+    fn forget_useless_keys(&mut self) {
+        let suite = self.tls.suite_for_kernel();
+        if self.tls.speaks_http2() || !suite.is_some_and(|suite| self.stream.kernel_tls().takes(suite)) {
+            self.tls.forget_keys();
+        }
     }
 
     /// Whether a FIN alone ends it in order. With TLS only a `close_notify` does (RFC 8446 6.1).
@@ -420,14 +429,19 @@ impl<S: Stream> Endpoint<S> {
         }
         if self.tls.is_count_due() {
             let sealed = self.stream.sealed_records()?;
-            self.tls.recount(sealed)?;
+            self.tls.recount(sealed);
         }
         while let Some(record) = self.tls.control(!self.write_buf.is_empty()) {
             if let Err(error) = ready!(self.stream.poll_send_control(cx, record)) {
                 return Poll::Ready(Err(self.cut_by(error)));
             }
-            if let Some(key) = self.tls.control_sent(record)? {
-                self.stream.set_record_key(Way::Send, &key)?;
+            let key = self.tls.control_sent(record)?;
+            if let Err(error) = key.map_or(Ok(()), |key| self.stream.set_record_key(Way::Send, &key)) {
+                // The peer expects the new key: with the old one nothing can be said any more.
+                self.tls.abandon();
+                self.write_buf.clear();
+                self.finished = true;
+                return Poll::Ready(Err(self.cut_by(error)));
             }
         }
         Poll::Ready(Ok(()))
@@ -521,6 +535,9 @@ impl<S: Stream> Endpoint<S> {
             }
         }
         ready!(self.poll_flush(cx))?;
+        if self.sealed_by == RecordLayer::Kernel {
+            ready!(self.stream.poll_flushed(cx));
+        }
         match self.stream.finish() {
             // The peer has gone altogether meanwhile: nobody is left to be told.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
@@ -542,6 +559,7 @@ impl<S: Stream> Endpoint<S> {
         while state == TlsState::Handshaking {
             state = poll_fn(|cx| self.poll_handshake(cx, &mut buffers.borrow_mut())).await?;
         }
+        self.forget_useless_keys();
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
@@ -640,7 +658,8 @@ fn bad_record(error: &io::Error) -> Option<BadRecord> {
     match Errno::from_io_error(error)? {
         Errno::BADMSG => Some(BadRecord::Forged),
         Errno::MSGSIZE => Some(BadRecord::TooLong),
-        Errno::INVAL => Some(BadRecord::Unexpected),
+        // A message that the kernel takes for a change of keys, and that is none, or none in one record.
+        Errno::INVAL | Errno::KEYEXPIRED => Some(BadRecord::Unexpected),
         _ => None,
     }
 }

@@ -10,10 +10,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::pipe::{SpliceFlags, splice};
 use zeroize::Zeroizing;
 
-use crate::runtime::io_uring::{TlsKey, prepare_tls, receive_record, send_record, set_tls_key, tls_key};
+use crate::runtime::io_uring::{
+    TlsKey, prepare_tls, receive_record, send_record, set_tls_key, tcp_info, tls_key,
+};
 use crate::tls::{Cipher, ControlRecord, KernelKey, RecordSuite, Version, Way};
+use crate::transport::pipes::Pipe;
 
 /// Which connections' records the kernel may do.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -65,12 +69,13 @@ impl KernelTlsTrial {
     /// Tries. Fails where the kernel has no TLS, or nothing of it works. To be done before privileges are given up.
     pub fn run() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let (mut works, mut renews_keys, mut first) = (Vec::new(), false, None);
+        let (mut works, mut renews_keys, mut first) = (Vec::new(), true, None);
+        let pipe = Pipe::new()?;
         for suite in RecordSuite::ALL {
-            match TrialPair::new(&listener, suite).and_then(TrialPair::run) {
+            match TrialPair::new(&listener, suite).and_then(|pair| pair.run(&pipe)) {
                 Ok(renews) => {
                     works.push(suite);
-                    renews_keys |= renews;
+                    renews_keys &= renews;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(io::ErrorKind::TimedOut.into());
@@ -169,6 +174,7 @@ impl TrialPair {
             }
         };
         receiver.set_read_timeout(Some(TRIAL_TIMEOUT))?;
+        sender.set_write_timeout(Some(TRIAL_TIMEOUT))?;
         let pair = Self { sender, receiver, key: KernelKey::of_trial(suite) };
         prepare_tls(pair.sender.as_fd())?;
         prepare_tls(pair.receiver.as_fd())?;
@@ -181,11 +187,12 @@ impl TrialPair {
         set_tls_key(self.receiver.as_fd(), TlsKey::Receive, self.key.option())
     }
 
-    /// Whether keys can be changed too.
-    fn run(mut self) -> io::Result<bool> {
+    /// Whether keys can be changed too, where that is a matter of them.
+    fn run(mut self, pipe: &Pipe) -> io::Result<bool> {
         self.passes_bytes()?;
+        self.passes_through(pipe)?;
         if self.key.suite().version == Version::Tls12 {
-            return Ok(false);
+            return Ok(true);
         }
         send_record(self.sender.as_fd(), HANDSHAKE, ControlRecord::KeyUpdate.content())?;
         self.receives(HANDSHAKE, ControlRecord::KeyUpdate.content())?;
@@ -196,6 +203,17 @@ impl TrialPair {
         let bytes: Vec<u8> = (0..TRIAL_BYTES).map(|number| number.to_le_bytes()[0]).collect();
         self.sender.write_all(&bytes)?;
         self.receives(DATA, &bytes)
+    }
+
+    /// A record through a pipe, and the count of records.
+    fn passes_through(&mut self, pipe: &Pipe) -> io::Result<()> {
+        let wrong = || io::Error::other("it does not move a record through a pipe");
+        self.sender.write_all(b"a record")?;
+        let mut into = [0; 8];
+        let moved = splice(&self.receiver, None, &pipe.write, None, into.len(), SpliceFlags::empty())?;
+        let taken = pipe.take(&mut into)?;
+        let opened = count(self.receiver.as_fd(), Way::Receive, self.key.option().len())?;
+        if (moved, taken, &into) != (8, 8, b"a record") || opened == 0 { Err(wrong()) } else { Ok(()) }
     }
 
     fn receives(&self, kind: u8, bytes: &[u8]) -> io::Result<()> {
@@ -216,6 +234,10 @@ impl TrialPair {
 pub(super) struct KernelRecords {
     /// What moving a record inside the kernel has failed with; that one is no data is such a failure too.
     pub(super) failure: Option<Errno>,
+    /// Records that had been opened when nothing was received: an empty one is told from the end by another count.
+    nothing_at: Option<u64>,
+    /// Bytes of TCP that went to the peer before, and those that were given to be sealed or were added since.
+    to_peer: [u64; 2],
     receive: Option<Given>,
     send: Option<Given>,
 }
@@ -258,6 +280,12 @@ impl KernelRecords {
         }
         let overhead = self.overhead(socket, way);
         set_tls_key(socket, name(way), key.option())?;
+        if way == Way::Send {
+            self.to_peer = match self.send {
+                None => [given_to_tcp(socket)?, 0],
+                Some(_) => [self.to_peer[0], self.to_peer[1] + overhead],
+            };
+        }
         let since = KernelKey::sequence(key.option()).unwrap_or(0);
         *self.way(way) = Some(Given { suite: key.suite(), option_bytes: key.option().len(), since });
         Ok(overhead)
@@ -271,11 +299,37 @@ impl KernelRecords {
         records * given.suite.overhead_bytes()
     }
 
+    /// Whether nothing was received because the stream has ended: as many records were opened as when that was seen last.
+    pub(super) fn has_ended(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
+        let given = self.receive.ok_or(io::ErrorKind::NotConnected)?;
+        let opened = count(socket, Way::Receive, given.option_bytes)?;
+        Ok(self.nothing_at.replace(opened) == Some(opened))
+    }
+
+    /// Counts bytes that the kernel has taken to be sealed.
+    pub(super) fn note_sent(&mut self, bytes: usize) {
+        self.to_peer[1] += bytes as u64;
+    }
+
+    /// Whether all that was taken has been sealed and is TCP's. A record that TCP had no room for is kept, and nothing tells
+    /// of that: a FIN would go before it.
+    pub(super) fn is_flushed(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
+        let [before, taken] = self.to_peer;
+        let sealed = taken + self.overhead(socket, Way::Send);
+        Ok(given_to_tcp(socket)?.saturating_sub(before) >= sealed)
+    }
+
     /// Records that were sealed with the present key.
     pub(super) fn sealed(&self, socket: BorrowedFd<'_>) -> io::Result<u64> {
         let given = self.send.ok_or(io::ErrorKind::NotConnected)?;
         count(socket, Way::Send, given.option_bytes)
     }
+}
+
+/// Bytes that TCP has taken for the peer in all, sent or not.
+fn given_to_tcp(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let info = tcp_info(socket)?;
+    Ok(info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans) + u64::from(info.tcpi_notsent_bytes))
 }
 
 fn count(socket: BorrowedFd<'_>, way: Way, option_bytes: usize) -> io::Result<u64> {

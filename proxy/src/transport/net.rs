@@ -1,6 +1,7 @@
 //! What a connection asks of the outside world: new streams to agents, the time, and its turn. Production is [`OsRuntime`]; the tests put a simulated wire in its place.
 //! Nothing here ever parks a buffer in the kernel: a wait can be given up without losing a byte.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -114,6 +115,8 @@ pub struct OsRuntime {
     /// Where the proxy itself listens.
     own: OwnAddresses,
     kernel_tls: KernelTls,
+    /// For what the kernel opens, a record at a time; always empty between two calls.
+    record_pipe: Rc<RefCell<Option<Pipe>>>,
 }
 
 impl Runtime for OsRuntime {
@@ -141,7 +144,7 @@ impl Runtime for OsRuntime {
                 let segment = segment.try_into().unwrap_or(usize::MAX);
                 let window = is_prepared.then(|| socket.with(|socket| ReceiveWindow::open(socket, segment)));
                 let window = window.and_then(note_unbounded);
-                Ok(AnyStream::Outside(TcpStream::new(socket, sockets, window, self.kernel_tls)))
+                Ok(AnyStream::Outside(TcpStream::new(socket, sockets, window, self)))
             }
         }
     }
@@ -195,13 +198,23 @@ fn local_address<S: AsFd>(socket: &S) -> io::Result<SocketAddr> {
 impl OsRuntime {
     /// The network of that loop. `options`: of connections to agents. `own`: where the proxy itself listens, which is never connected to. `stats`: where its bytes are counted.
     pub fn new(executor: Executor, options: TcpOptions, own: OwnAddresses, stats: Rc<WorkerStats>) -> Self {
-        Self { executor, options, stats, own, kernel_tls: KernelTls::NONE }
+        Self { executor, options, stats, own, kernel_tls: KernelTls::NONE, record_pipe: Rc::default() }
     }
 
-    /// The same, whose kernel may do TLS.
+    /// The same, whose kernel may do TLS. Without a pipe that holds a record it does none.
     #[must_use]
-    pub fn with_kernel_tls(self, kernel_tls: KernelTls) -> Self {
-        Self { kernel_tls, ..self }
+    pub fn with_kernel_tls(mut self, kernel_tls: KernelTls) -> Self {
+        if kernel_tls == KernelTls::NONE {
+            return self;
+        }
+        match Pipe::new() {
+            Ok(pipe) if pipe.records() > 0 => {
+                self.kernel_tls = kernel_tls;
+                self.record_pipe = Rc::new(RefCell::new(Some(pipe)));
+            }
+            small => note_no_pipe(small.err()),
+        }
+        self
     }
 
     /// Accepts on a listening socket that doesn't block.
@@ -214,7 +227,7 @@ impl OsRuntime {
     pub fn adopt(&self, socket: OwnedFd) -> io::Result<AnyStream<TcpStream>> {
         let socket = RegisteredFd::new(&self.executor, socket, true)?;
         let sockets = Metered::Client(self.stats.clients.clone());
-        Ok(AnyStream::Outside(TcpStream::new(socket, sockets, None, self.kernel_tls)))
+        Ok(AnyStream::Outside(TcpStream::new(socket, sockets, None, self)))
     }
 }
 
@@ -304,8 +317,12 @@ pub struct TcpStream {
     window: Option<ReceiveWindow>,
     /// What the kernel may do of its TLS.
     kernel_tls: KernelTls,
+    /// For what it opens.
+    record_pipe: Rc<RefCell<Option<Pipe>>>,
     /// What it does.
     records: Option<Box<KernelRecords>>,
+    /// A wait for what it has sealed to be sent, and since when.
+    flush: Option<Box<(Sleep, Instant)>>,
 }
 
 /// The counters for its bytes.
@@ -315,13 +332,9 @@ enum Metered {
 }
 
 impl TcpStream {
-    fn new(
-        socket: RegisteredFd,
-        sockets: Metered,
-        window: Option<ReceiveWindow>,
-        kernel_tls: KernelTls,
-    ) -> Self {
-        Self { socket, sockets, window, unsent: None, kernel_tls, records: None }
+    fn new(socket: RegisteredFd, sockets: Metered, window: Option<ReceiveWindow>, of: &OsRuntime) -> Self {
+        let (kernel_tls, record_pipe) = (of.kernel_tls, of.record_pipe.clone());
+        Self { socket, sockets, window, unsent: None, kernel_tls, record_pipe, records: None, flush: None }
     }
 
     fn seals_records(&self) -> bool {
@@ -334,6 +347,65 @@ impl TcpStream {
     fn push(&self) {
         // A connection that is gone says so to the next call.
         let _ = self.socket.with(|socket| SockRef::from(&socket).set_tcp_nodelay(true));
+    }
+
+    fn count_sent(&mut self, bytes: usize) {
+        self.sockets().sent(bytes);
+        if let Some(records) = &mut self.records {
+            records.note_sent(bytes);
+        }
+    }
+
+    /// An error of receiving would be that of the next call to send too, by which the peer is told why.
+    fn clear_error(&self) {
+        let _ = self.socket.with(|socket| SockRef::from(&socket).take_error());
+    }
+
+    /// Whether what has failed before has to wait for what stands before it: then the task is polled again.
+    fn is_failure_waiting(&self, cx: &Context<'_>) -> bool {
+        let waits = self.socket.is_put_off()
+            && self.records.as_ref().is_some_and(|records| records.failure.is_some());
+        if waits {
+            cx.waker().wake_by_ref();
+        }
+        waits
+    }
+
+    /// A record of data, by the way of a pipe: `recvmsg` would open empty ones for as long as they come, and a peer that sends
+    /// them would have the worker for itself.
+    fn poll_take_record(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut shared = self.record_pipe.borrow_mut();
+        let pipe = shared.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let limit = into.len();
+        let call = |socket: BorrowedFd<'_>| splice(socket, None, &pipe.write, None, limit, SPLICE);
+        let bytes = ready!(self.socket.poll_io(cx, Interest::Read, call))?;
+        if bytes > 0 && pipe.take(&mut into[..bytes])? != bytes {
+            // What is left would be the next session's.
+            *shared = None;
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Poll::Ready(Ok(bytes))
+    }
+
+    /// A record that is no data: one alone, before which nothing stands.
+    fn poll_recv_control(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<Opened>> {
+        let call = |socket: BorrowedFd<'_>| receive_record(socket, &mut *into);
+        match self.socket.poll_io(cx, Interest::Read, call) {
+            Poll::Ready(Ok((bytes, Some(kind)))) => {
+                self.count_received(bytes);
+                Poll::Ready(Ok(Opened::Content { kind, bytes }))
+            }
+            Poll::Pending if self.socket.is_put_off() => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(Err(error)) => {
+                self.clear_error();
+                Poll::Ready(Err(error))
+            }
+            // It was no record at all.
+            Poll::Pending | Poll::Ready(Ok((_, None))) => Poll::Ready(Err(Errno::INVAL.into())),
+        }
     }
 
     fn opens_records(&self) -> bool {
@@ -392,7 +464,7 @@ impl Stream for TcpStream {
     fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let call = |socket: BorrowedFd<'_>| send(socket, bytes, SendFlags::NOSIGNAL);
         let sent = ready!(self.socket.poll_io(cx, Interest::Write, call))?;
-        self.sockets().sent(sent);
+        self.count_sent(sent);
         if sent < bytes.len() {
             self.socket.exhausted(Interest::Write);
         }
@@ -447,34 +519,60 @@ impl Stream for TcpStream {
     }
 
     fn poll_recv_records(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<Opened>> {
-        let call = |socket: BorrowedFd<'_>| receive_record(socket, &mut *into);
-        // Where less comes than there is room for, a record of another type may be next: only the kernel knows.
-        let received = self.socket.poll_io(cx, Interest::Read, call);
-        if received.is_pending() && self.socket.is_put_off() {
+        let received = self.poll_take_record(cx, into);
+        if received.is_pending() && self.is_failure_waiting(cx) {
             return Poll::Pending;
         }
         let failure = self.records.as_mut().and_then(|records| records.failure.take());
-        let (bytes, kind) = match (received, failure) {
+        match (received, failure) {
+            (Poll::Ready(Ok(0)), None) => {
+                let has_ended =
+                    self.records.as_mut().map(|it| self.socket.with(|socket| it.has_ended(socket)));
+                let is_end = has_ended.transpose()?.unwrap_or(true);
+                Poll::Ready(Ok(if is_end { Opened::End } else { Opened::Content { kind: DATA, bytes: 0 } }))
+            }
+            (Poll::Ready(Ok(bytes @ 1..)), _) => {
+                self.count_received(bytes);
+                Poll::Ready(Ok(Opened::Content { kind: DATA, bytes }))
+            }
+            (Poll::Ready(Err(error)), _) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
+                self.poll_recv_control(cx, into)
+            }
             // It is told once.
-            (Poll::Pending | Poll::Ready(Ok((0, None))), Some(failure)) => {
-                return Poll::Ready(Err(failure.into()));
-            }
+            (Poll::Pending | Poll::Ready(Ok(_)), Some(failure)) => Poll::Ready(Err(failure.into())),
             (Poll::Ready(Err(error)), _) => {
-                // It would be that of the next call too, by which the peer is told why.
-                let _ = self.socket.with(|socket| SockRef::from(&socket).take_error());
-                return Poll::Ready(Err(error));
+                self.clear_error();
+                Poll::Ready(Err(error))
             }
-            (received, _) => ready!(received)?,
-        };
-        self.count_received(bytes);
-        Poll::Ready(Ok(kind.map_or(Opened::End, |kind| Opened::Content { kind, bytes })))
+            (Poll::Pending, None) => Poll::Pending,
+        }
     }
 
     fn poll_send_control(&mut self, cx: &mut Context<'_>, record: ControlRecord) -> Poll<io::Result<()>> {
         let call = |socket: BorrowedFd<'_>| send_record(socket, record.kind(), record.content());
         let sent = ready!(self.socket.poll_io(cx, Interest::Write, call))?;
-        self.sockets().sent(sent);
+        self.count_sent(sent);
         Poll::Ready(Ok(()))
+    }
+
+    fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let records = self.records.as_mut().filter(|records| records.seals());
+        let is_flushed =
+            records.is_none_or(|it| self.socket.with(|socket| it.is_flushed(socket)).unwrap_or(true));
+        let since = self.flush.as_ref().map_or_else(|| self.socket.now(), |wait| wait.1);
+        if is_flushed || self.socket.now() - since > FLUSH_TIMEOUT {
+            return Poll::Ready(());
+        }
+        loop {
+            let wait = self.flush.get_or_insert_with(|| Box::new((self.socket.sleep(FLUSH_PAUSE), since)));
+            ready!(Pin::new(&mut wait.0).poll(cx));
+            **wait = (self.socket.sleep(FLUSH_PAUSE), since);
+            if let Some(records) = &mut self.records
+                && self.socket.with(|socket| records.is_flushed(socket)).unwrap_or(true)
+            {
+                return Poll::Ready(());
+            }
+        }
     }
 
     fn sealed_records(&self) -> io::Result<u64> {
@@ -519,11 +617,11 @@ impl Stream for TcpStream {
     ) -> Option<Poll<io::Result<usize>>> {
         let call = |socket: BorrowedFd<'_>| splice(&pipe.read, None, socket, None, limit, SPLICE);
         let moved = self.socket.poll_io(cx, Interest::Write, call);
-        if moved.is_pending() && self.seals_records() && !self.socket.is_put_off() {
+        if moved.is_pending() && self.seals_records() {
             self.push();
         }
         Some(moved.map_ok(|bytes| {
-            self.sockets().sent(bytes);
+            self.count_sent(bytes);
             bytes
         }))
     }
@@ -538,7 +636,10 @@ impl TcpStream {
         limit: usize,
     ) -> Option<Poll<io::Result<Piped>>> {
         let mut moved = Piped::default();
-        while moved.bytes < limit {
+        for _ in 0..pipe.records() {
+            if moved.bytes >= limit {
+                break;
+            }
             let left = limit - moved.bytes;
             let call = |socket: BorrowedFd<'_>| match splice(socket, None, &pipe.write, None, left, SPLICE) {
                 // It may be the pipe that is full.
@@ -553,6 +654,7 @@ impl TcpStream {
                 Poll::Pending if moved.bytes == 0 => return Some(Poll::Pending),
                 // A record that is no data, or can't be opened: receiving tells which.
                 Poll::Ready(Err(error)) => {
+                    self.clear_error();
                     if let Some(records) = &mut self.records {
                         records.failure = Errno::from_io_error(&error);
                     }
@@ -602,5 +704,22 @@ fn note_unbounded<T>(bounded: io::Result<T>) -> Option<T> {
         }
     }
 }
+
+fn note_no_pipe(error: Option<io::Error>) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let detail = error.map_or_else(|| "it is too small".to_owned(), |error| error.to_string());
+        tracing::warn!(
+            detail,
+            "no pipe for records that the kernel opens: sessions' TLS is done by this program"
+        );
+    });
+}
+
+/// The content type of application data (RFC 8446 5.1).
+const DATA: u8 = 23;
+/// How often it is looked whether what the kernel has sealed was sent, and for how long, before a FIN.
+const FLUSH_PAUSE: Duration = Duration::from_millis(5);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 
 const SPLICE: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);

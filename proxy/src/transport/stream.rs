@@ -109,6 +109,11 @@ pub trait Stream {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
 
+    /// Ready once all that the kernel was given to seal is on its way, so that a FIN comes behind it.
+    fn poll_flushed(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
     /// Records that the kernel has sealed with the present key.
     fn sealed_records(&self) -> io::Result<u64> {
         Err(io::ErrorKind::Unsupported.into())
