@@ -1,6 +1,6 @@
 //! One TLS end of a connection, without I/O: ciphertext goes in and comes out, the caller owns the socket.
 //! Nothing outside of this directory names rustls: the handshake is its work, the records after it are opened and sealed
-//! here. Plaintext is never kept: every byte that was decrypted has been handed to the caller's sink.
+//! here, or by the kernel. Plaintext is never kept: every byte that was decrypted has been handed to the caller's sink.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -36,7 +36,7 @@ pub const RECEIVE_BYTES_MAX: usize = 256 * 1024;
 pub struct WorkerBuffers {
     /// Where bytes are received and decrypted.
     pub incoming: Box<[u8]>,
-    /// Where bytes are encrypted, to be sent at once.
+    /// Where bytes are encrypted or put for the kernel to encrypt, to be sent at once.
     pub outgoing: Buffer,
     /// Where messages are put together before they are encrypted.
     pub message: Vec<u8>,
@@ -109,9 +109,11 @@ pub struct Endpoint<S> {
     tls: TlsEnd,
     opened_by: RecordLayer,
     sealed_by: RecordLayer,
+    /// The kernel has part of what it is to seal, and waits for the rest: a record of another type would have to go between.
+    is_mid_record: bool,
     /// Plaintext received and not yet used.
     pub read_buf: Buffer,
-    /// Ciphertext that the side could not take yet.
+    /// What the side could not take yet: ciphertext, or plaintext where the kernel seals.
     write_buf: Buffer,
     end: Option<StreamEnd>,
     /// Whether it rests between two messages for long, and holds no memory then.
@@ -132,6 +134,7 @@ impl<S: Stream> Endpoint<S> {
             tls,
             opened_by: RecordLayer::Program,
             sealed_by: RecordLayer::Program,
+            is_mid_record: false,
             read_buf: Buffer::default(),
             write_buf: Buffer::default(),
             end: None,
@@ -372,6 +375,9 @@ impl<S: Stream> Endpoint<S> {
         let moved = self.stream.poll_send_pipe(cx, pipe, limit)?;
         if self.sealed_by == RecordLayer::Kernel {
             self.tls.note_sealed(RECORDS_OF_PIPE);
+            if let Poll::Ready(Ok(moved)) = moved {
+                self.is_mid_record = moved < limit;
+            }
         }
         Some(moved.map_err(|error| self.cut_by(error)))
     }
@@ -424,7 +430,7 @@ impl<S: Stream> Endpoint<S> {
 
     /// Has the kernel, where it seals, send the records that are no data and whose turn it is.
     fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EndpointError>> {
-        if self.sealed_by != RecordLayer::Kernel {
+        if self.sealed_by != RecordLayer::Kernel || self.is_mid_record {
             return Poll::Ready(Ok(()));
         }
         if self.tls.is_count_due() {
@@ -454,7 +460,7 @@ impl<S: Stream> Endpoint<S> {
         }
     }
 
-    /// Encrypts `bytes` to be sent by the next flush.
+    /// Encrypts `bytes`, where the kernel does not, to be sent by the next flush.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), EndpointError> {
         if bytes.is_empty() {
             return Ok(());
@@ -478,12 +484,12 @@ impl<S: Stream> Endpoint<S> {
         self.write(bytes)
     }
 
-    /// Whether sealed bytes wait for the side to take them.
+    /// Whether bytes wait for the side to take them.
     pub fn has_pending_write(&self) -> bool {
         !self.write_buf.is_empty()
     }
 
-    /// Encrypts `bytes` behind a buffer of the worker's, for [`Endpoint::send_sealed`].
+    /// Encrypts `bytes`, where the kernel does not, behind a buffer of the worker's, for [`Endpoint::send_sealed`].
     pub fn seal(&mut self, bytes: &[u8], outgoing: &mut Buffer) -> Result<(), TlsError> {
         self.tls.seal(bytes, outgoing)
     }
@@ -535,7 +541,7 @@ impl<S: Stream> Endpoint<S> {
             }
         }
         ready!(self.poll_flush(cx))?;
-        if self.sealed_by == RecordLayer::Kernel {
+        if self.sealed_by == RecordLayer::Kernel && !self.is_mid_record {
             ready!(self.stream.poll_flushed(cx));
         }
         match self.stream.finish() {
@@ -622,7 +628,7 @@ impl<S: Stream> Endpoint<S> {
 
     /// Throws away what still comes until the side has ended too, `limit` at the most: a socket that is closed
     /// with unread bytes is reset, and what was sent before is lost with it (RFC 9112 9.6). Nothing is decrypted
-    /// any more.
+    /// any more, but by a kernel that opens: there it is over with the first record that can't be opened.
     pub async fn linger<N: Runtime>(&mut self, net: &N, buffers: &RefCell<WorkerBuffers>, limit: Duration) {
         let discard = async {
             while poll_fn(|cx| self.poll_discard(cx, &mut buffers.borrow_mut().incoming)).await {
@@ -664,7 +670,7 @@ fn bad_record(error: &io::Error) -> Option<BadRecord> {
     }
 }
 
-/// The connection goes on with the program's TLS. Said once: it is a property of the host.
+/// That way of the connection goes on with the program's TLS. Said once: it is a property of the host.
 fn note_refused(error: &io::Error) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -32,7 +32,7 @@ pub struct Standing {
 pub struct Piped {
     /// All of them; 0 at the end.
     pub bytes: usize,
-    /// Those of the last record, where the kernel opens records.
+    /// Those of the last record, or of the part of it that was asked for, where the kernel opens records.
     pub last_record: usize,
 }
 
