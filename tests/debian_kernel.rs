@@ -17,6 +17,9 @@ const TESTS: [&str; 7] = [
     "sockets::when_the_client_ends_first_the_agent_may_go_on_to_its_own_end",
 ];
 
+/// The one that takes longest.
+const LONG: &str = "a_message_of_50_mib_passes_whole";
+
 #[test]
 fn a_desktops_channels_are_the_same_on_the_kernel_of_debian() {
     runs_on(Kernel::OfRelease, "user");
@@ -33,7 +36,14 @@ fn runs_on(kernel: Kernel, session_tls: &str) {
     // It is built here: nothing can be there.
     proxy::binary();
     let program = test_program("interop");
-    let tests = TESTS.map(|name| format!(" {name}")).concat();
+    // Where the kernel does TLS, `kernel_tls` moves as much.
+    let tests: Vec<_> = TESTS
+        .iter()
+        .filter(|name| session_tls == "user" || !name.ends_with(LONG))
+        .map(|name| format!(" {name}"))
+        .collect();
+    let count = tests.len();
+    let tests = tests.concat();
     let script = format!(
         "export CARGO=true PATH=/usr/sbin:/usr/bin HOME=/tmp {SESSION_TLS}={session_tls}\nuname -r\n{} --exact --test-threads=1 --color=never{tests}\n",
         program.display()
@@ -41,6 +51,6 @@ fn runs_on(kernel: Kernel, session_tls: &str) {
     let (code, said) = machine.run(&script);
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("-amd64\n"), "Debian's kernel: {said}");
-    let result = format!("test result: ok. {} passed; 0 failed", TESTS.len());
+    let result = format!("test result: ok. {count} passed; 0 failed");
     assert!(said.contains(&result), "{said}");
 }

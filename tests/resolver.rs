@@ -237,14 +237,19 @@ async fn a_resolver_is_verified_and_hosts_are_found_by_their_names() {
 
 /// The answer of a resolver, as a gateway asks.
 async fn resolve(at: SocketAddr, query: &str) -> (u16, Value) {
+    try_to_resolve(at, query).await.expect("an answer")
+}
+
+/// The same, where a connection may be closed without one.
+async fn try_to_resolve(at: SocketAddr, query: &str) -> Option<(u16, Value)> {
     let mut client = RawClient::plain(at).await;
     client
         .say(format!(
             "POST /resolveSession?{query} HTTP/1.1\r\nHost: resolver\r\naccept: application/json\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         ))
         .await;
-    let answer = client.answer().await.unwrap();
-    (answer.status, serde_json::from_str(&answer.text()).unwrap())
+    let answer = client.answer().await?;
+    Some((answer.status, serde_json::from_str(&answer.text()).unwrap()))
 }
 
 fn free() -> SocketAddr {
@@ -305,7 +310,15 @@ async fn a_gateway_beside_the_proxy_is_told_where_agents_are() {
     // The next process answers at the same address.
     let mut operate = Command::new(proxy::binary());
     assert!(operate.args(["upgrade", "--control"]).arg(&control).status().unwrap().success());
-    assert_eq!(resolve(at, query).await.0, 404);
+    // A question that the former process took last goes with it; a gateway asks again.
+    let mut answer = None;
+    for _ in 0..10 {
+        answer = try_to_resolve(at, query).await;
+        if answer.is_some() {
+            break;
+        }
+    }
+    assert_eq!(answer.expect("an answer").0, 404);
     let mut operate = Command::new(proxy::binary());
     assert!(operate.args(["undrain", "desk5", "--control"]).arg(&control).status().unwrap().success());
     let mut status = 404;

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 /// Test target -> what it needs; a target that is not named here needs nothing.
-const NEEDED: [(&str, &[&str]); 18] = [
+const NEEDED: [(&str, &[&str]); 19] = [
     ("interop", &["bubblewrap", "curl", "iproute2", "nghttp2-client", "nginx-light", "openssl"]),
     ("ebpf", &["libcap2-bin", "nftables"]),
     ("fault_injection", &["openssl"]),
@@ -24,6 +24,10 @@ const NEEDED: [(&str, &[&str]); 18] = [
     ("starvation", &["iproute2"]),
     ("top", &["tmux"]),
     ("debian_kernel", &["busybox-static", "debian-archive-keyring", "kmod", "qemu-system-x86", "xz-utils"]),
+    (
+        "kernel_tls",
+        &["busybox-static", "debian-archive-keyring", "iproute2", "kmod", "qemu-system-x86", "xz-utils"],
+    ),
     ("admin_pages", &["chromium", "chromium-driver"]),
     (
         "desktop",

@@ -386,8 +386,8 @@ mod tests {
         {
             assert_eq!(found(unsafe_count, "proxy/src/session/relay.rs", text), [1], "{text}");
             let times = |count: usize| vec![text; count].join("\n");
-            assert_eq!(found(unsafe_count, "proxy/src/runtime/io_uring.rs", &times(3)), [0; 0]);
-            assert_eq!(found(unsafe_count, "proxy/src/runtime/io_uring.rs", &times(4)), [4]);
+            assert_eq!(found(unsafe_count, "proxy/src/runtime/io_uring.rs", &times(7)), [0; 0]);
+            assert_eq!(found(unsafe_count, "proxy/src/runtime/io_uring.rs", &times(8)), [8]);
         }
         assert_eq!(
             found(unsafe_count, "proxy/src/runtime/io_uring.rs", "fn f() {}"),

@@ -101,6 +101,9 @@ enum RecordLayer {
     SoonKernel,
     /// The kernel.
     Kernel,
+    /// The kernel, which has part of what it is to seal and waits for the rest: a record of another type would have to go
+    /// between.
+    KernelMidRecord,
 }
 
 /// One side of a connection.
@@ -109,8 +112,6 @@ pub struct Endpoint<S> {
     tls: TlsEnd,
     opened_by: RecordLayer,
     sealed_by: RecordLayer,
-    /// The kernel has part of what it is to seal, and waits for the rest: a record of another type would have to go between.
-    is_mid_record: bool,
     /// Plaintext received and not yet used.
     pub read_buf: Buffer,
     /// What the side could not take yet: ciphertext, or plaintext where the kernel seals.
@@ -134,7 +135,6 @@ impl<S: Stream> Endpoint<S> {
             tls,
             opened_by: RecordLayer::Program,
             sealed_by: RecordLayer::Program,
-            is_mid_record: false,
             read_buf: Buffer::default(),
             write_buf: Buffer::default(),
             end: None,
@@ -219,7 +219,11 @@ impl<S: Stream> Endpoint<S> {
 
     /// Whether the socket takes content of records, or has none.
     pub fn takes_plaintext(&self) -> bool {
-        self.tls.is_plain() || self.sealed_by == RecordLayer::Kernel && !self.tls.is_used_up()
+        self.tls.is_plain() || self.is_sealed_by_kernel() && !self.tls.is_used_up()
+    }
+
+    fn is_sealed_by_kernel(&self) -> bool {
+        matches!(self.sealed_by, RecordLayer::Kernel | RecordLayer::KernelMidRecord)
     }
 
     /// Keeps no keys for the kernel that it would never be given.
@@ -373,10 +377,11 @@ impl<S: Stream> Endpoint<S> {
         limit: usize,
     ) -> Option<Poll<Result<usize, EndpointError>>> {
         let moved = self.stream.poll_send_pipe(cx, pipe, limit)?;
-        if self.sealed_by == RecordLayer::Kernel {
+        if self.is_sealed_by_kernel() {
             self.tls.note_sealed(RECORDS_OF_PIPE);
             if let Poll::Ready(Ok(moved)) = moved {
-                self.is_mid_record = moved < limit;
+                self.sealed_by =
+                    if moved < limit { RecordLayer::KernelMidRecord } else { RecordLayer::Kernel };
             }
         }
         Some(moved.map_err(|error| self.cut_by(error)))
@@ -430,7 +435,7 @@ impl<S: Stream> Endpoint<S> {
 
     /// Has the kernel, where it seals, send the records that are no data and whose turn it is.
     fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EndpointError>> {
-        if self.sealed_by != RecordLayer::Kernel || self.is_mid_record {
+        if self.sealed_by != RecordLayer::Kernel {
             return Poll::Ready(Ok(()));
         }
         if self.tls.is_count_due() {
@@ -455,7 +460,7 @@ impl<S: Stream> Endpoint<S> {
 
     /// Counts the records that the kernel may have made of so many bytes.
     fn note_sent(&mut self, bytes: usize) {
-        if self.sealed_by == RecordLayer::Kernel {
+        if self.is_sealed_by_kernel() {
             self.tls.note_sealed((bytes / RECORD_BYTES) as u64 + 1);
         }
     }
@@ -541,7 +546,7 @@ impl<S: Stream> Endpoint<S> {
             }
         }
         ready!(self.poll_flush(cx))?;
-        if self.sealed_by == RecordLayer::Kernel && !self.is_mid_record {
+        if self.sealed_by == RecordLayer::Kernel {
             ready!(self.stream.poll_flushed(cx));
         }
         match self.stream.finish() {
