@@ -252,6 +252,16 @@ async fn try_to_resolve(at: SocketAddr, query: &str) -> Option<(u16, Value)> {
     Some((answer.status, serde_json::from_str(&answer.text()).unwrap()))
 }
 
+/// The answer right after an upgrade: a question that the former process took last goes with it, and a gateway asks again.
+async fn resolve_until_answered(at: SocketAddr, query: &str) -> (u16, Value) {
+    for _ in 0..10 {
+        if let Some(answer) = try_to_resolve(at, query).await {
+            return answer;
+        }
+    }
+    panic!("no answer to ten questions")
+}
+
 fn free() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
@@ -310,15 +320,7 @@ async fn a_gateway_beside_the_proxy_is_told_where_agents_are() {
     // The next process answers at the same address.
     let mut operate = Command::new(proxy::binary());
     assert!(operate.args(["upgrade", "--control"]).arg(&control).status().unwrap().success());
-    // A question that the former process took last goes with it; a gateway asks again.
-    let mut answer = None;
-    for _ in 0..10 {
-        answer = try_to_resolve(at, query).await;
-        if answer.is_some() {
-            break;
-        }
-    }
-    assert_eq!(answer.expect("an answer").0, 404);
+    assert_eq!(resolve_until_answered(at, query).await.0, 404);
     let mut operate = Command::new(proxy::binary());
     assert!(operate.args(["undrain", "desk5", "--control"]).arg(&control).status().unwrap().success());
     let mut status = 404;
