@@ -488,11 +488,11 @@ impl<N: Runtime> Pump<'_, '_, N> {
             let Some(sent) = to.poll_send_pipe(self.cx, pipe, whole) else { break };
             direction.piped -= ready!(sent)?;
         }
-        if direction.unseen > 0 { self.drain_seen(to, direction) } else { Poll::Ready(Ok(())) }
+        if direction.unseen > 0 { self.drain_last_record(to, direction) } else { Poll::Ready(Ok(())) }
     }
 
     /// Sends the last record in the pipe, which may be a close frame.
-    fn drain_seen<S: Stream>(
+    fn drain_last_record<S: Stream>(
         &mut self,
         to: &mut Endpoint<S>,
         direction: &mut Direction,

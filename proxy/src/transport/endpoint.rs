@@ -177,11 +177,9 @@ impl<S: Stream> Endpoint<S> {
     /// Gives the records of both ways to the kernel, each as soon as none is half received or half sent, where it takes
     /// them.
     pub fn offload(&mut self) {
-        let Some(suite) = self.tls.suite_for_kernel() else { return };
-        if self.stream.kernel_tls().takes(suite) {
+        // Other keys were not kept.
+        if self.tls.suite_for_kernel().is_some() {
             (self.opened_by, self.sealed_by) = (RecordLayer::SoonKernel, RecordLayer::SoonKernel);
-        } else {
-            self.tls.forget_keys();
         }
     }
 

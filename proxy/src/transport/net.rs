@@ -337,6 +337,12 @@ impl TcpStream {
         Self { socket, sockets, window, unsent: None, kernel_tls, record_pipe, records: None, flush: None }
     }
 
+    /// Whether all that the kernel was given to seal is on its way; a connection that is gone has nothing left.
+    fn is_flushed(&mut self) -> bool {
+        let records = self.records.as_mut().filter(|records| records.seals());
+        records.is_none_or(|it| self.socket.with(|socket| it.is_flushed(socket)).unwrap_or(true))
+    }
+
     fn seals_records(&self) -> bool {
         self.records.as_ref().is_some_and(|records| records.seals())
     }
@@ -556,23 +562,13 @@ impl Stream for TcpStream {
     }
 
     fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let records = self.records.as_mut().filter(|records| records.seals());
-        let is_flushed =
-            records.is_none_or(|it| self.socket.with(|socket| it.is_flushed(socket)).unwrap_or(true));
-        let since = self.flush.as_ref().map_or_else(|| self.socket.now(), |wait| wait.1);
-        if is_flushed || self.socket.now() - since > FLUSH_TIMEOUT {
-            return Poll::Ready(());
-        }
-        loop {
-            let wait = self.flush.get_or_insert_with(|| Box::new((self.socket.sleep(FLUSH_PAUSE), since)));
+        let begun = self.flush.as_ref().map_or_else(|| self.socket.now(), |wait| wait.1);
+        while !self.is_flushed() && self.socket.now() - begun <= FLUSH_TIMEOUT {
+            let wait = self.flush.get_or_insert_with(|| Box::new((self.socket.sleep(FLUSH_PAUSE), begun)));
             ready!(Pin::new(&mut wait.0).poll(cx));
-            **wait = (self.socket.sleep(FLUSH_PAUSE), since);
-            if let Some(records) = &mut self.records
-                && self.socket.with(|socket| records.is_flushed(socket)).unwrap_or(true)
-            {
-                return Poll::Ready(());
-            }
+            wait.0 = self.socket.sleep(FLUSH_PAUSE);
         }
+        Poll::Ready(())
     }
 
     fn sealed_records(&self) -> io::Result<u64> {
