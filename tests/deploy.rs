@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use harness::debian::{Root, package, xtask};
+use harness::ports::unused_port;
 use harness::process::{Process, eventually};
 use harness::sshd::Sshd;
 use tempfile::TempDir;
@@ -41,7 +42,7 @@ fn a_configuration_is_applied_and_the_one_before_is_kept_beside_it() {
 #[test]
 fn a_package_is_upgraded_before_its_configuration_is_applied() {
     let far = FarSide::new();
-    let plain = format!("127.0.0.1:{}", free_port());
+    let plain = format!("127.0.0.1:{}", unused_port());
     let config =
         far.write("new.toml", &far.with(&format!("hsts-max-age = \"77s\"\nlisten-plain = [\"{plain}\"]\n")));
     let mut deploy = far.deploy(&config);
@@ -90,7 +91,7 @@ fn a_package_that_does_not_serve_gives_way_to_the_one_that_was_deployed_before()
 fn without_a_connection_it_says_so_and_nothing_happens() {
     let far = FarSide::new();
     let config = far.write("new.toml", &far.with("hsts-max-age = \"77s\"\n"));
-    let closed = free_port().to_string();
+    let closed = unused_port().to_string();
     fail(1, "no SSH to", far.deploy(&config).args(["--ssh-port", &closed]));
     fail(1, "no SSH to", far.deploy(&config).arg("--key").arg(far.sshd.stranger()));
     let nobody_vouches = far.write("empty", "");
@@ -205,7 +206,7 @@ impl FarSide {
     fn new() -> Self {
         let root = Root::new();
         root.install(&package(1));
-        let port = free_port();
+        let port = unused_port();
         let before = config(port);
         fs::write(root.file(CONFIG), &before).expect("the folder takes files");
         let service = root.serve();
@@ -317,16 +318,11 @@ fn fail(code: i32, saying: &str, deploy: &mut Command) {
 
 /// Asks for its health where nobody answers.
 fn unhealthy(deploy: &mut Command) -> &mut Command {
-    deploy.args(["--patience", "1", "--health", &format!("http://127.0.0.1:{}/health", free_port())])
+    deploy.args(["--patience", "1", "--health", &format!("http://127.0.0.1:{}/health", unused_port())])
 }
 
 fn config(port: u16) -> String {
     format!("listen = [\"127.0.0.1:{port}\"]\nadmin = \"off\"\nagents = [\"10.0.0.0/24\"]\n")
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
-    listener.local_addr().expect("a bound socket has an address").port()
 }
 
 fn text(output: &Output) -> String {

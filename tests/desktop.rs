@@ -6,13 +6,14 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
 use fantoccini::key::Key;
 use fantoccini::wd::WindowHandle;
 use harness::browser::Browser;
+use harness::ports::unused_port;
 use harness::process::{Process, eventually};
 use harness::proxy::{Proxy, target_directory};
 use serde_json::Value;
@@ -20,7 +21,7 @@ use tempfile::TempDir;
 
 #[test]
 fn two_desktops_are_drawn_moving_and_take_their_own_keys() {
-    let port = free_port();
+    let port = unused_port();
     let blue = Desktop::start("127.0.0.2", port, "#204080", "cadmium");
     let green = Desktop::start("127.0.0.3", port, "#206040", "orthodox");
     let mut proxy = start_proxy(port, &[]);
@@ -57,7 +58,7 @@ fn two_desktops_are_drawn_moving_and_take_their_own_keys() {
 /// A browser opens its WebSocket over HTTP/2 too where it may (RFC 8441), on the connection that it has its page from.
 #[test]
 fn a_desktop_is_drawn_moving_and_takes_keys_over_http2() {
-    let port = free_port();
+    let port = unused_port();
     let desktop = Desktop::start("127.0.0.2", port, "#204080", "cadmium");
     let mut proxy = start_proxy(port, &["--http2-websocket=on"]);
     let browser = start_browser();
@@ -103,14 +104,6 @@ fn start_proxy(agent_port: u16, more: &[&str]) -> Proxy {
         "--access-log=stdout",
     ];
     Proxy::start(&[&flags[..], more].concat())
-}
-
-/// A port free on both agents' addresses.
-fn free_port() -> u16 {
-    eventually("a port is free on both addresses", || {
-        let port = TcpListener::bind("127.0.0.2:0").ok()?.local_addr().ok()?.port();
-        TcpListener::bind(("127.0.0.3", port)).is_ok().then_some(port)
-    })
 }
 
 /// One letter here, one there: what is mixed up between the two sessions ends up in the wrong file.

@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use harness::debian::{Root, package, succeed};
+use harness::ports::unused_port;
 use harness::process::eventually;
 use harness::proxy::target_directory;
 
@@ -221,8 +221,7 @@ fn repository() -> PathBuf {
 
 /// Makes it listen on a port that is free.
 fn configure(root: &Root) -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
-    let port = listener.local_addr().expect("a bound socket has an address").port();
+    let port = unused_port();
     let file = root.file("/etc/dcv-splice/dcv-splice.toml");
     let shipped = fs::read_to_string(&file).expect("the configuration was installed");
     let own = [

@@ -1,10 +1,11 @@
 //! `dcv-splice doctor`: each cause for which an agent is not reached has a stand-in here that has it, and is named with its exit code.
 #![allow(clippy::unwrap_used)]
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::Command;
 
 use harness::certificates::{Identity, KeyKind};
+use harness::ports::unused_address;
 use harness::proxy;
 use harness::raw_client::{RawClient, Secure, header};
 use harness::scripted_agent::ScriptedAgent;
@@ -87,7 +88,7 @@ async fn an_agent_that_is_not_found_or_not_allowed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_is_not_connected_to() {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = unused_address();
     finds(examine(closed, &[]).await, 12, &["nobody listens at its port", "start its DCV server"]);
     finds(
         doctor("255.255.255.255", &["--agents=0.0.0.0/0", "--agents=255.255.255.255/32"]).await,

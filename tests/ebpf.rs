@@ -3,7 +3,7 @@
 //! Debian packages: iproute2 libcap2-bin nftables
 #![allow(clippy::unwrap_used)]
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use dcv_splice::observe::agent::AgentId;
 use dcv_splice::observe::status::ProcessStatus;
 use dcv_splice::observe::tcp_stats::TcpStats;
+use harness::ports::unused_address;
 use harness::process::{Process, eventually};
 use harness::proxy::{self, Proxy};
 use harness::raw_client::RawClient;
@@ -263,7 +264,7 @@ async fn an_agent_of_ipv6_is_accounted_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_accounted_for_by_listener() {
     let (agent, _) = agent().await;
-    let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let at = unused_address();
     let proxy = CountingProxy::start(agent.address.port(), &[&format!("--listen={at}")]);
     let asked = 20;
     for _ in 0..asked {
@@ -286,7 +287,7 @@ async fn clients_are_accounted_for_by_listener() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_fail_are_counted_as_such() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = unused_address();
     let proxy = CountingProxy::start(free.port(), &["--connect-timeout=300ms"]);
     let ask = async |agent: &str| {
         let mut client = RawClient::plain(proxy.proxy.address()).await;
@@ -382,7 +383,7 @@ async fn bytes_after_our_end_and_then_a_reset_may_be_one_byte_short() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_counts_nothing_twice_and_leaves_nothing_behind() {
     let (agent, seen) = agent().await;
-    let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let at = unused_address();
     let mut proxy = CountingProxy::start(agent.address.port(), &[&format!("--listen-plain={at}")]);
     let ip = agent.address.ip();
     let cgroup = proxy.proxy.until("says where", |log| {
@@ -427,7 +428,7 @@ async fn an_upgrade_counts_nothing_twice_and_leaves_nothing_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_helper_that_hangs_keeps_nobody_from_the_other_figures() {
     let (agent, _) = agent().await;
-    let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let admin = unused_address();
     let proxy = CountingProxy::start(agent.address.port(), &[&format!("--admin={admin}")]);
     let pid = proxy.proxy.pid();
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();

@@ -4,10 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
+use harness::ports::unused_port;
 use harness::process::{Process, eventually};
 use harness::proxy;
 use harness::proxy_under_test::ProxyUnderTest;
@@ -316,7 +317,7 @@ async fn what_a_command_sets_holds_until_a_later_word() {
     let control = format!("--control={}", folder.path().join("control").display());
     let state_file = folder.path().join("states.json");
     let remembers = format!("--state-file={}", state_file.display());
-    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let port = unused_port();
     let listens = format!("--listen-plain=127.0.0.1:{port}");
     let fleet = Fleet::new(&[&control, &remembers, &listens]).await;
     let mut session = fleet.session("127.0.0.1", "/beta/ws").await.unwrap();
@@ -386,7 +387,7 @@ async fn ends(mut session: RawClient) {
 async fn an_operator_ends_the_sessions_that_are_named_and_no_others() {
     let folder = tempfile::tempdir().unwrap();
     let control = format!("--control={}", folder.path().join("control").display());
-    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let port = unused_port();
     let listens = format!("--listen-plain=127.0.0.1:{port}");
     let fleet = Fleet::new(&[&control, &listens, "--workers=2"]).await;
     let mut sessions = Vec::new();

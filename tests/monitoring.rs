@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use harness::ports::unused_address;
 use harness::process::Process;
 use harness::proxy;
 use nix::sys::signal::Signal;
@@ -29,10 +30,6 @@ fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// Work of a thread again and again, until it is dropped.
@@ -119,7 +116,7 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let quoted = |name: &str| format!("{:?}", path(name).display().to_string());
-        let (listen, secure, admin) = (free_address(), free_address(), free_address());
+        let (listen, secure, admin) = (unused_address(), unused_address(), unused_address());
         let pipe = path("access.log");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let pipe = fs::File::options().read(true).write(true).open(pipe).unwrap();
@@ -157,7 +154,7 @@ impl Scene {
         command.arg(format!("--config={}", path("proxy.toml").display()));
         let mut proxy = Process::start(command).without_grace();
         proxy.until("serves", |process| process.log().contains("control socket opened").then_some(()));
-        let prometheus = free_address();
+        let prometheus = unused_address();
         let scraper = start_prometheus(folder.path(), admin, prometheus);
         Self { folder, listen, secure, prometheus, settings, proxy, _scraper: scraper, _pipe: pipe }
     }

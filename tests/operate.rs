@@ -17,13 +17,14 @@ mod systemd;
 mod upgrade;
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use harness::certificates::{Identity, KeyKind};
+use harness::ports::unused_address;
 use harness::process::Process;
 use harness::proxy::{self, Proxy};
 use harness::raw_client::{Answer, End, RawClient, Secure};
@@ -74,8 +75,7 @@ struct Files {
 impl Files {
     fn new(agent: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Nobody else is given it so soon.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = unused_address();
         let files = Self { folder, address, agent };
         files.certify();
         files.configure("");

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use harness::certificates::{Authority, KeyKind};
 use harness::name_server::NameServer;
+use harness::ports::unused_address;
 use harness::process::eventually;
 use harness::proxy::{self, Proxy};
 use harness::raw_client::{Answer, RawClient, soon};
@@ -262,10 +263,6 @@ async fn resolve_until_answered(at: SocketAddr, query: &str) -> (u16, Value) {
     panic!("no answer to ten questions")
 }
 
-fn free() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_beside_the_proxy_is_told_where_agents_are() {
     let mut agents = [agent(5).await, agent(6).await];
@@ -275,7 +272,7 @@ async fn a_gateway_beside_the_proxy_is_told_where_agents_are() {
     fs::write(folder.path().join("agents.toml"), text).unwrap();
     let file = format!("--agents-file={}", folder.path().join("agents.toml").display());
     let control = folder.path().join("control");
-    let at = free();
+    let at = unused_address();
     let (control_flag, listen) =
         (format!("--control={}", control.display()), format!("--resolver-listen={at}"));
     let probes = ["--probe=http", "--probe-interval=200ms", "--probe-jitter=20ms"];

@@ -4,10 +4,11 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
+use harness::ports::unused_address;
 use harness::proxy::Proxy;
 
 fn says(to: SocketAddr, bytes: &[u8]) {
@@ -34,7 +35,7 @@ fn found_by_fail2ban(log: &str) -> String {
 #[test]
 fn clients_that_misbehave_are_found_by_fail2ban_in_both_formats_of_the_log() {
     for format in ["text", "json"] {
-        let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let admin = unused_address();
         let flags = [
             "--listen=127.0.0.1:0".to_owned(),
             "--listen-plain=127.0.0.1:0".to_owned(),

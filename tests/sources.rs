@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use harness::name_server::NameServer;
+use harness::ports::unused_address;
 use harness::process::eventually;
 use harness::proxy::{self, Proxy};
 use harness::raw_client::RawClient;
@@ -241,7 +242,7 @@ async fn the_next_process_serves_when_it_knows_the_agents_too() {
     let server = NameServer::start(60).await;
     server.set_addresses("desks.example.com", &["127.91.0.1"]);
     let ask = format!("--dns-server={}", server.address);
-    let front = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let front = unused_address();
     let again = format!("--listen-plain={front}");
     let flags = ["--agents-dns=desks.example.com", &*ask, &*again];
     let listed = Listed::start(tempfile::tempdir().unwrap(), port, &flags);

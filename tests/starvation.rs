@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use dcv_splice::runtime::buffer::Buffer;
 use dcv_splice::tls::{AgentTrust, Connector, PARTIAL_RECORD_MAX, TlsEnd};
 use harness::network::runs_in_a_network_of_its_own;
+use harness::ports::unused_address;
 use harness::proxy::Proxy;
 use harness::proxy_under_test::ProxyUnderTest;
 use harness::raw_client::RawClient;
@@ -333,7 +334,7 @@ starves_nobody!(hellos_in_pieces_of_one_byte, async {
 // Those who ask how it stands have a thread of their own, from which a stop must get to the workers.
 starves_nobody!(an_admin_page_that_is_asked_for_without_end, async {
     let agent = agent(no_attack).await;
-    let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let admin = unused_address();
     let flag = format!("--admin={admin}");
     let front = ProxyUnderTest::start(agent.address, &[&FLAGS[..], &[&flag]].concat()).await;
     let mut attack = JoinSet::new();

@@ -1,13 +1,11 @@
 //! What a user is told by the proxy itself: a page for a browser, text for a program, each with the id by which the operator finds
 //! the request, and the reason that `dcv-splice doctor` names.
 
-use std::net::SocketAddr;
-
 use harness::certificates::{Identity, KeyKind};
+use harness::ports::unused_address;
 use harness::proxy_under_test::ProxyUnderTest;
 use harness::raw_client::{Answer, RawClient};
 use harness::scripted_agent::ScriptedAgent;
-use tokio::net::TcpListener;
 
 const BROWSER: &str = "Accept: text/html,application/xhtml+xml,*/*;q=0.8\r\n";
 /// A pin that no certificate has.
@@ -37,13 +35,9 @@ async fn tells(front: &ProxyUnderTest, path: &str, status: u16, text: &str) {
     assert!(page.header("content-security-policy").unwrap().starts_with("default-src 'none'"));
 }
 
-async fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_desktop_that_is_not_reached_is_told_of_with_its_reason() {
-    let agent = nobody().await;
+    let agent = unused_address();
     let front = ProxyUnderTest::start(agent, &[]).await;
     tells(&front, "/127.0.0.1/x", 502, "The desktop at 127.0.0.1 is not reached: nobody listens at its port")
         .await;
@@ -75,7 +69,7 @@ async fn a_certificate_that_is_another_is_told_of_without_what_was_expected() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_a_path_is_no_part_of_a_page() {
-    let front = ProxyUnderTest::start(nobody().await, &["--session-resolver=http://127.0.0.1:9/"]).await;
+    let front = ProxyUnderTest::start(unused_address(), &["--session-resolver=http://127.0.0.1:9/"]).await;
     tells(&front, "/s/<script>alert(1)</script>/", 404, "There is no session").await;
     let page = ask(&front, "/s/<script>alert(1)</script>/", BROWSER).await;
     assert!(!page.text().contains("<script"), "{}", page.text());

@@ -1,11 +1,11 @@
 //! Agent certificates that are verified, and those that are not accepted.
 
 use std::fs;
-use std::net::TcpListener;
 use std::process::Command;
 
 use harness::agent::{Agent, AgentConfig};
 use harness::certificates::{Authority, Identity, KeyKind};
+use harness::ports::unused_port;
 use harness::process::{Process, eventually};
 use harness::proxy::{self, Proxy};
 use harness::proxy_under_test::ProxyUnderTest;
@@ -103,11 +103,6 @@ async fn the_pin_of_an_agent_can_be_asked_for() {
     assert!(nobody.log().contains("127.0.0.1:1 shows no certificate"), "{}", nobody.log());
 }
 
-/// A port that nobody has.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_proxy_never_asks_itself() {
     for (listener, host, path) in [
@@ -122,7 +117,7 @@ async fn the_proxy_never_asks_itself() {
         ("[::]", "--1.desks.test", "/x"),
         ("[::]", "--.desks.test", "/x"),
     ] {
-        let port = free_port();
+        let port = unused_port();
         let listen = format!("--listen-plain={listener}:{port}");
         let agent_port = format!("--agent-port={port}");
         let mut flags = vec![&*listen, &agent_port, "--agent-tls=off", "--workers=1", "--access-log=stdout"];
@@ -145,7 +140,7 @@ async fn the_proxy_never_asks_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_client_reaches_the_admin_listener_by_the_proxy() {
     for admin in ["127.0.0.1", "0.0.0.0"] {
-        let port = free_port();
+        let port = unused_port();
         let (agent_port, admin) = (format!("--agent-port={port}"), format!("--admin={admin}:{port}"));
         let flags =
             ["--listen-plain=127.0.0.1:0", &agent_port, &admin, "--agents=127.0.0.0/8", "--agent-tls=off"];

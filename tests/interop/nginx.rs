@@ -1,12 +1,13 @@
 //! Debian's nginx as an agent. What comes through the proxy is what nginx itself gives.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 
 use harness::agent::Noise;
 use harness::certificates::{Identity, KeyKind};
+use harness::ports::unused_port;
 use harness::process::Process;
 use harness::proxy_under_test::ProxyUnderTest;
 use tempfile::TempDir;
@@ -36,10 +37,8 @@ impl Nginx {
         put("files/empty.bin", b"");
         put("files/small.txt", b"small");
         put("files/text.txt", "one line of many, all the same\n".repeat(20_000).as_bytes());
-        let free = TcpListener::bind((ADDRESS, 0)).unwrap();
-        let address = free.local_addr().unwrap();
+        let address = SocketAddr::new(ADDRESS.parse().unwrap(), unused_port());
         put("nginx.conf", config(&folder.path().display().to_string(), address).as_bytes());
-        drop(free);
         let mut command = Command::new("/usr/sbin/nginx");
         command.arg("-c").arg(folder.path().join("nginx.conf")).arg("-p").arg(folder.path());
         let mut process = Process::start(command);

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::thread;
 
+use harness::ports::unused_address;
 use harness::process::eventually;
 use harness::proxy::{self, Proxy, test_program};
 use harness::virtual_machine::{Kernel, VirtualMachine};
@@ -72,8 +73,8 @@ impl Front {
         let agent = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = format!("--agent-port={}", agent.local_addr().unwrap().port());
         let by = format!("--session-tls={session_tls}");
-        // Nobody else is given it so soon, and an upgrade finds it again.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // An upgrade finds it again.
+        let address = unused_address();
         let listen = format!("--listen={address}");
         let all = [&*listen, "--agents=127.0.0.1/32", "--access-log=stdout", "--workers=1"];
         Self { proxy: Proxy::start(&[&all[..], &[&port, &by], flags].concat()), agent }

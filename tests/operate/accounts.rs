@@ -1,8 +1,9 @@
 //! What is counted equals what was done, to the byte, while sessions come and go and processes take over from each other.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 
 use harness::agent::{Agent, AgentConfig};
+use harness::ports::unused_address;
 use harness::process::eventually;
 use harness::raw_client::{RawClient, Secure};
 
@@ -114,7 +115,7 @@ fn logged(lines: &[String]) -> (Account, u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn under_churn_and_upgrades_every_byte_and_session_is_counted_once() {
     let agent = Agent::start(AgentConfig::default()).await.unwrap();
-    let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let admin = unused_address();
     let service = Service::start(agent.address, &format!("admin = \"{admin}\"\n"));
     let (proxy, ip) = (service.files.address, agent.address.ip());
     // One session without a byte in each process: what has ended shows nothing any more.

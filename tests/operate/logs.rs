@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use harness::ports::unused_address;
 use harness::process::{Process, eventually};
 use harness::proxy;
 use harness::raw_client::End;
@@ -113,7 +114,7 @@ async fn an_access_log_of_json_tells_of_requests_and_of_sessions_from_their_begi
 async fn lines_that_find_no_room_are_counted_and_told() {
     let agent = agent().await;
     let files = Files::new(agent.address);
-    let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let admin = unused_address();
     files.configure(&format!("access-log = \"stdout\"\nadmin = \"{admin}\"\n"));
     let path = files.path("pipe");
     let mut pipe = Pipe::new(&path);

@@ -1,7 +1,8 @@
 //! The admin listener: what it counts is what was, and an upgrade shows both processes.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
+use harness::ports::unused_address;
 use harness::process::eventually;
 use harness::raw_client::{Answer, RawClient};
 use harness::scripted_agent::ScriptedAgent;
@@ -22,7 +23,7 @@ pub(super) async fn shown() -> (ScriptedAgent, Service, SocketAddr) {
 /// The same with these settings besides.
 pub(super) async fn shown_with(more: &str) -> (ScriptedAgent, Service, SocketAddr) {
     let agent = agent().await;
-    let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let admin = unused_address();
     let service = Service::start(agent.address, &format!("admin = \"{admin}\"\n{more}"));
     (agent, service, admin)
 }

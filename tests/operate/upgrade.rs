@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use harness::ports::unused_address;
 use harness::process::{Process, eventually};
 use harness::proxy;
 use harness::raw_client::{End, RawClient};
@@ -248,7 +249,7 @@ async fn of_two_upgrades_at_once_one_comes_off() {
 async fn an_upgrade_takes_up_what_a_reload_can_not() {
     let agent = agent().await;
     let service = Service::start(agent.address, "");
-    let more = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let more = unused_address();
     service.files.configure(&format!("listen = [\"{}\", \"{more}\"]\nworkers = 3\n", service.files.address));
     service.refuses("reload");
     service.does("upgrade");

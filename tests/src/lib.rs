@@ -8,6 +8,7 @@ pub mod delayed_link;
 pub mod fuzzed;
 pub mod name_server;
 pub mod network;
+pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod proxy_under_test;

@@ -5,13 +5,13 @@
 #![allow(clippy::missing_panics_doc)]
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::unistd::{Uid, User};
 use tempfile::TempDir;
 
+use crate::ports::unused_port;
 use crate::process::{Process, eventually};
 
 const SSHD: &str = "/usr/sbin/sshd";
@@ -66,7 +66,7 @@ impl Sshd {
         }
         fs::create_dir(folder.path().join("bin")).expect("the folder is new");
         for _ in 0..ATTEMPTS {
-            let port = free_port();
+            let port = unused_port();
             let config = configure(folder.path(), root, port);
             let mut process = Process::start(server(root, uid, &config));
             if listens(&mut process) {
@@ -143,11 +143,6 @@ fn make_key(file: &Path) {
         .status()
         .expect("ssh-keygen starts (openssh-client)");
     assert!(made.success(), "no key in {}", file.display());
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
-    listener.local_addr().expect("a bound socket has an address").port()
 }
 
 /// Writes the configuration; returns its path as the server sees it. At a `HOME` without files no shell's start-up
