@@ -211,7 +211,7 @@ impl<S: Stream> Relay<'_, S> {
     }
 
     /// What a side sent before it failed is still brought to the other, but not called a clean end. The
-    /// failed side is told why, if it is still there (a TLS alert).
+    /// failed side is told why, if it is still there (a TLS alert), and that nothing follows (RFC 8446 6.2).
     async fn failed<N: Runtime>(&mut self, net: &N, side: Side, error: &EndpointError) -> EndReason {
         let (failed, other) = match side {
             Side::Client => (&mut *self.client, &mut *self.agent),
@@ -219,7 +219,8 @@ impl<S: Stream> Relay<'_, S> {
         };
         let last_bytes = poll_fn(|cx| other.poll_finish(cx, false));
         let _ = net.timeout(CLOSE_TIMEOUT, last_bytes).await;
-        let _ = net.timeout(CLOSE_TIMEOUT, failed.flush()).await;
+        let last_word = poll_fn(|cx| failed.poll_finish(cx, false));
+        let _ = net.timeout(CLOSE_TIMEOUT, last_word).await;
         match self.first {
             Some(ended @ (EndReason::Ended(_) | EndReason::Truncated(_))) => ended,
             _ => error.ending(side),
