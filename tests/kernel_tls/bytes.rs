@@ -1,6 +1,7 @@
 //! What is said arrives, byte for byte: with every suite, between sides of other suites, in pieces of any size, whatever
 //! stood half read when the kernel took over, and while keys change.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use harness::process::eventually;
 use harness::proxy_under_test::ProxyUnderTest;
 use harness::raw_client::RawClient;
 use harness::virtual_machine::Kernel;
+use tokio_rustls::rustls::SupportedCipherSuite;
 
 use crate::peer::{Heard, Peer, SUITES, TLS12, TLS13, is_tls13};
 use crate::scene::{Front, SWITCHING, UPGRADE, with_kernel_tls, with_kernel_tls_of};
@@ -161,6 +163,57 @@ fn a_side_that_takes_nothing_for_a_while_gets_all_of_it() {
             assert_eq!(heard, (bytes.len(), true, Heard::Goodbye));
             assert_eq!(written.bytes, [0, bytes.len() as u64]);
         }
+    });
+}
+
+/// What a client takes at a time, and how often: some 1 MB/s.
+const SIP: usize = 10_000;
+const SIP_TIME: Duration = Duration::from_millis(10);
+/// Before what stands is measured, and while it is.
+const SIPS: [usize; 2] = [200, 200];
+
+/// The most bytes that stand between an agent that floods and a client that is slow.
+fn standing(front: &Front, suite: SupportedCipherSuite) -> usize {
+    let (said, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let agent = |peer: Peer| {
+        let (mut peer, bytes) = (peer.has_small_buffers(), noise(SIP));
+        while !is_over.load(Ordering::Relaxed) && peer.say(&bytes) {
+            said.fetch_add(bytes.len(), Ordering::Relaxed);
+        }
+        peer.finish();
+        peer.rest().1
+    };
+    let client = |peer: Peer| {
+        let (mut peer, mut heard, mut most) = (peer.has_small_buffers(), 0, 0);
+        for sip in 0..SIPS[0] + SIPS[1] {
+            thread::sleep(SIP_TIME);
+            heard += peer.bytes(SIP).len();
+            if sip >= SIPS[0] {
+                most = most.max(said.load(Ordering::Relaxed) - heard);
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let end = peer.rest().1;
+        peer.finish();
+        (most, end)
+    };
+    let ((most, client), agent, _) = front.session([suite, suite], client, agent);
+    assert_eq!((client, agent), (Heard::Goodbye, Heard::Goodbye));
+    most
+}
+
+#[test]
+fn no_more_stands_for_a_slow_client_than_where_the_program_does_the_tls() {
+    with_kernel_tls("bytes::no_more_stands_for_a_slow_client_than_where_the_program_does_the_tls", || {
+        let [user, kernel] = ["user", "kernel"].map(|by| Front::new(by, &[]));
+        let unbounded = Front::new("kernel", &["--queue-target=0s"]);
+        let suite = if kernel.renews_keys() { TLS13 } else { TLS12 };
+        let [user, kernel, unbounded] = [user, kernel, unbounded].map(|front| standing(&front, suite));
+        let found = format!("{user} bytes stand, in the kernel {kernel}, without a bound {unbounded}");
+        println!("{found}");
+        assert!(kernel <= user + user / 2, "{found}");
+        // What is counted besides, in the sides' own sockets, is the smaller part of it.
+        assert!(kernel <= unbounded / 2, "{found}");
     });
 }
 

@@ -19,6 +19,8 @@ use tokio_rustls::rustls::{
 
 /// How long a step may take: far longer than it needs in an emulated machine.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// The kernel takes twice as much.
+const SMALL_BUFFER_BYTES: usize = 32 * 1024;
 /// What a record is, besides its content (RFC 8446 5.1).
 pub(crate) const ALERT: u8 = 21;
 pub(crate) const HANDSHAKE: u8 = 22;
@@ -101,6 +103,14 @@ impl Peer {
         }
         tls.complete_io_of_writes(&mut socket);
         Self { socket, tls, ahead: Vec::new() }
+    }
+
+    /// Holds little of what it says and is to hear.
+    pub(crate) fn has_small_buffers(self) -> Self {
+        let socket = socket2::SockRef::from(&self.socket);
+        socket.set_recv_buffer_size(SMALL_BUFFER_BYTES).unwrap();
+        socket.set_send_buffer_size(SMALL_BUFFER_BYTES).unwrap();
+        self
     }
 
     /// Says bytes; false where nobody takes them.
@@ -298,11 +308,20 @@ impl RawPeer {
         let _ = self.socket.shutdown(Shutdown::Write);
     }
 
+    /// Whether the other side has been cut off, and not only ended.
+    pub(crate) fn is_reset(&self) -> bool {
+        self.socket.take_error().unwrap().is_some()
+    }
+
     /// The last alert that comes until the other side has ended.
-    pub(crate) fn last_alert(mut self) -> Option<[u8; 2]> {
+    pub(crate) fn last_alert(&mut self) -> Option<[u8; 2]> {
         let mut last = None;
         let mut header = [0; 5];
-        while self.socket.read_exact(&mut header).is_ok() {
+        loop {
+            if let Err(error) = self.socket.read_exact(&mut header) {
+                assert!(error.kind() != io::ErrorKind::WouldBlock, "the other side does not end");
+                return last;
+            }
             let mut body = vec![0; u16::from_be_bytes([header[3], header[4]]).into()];
             self.socket.read_exact(&mut body).ok()?;
             let (kind, content) = self.opener.opened(header, body);
@@ -310,7 +329,6 @@ impl RawPeer {
                 last = content.try_into().ok();
             }
         }
-        last
     }
 }
 

@@ -1,6 +1,10 @@
 //! Records that are no data, or none that a side may send, wherever they stand: the sessions go on or end as where the
 //! program opens them, and the sender is told the same.
 
+use std::thread;
+use std::time::Duration;
+
+use harness::process::eventually;
 use tokio_rustls::rustls::SupportedCipherSuite;
 
 use crate::peer::{ALERT, DATA, HANDSHAKE, Heard, Peer, RawPeer, TLS12, TLS13};
@@ -115,6 +119,39 @@ fn outcome(
         let (heard, alert, written) = front.session(suites, listens, |peer| speaks(peer, before, said));
         (alert, heard, written)
     }
+}
+
+/// Sends on behind a record that was changed on its way, as much as finds room unread, and listens only then.
+fn sends_on(mut peer: Peer) -> (Option<[u8; 2]>, bool) {
+    peer.bytes(GO.len());
+    let mut peer = peer.into_records();
+    Said::Forged.send(&mut peer);
+    (0..3).for_each(|_| peer.send(DATA, &[7; 10_000]));
+    let alert = peer.last_alert();
+    // A socket that is closed with bytes that nobody has read says so at once.
+    thread::sleep(Duration::from_millis(200));
+    (alert, peer.is_reset())
+}
+
+/// A reset would take from it what it was sent and has not read (RFC 9112 9.6).
+#[test]
+fn a_side_that_sends_on_behind_a_bad_record_is_told_why_and_not_reset() {
+    with_kernel_tls("records::a_side_that_sends_on_behind_a_bad_record_is_told_why_and_not_reset", || {
+        for by in ["user", "kernel"] {
+            let front = Front::new(by, &[]);
+            let suite = if front.renews_keys() { TLS13 } else { TLS12 };
+            for is_client in [true, false] {
+                let told = if is_client {
+                    front.session([suite, suite], sends_on, listens).0
+                } else {
+                    front.session([suite, suite], listens, sends_on).1
+                };
+                assert_eq!(told, (Some([2, 20]), false), "{by}, client {is_client}");
+                // It is waited for no longer than the peer is there.
+                eventually("the connections are gone", || (front.connections() == 0).then_some(()));
+            }
+        }
+    });
 }
 
 #[test]

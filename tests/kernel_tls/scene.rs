@@ -87,11 +87,21 @@ impl Front {
 
     /// Connections of the proxy whose records the kernel seals and opens.
     pub(crate) fn in_kernel(&self) -> usize {
+        self.sockets(&["state", "established"]).matches("rxconf: sw txconf: sw").count()
+    }
+
+    /// Connections of the proxy that are not closed altogether.
+    pub(crate) fn connections(&self) -> usize {
+        let open = ["state", "connected", "exclude", "time-wait"];
+        self.sockets(&open).lines().filter(|line| !line.starts_with(char::is_whitespace)).count()
+    }
+
+    /// What `ss` says of the proxy's connections.
+    fn sockets(&self, states: &[&str]) -> String {
         let agent = self.agent.local_addr().unwrap().port();
         let filter = format!("( sport = :{} or dport = :{agent} )", self.proxy.address().port());
-        let listed = Command::new("ss").args(["-tinH", "state", "established", &filter]).output().unwrap();
-        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-        listed.matches("rxconf: sw txconf: sw").count()
+        let listed = Command::new("ss").arg("-tinH").args(states).arg(&filter).output().unwrap();
+        String::from_utf8_lossy(&listed.stdout).into_owned()
     }
 
     /// As many as there should be of legs with these suites.

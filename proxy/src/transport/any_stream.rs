@@ -100,6 +100,10 @@ impl<S: Stream> Stream for AnyStream<S> {
         self.any_mut().poll_flushed(cx)
     }
 
+    fn has_peer_ended(&self) -> bool {
+        self.any().has_peer_ended()
+    }
+
     fn sealed_records(&self) -> io::Result<u64> {
         self.any().sealed_records()
     }

@@ -24,6 +24,9 @@ use crate::transport::stream::{Opened, Piped, Stream};
 pub const FILL_BYTES: usize = 16 * 1024;
 /// A connection whose bytes are thrown away is in no hurry.
 const LINGER_PAUSE: Duration = Duration::from_millis(1);
+/// How often, and how many times, it is looked whether one whose bytes can't be read has ended.
+const UNREADABLE_PAUSE: Duration = Duration::from_millis(50);
+const UNREADABLE_LOOKS: usize = 40;
 /// Content of a full TLS record (RFC 8446 5.1).
 const RECORD_BYTES: usize = 16 * 1024;
 /// Records that the kernel may make of what one call takes out of a pipe: one of each page at most.
@@ -631,11 +634,21 @@ impl<S: Stream> Endpoint<S> {
 
     /// Throws away what still comes until the side has ended too, `limit` at the most: a socket that is closed
     /// with unread bytes is reset, and what was sent before is lost with it (RFC 9112 9.6). Nothing is decrypted
-    /// any more, but by a kernel that opens: there it is over with the first record that can't be opened.
+    /// any more, but by a kernel that opens.
     pub async fn linger<N: Runtime>(&mut self, net: &N, buffers: &RefCell<WorkerBuffers>, limit: Duration) {
         let discard = async {
             while poll_fn(|cx| self.poll_discard(cx, &mut buffers.borrow_mut().incoming)).await {
                 net.sleep(LINGER_PAUSE).await;
+            }
+            if self.opened_by != RecordLayer::Kernel {
+                return;
+            }
+            // What stands behind a record that the kernel can't open can't be thrown away either: of its end only TCP tells.
+            for _ in 0..UNREADABLE_LOOKS {
+                if self.stream.has_peer_ended() {
+                    break;
+                }
+                net.sleep(UNREADABLE_PAUSE).await;
             }
         };
         // Whether a side listens to the end is its own affair.

@@ -571,6 +571,10 @@ impl Stream for TcpStream {
         Poll::Ready(())
     }
 
+    fn has_peer_ended(&self) -> bool {
+        !self.socket.with(tcp_info).is_ok_and(|info| PEER_TALKS.contains(&info.tcpi_state))
+    }
+
     fn sealed_records(&self) -> io::Result<u64> {
         let records = self.records.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         self.socket.with(|socket| records.sealed(socket))
@@ -714,6 +718,9 @@ fn note_no_pipe(error: Option<io::Error>) {
 
 /// The content type of application data (RFC 8446 5.1).
 const DATA: u8 = 23;
+/// States of a connection whose peer may send: `ESTABLISHED`, `FIN_WAIT1` and `FIN_WAIT2` (RFC 9293 3.3.2), as `TCP_INFO`
+/// tells them.
+const PEER_TALKS: [u8; 3] = [1, 4, 5];
 /// How often it is looked whether what the kernel has sealed was sent, and for how long, before a FIN.
 const FLUSH_PAUSE: Duration = Duration::from_millis(5);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);

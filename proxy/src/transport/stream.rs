@@ -114,6 +114,11 @@ pub trait Stream {
         Poll::Ready(())
     }
 
+    /// Whether the peer has ended its bytes or is gone, read or not.
+    fn has_peer_ended(&self) -> bool {
+        true
+    }
+
     /// Records that the kernel has sealed with the present key.
     fn sealed_records(&self) -> io::Result<u64> {
         Err(io::ErrorKind::Unsupported.into())
