@@ -189,7 +189,7 @@ fn standing(front: &Front, suite: SupportedCipherSuite) -> usize {
             thread::sleep(SIP_TIME);
             heard += peer.bytes(SIP).len();
             if sip >= SIPS[0] {
-                most = most.max(said.load(Ordering::Relaxed) - heard);
+                most = most.max(said.load(Ordering::Relaxed).saturating_sub(heard));
             }
         }
         is_over.store(true, Ordering::Relaxed);

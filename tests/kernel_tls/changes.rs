@@ -1,7 +1,11 @@
 //! What is said at the start of what the kernel can do, and sessions that go on while the proxy changes.
 
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
 use harness::process::{Process, eventually};
-use harness::proxy::command;
+use harness::proxy::{binary, command};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -55,7 +59,7 @@ fn sessions_go_on_over_reloads_and_upgrades() {
         let client = |mut peer: Peer| {
             for change in ["reload", "upgrade", "upgrade"] {
                 exchange(&mut peer, &bytes);
-                tell(change, &control);
+                tell(&[change], &control);
             }
             exchange(&mut peer, &bytes);
             let other = |mut other: Peer| {
@@ -78,6 +82,43 @@ fn sessions_go_on_over_reloads_and_upgrades() {
     });
 }
 
+#[test]
+fn a_client_that_takes_nothing_hears_what_was_taken_and_a_goodbye_when_its_session_is_ended() {
+    const NAME: &str =
+        "changes::a_client_that_takes_nothing_hears_what_was_taken_and_a_goodbye_when_its_session_is_ended";
+    with_kernel_tls(NAME, || {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = noise(8 << 20);
+        for by in ["user", "kernel"] {
+            let control = format!("--control={}/{by}", folder.path().display());
+            let front = Front::new(by, &[&control]);
+            eventually("it takes commands", || {
+                front.proxy.log().contains("control socket opened").then_some(())
+            });
+            let suite = if front.renews_keys() { TLS13 } else { TLS12 };
+            let client = |mut peer: Peer| {
+                thread::sleep(Duration::from_secs(1));
+                assert_eq!(tell(&["end", "--agent=127.0.0.1"], &control), "sessions ended: 1\n");
+                let (heard, end) = peer.rest();
+                (heard.len(), bytes.starts_with(&heard), end)
+            };
+            let agent = |mut peer: Peer| {
+                // Nobody takes all of it.
+                peer.say(&bytes);
+                peer.rest().1
+            };
+            let ((heard, is_same, end), _, written) = front.session([suite, suite], client, agent);
+            assert_eq!((is_same, end), (true, Heard::Goodbye), "{by}");
+            assert_eq!(
+                (&*written.end_reason, written.bytes),
+                ("ended-by-operator", [0, heard as u64]),
+                "{by}"
+            );
+            assert!(heard > 100_000, "{heard}");
+        }
+    });
+}
+
 /// The process that serves in the end, which nobody else would end.
 struct Serving<'a>(&'a str);
 
@@ -95,8 +136,10 @@ impl Drop for Serving<'_> {
 }
 
 /// Gives a command to the process that serves.
-fn tell(word: &str, control: &str) -> String {
-    let mut process = Process::start(command(&[word, control])).without_grace();
-    assert!(process.wait().success(), "{word}: {}", process.log());
+fn tell(words: &[&str], control: &str) -> String {
+    let mut order = Command::new(binary());
+    order.args(words).arg(control);
+    let mut process = Process::start(order).without_grace();
+    assert!(process.wait().success(), "{words:?}: {}", process.log());
     process.output()
 }

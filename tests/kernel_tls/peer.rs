@@ -263,7 +263,7 @@ impl Peer {
             let aead = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).unwrap());
             Records { is_tls13, aead, iv: iv.as_ref().try_into().unwrap(), sequence }
         });
-        RawPeer { socket: self.socket, sealer, opener }
+        RawPeer { socket: self.socket, sealer, opener, has_failed: false, heard: 0 }
     }
 }
 
@@ -285,6 +285,10 @@ pub(crate) struct RawPeer {
     socket: TcpStream,
     sealer: Records,
     opener: Records,
+    /// A call has failed by the other side's doing.
+    has_failed: bool,
+    /// Bytes of data that were heard.
+    pub(crate) heard: u64,
 }
 
 impl RawPeer {
@@ -300,7 +304,7 @@ impl RawPeer {
 
     pub(crate) fn send_bytes(&mut self, bytes: &[u8]) {
         // The other side may have gone.
-        let _ = self.socket.write_all(bytes);
+        self.has_failed |= self.socket.write_all(bytes).is_err();
     }
 
     /// A FIN.
@@ -308,9 +312,9 @@ impl RawPeer {
         let _ = self.socket.shutdown(Shutdown::Write);
     }
 
-    /// Whether the other side has been cut off, and not only ended.
+    /// Whether the other side is gone, and has not only ended.
     pub(crate) fn is_reset(&self) -> bool {
-        self.socket.take_error().unwrap().is_some()
+        self.has_failed || self.socket.take_error().unwrap().is_some()
     }
 
     /// The last alert that comes until the other side has ended.
@@ -320,13 +324,16 @@ impl RawPeer {
         loop {
             if let Err(error) = self.socket.read_exact(&mut header) {
                 assert!(error.kind() != io::ErrorKind::WouldBlock, "the other side does not end");
+                self.has_failed |= error.kind() != io::ErrorKind::UnexpectedEof;
                 return last;
             }
             let mut body = vec![0; u16::from_be_bytes([header[3], header[4]]).into()];
             self.socket.read_exact(&mut body).ok()?;
             let (kind, content) = self.opener.opened(header, body);
-            if kind == ALERT {
-                last = content.try_into().ok();
+            match kind {
+                DATA => self.heard += content.len() as u64,
+                ALERT => last = content.try_into().ok(),
+                _ => {}
             }
         }
     }

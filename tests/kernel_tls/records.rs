@@ -122,7 +122,7 @@ fn outcome(
 }
 
 /// Sends on behind a record that was changed on its way, as much as finds room unread, and listens only then.
-fn sends_on(mut peer: Peer) -> (Option<[u8; 2]>, bool) {
+fn sends_on(mut peer: Peer) -> (RawPeer, Option<[u8; 2]>) {
     peer.bytes(GO.len());
     let mut peer = peer.into_records();
     Said::Forged.send(&mut peer);
@@ -130,7 +130,39 @@ fn sends_on(mut peer: Peer) -> (Option<[u8; 2]>, bool) {
     let alert = peer.last_alert();
     // A socket that is closed with bytes that nobody has read says so at once.
     thread::sleep(Duration::from_millis(200));
-    (alert, peer.is_reset())
+    (peer, alert)
+}
+
+/// Breaks TLS when nothing more fits into the buffers on the way to it, and listens only then.
+fn breaks_off(peer: Peer) -> (u64, Option<[u8; 2]>) {
+    let mut peer = peer.into_records();
+    peer.send(DATA, GO);
+    thread::sleep(Duration::from_secs(1));
+    Said::Forged.send(&mut peer);
+    let alert = peer.last_alert();
+    (peer.heard, alert)
+}
+
+fn floods(mut peer: Peer) -> Heard {
+    peer.bytes(GO.len());
+    // Nobody takes all of it.
+    peer.say(&vec![7; 40 * BULK]);
+    peer.rest().1
+}
+
+#[test]
+fn a_side_that_takes_nothing_and_breaks_off_hears_what_was_taken_and_why() {
+    const NAME: &str = "records::a_side_that_takes_nothing_and_breaks_off_hears_what_was_taken_and_why";
+    with_kernel_tls(NAME, || {
+        for by in ["user", "kernel"] {
+            let front = Front::new(by, &[]);
+            let suite = if front.renews_keys() { TLS13 } else { TLS12 };
+            let (told, _, Written { bytes, end_reason }) = front.session([suite, suite], breaks_off, floods);
+            assert_eq!((told, &*end_reason), ((bytes[1], Some([2, 20])), "client-broke-tls"), "{by}");
+            let (_, told, Written { bytes, end_reason }) = front.session([suite, suite], floods, breaks_off);
+            assert_eq!((told, &*end_reason), ((bytes[0], Some([2, 20])), "agent-broke-tls"), "{by}");
+        }
+    });
 }
 
 /// A reset would take from it what it was sent and has not read (RFC 9112 9.6).
@@ -141,14 +173,16 @@ fn a_side_that_sends_on_behind_a_bad_record_is_told_why_and_not_reset() {
             let front = Front::new(by, &[]);
             let suite = if front.renews_keys() { TLS13 } else { TLS12 };
             for is_client in [true, false] {
-                let told = if is_client {
+                let (peer, alert) = if is_client {
                     front.session([suite, suite], sends_on, listens).0
                 } else {
                     front.session([suite, suite], listens, sends_on).1
                 };
-                assert_eq!(told, (Some([2, 20]), false), "{by}, client {is_client}");
-                // It is waited for no longer than the peer is there.
+                assert_eq!((alert, peer.is_reset()), (Some([2, 20]), false), "{by}, client {is_client}");
+                // Who can be read may take its time; whose bytes can't is not waited for, though it stays.
+                let stays = (by == "kernel").then_some(peer);
                 eventually("the connections are gone", || (front.connections() == 0).then_some(()));
+                drop(stays);
             }
         }
     });

@@ -180,8 +180,10 @@ impl<S: Stream> Relay<'_, S> {
         // Input events are small and somebody waits for what they do: they go first.
         let up = pump.turn(self.client, self.agent, &mut self.to_agent);
         let up = settle(up, Side::Client, &mut self.to_agent, &mut self.first);
-        // Who leaves in order often takes no more either: the end is what counts.
-        self.note_first_end();
+        // Who leaves in order often takes no more either: the end is what counts. Of one who breaks TLS it is not the end.
+        if up.is_ok() {
+            self.note_first_end();
+        }
         let down = pump.turn(self.agent, self.client, &mut self.to_client);
         let down = settle(down, Side::Agent, &mut self.to_client, &mut self.first);
         let (up, down) = match (up, down) {
@@ -213,14 +215,10 @@ impl<S: Stream> Relay<'_, S> {
     /// What a side sent before it failed is still brought to the other, but not called a clean end. The
     /// failed side is told why, if it is still there (a TLS alert), and that nothing follows (RFC 8446 6.2).
     async fn failed<N: Runtime>(&mut self, net: &N, side: Side, error: &EndpointError) -> EndReason {
-        let (failed, other) = match side {
-            Side::Client => (&mut *self.client, &mut *self.agent),
-            Side::Agent => (&mut *self.agent, &mut *self.client),
-        };
-        let last_bytes = poll_fn(|cx| other.poll_finish(cx, false));
-        let _ = net.timeout(CLOSE_TIMEOUT, last_bytes).await;
-        let last_word = poll_fn(|cx| failed.poll_finish(cx, false));
-        let _ = net.timeout(CLOSE_TIMEOUT, last_word).await;
+        for side in [side.other(), side] {
+            let last_bytes = poll_fn(|cx| self.poll_close(cx, side, false));
+            let _ = net.timeout(CLOSE_TIMEOUT, last_bytes).await;
+        }
         match self.first {
             Some(ended @ (EndReason::Ended(_) | EndReason::Truncated(_))) => ended,
             _ => error.ending(side),
@@ -246,9 +244,29 @@ impl<S: Stream> Relay<'_, S> {
 
     /// Both sides are told that it is over, as far as they listen.
     async fn close<N: Runtime>(&mut self, net: &N, end_reason: EndReason) -> EndReason {
-        let close = async { tokio::join!(self.client.finish(), self.agent.finish()) };
+        let mut open = vec![Side::Client, Side::Agent];
+        let close = poll_fn(|cx| {
+            open.retain(|side| self.poll_close(cx, *side, true).is_pending());
+            if open.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        });
         let _ = net.timeout(CLOSE_TIMEOUT, close).await;
         end_reason
+    }
+
+    /// Brings a side what was taken for it, and that it was the last.
+    fn poll_close(
+        &mut self,
+        cx: &mut Context<'_>,
+        side: Side,
+        clean: bool,
+    ) -> Poll<Result<(), EndpointError>> {
+        let (to, direction) = match side {
+            Side::Client => (&mut *self.client, &mut self.to_client),
+            Side::Agent => (&mut *self.agent, &mut self.to_agent),
+        };
+        ready!(to.poll_flush(cx))?;
+        ready!(drain_pipe(cx, to, direction))?;
+        to.poll_finish(cx, clean)
     }
 
     fn return_pipes(&mut self, pipes: &mut Pipes) {
@@ -365,7 +383,7 @@ impl<N: Runtime> Pump<'_, '_, N> {
             }
             receives += 1;
             let moved = if direction.spliced {
-                ready!(self.splice(from, direction)).map_err(TransferError::From)?
+                ready!(self.splice(from, to, direction)).map_err(TransferError::From)?
             } else {
                 ready!(self.copy(from, to, direction, left))?
             };
@@ -388,7 +406,7 @@ impl<N: Runtime> Pump<'_, '_, N> {
         direction: &mut Direction,
     ) -> Poll<Result<(), EndpointError>> {
         let room = match to.poll_flush(self.cx) {
-            Poll::Ready(Ok(())) => self.drain_pipe(to, direction),
+            Poll::Ready(Ok(())) => drain_pipe(self.cx, to, direction),
             room => room,
         };
         if room.is_pending() && !to.is_put_off() {
@@ -447,8 +465,13 @@ impl<N: Runtime> Pump<'_, '_, N> {
     fn splice<S: Stream>(
         &mut self,
         from: &mut Endpoint<S>,
+        to: &Endpoint<S>,
         direction: &mut Direction,
     ) -> Poll<Result<usize, EndpointError>> {
+        if !to.takes_plaintext() {
+            direction.spliced = false;
+            return Poll::Ready(Ok(0));
+        }
         let limit = direction.turn_bytes(PIPE_BYTES);
         let moved = direction.pipe.as_ref().and_then(|pipe| from.poll_recv_pipe(self.cx, pipe, limit));
         let Some(moved) = moved else {
@@ -477,36 +500,37 @@ impl<N: Runtime> Pump<'_, '_, N> {
             self.pipes.borrow_mut().give_back(pipe);
         }
     }
+}
 
-    fn drain_pipe<S: Stream>(
-        &mut self,
-        to: &mut Endpoint<S>,
-        direction: &mut Direction,
-    ) -> Poll<Result<(), EndpointError>> {
-        while direction.piped > direction.unseen {
-            let Some(pipe) = &direction.pipe else { break };
-            let whole = direction.piped - direction.unseen;
-            let Some(sent) = to.poll_send_pipe(self.cx, pipe, whole) else { break };
-            direction.piped -= ready!(sent)?;
-        }
-        if direction.unseen > 0 { self.drain_last_record(to, direction) } else { Poll::Ready(Ok(())) }
+/// Sends what the pipe holds.
+fn drain_pipe<S: Stream>(
+    cx: &mut Context<'_>,
+    to: &mut Endpoint<S>,
+    direction: &mut Direction,
+) -> Poll<Result<(), EndpointError>> {
+    while direction.piped > direction.unseen {
+        let Some(pipe) = &direction.pipe else { break };
+        let whole = direction.piped - direction.unseen;
+        let Some(sent) = to.poll_send_pipe(cx, pipe, whole) else { break };
+        direction.piped -= ready!(sent)?;
     }
+    if direction.unseen > 0 { drain_last_record(cx, to, direction) } else { Poll::Ready(Ok(())) }
+}
 
-    /// Sends the last record in the pipe, which may be a close frame.
-    fn drain_last_record<S: Stream>(
-        &mut self,
-        to: &mut Endpoint<S>,
-        direction: &mut Direction,
-    ) -> Poll<Result<(), EndpointError>> {
-        let Some(pipe) = &direction.pipe else { return Poll::Ready(Ok(())) };
-        let mut record = [0; CLOSE_FRAME_BYTES_MAX];
-        let taken = pipe.take(&mut record[..direction.unseen])?;
-        direction.piped -= taken;
-        direction.unseen = 0;
-        direction.ends_with_close_frame = close_frame::ends_with_close(&record[..taken]);
-        to.send(self.cx, &record[..taken])?;
-        to.poll_flush(self.cx)
-    }
+/// Sends the last record in the pipe, which may be a close frame.
+fn drain_last_record<S: Stream>(
+    cx: &mut Context<'_>,
+    to: &mut Endpoint<S>,
+    direction: &mut Direction,
+) -> Poll<Result<(), EndpointError>> {
+    let Some(pipe) = &direction.pipe else { return Poll::Ready(Ok(())) };
+    let mut record = [0; CLOSE_FRAME_BYTES_MAX];
+    let taken = pipe.take(&mut record[..direction.unseen])?;
+    direction.piped -= taken;
+    direction.unseen = 0;
+    direction.ends_with_close_frame = close_frame::ends_with_close(&record[..taken]);
+    to.send(cx, &record[..taken])?;
+    to.poll_flush(cx)
 }
 
 #[cfg(test)]
