@@ -100,8 +100,8 @@ impl<S: Stream> Stream for AnyStream<S> {
         self.any_mut().poll_flushed(cx)
     }
 
-    fn has_peer_ended(&self) -> bool {
-        self.any().has_peer_ended()
+    fn is_closed(&self) -> bool {
+        self.any().is_closed()
     }
 
     fn sealed_records(&self) -> io::Result<u64> {

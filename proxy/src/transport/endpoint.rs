@@ -24,7 +24,7 @@ use crate::transport::stream::{Opened, Piped, Stream};
 pub const FILL_BYTES: usize = 16 * 1024;
 /// A connection whose bytes are thrown away is in no hurry.
 const LINGER_PAUSE: Duration = Duration::from_millis(1);
-/// How often, and how many times, it is looked whether one whose bytes can't be read has ended.
+/// How often, and how many times, it is looked whether one whose bytes can't be read has closed.
 const UNREADABLE_PAUSE: Duration = Duration::from_millis(50);
 const UNREADABLE_LOOKS: usize = 40;
 /// Content of a full TLS record (RFC 8446 5.1).
@@ -643,9 +643,10 @@ impl<S: Stream> Endpoint<S> {
             if self.opened_by != RecordLayer::Kernel {
                 return;
             }
-            // What stands behind a record that the kernel can't open can't be thrown away either: of its end only TCP tells.
+            // What stands behind a record that the kernel can't open can't be thrown away either: until TCP has closed, the
+            // peer would be reset.
             for _ in 0..UNREADABLE_LOOKS {
-                if self.stream.has_peer_ended() {
+                if self.stream.is_closed() {
                     break;
                 }
                 net.sleep(UNREADABLE_PAUSE).await;

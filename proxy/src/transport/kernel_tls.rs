@@ -286,6 +286,10 @@ impl KernelRecords {
                 Some(_) => [self.to_peer[0], self.to_peer[1] + overhead],
             };
         }
+        if way == Way::Receive {
+            // The count begins anew.
+            self.nothing_at = None;
+        }
         let since = KernelKey::sequence(key.option()).unwrap_or(0);
         *self.way(way) = Some(Given { suite: key.suite(), option_bytes: key.option().len(), since });
         Ok(overhead)

@@ -339,6 +339,9 @@ impl TcpStream {
 
     /// Whether all that the kernel was given to seal is on its way; a connection that is gone has nothing left.
     fn is_flushed(&mut self) -> bool {
+        if self.is_closed() {
+            return true;
+        }
         let records = self.records.as_mut().filter(|records| records.seals());
         records.is_none_or(|it| self.socket.with(|socket| it.is_flushed(socket)).unwrap_or(true))
     }
@@ -385,7 +388,7 @@ impl TcpStream {
         let limit = into.len();
         let call = |socket: BorrowedFd<'_>| splice(socket, None, &pipe.write, None, limit, SPLICE);
         let bytes = ready!(self.socket.poll_io(cx, Interest::Read, call))?;
-        if bytes > 0 && pipe.take(&mut into[..bytes])? != bytes {
+        if bytes > 0 && !pipe.take(&mut into[..bytes]).is_ok_and(|taken| taken == bytes) {
             // What is left would be the next session's.
             *shared = None;
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
@@ -562,17 +565,24 @@ impl Stream for TcpStream {
     }
 
     fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let begun = self.flush.as_ref().map_or_else(|| self.socket.now(), |wait| wait.1);
-        while !self.is_flushed() && self.socket.now() - begun <= FLUSH_TIMEOUT {
-            let wait = self.flush.get_or_insert_with(|| Box::new((self.socket.sleep(FLUSH_PAUSE), begun)));
-            ready!(Pin::new(&mut wait.0).poll(cx));
-            wait.0 = self.socket.sleep(FLUSH_PAUSE);
+        loop {
+            if let Some(wait) = &mut self.flush {
+                ready!(Pin::new(&mut wait.0).poll(cx));
+            }
+            let now = self.socket.now();
+            let begun = self.flush.as_ref().map_or(now, |wait| wait.1);
+            let passed = now - begun;
+            if passed > FLUSH_TIMEOUT || self.is_flushed() {
+                self.flush = None;
+                return Poll::Ready(());
+            }
+            let pause = FLUSH_PAUSE.max(passed / FLUSH_PAUSE_PART);
+            self.flush = Some(Box::new((self.socket.sleep(pause), begun)));
         }
-        Poll::Ready(())
     }
 
-    fn has_peer_ended(&self) -> bool {
-        !self.socket.with(tcp_info).is_ok_and(|info| PEER_TALKS.contains(&info.tcpi_state))
+    fn is_closed(&self) -> bool {
+        self.socket.with(tcp_info).map_or(true, |info| info.tcpi_state == CLOSED)
     }
 
     fn sealed_records(&self) -> io::Result<u64> {
@@ -718,11 +728,12 @@ fn note_no_pipe(error: Option<io::Error>) {
 
 /// The content type of application data (RFC 8446 5.1).
 const DATA: u8 = 23;
-/// States of a connection whose peer may send: `ESTABLISHED`, `FIN_WAIT1` and `FIN_WAIT2` (RFC 9293 3.3.2), as `TCP_INFO`
-/// tells them.
-const PEER_TALKS: [u8; 3] = [1, 4, 5];
-/// How often it is looked whether what the kernel has sealed was sent, and for how long, before a FIN.
+/// The state of a connection that is over, as `TCP_INFO` tells it (RFC 9293 3.3.2).
+const CLOSED: u8 = 7;
+/// How soon it is looked whether what the kernel has sealed was sent, before a FIN; later ones take a part of the time that
+/// has passed. And for how long.
 const FLUSH_PAUSE: Duration = Duration::from_millis(5);
+const FLUSH_PAUSE_PART: u32 = 8;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 
 const SPLICE: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);

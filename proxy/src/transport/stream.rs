@@ -114,8 +114,8 @@ pub trait Stream {
         Poll::Ready(())
     }
 
-    /// Whether the peer has ended its bytes or is gone, read or not.
-    fn has_peer_ended(&self) -> bool {
+    /// Whether both sides have ended, or the peer is gone: closing can't reset it any more.
+    fn is_closed(&self) -> bool {
         true
     }
 
