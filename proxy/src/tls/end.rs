@@ -290,7 +290,9 @@ impl TlsEnd {
     pub fn abandon(&mut self) {
         if let Some(session) = self.session_mut() {
             session.is_over = true;
-            session.in_kernel.iter_mut().for_each(|kernel| kernel.alert = None);
+            if let Some(kernel) = &mut session.in_kernel {
+                (kernel.alert, kernel.is_used_up) = (None, true);
+            }
         }
     }
 
