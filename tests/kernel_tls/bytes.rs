@@ -170,7 +170,7 @@ fn a_side_that_takes_nothing_for_a_while_gets_all_of_it() {
 const SIP: usize = 10_000;
 const SIP_TIME: Duration = Duration::from_millis(10);
 /// Before what stands is measured, and while it is.
-const SIPS: [usize; 2] = [200, 200];
+const SIPS: [usize; 2] = [100, 100];
 
 /// The most bytes that stand between an agent that floods and a client that is slow.
 fn standing(front: &Front, suite: SupportedCipherSuite) -> usize {
