@@ -176,7 +176,7 @@ const SIPS: [usize; 2] = [100, 100];
 fn standing(front: &Front, suite: SupportedCipherSuite) -> usize {
     let (said, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let agent = |peer: Peer| {
-        let (mut peer, bytes) = (peer.has_small_buffers(), noise(SIP));
+        let (mut peer, bytes) = (peer.with_small_buffers(), noise(SIP));
         while !is_over.load(Ordering::Relaxed) && peer.say(&bytes) {
             said.fetch_add(bytes.len(), Ordering::Relaxed);
         }
@@ -184,7 +184,7 @@ fn standing(front: &Front, suite: SupportedCipherSuite) -> usize {
         peer.rest().1
     };
     let client = |peer: Peer| {
-        let (mut peer, mut heard, mut most) = (peer.has_small_buffers(), 0, 0);
+        let (mut peer, mut heard, mut most) = (peer.with_small_buffers(), 0, 0);
         for sip in 0..SIPS[0] + SIPS[1] {
             thread::sleep(SIP_TIME);
             heard += peer.bytes(SIP).len();

@@ -105,8 +105,8 @@ impl Peer {
         Self { socket, tls, ahead: Vec::new() }
     }
 
-    /// Holds little of what it says and is to hear.
-    pub(crate) fn has_small_buffers(self) -> Self {
+    /// The same, with sockets that hold little of what it says and is to hear.
+    pub(crate) fn with_small_buffers(self) -> Self {
         let socket = socket2::SockRef::from(&self.socket);
         socket.set_recv_buffer_size(SMALL_BUFFER_BYTES).unwrap();
         socket.set_send_buffer_size(SMALL_BUFFER_BYTES).unwrap();

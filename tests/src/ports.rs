@@ -3,7 +3,8 @@
 // A panic in here is a failed test, which is what it is for.
 #![allow(clippy::missing_panics_doc)]
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{fs, process};
@@ -40,7 +41,10 @@ fn first_given() -> u32 {
         .expect("the range begins with a number")
 }
 
+/// A host may have no IPv6.
 fn is_unused(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
-        && TcpListener::bind((Ipv6Addr::LOCALHOST, port)).is_ok()
+    let addresses: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()];
+    let taken =
+        |address| TcpListener::bind((address, port)).is_err_and(|error| error.kind() == ErrorKind::AddrInUse);
+    !addresses.into_iter().any(taken)
 }
